@@ -1,0 +1,74 @@
+# Every target does its own set-up: a virtual environment in .venv, from the lock, with uv where it is installed.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN_STAMP := $(VENV)/.runtime
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test coverage lint faults bench lock docs clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(RUN_STAMP) ## run the flights pipeline on real data and show its answer
+	@$(BIN)/flexiroaster demo
+
+test: $(STAMP) ## the tests, on SQLite and PostgreSQL; the fault suite has its own target
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --ignore=tests/faults $(PYTEST_ARGS)
+
+coverage: $(STAMP) ## the tests again, with what they cover, branches included
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --ignore=tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+lint: $(STAMP) ## style, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+faults: $(STAMP) ## the fault suite with the number of trials that the promises are measured with
+	FAULT_TRIALS=full $(BIN)/pytest tests/faults $(PYTEST_ARGS)
+
+bench: $(STAMP) ## measure, and write docs/performance.md
+	$(BIN)/python -m tests.bench
+
+lock: $(STAMP) ## compile requirements/*.txt anew
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip compile -q --universal --no-emit-index-url --no-annotate --no-header --upgrade \
+	  --extra demo pyproject.toml -o requirements/demo.txt
+	$(BIN)/uv pip compile -q --universal --no-emit-index-url --no-annotate --no-header --upgrade \
+	  --extra test pyproject.toml -o requirements/test.txt
+
+docs: $(STAMP) ## write docs/operators.md anew
+	$(BIN)/python -m flexiroaster.operators.document > docs/operators.md.new
+	mv docs/operators.md.new docs/operators.md
+
+clean: ## remove what was made
+	rm -rf $(VENV) .flexiroaster .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks \
+	  .coverage .coverage.* htmlcov dist build
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- set-up -------------------------------------------------------------------------------------------------------
+
+define install
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; say which with: make PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null; then \
+	  VIRTUAL_ENV=$(VENV) uv pip install -q --compile-bytecode -r $(1) && \
+	  VIRTUAL_ENV=$(VENV) uv pip install -q --no-deps -e .; \
+	else \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -r $(1) && \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .; \
+	fi
+endef
+
+$(STAMP): pyproject.toml requirements/test.txt
+	$(call install,requirements/test.txt)
+	@touch $(STAMP) $(RUN_STAMP)
+
+$(RUN_STAMP): pyproject.toml requirements/demo.txt
+	$(call install,requirements/demo.txt)
+	@touch $(RUN_STAMP)
