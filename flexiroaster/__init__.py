@@ -1,0 +1,60 @@
+"""FlexiRoaster: data pipelines that really run.
+
+    import flexiroaster
+
+    result = flexiroaster.run("sales.yaml", {"day": "2026-01-31"})
+    result.raise_for_status()
+    result.table("by_region")
+
+The names below are imported when they are first used, so that `import flexiroaster` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flexiroaster.errors import DefinitionError, FlexiRoasterError, Problem, StageError
+    from flexiroaster.model.pipeline import Pipeline, Stage
+    from flexiroaster.service.local import RunResult, run, validate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DefinitionError",
+    "FlexiRoasterError",
+    "Pipeline",
+    "Problem",
+    "RunResult",
+    "Stage",
+    "StageError",
+    "__version__",
+    "run",
+    "validate",
+]
+
+_HOMES = {
+    "DefinitionError": "flexiroaster.errors",
+    "FlexiRoasterError": "flexiroaster.errors",
+    "Pipeline": "flexiroaster.model.pipeline",
+    "Problem": "flexiroaster.errors",
+    "RunResult": "flexiroaster.service.local",
+    "Stage": "flexiroaster.model.pipeline",
+    "StageError": "flexiroaster.errors",
+    "run": "flexiroaster.service.local",
+    "validate": "flexiroaster.service.local",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,144 @@
+"""Settings: every variable of the environment, read once, frozen.
+
+Names and defaults are part of the contract with existing deployments. A `.env` file in the working directory is read;
+the environment goes before it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flexiroaster.errors import SettingsError
+from flexiroaster.problems import problem_text, render_path, shown
+
+__all__ = ["HOME", "LogFormat", "LogLevel", "Settings", "load_settings", "psycopg_url", "secrets_from"]
+
+HOME = Path(".flexiroaster")
+"""Where the embedded database and local artifacts lie, below the working directory."""
+
+SECRET_PREFIX = "FLEXIROASTER_SECRET_"  # noqa: S105 - the prefix of names, not a secret
+
+
+_PREFIX = re.compile(r"(/[A-Za-z0-9_\-./]*[A-Za-z0-9_\-.])?")
+
+
+class LogLevel(StrEnum):
+    """The least serious line that is logged."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+class LogFormat(StrEnum):
+    """How a line of the log is written."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class Settings(BaseSettings):
+    """The configuration of one process. Times are seconds unless a name says otherwise."""
+
+    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore", case_sensitive=False)
+
+    database_url: str = Field(default="", repr=False, description="SQLAlchemy URL; empty: embedded SQLite.")
+    database_pool_size: int = Field(default=10, ge=1, description="Connections kept open.")
+    database_max_overflow: int = Field(default=20, ge=0, description="Connections beyond the pool at a peak.")
+    redis_url: str = Field(default="redis://localhost:6379/0", repr=False, description="Redis, optional.")
+    redis_socket_timeout: float = Field(default=5.0, gt=0)
+    execution_lock_ttl: float = Field(default=15.0, gt=0, description="How long a lease lasts without renewal.")
+    heartbeat_interval: float = Field(default=5.0, gt=0)
+    heartbeat_ttl: float = Field(default=15.0, gt=0)
+    executor_default_timeout: float = Field(default=3600.0, gt=0, description="Limit of a whole execution.")
+    executor_stage_timeout: float = Field(default=120.0, gt=0, description="Limit of one stage attempt.")
+    executor_max_retries: int = Field(default=3, ge=0)
+    executor_retry_delay: float = Field(default=1.0, ge=0)
+    executor_retry_backoff: float = Field(default=2.0, ge=1)
+    executor_workers: int = Field(default=0, ge=0, description="Stage processes; 0: one a core, at least two.")
+    executor_stop_grace: float = Field(default=10.0, ge=0, description="From a stop to the kill of its stages.")
+    ai_block_high_risk: bool = False
+    ai_risk_threshold_high: float = Field(default=0.7, ge=0, le=1)
+    ai_risk_threshold_medium: float = Field(default=0.4, ge=0, le=1)
+    ai_anomaly_detection_enabled: bool = True
+    ai_anomaly_time_multiplier: float = Field(default=3.0, gt=0)
+    ai_anomaly_error_threshold: int = Field(default=5, ge=1)
+    log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = LogFormat.JSON
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_prefix: str = "/api"
+    cors_origins: tuple[str, ...] = ()
+    debug: bool = False
+    airflow_callback_secret: str = Field(default="", repr=False)
+    artifacts_url: str = Field(default=str(HOME / "artifacts"), description="Folder or fsspec URL of artifacts.")
+    output_database_url: str = Field(default="", repr=False, description="Where outputs write; see docs.")
+    connections: dict[str, str] = Field(default_factory=dict, repr=False, description="Name -> SQLAlchemy URL.")
+    file_roots: tuple[str, ...] = Field(default=(".",), description="Folders or URL prefixes stages may use.")
+    python_modules: tuple[str, ...] = Field(default=(), description="Modules python stages may call; pkg.* too.")
+    http_allowed_hosts: tuple[str, ...] = Field(default=(), description="Hosts allowed though private.")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("api_prefix")
+    @classmethod
+    def _a_path_without_end(cls, value: str) -> str:
+        if not _PREFIX.fullmatch(value):
+            raise ValueError(f"must be empty, or begin with / and not end with it, such as /api, not {shown(value)}")
+        return value
+
+    @field_validator("database_url", "output_database_url")
+    @classmethod
+    def _a_database_we_speak(cls, value: str) -> str:
+        scheme = value.partition("://")[0]
+        if value and scheme.partition("+")[0] not in {"sqlite", "postgresql", "postgres"}:
+            raise ValueError("must be a postgresql:// or sqlite:/// URL")
+        return value
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - overrides have the fields' types, checked by pydantic
+    """Read the environment and `.env`. Raises SettingsError, one line that names every bad variable."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from error
+    except ValueError as error:  # pydantic-settings raises its own error for JSON that does not parse
+        name = str(error).partition('"')[2].partition('"')[0]
+        raise SettingsError(f"{name.upper() or 'environment'}: must be valid JSON") from error
+
+
+def secrets_from(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The secrets that stages may refer to by name: `FLEXIROASTER_SECRET_NAME=value`."""
+    merged = {**dotenv_values(".env"), **(os.environ if environment is None else environment)}
+    return {k[len(SECRET_PREFIX) :]: v for k, v in merged.items() if k.startswith(SECRET_PREFIX) and v is not None}
+
+
+def _one_line(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False):
+        name, *inner = item["loc"]
+        secret = not Settings.model_fields[str(name).lower()].repr
+        parts.append(f"{render_path((str(name).upper(), *inner))}: {problem_text(item, secret=secret)}")
+    return "; ".join(parts).replace("\n", " ")
+
+
+def psycopg_url(url: str) -> str:
+    """The URL with any spelling of PostgreSQL's scheme served by psycopg 3; others as they are."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"}:
+        return f"postgresql+psycopg://{rest}"
+    return url

@@ -1,0 +1,1 @@
+"""Pure values and rules: pipelines, executions, events. Nothing here does I/O."""

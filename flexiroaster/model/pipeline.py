@@ -1,0 +1,234 @@
+"""Pipelines and stages: the definition of what is to run.
+
+The same value whether it was written in Python, YAML, JSON or sent over REST. `parse_pipeline` finds every
+structural problem of a definition at once; what an operator asks of its config is checked by the operators.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from flexiroaster.errors import DefinitionError, ErrorClass, Problem
+from flexiroaster.model import graph
+from flexiroaster.model.json_values import unstorable
+from flexiroaster.problems import near, problems_of, quoted, render_path, shown
+
+__all__ = ["OnConflict", "Pipeline", "Stage", "StageType", "near", "parse_pipeline", "problems_of", "render_path"]
+
+
+class StageType(StrEnum):
+    """What part a stage plays: inputs read, outputs write, the others take tables and give one."""
+
+    INPUT = "input"
+    TRANSFORM = "transform"
+    VALIDATION = "validation"
+    OUTPUT = "output"
+
+
+DEFAULT_RETRY_ON = (ErrorClass.TRANSIENT, ErrorClass.TIMEOUT, ErrorClass.CRASH, ErrorClass.UNKNOWN)
+
+_STAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+_MOST_PROBLEMS = 100  # of the graph: each unknown name is compared with all that are known
+
+_STAGE_RESPONSE_FIELDS = {"order"}
+_PIPELINE_RESPONSE_FIELDS = {"stage_count", "created_at", "updated_at", "revision"}
+
+
+def _none_to_empty(value: object) -> object:
+    return "" if value is None else value
+
+
+Text = Annotated[str, BeforeValidator(_none_to_empty)]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False, validate_default=False)
+
+
+class Stage(_Value):
+    """One step of a pipeline.
+
+    `timeout` and the delays are seconds, `memory_limit` is MiB the attempt may add to an idle worker. What is None
+    takes the installation's setting when the pipeline is saved or run. `config` belongs to the operator.
+    """
+
+    id: str = Field(min_length=1, max_length=255, json_schema_extra={"pattern": f"^{_STAGE_ID.pattern}$"})
+    name: str = Field(default="", max_length=255)
+    type: StageType
+    description: Text = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    dependencies: tuple[str, ...] = ()
+    timeout: float | None = Field(default=None, gt=0, le=31_536_000)
+    max_retries: int | None = Field(default=None, ge=0, le=1000)
+    retry_delay: float | None = Field(default=None, ge=0, le=86_400)
+    retry_backoff: float | None = Field(default=None, ge=1, le=100)
+    max_retry_delay: float = Field(default=300.0, ge=0, le=86_400)
+    retry_on: tuple[ErrorClass, ...] = DEFAULT_RETRY_ON
+    memory_limit: int | None = Field(default=None, ge=1)
+    is_critical: bool = True
+
+    @field_validator("id")
+    @classmethod
+    def _id_names_files_and_tables(cls, value: str) -> str:
+        if not _STAGE_ID.fullmatch(value):
+            rule = "must be made of letters, digits, _, . and -, and begin with a letter, a digit or _"
+            raise ValueError(f"{rule}, not {shown(value)}")
+        return value
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name_may_be_absent(cls, value: object) -> object:
+        return "" if value is None else value
+
+    @property
+    def title(self) -> str:
+        """The name for people: `name`, or the id where there is none."""
+        return self.name or self.id
+
+
+class OnConflict(StrEnum):
+    """What happens to a start while `concurrency` executions of the pipeline are live."""
+
+    REJECT = "reject"
+    QUEUE = "queue"
+    CANCEL_OLDEST = "cancel_oldest"
+
+
+class Pipeline(_Value):
+    """A DAG of stages. `variables` are defaults for `${name}` in configs; `timeout` (s) is for a whole execution.
+
+    At most `concurrency` executions (None: any number) are live at a time; `on_conflict` says what becomes of others.
+    """
+
+    id: str | None = Field(default=None, min_length=1, max_length=255)
+    name: str = Field(min_length=1, max_length=255)
+    description: Text = ""
+    version: str = "1.0.0"
+    is_active: bool = True
+    schedule: str | None = None
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    variables: dict[str, Any] = Field(default_factory=dict)
+    timeout: float | None = Field(default=None, gt=0, le=31_536_000)
+    concurrency: int | None = Field(default=1, ge=1, le=10_000)
+    on_conflict: OnConflict = OnConflict.REJECT
+    config: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty")
+        return value
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _there_are_stages(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError("a pipeline needs at least one stage")
+        return value
+
+    def stage(self, stage_id: str) -> Stage:
+        """The stage of that id; raises KeyError."""
+        for stage in self.stages:
+            if stage.id == stage_id:
+                return stage
+        raise KeyError(stage_id)
+
+    def dependencies(self) -> dict[str, tuple[str, ...]]:
+        """Stage id -> the ids it depends on, in the order of the definition."""
+        return {stage.id: stage.dependencies for stage in self.stages}
+
+    def order(self) -> tuple[str, ...]:
+        """Stage ids in topological order, ties in the order of the definition."""
+        return graph.topological_order(self.dependencies())
+
+    def document(self) -> dict[str, Any]:
+        """The definition as JSON values, without what is left at its default of "absent"."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def parse_pipeline(raw: object) -> Pipeline:
+    """Make a `Pipeline` of a mapping (from YAML, JSON, a request, Python).
+
+    Raises `DefinitionError` with every structural problem: fields, ids, dependencies, cycles.
+    """
+    if isinstance(raw, Pipeline):
+        raw = _fields_of(raw)
+    if not isinstance(raw, Mapping):
+        raise DefinitionError([Problem("", f"a pipeline is a mapping with name and stages, not {shown(raw)}", "type")])
+    body = {key: value for key, value in raw.items() if key not in _PIPELINE_RESPONSE_FIELDS}
+    stages = body.get("stages")
+    if isinstance(stages, Sequence) and not isinstance(stages, str):
+        body["stages"] = [_without_response_fields(stage) for stage in stages]
+    problems = list(unstorable(body))
+    if any(problem.code == "depth" for problem in problems):
+        raise DefinitionError(problems)  # whatever else looks at it would not come back
+    pipeline = None
+    try:
+        pipeline = Pipeline.model_validate(body)
+    except ValidationError as error:
+        found = problems_of(error, body, Pipeline)
+        judged = {problem.path for problem in found}
+        problems = found + [problem for problem in problems if problem.path not in judged]
+    problems += _graph_problems(body.get("stages"))
+    if problems or pipeline is None:
+        raise DefinitionError(problems)
+    return pipeline
+
+
+def _fields_of(value: Pipeline | Stage) -> dict[str, Any]:
+    """The fields as they are: whatever Python put into them is judged like what comes from elsewhere."""
+    return {name: getattr(value, name) for name in type(value).model_fields}
+
+
+def _without_response_fields(stage: object) -> object:
+    if isinstance(stage, Stage):
+        return _fields_of(stage)
+    if not isinstance(stage, Mapping):
+        return stage
+    return {key: value for key, value in stage.items() if key not in _STAGE_RESPONSE_FIELDS}
+
+
+def _graph_problems(stages: object) -> list[Problem]:
+    """Duplicate ids, unknown dependencies and cycles, as far as the raw stages can be read."""
+    if not isinstance(stages, list):
+        return []
+    named = [(i, s) for i, s in enumerate(stages) if isinstance(s, Mapping) and isinstance(s.get("id"), str)]
+    first: dict[str, int] = {}
+    problems = []
+    for i, stage in named:
+        if stage["id"] in first:
+            message = f"duplicate stage id {quoted(stage['id'])}, first used by stages[{first[stage['id']]}]"
+            problems.append(Problem(f"stages[{i}].id", message, "duplicate_id"))
+        first.setdefault(stage["id"], i)
+    edges: dict[str, tuple[str, ...]] = {}
+    for i, stage in named:
+        listed = stage.get("dependencies") or ()
+        wanted = [d for d in listed if isinstance(d, str)] if isinstance(listed, list | tuple) else []
+        if len(problems) < _MOST_PROBLEMS:
+            problems += _dependency_problems(i, stage["id"], wanted, first)
+        edges.setdefault(stage["id"], tuple(d for d in wanted if d in first and d != stage["id"]))
+    cycle = graph.find_cycle(edges)
+    if cycle:
+        problems.append(Problem("stages", f"dependency cycle: {' -> '.join(cycle)}", "cycle"))
+    return problems
+
+
+def _dependency_problems(index: int, stage_id: str, wanted: list[str], known: Mapping[str, int]) -> list[Problem]:
+    problems = []
+    for j, dependency in enumerate(wanted):
+        path = f"stages[{index}].dependencies[{j}]"
+        if dependency == stage_id:
+            problems.append(Problem(path, f"dependency cycle: {stage_id} -> {stage_id}", "cycle"))
+        elif dependency not in known:
+            message = f"unknown stage {quoted(dependency)}{near(dependency, known)}"
+            problems.append(Problem(path, message, "unknown_dependency"))
+        elif dependency in wanted[:j]:
+            problems.append(Problem(path, f"{quoted(dependency)} is listed twice", "duplicate_dependency"))
+    return problems

@@ -1,0 +1,352 @@
+"""What pydantic finds wrong with a value, as problems in our words: where, what, and what would be right.
+
+pydantic speaks to programmers: it names Python's types, its own validators, and every alternative of a union. Here a
+location holds only what the reader wrote, and of a union only the alternative counts that the value was meant for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from flexiroaster.errors import Problem
+
+__all__ = [
+    "Location",
+    "key_text",
+    "listing",
+    "located_problems",
+    "near",
+    "problem_text",
+    "problems_of",
+    "quoted",
+    "render_path",
+    "shown",
+]
+
+Location = tuple[int | str, ...]
+
+_LONGEST_NAME = 100  # of a name in a path, and of a word that others are compared with
+_LONGEST_VALUE = 60
+_SHOWN_ITEMS, _SHOWN_LEVELS = _LONGEST_VALUE // 3, 4  # more of them do not fit into a message
+_SHOWN_BITS = 256
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x' or 'y'?`, or nothing where nothing known is near."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55) if len(word) <= _LONGEST_NAME else ()
+    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def render_path(location: Sequence[int | str]) -> str:
+    """`("stages", 2, "config", "by")` -> `stages[2].config.by`."""
+    path = ""
+    for part in location:
+        name = str(part) if len(str(part)) <= _LONGEST_NAME else f"{str(part)[:_LONGEST_NAME]}..."
+        path += f"[{part}]" if isinstance(part, int) else (f".{name}" if path else name)
+    return path
+
+
+def shown(value: object) -> str:
+    """A short rendering of a bad value for a message, as JSON; of a large one only the beginning is looked at."""
+    text = json.dumps(_beginning(value, _SHOWN_LEVELS), ensure_ascii=False, default=_kind)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+
+
+def key_text(key: object) -> str:
+    """What is wrong with a key that is not text."""
+    written = f"; write {json.dumps(str(key))}" if isinstance(key, int | float) else ""
+    return f"a key must be text, not {shown(key)}{written}"
+
+
+def quoted(name: str) -> str:
+    """A name in quotes, cut where it is out of proportion."""
+    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
+
+
+def listing(names: Iterable[str]) -> str:
+    """`; known are a, b and c`."""
+    known = list(names)
+    return f"; known are {_either(known, 'and')}" if known else "; there are none"
+
+
+def problems_of(
+    error: ValidationError, raw: object, model: type[BaseModel], prefix: Sequence[int | str] = ()
+) -> list[Problem]:
+    """What is wrong with `raw`, which does not make a `model`, in its order; paths begin with `prefix`."""
+    return [problem for _, problem in located_problems(error, raw, model, prefix)]
+
+
+def located_problems(
+    error: ValidationError, raw: object, model: type[BaseModel], prefix: Sequence[int | str] = ()
+) -> list[tuple[Location, Problem]]:
+    """The problems, each with its location within `raw`."""
+    items = error.errors(include_url=False, include_context=True)
+    findings = [_finding(item, raw) for item in items if not _is_sequel(item)]
+    return [
+        (found.path, Problem(render_path((*prefix, *found.path)), _text(found, model), found.code))
+        for found in _meant(findings)
+    ]
+
+
+def problem_text(item: ErrorDetails, *, secret: bool = False) -> str:
+    """What is wrong with one value, without its place; a secret one is not shown."""
+    wording = _WORDINGS.get(item["type"])
+    if wording is not None:
+        return wording(item)
+    kind = _KINDS.get(item["type"])
+    message = f"must be {kind}" if kind else _plain(item["msg"])
+    return message if secret else f"{message}, not {shown(item['input'])}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """One error: `path` as the reader wrote it, `branches` the alternatives of unions on the way: (depth, name)."""
+
+    path: Location
+    branches: tuple[tuple[int, str], ...]
+    item: ErrorDetails
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """pydantic's name of the error."""
+        return self.item["type"]
+
+
+_KINDS: Mapping[str, str] = {
+    **dict.fromkeys(("string_type", "string_sub_type"), "text"),
+    "string_unicode": "valid Unicode text",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "a mapping"),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "a list"),
+}
+"""Errors that say of what kind a value must be."""
+
+_Wording = Callable[[ErrorDetails], str]
+
+
+def _bound(words: str, limit: str) -> _Wording:
+    return lambda item: f"must be {words} {item['ctx'][limit]:.15g}, not {shown(item['input'])}"
+
+
+def _choice(item: ErrorDetails) -> str:
+    expected = str(item["ctx"]["expected"])
+    several = expected.count("'") > 4
+    return f"must be {'one of ' if several else ''}{expected}, not {shown(item['input'])}"
+
+
+def _too_short(item: ErrorDetails) -> str:
+    least = item["ctx"].get("min_length", 1)
+    items = "characters" if item["type"] == "string_too_short" else "items"
+    return "must not be empty" if least == 1 else f"must have at least {least} {items}, not {len(item['input'])}"
+
+
+def _too_long(item: ErrorDetails) -> str:
+    most = item["ctx"]["max_length"]
+    items = "character" if item["type"] == "string_too_long" else "item"
+    return f"must have at most {most} {items}{'' if most == 1 else 's'}, not {len(item['input'])}"
+
+
+_WORDINGS: Mapping[str, _Wording] = {
+    "missing": lambda _: "is required",
+    "value_error": lambda item: item["msg"].removeprefix("Value error, "),
+    "enum": _choice,
+    "literal_error": _choice,
+    "union_tag_not_found": lambda _: "is required",
+    "union_tag_invalid": lambda item: f"must be one of {item['ctx']['expected_tags']}, not {shown(item['ctx']['tag'])}",
+    "invalid_key": lambda item: key_text(item["input"]),
+    "string_too_short": _too_short,
+    "too_short": _too_short,
+    "string_too_long": _too_long,
+    "too_long": _too_long,
+    "greater_than": _bound("greater than", "gt"),
+    "greater_than_equal": _bound("at least", "ge"),
+    "less_than": _bound("less than", "lt"),
+    "less_than_equal": _bound("at most", "le"),
+}
+"""Errors with a sentence of their own."""
+
+
+def _text(found: _Finding, model: type[BaseModel]) -> str:
+    if found.kinds:
+        value = found.item["input"]
+        return f"must be {_either(found.kinds, 'or')}, not {shown(value)}"
+    if found.code == "extra_forbidden":
+        known = list(_fields_at(model, found.path[:-1]))
+        return f"is not a known field{near(str(found.path[-1]), known) or listing(known)}"
+    if found.item["loc"][-1:] == ("[key]",) and found.code == "string_type":
+        return key_text(found.item["input"])
+    return f"{problem_text(found.item)}{_remedy(found, model)}"
+
+
+def _remedy(found: _Finding, model: type[BaseModel]) -> str:
+    """What to write instead, where that is certain."""
+    kind, value = _KINDS.get(found.code), found.item["input"]
+    if kind == "text" and isinstance(value, bool | int | float):
+        return f"; write {json.dumps(shown(value))}"
+    if kind == "a list" and isinstance(value, str) and _takes_texts(model, found.path):
+        return f"; write [{shown(value)}]"
+    return ""
+
+
+def _plain(message: str) -> str:
+    """pydantic's own sentence, where we have none: `Input should be ...` as `must be ...`."""
+    text = re.sub(r"^\w+ should ", "must ", message)
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+# --- where: pydantic's locations, without what only pydantic knows -----------------------------------------------
+
+
+def _finding(item: ErrorDetails, raw: object) -> _Finding:
+    path: list[int | str] = []
+    branches: list[tuple[int, str]] = []
+    value: object = raw
+    last = len(item["loc"]) - 1
+    for position, part in enumerate(item["loc"]):
+        if part == "[key]" and position == last:
+            path[-1:] = [] if item["type"] == "string_type" else path[-1:]
+        elif _has(value, part):
+            value = value[part]  # type: ignore[index] # it has this part
+            path.append(part)
+        elif isinstance(part, int) or (position == last and item["type"] in {"missing", "extra_forbidden"}):
+            path.append(part)
+        else:
+            branches.append((len(path), part))
+    if item["type"].startswith("union_tag_"):
+        path.append(item["ctx"]["discriminator"].strip("'"))
+    if item["type"] == "invalid_key":
+        path.pop()
+    return _Finding(tuple(path), tuple(branches), item)
+
+
+def _has(value: object, part: int | str) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+
+
+def _is_sequel(item: ErrorDetails) -> bool:
+    """Whether a sequence counts as too short only because none of its items holds."""
+    return item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]
+
+
+# --- unions -----------------------------------------------------------------------------------------------------
+
+
+def _meant(findings: Sequence[_Finding]) -> Iterator[_Finding]:
+    """The findings, of each union only those of the alternative that the value was meant for."""
+    done: set[Location] = set()
+    for found in findings:
+        spot = _spot(found)
+        if spot is None:
+            yield found
+        elif spot not in done:
+            done.add(spot)
+            yield from _of_union([other for other in findings if _spot(other) == spot], spot)
+
+
+def _spot(found: _Finding) -> Location | None:
+    """Where the outermost union on the way stands."""
+    return found.path[: found.branches[0][0]] if found.branches else None
+
+
+def _of_union(findings: Sequence[_Finding], spot: Location) -> Iterator[_Finding]:
+    alternatives: dict[str, list[_Finding]] = {}
+    for found in findings:
+        inner = replace(found, branches=found.branches[1:])
+        alternatives.setdefault(found.branches[0][1], []).append(inner)
+    settled = [list(_meant(inner)) for inner in alternatives.values()]
+    meant = [inner for inner in settled if not any(f.path == spot and (f.kinds or f.code in _KINDS) for f in inner)]
+    if meant:
+        yield from min(meant, key=len)
+        return
+    kinds = dict.fromkeys(kind for inner in settled for f in inner for kind in f.kinds or (_KINDS[f.code],))
+    if "a number" in kinds:
+        kinds.pop("a whole number", None)
+    yield replace(settled[0][0], kinds=tuple(kinds))
+
+
+# --- annotations --------------------------------------------------------------------------------------------------
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> Iterator[str]:
+    """The names, as written in a definition, of the fields of the models that may stand at a location."""
+    for annotation in _annotations_at(model, location):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _by_alias(annotation)
+
+
+def _takes_texts(model: type[BaseModel], location: Sequence[int | str]) -> bool:
+    """Whether a list of texts may stand at a location."""
+    return any(
+        issubclass(get_origin(annotation) or object, list | tuple) and _is_text(get_args(annotation)[0])
+        for annotation in _annotations_at(model, location)
+    )
+
+
+def _is_text(annotation: Any) -> bool:  # noqa: ANN401 - any annotation
+    return any(isinstance(inner, type) and issubclass(inner, str) for inner in _annotations_at(annotation, ()))
+
+
+def _annotations_at(annotation: Any, location: Sequence[int | str]) -> Iterator[Any]:  # noqa: ANN401 - any annotation
+    """What may stand at a location, unions taken apart: models, types, generics such as `list[str]`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        yield from _annotations_at(arguments[0], location)
+    elif origin in {Union, UnionType}:
+        for alternative in arguments:
+            yield from _annotations_at(alternative, location)
+    elif not location:
+        yield annotation
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        info = _by_alias(annotation).get(str(location[0]))
+        if info is not None:
+            yield from _annotations_at(info.annotation, location[1:])
+    elif isinstance(origin, type) and issubclass(origin, Mapping | Sequence) and arguments:
+        yield from _annotations_at(arguments[-1] if issubclass(origin, Mapping) else arguments[0], location[1:])
+
+
+def _by_alias(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def _beginning(value: object, levels: int) -> object:
+    """The value, cut to what a message can show."""
+    if isinstance(value, str):
+        return value[: _LONGEST_VALUE + 1]
+    if isinstance(value, Mapping | list | tuple) and not levels:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(key): _beginning(item, levels - 1) for key, item in islice(value.items(), _SHOWN_ITEMS)}
+    if isinstance(value, list | tuple):
+        return [_beginning(item, levels - 1) for item in value[:_SHOWN_ITEMS]]
+    return "..." if isinstance(value, int) and value.bit_length() > _SHOWN_BITS else value
+
+
+def _kind(value: object) -> str:
+    """What a value is that JSON has not."""
+    return f"<{type(value).__name__}>"
+
+
+def _either(words: Iterable[str], joint: str) -> str:
+    *rest, last = words
+    return f"{', '.join(rest)} {joint} {last}" if rest else last
