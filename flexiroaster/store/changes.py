@@ -1,0 +1,105 @@
+"""The changes of execution state that the journal applies, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flexiroaster.model.event import Event
+from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+
+__all__ = ["Landed", "NewExecution", "NewStage", "StageChange", "Transition"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageChange:
+    """What a stage run looks like after the transition; all its columns that ever change."""
+
+    stage_id: str
+    status: StageStatus
+    attempt: int
+    started_at: datetime | None
+    completed_at: datetime | None
+    retry_at: datetime | None
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    is_anomaly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of an execution's state, with the events that tell of it.
+
+    It lands only if the execution still has this fencing token, status (`expected`) and last event number; the
+    events are numbered from `expected_seq + 1` without gaps. `release` ends the lease, `freed_slot` gives the slot of
+    its pipeline's concurrency to the next in the queue, `progress` forgets how often it was claimed, and `handled` are
+    commands (id, outcome) that it carries out.
+    """
+
+    execution_id: str
+    token: int
+    expected: ExecutionStatus
+    expected_seq: int
+    status: ExecutionStatus
+    completed_stages: int
+    started_at: datetime | None
+    completed_at: datetime | None
+    error: dict[str, Any] | None
+    events: tuple[Event, ...]
+    stages: tuple[StageChange, ...]
+    goal: Goal = Goal.RUN
+    release: bool = False
+    freed_slot: int | None = None
+    pipeline_id: str = ""
+    progress: bool = False
+    handled: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def last_seq(self) -> int:
+        """The number of its last event."""
+        return self.expected_seq + len(self.events)
+
+
+@dataclass(frozen=True, slots=True)
+class NewStage:
+    """A stage of a new execution; one that is taken over from an earlier execution is completed, with its output."""
+
+    stage_id: str
+    name: str
+    output: dict[str, Any] | None = None
+    taken_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """An execution to create, with its stages in order and its first event.
+
+    With an `owner` it is claimed in the same transaction, with fencing token 1, for `lease_seconds`. At most
+    `concurrency` executions of the pipeline hold a slot (None: any number); where there is none, it is `queue`d or does
+    not land. It does not land either when its `idempotency_key` is taken.
+    """
+
+    execution_id: str
+    pipeline_id: str
+    pipeline_name: str
+    revision: int
+    variables: dict[str, Any]
+    triggered_by: str
+    stages: tuple[NewStage, ...]
+    event: Event
+    owner: str | None = None
+    lease_seconds: float = 15.0
+    concurrency: int | None = None
+    queue: bool = False
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+    parent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A new execution that was written: its slot, if it has one, and whether it waits for one."""
+
+    slot: int | None = None
+    queued: bool = False

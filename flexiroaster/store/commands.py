@@ -1,0 +1,87 @@
+"""Commands as rows: asked for by anybody, carried out by whoever drives the execution."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from flexiroaster.errors import ConflictError, NotFoundError
+from flexiroaster.model.command import Command, CommandKind, check_command
+from flexiroaster.model.event import utc_now
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.store.database import Database
+from flexiroaster.store.tables import commands, executions
+
+__all__ = ["pending", "request"]
+
+
+def request(
+    database: Database,
+    execution_id: str,
+    kind: CommandKind,
+    arguments: dict[str, Any],
+    *,
+    requested_by: str,
+    concurrency: int | None = None,
+) -> ExecutionStatus:
+    """Store a command, and let somebody claim the execution if nobody drives it; the state it was in.
+
+    `concurrency` is that of the pipeline: a retry needs a slot again. Raises NotFoundError, NotAllowedError (not in
+    this state), ConflictError (no slot is free).
+    """
+    now = utc_now()
+    try:
+        with database.write() as connection:
+            row = _locked(connection, execution_id)
+            status = ExecutionStatus(row.status)
+            check_command(kind, status)
+            values: dict[str, Any] = {"claimable_at": func.coalesce(executions.c.claimable_at, now)}
+            if kind is CommandKind.RETRY and concurrency is not None and row.slot is None:
+                values["slot"] = _free_slot(connection, row.pipeline_id, concurrency)
+            connection.execute(
+                insert(commands).values(
+                    execution_id=execution_id,
+                    kind=kind,
+                    arguments=arguments,
+                    requested_by=requested_by,
+                    requested_at=now,
+                )
+            )
+            connection.execute(update(executions).where(executions.c.id == execution_id).values(values))
+    except IntegrityError as error:
+        raise ConflictError(f"Another execution of the pipeline of {execution_id} is running") from error
+    return status
+
+
+def pending(database: Database, execution_ids: Collection[str]) -> list[Command]:
+    """The commands of these executions that nobody has carried out, oldest first."""
+    if not execution_ids:
+        return []
+    statement = select(commands).where(commands.c.execution_id.in_(execution_ids), commands.c.handled_at.is_(None))
+    with database.read() as connection:
+        rows = connection.execute(statement.order_by(commands.c.id)).all()
+    return [Command(r.id, r.execution_id, CommandKind(r.kind), r.arguments, r.requested_by) for r in rows]
+
+
+def _locked(connection: Connection, execution_id: str) -> Row[*tuple[Any, ...]]:
+    columns = (executions.c.status, executions.c.slot, executions.c.pipeline_id)
+    row = connection.execute(select(*columns).where(executions.c.id == execution_id).with_for_update()).first()
+    if row is None:
+        raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
+    return row
+
+
+def _free_slot(connection: Connection, pipeline_id: str, concurrency: int) -> int:
+    """The lowest free slot. Two that find the same one are told apart by the unique index."""
+    taken = set(
+        connection.execute(
+            select(executions.c.slot).where(executions.c.pipeline_id == pipeline_id, executions.c.slot.is_not(None))
+        ).scalars()
+    )
+    for slot in range(1, concurrency + 1):
+        if slot not in taken:
+            return slot
+    raise ConflictError(f"Pipeline {pipeline_id} is running already, {concurrency} at a time", pipeline_id=pipeline_id)

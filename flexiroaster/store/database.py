@@ -1,0 +1,135 @@
+"""One database, SQLite or PostgreSQL, and the few places where they differ.
+
+Reads and rare writes go through SQLAlchemy; the journal's hot statements are each backend's own (`Backend`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+
+from flexiroaster.config import HOME, Settings, psycopg_url
+from flexiroaster.errors import StoreError
+from flexiroaster.store.changes import Landed, NewExecution, Transition
+
+__all__ = ["Backend", "Database", "open_database"]
+
+SQLITE_BUSY_SECONDS = 30
+
+
+class Backend(Protocol):
+    """What the journal needs of a database: apply changes in one transaction on a connection of its own."""
+
+    def apply(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
+        """Apply all in one transaction; what landed, by execution. Raises StoreError."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class Database:
+    """An engine with the conventions of ours: `read()` and `write()` are transactions."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._reader = engine.execution_options(flexiroaster_read=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads: one consistent view. Raises StoreError when the database is not there."""
+        with _reached(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write; on SQLite it holds the write lock from its start. Raises StoreError, too."""
+        with _reached(), self.engine.begin() as connection:
+            yield connection
+
+    def backend(self) -> Backend:
+        """The journal's own connection to this database."""
+        if self.is_sqlite:
+            from flexiroaster.store.sqlite import SqliteBackend
+
+            return SqliteBackend(self.engine)
+        from flexiroaster.store.postgres import PostgresBackend
+
+        return PostgresBackend(self.engine)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """Connect to the database of the settings; the embedded one is created. Raises StoreError."""
+    url = _url(settings)
+    try:
+        if url.get_backend_name() == "sqlite":
+            return Database(_sqlite_engine(url))
+        engine = create_engine(
+            url,
+            pool_size=settings.database_pool_size,
+            max_overflow=settings.database_max_overflow,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10},
+        )
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreError(f"cannot open the database: {error}") from error
+    return Database(engine)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """What the driver says of a database that is not there, as an error of ours; other errors stay as they are."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise StoreError(f"cannot reach the database: {error.orig or error}") from error
+
+
+def _url(settings: Settings) -> URL:
+    if not settings.database_url:
+        HOME.mkdir(exist_ok=True)
+        return URL.create("sqlite", database=str((HOME / "flexiroaster.db").absolute()))
+    try:
+        return make_url(psycopg_url(settings.database_url))
+    except ArgumentError as error:
+        raise StoreError("DATABASE_URL: is not a URL that SQLAlchemy can read") from error
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        folder = Path(url.database).parent
+        if not folder.is_dir():
+            raise StoreError(f"DATABASE_URL: the folder {str(folder)!r} does not exist")
+    engine = create_engine(url)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say, see _begin_sqlite
+    connection.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000:d}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes the lock at once: a deferred transaction that upgrades later fails instead of waiting."""
+    reads = connection.get_execution_options().get("flexiroaster_read", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

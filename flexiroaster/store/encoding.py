@@ -1,0 +1,46 @@
+"""How values go into the database: JSON as text, and text that both databases take.
+
+PostgreSQL refuses NUL in text and jsonb, and neither database takes lone surrogates; a stage may well print them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+__all__ = ["clean", "to_json"]
+
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+
+
+def clean(text: str) -> str:
+    """The text with NUL and lone surrogates replaced by U+FFFD."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_json(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
+    """JSON text of a value, None for None. NaN and infinities become null; unknown objects their text."""
+    if value is None:
+        return None
+    try:
+        text = orjson.dumps(value, default=str, option=_OPTIONS)
+    except orjson.JSONEncodeError:  # lone surrogates, or integers beyond 64 bits
+        text = orjson.dumps(_cleaned(value), default=str, option=_OPTIONS)
+    if b"\\u0000" in text:
+        text = orjson.dumps(_cleaned(value), default=str, option=_OPTIONS)
+    return text.decode()
+
+
+def _cleaned(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(str(key)): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value

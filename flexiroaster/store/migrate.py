@@ -1,0 +1,65 @@
+"""Bring the database's schema to this version, under a lock, once however many processes start together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from flexiroaster.errors import StoreError
+from flexiroaster.store.database import Database
+
+__all__ = ["HEAD", "current", "upgrade"]
+
+HEAD = "0001"
+"""The newest migration; a test holds it against the migrations. Knowing it spares a start-up Alembic's import."""
+
+_LOCK = 0x666C657869  # "flexi": the key of PostgreSQL's advisory lock, held until the transaction ends
+
+
+def current(database: Database) -> str | None:
+    """The version the database is at; None when it has no tables of ours. Raises StoreError."""
+    with database.read() as connection:
+        return _version(connection)
+
+
+def upgrade(database: Database) -> bool:
+    """Upgrade to HEAD; whether there was anything to do.
+
+    Raises StoreError when the database is newer than this code, cannot be reached, or refuses.
+    """
+    if current(database) == HEAD:
+        return False
+    try:
+        with database.write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            if _version(connection) == HEAD:  # another process did it while we waited
+                return False
+            _run_alembic(connection)
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot upgrade the database: {error.__cause__ or error}") from error
+    return True
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return version
+
+
+def _run_alembic(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        message = f"the database is at version {_version(connection)!r}, which this release does not know: {error}"
+        raise StoreError(message) from error

@@ -1,0 +1,359 @@
+"""The journal on PostgreSQL: whatever the number of changes, one statement a kind and one round trip.
+
+Each statement takes its rows as one JSON parameter (`json_to_recordset`), which costs a tenth of as many arrays, and
+what depends on the compare-and-set joins its result, so a change that did not land writes nothing. A statement is its
+own transaction; two kinds together go through psycopg's pipeline, BEGIN to COMMIT in one round trip.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import Cursor
+from sqlalchemy import Engine, PoolProxiedConnection
+from sqlalchemy.exc import SQLAlchemyError
+
+from flexiroaster.errors import StoreError
+from flexiroaster.model.event import Event
+from flexiroaster.model.execution import StageStatus
+from flexiroaster.store.changes import Landed, NewExecution, StageChange, Transition
+from flexiroaster.store.encoding import clean, to_json
+
+__all__ = ["PostgresBackend"]
+
+_EVENTS = """
+  INSERT INTO events (execution_id, seq, at, type, level, stage_id, attempt, message, data)
+  SELECT u.execution_id, u.seq, u.at, u.type, u.level, u.stage_id, u.attempt, u.message, u.data
+  FROM json_to_recordset(%(events)s)
+       AS u (execution_id text, seq bigint, at timestamptz, type text, level text, stage_id text, attempt int,
+             message text, data jsonb)
+  JOIN landed ON landed.id = u.execution_id
+"""
+
+_LOCK = """
+SELECT pg_advisory_xact_lock(hashtextextended(p.id, 7))
+FROM (SELECT unnest(%(pipelines)s::text[]) AS id ORDER BY 1) AS p
+"""
+"""Who gives out or frees slots of a pipeline does so one after another; held until the transaction ends."""
+
+_CREATE = f"""
+WITH input AS (
+  SELECT u.*, row_number() OVER (PARTITION BY u.pipeline_id ORDER BY u.position) AS rank
+  FROM json_to_recordset(%(new)s)
+       AS u (position int, id text, pipeline_id text, pipeline_name text, revision int, variables jsonb,
+             triggered_by text, total int, completed int, created_at timestamptz, owner text, lease float8,
+             concurrency int, queue bool, idempotency_key text, request_digest text, parent_id text)
+), free AS (
+  SELECT p.pipeline_id, s.slot, row_number() OVER (PARTITION BY p.pipeline_id ORDER BY s.slot) AS rank
+  FROM (SELECT DISTINCT pipeline_id, concurrency FROM input WHERE concurrency IS NOT NULL) AS p
+  CROSS JOIN LATERAL generate_series(1, p.concurrency) AS s (slot)
+  WHERE NOT EXISTS (SELECT FROM executions AS x WHERE x.pipeline_id = p.pipeline_id AND x.slot = s.slot)
+    AND NOT EXISTS (SELECT FROM executions AS x WHERE x.pipeline_id = p.pipeline_id AND x.queued)
+), placed AS (
+  SELECT i.*, f.slot, i.concurrency IS NOT NULL AND f.slot IS NULL AS queued
+  FROM input AS i LEFT JOIN free AS f ON i.concurrency IS NOT NULL AND f.pipeline_id = i.pipeline_id AND f.rank = i.rank
+), landed AS (
+  INSERT INTO executions (id, pipeline_id, pipeline_name, revision, status, variables, triggered_by, total_stages,
+                          completed_stages, created_at, last_seq, fencing_token, lease_owner, claimable_at, claims,
+                          goal, queued, slot, idempotency_key, request_digest, parent_id)
+  SELECT u.id, u.pipeline_id, u.pipeline_name, u.revision, 'pending', u.variables, u.triggered_by, u.total, u.completed,
+         u.created_at, 1, o.token, CASE WHEN u.queued THEN NULL ELSE u.owner END,
+         CASE WHEN u.queued THEN NULL ELSE now() + make_interval(secs => u.lease) END, o.token, 'run',
+         u.queued, u.slot, u.idempotency_key, u.request_digest, u.parent_id
+  FROM placed AS u CROSS JOIN LATERAL (SELECT (u.owner IS NOT NULL AND NOT u.queued)::int AS token) AS o
+  WHERE u.queue OR NOT u.queued
+  ORDER BY u.position
+  ON CONFLICT DO NOTHING
+  RETURNING id, slot, queued
+), stages AS (
+  INSERT INTO stage_runs (execution_id, stage_id, position, name, status, attempt, output, is_anomaly)
+  SELECT u.id, u.stage_id, u.position, u.name, u.status, 0, u.output, false
+  FROM json_to_recordset(%(stages)s)
+       AS u (id text, stage_id text, position int, name text, status text, output jsonb)
+  JOIN landed ON landed.id = u.id
+), event AS ({_EVENTS})
+SELECT id, slot, queued FROM landed
+"""  # noqa: S608 - both parts are constants of this file
+
+_MOVE = f"""
+WITH landed AS (
+  UPDATE executions AS x
+  SET status = u.status, completed_stages = u.completed, last_seq = u.seq, started_at = u.started_at,
+      completed_at = u.completed_at, error = u.error, goal = u.goal,
+      lease_owner = CASE WHEN u.release THEN NULL ELSE x.lease_owner END,
+      claimable_at = CASE WHEN u.release THEN NULL ELSE x.claimable_at END,
+      slot = CASE WHEN u.freed_slot IS NULL THEN x.slot END,
+      claims = CASE WHEN u.progress THEN 1 ELSE x.claims END
+  FROM json_to_recordset(%(moves)s)
+       AS u (id text, token bigint, was text, was_seq bigint, status text, completed int, seq bigint,
+             started_at timestamptz, completed_at timestamptz, error jsonb, goal text, release bool, freed_slot int,
+             progress bool)
+  WHERE x.id = u.id AND x.fencing_token = u.token AND x.last_seq = u.was_seq AND x.status = u.was
+  RETURNING x.id
+), stages AS (
+  UPDATE stage_runs AS r
+  SET status = u.status, attempt = u.attempt, started_at = u.started_at, completed_at = u.completed_at,
+      retry_at = u.retry_at, output = u.output, error = u.error, is_anomaly = u.is_anomaly
+  FROM json_to_recordset(%(stages)s)
+       AS u (id text, stage_id text, status text, attempt int, started_at timestamptz, completed_at timestamptz,
+             retry_at timestamptz, output jsonb, error jsonb, is_anomaly bool)
+  JOIN landed ON landed.id = u.id
+  WHERE r.execution_id = u.id AND r.stage_id = u.stage_id
+), handled AS (
+  UPDATE commands AS c SET handled_at = now(), outcome = u.outcome
+  FROM json_to_recordset(%(handled)s) AS u (id text, command_id bigint, outcome text)
+  JOIN landed ON landed.id = u.id
+  WHERE c.id = u.command_id
+), event AS ({_EVENTS})
+SELECT id, NULL::int, false FROM landed
+"""  # noqa: S608 - both parts are constants of this file
+
+_WANTED = """
+UPDATE executions AS x SET claimable_at = now()
+WHERE x.id = ANY(%(released)s) AND x.claimable_at IS NULL
+  AND EXISTS (SELECT FROM commands AS c WHERE c.execution_id = x.id AND c.handled_at IS NULL)
+"""
+"""A command came that the driver of a released execution has not seen. Its own statement, since its snapshot is taken
+when the row is locked: it sees what was asked for up to then, and what is asked for later finds nobody driving."""
+
+_PROMOTE = """
+UPDATE executions AS q SET queued = false, slot = u.slot, claimable_at = now()
+FROM (
+  SELECT f.pipeline_id, f.slot, row_number() OVER (PARTITION BY f.pipeline_id ORDER BY f.slot) AS rank
+  FROM json_to_recordset(%(freed)s) AS f (id text, pipeline_id text, slot int, seq bigint, token bigint)
+  JOIN executions AS e ON e.id = f.id AND e.last_seq = f.seq AND e.fencing_token = f.token
+) AS u
+JOIN LATERAL (
+  SELECT w.id FROM executions AS w WHERE w.pipeline_id = u.pipeline_id AND w.queued
+  ORDER BY w.created_at, w.id OFFSET u.rank - 1 LIMIT 1
+) AS waiting ON true
+WHERE q.id = waiting.id
+"""
+
+
+_LOOK = "SELECT id, fencing_token, last_seq, slot, queued FROM executions WHERE id = ANY(%(ids)s)"
+
+RECONNECT_SECONDS = 8.0
+"""How long a write waits for a database that went away: less than a lease lasts."""
+
+Statement = tuple[LiteralString, dict[str, Any]]
+
+
+class PostgresBackend:
+    """The journal's connection to PostgreSQL. Used by one thread at a time; it reconnects when it was cut off."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pooled: PoolProxiedConnection | None = None
+
+    def apply(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
+        """Apply all in one transaction; what landed, by execution. Raises StoreError.
+
+        A connection that is lost leaves open whether the transaction was committed: after connecting again that is
+        looked up, and what was not is applied again.
+        """
+        landed: dict[str, Landed] = {}
+        deadline = monotonic() + RECONNECT_SECONDS
+        pause, lost = 0.02, False
+        while True:
+            try:
+                if lost:
+                    landed |= self._landed_before(new, transitions)
+                    new = [n for n in new if n.execution_id not in landed]
+                    transitions = [t for t in transitions if t.execution_id not in landed]
+                return landed | self._apply(_statements(new, transitions))
+            except (psycopg.OperationalError, SQLAlchemyError) as error:
+                self.close()
+                if monotonic() > deadline:
+                    raise StoreError(f"the database cannot be written: {error}") from error
+                lost = True
+                time.sleep(pause)
+                pause = min(2 * pause, 0.25)
+            except psycopg.Error as error:
+                self.close()
+                raise StoreError(f"the database refused a write: {error}") from error
+
+    def close(self) -> None:
+        """Drop the connection; the next `apply` opens another."""
+        if self._pooled is not None:
+            with suppress(psycopg.Error, SQLAlchemyError):  # it may be broken already
+                self._pooled.invalidate()
+            self._pooled = None
+
+    def _apply(self, statements: Sequence[Statement]) -> dict[str, Landed]:
+        if not statements:
+            return {}
+        connection = self._connect()
+        if len(statements) == 1:
+            return _landed([connection.execute(*statements[0])])
+        with connection.pipeline(), connection.transaction():
+            cursors = [connection.execute(*statement) for statement in statements]
+        return _landed(cursors)
+
+    def _landed_before(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
+        """What of these changes is in the database: nobody but us writes with our token, so its last event tells."""
+        ids = [n.execution_id for n in new] + [t.execution_id for t in transitions]
+        rows = self._connect().execute(_LOOK, {"ids": ids}).fetchall()
+        found = {row[0]: row[1:] for row in rows}
+        landed = {n.execution_id: Landed(*found[n.execution_id][2:]) for n in new if n.execution_id in found}
+        for t in transitions:
+            if t.events and found.get(t.execution_id, ())[:2] == (t.token, t.last_seq):
+                landed[t.execution_id] = Landed()
+        return landed
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        if self._pooled is None:
+            self._pooled = self._engine.raw_connection()
+        connection: psycopg.Connection[Any] = self._pooled.driver_connection  # type: ignore[assignment] # it is psycopg's
+        if not connection.autocommit:
+            connection.autocommit = True
+        return connection
+
+
+def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) -> list[Statement]:
+    """What is to be executed, in order; slots of a pipeline are given out and freed under its lock."""
+    freed = [t for t in transitions if t.freed_slot is not None]
+    limited = {n.pipeline_id for n in new if n.concurrency is not None} | {t.pipeline_id for t in freed}
+    statements: list[Statement] = []
+    if limited:
+        statements.append((_LOCK, {"pipelines": sorted(limited)}))
+    if new:
+        statements.append((_CREATE, _new_rows(new)))
+    if transitions:
+        statements.append((_MOVE, _move_rows(transitions)))
+    if released := [t.execution_id for t in transitions if t.release]:
+        statements.append((_WANTED, {"released": released}))
+    if freed:
+        statements.append((_PROMOTE, _freed_rows(freed)))
+    return statements
+
+
+def _landed(cursors: Sequence[Cursor[Any]]) -> dict[str, Landed]:
+    """What the statements that answer with (id, slot, queued) wrote."""
+    rows = [row for c in cursors if c.description and len(c.description) == 3 for row in c.fetchall()]
+    return {execution_id: Landed(slot, queued) for execution_id, slot, queued in rows}
+
+
+def _event_rows(events: Sequence[Event]) -> str | None:
+    return to_json(
+        [
+            {
+                "execution_id": e.execution_id,
+                "seq": e.seq,
+                "at": e.at,
+                "type": e.type,
+                "level": e.level,
+                "stage_id": e.stage_id,
+                "attempt": e.attempt,
+                "message": clean(e.message),
+                "data": e.data,
+            }
+            for e in events
+        ]
+    )
+
+
+def _new_rows(new: Sequence[NewExecution]) -> dict[str, str | None]:
+    rows = [
+        {
+            "position": i,
+            "id": n.execution_id,
+            "pipeline_id": n.pipeline_id,
+            "pipeline_name": n.pipeline_name,
+            "revision": n.revision,
+            "variables": n.variables,
+            "triggered_by": n.triggered_by,
+            "total": len(n.stages),
+            "completed": sum(stage.taken_over for stage in n.stages),
+            "created_at": n.event.at,
+            "owner": n.owner,
+            "lease": n.lease_seconds if n.owner else 0,
+            "concurrency": n.concurrency,
+            "queue": n.queue,
+            "idempotency_key": n.idempotency_key,
+            "request_digest": n.request_digest,
+            "parent_id": n.parent_id,
+        }
+        for i, n in enumerate(new)
+    ]
+    stages = [
+        {
+            "id": n.execution_id,
+            "stage_id": stage.stage_id,
+            "position": i,
+            "name": stage.name,
+            "status": StageStatus.COMPLETED if stage.taken_over else StageStatus.PENDING,
+            "output": stage.output,
+        }
+        for n in new
+        for i, stage in enumerate(n.stages)
+    ]
+    return {"new": to_json(rows), "stages": to_json(stages), "events": _event_rows([n.event for n in new])}
+
+
+def _move_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
+    rows = [
+        {
+            "id": t.execution_id,
+            "token": t.token,
+            "was": t.expected,
+            "was_seq": t.expected_seq,
+            "status": t.status,
+            "completed": t.completed_stages,
+            "seq": t.last_seq,
+            "started_at": t.started_at,
+            "completed_at": t.completed_at,
+            "error": t.error,
+            "goal": t.goal,
+            "release": t.release,
+            "freed_slot": t.freed_slot,
+            "progress": t.progress,
+        }
+        for t in transitions
+    ]
+    stages = [{"id": t.execution_id, **_stage_row(s)} for t in transitions for s in t.stages]
+    handled = [
+        {"id": t.execution_id, "command_id": number, "outcome": outcome}
+        for t in transitions
+        for number, outcome in t.handled
+    ]
+    events = [event for t in transitions for event in t.events]
+    return {
+        "moves": to_json(rows),
+        "stages": to_json(stages),
+        "handled": to_json(handled),
+        "events": _event_rows(events),
+    }
+
+
+def _stage_row(stage: StageChange) -> dict[str, Any]:
+    return {
+        "stage_id": stage.stage_id,
+        "status": stage.status,
+        "attempt": stage.attempt,
+        "started_at": stage.started_at,
+        "completed_at": stage.completed_at,
+        "retry_at": stage.retry_at,
+        "output": stage.output,
+        "error": stage.error,
+        "is_anomaly": stage.is_anomaly,
+    }
+
+
+def _freed_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
+    rows = [
+        {
+            "id": t.execution_id,
+            "pipeline_id": t.pipeline_id,
+            "slot": t.freed_slot,
+            "seq": t.last_seq,
+            "token": t.token,
+        }
+        for t in transitions
+    ]
+    return {"freed": to_json(rows)}

@@ -1,0 +1,95 @@
+"""What a driver needs to go on with an execution that it has claimed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from flexiroaster.errors import NotFoundError, StoreError
+from flexiroaster.model.command import Command, CommandKind
+from flexiroaster.model.event import EventType
+from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.store.database import Database
+from flexiroaster.store.queries import StageRow
+from flexiroaster.store.tables import commands, events, executions, pipeline_revisions, stage_runs
+
+__all__ = ["Stored", "load"]
+
+_BEGINNINGS = (EventType.EXECUTION_STARTED, EventType.EXECUTION_RESUMED, EventType.EXECUTION_RETRIED)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An execution as the database has it, with its definition, its stages and the commands nobody has carried out.
+
+    `running_since` is when it was started, resumed or retried last.
+    """
+
+    execution_id: str
+    pipeline: Pipeline
+    variables: dict[str, Any]
+    status: ExecutionStatus
+    goal: Goal
+    queued: bool
+    slot: int | None
+    last_seq: int
+    started_at: datetime | None
+    completed_at: datetime | None
+    running_since: datetime | None
+    error: dict[str, Any] | None
+    stages: list[StageRow]
+    commands: list[Command]
+
+
+def load(database: Database, execution_id: str) -> Stored:
+    """Read it all in one transaction. Raises NotFoundError, StoreError."""
+    key = executions.c.id == execution_id
+    revision = (pipeline_revisions.c.pipeline_id == executions.c.pipeline_id) & (
+        pipeline_revisions.c.revision == executions.c.revision
+    )
+    try:
+        with database.read() as connection:
+            statement = select(executions, pipeline_revisions.c.definition).join_from(
+                executions, pipeline_revisions, revision
+            )
+            row = connection.execute(statement.where(key)).first()
+            if row is None:
+                raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
+            stages = connection.execute(
+                select(*[stage_runs.c[name] for name in StageRow.__slots__])
+                .where(stage_runs.c.execution_id == execution_id)
+                .order_by(stage_runs.c.position)
+            ).all()
+            pending = connection.execute(
+                select(commands)
+                .where(commands.c.execution_id == execution_id, commands.c.handled_at.is_(None))
+                .order_by(commands.c.id)
+            ).all()
+            since = connection.execute(
+                select(func.max(events.c.at)).where(
+                    events.c.execution_id == execution_id, events.c.type.in_(_BEGINNINGS)
+                )
+            ).scalar()
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot read execution {execution_id}: {error}") from error
+    return Stored(
+        execution_id=execution_id,
+        pipeline=Pipeline.model_validate(row.definition),
+        variables=row.variables,
+        status=ExecutionStatus(row.status),
+        goal=Goal(row.goal),
+        queued=row.queued,
+        slot=row.slot,
+        last_seq=row.last_seq,
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+        running_since=since,
+        error=row.error,
+        stages=[StageRow(**{**s._mapping, "status": StageStatus(s.status)}) for s in stages],
+        commands=[Command(c.id, c.execution_id, CommandKind(c.kind), c.arguments, c.requested_by) for c in pending],
+    )

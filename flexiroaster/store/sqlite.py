@@ -1,0 +1,157 @@
+"""The journal on SQLite: statements in-process, one commit.
+
+Plain sqlite3 beneath SQLAlchemy's engine: at some 10 µs a statement its overhead would be most of the cost.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from typing import cast
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from flexiroaster.errors import StoreError
+from flexiroaster.model.event import Event
+from flexiroaster.model.execution import StageStatus
+from flexiroaster.store.changes import Landed, NewExecution, NewStage, Transition
+from flexiroaster.store.encoding import clean, to_json
+
+__all__ = ["SqliteBackend"]
+
+_NOW = "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', ? || ' seconds')"
+
+_CREATE = f"""
+INSERT INTO executions (id, pipeline_id, pipeline_name, revision, status, variables, triggered_by, total_stages,
+                        completed_stages, created_at, last_seq, fencing_token, lease_owner, claimable_at, claims, goal,
+                        queued, slot, idempotency_key, request_digest, parent_id)
+VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, 1, ?, ?, CASE WHEN ? THEN NULL ELSE {_NOW} END, ?, 'run', ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""  # noqa: S608 - both parts are constants of this file
+_SLOTS = "SELECT slot FROM executions WHERE pipeline_id = ? AND slot IS NOT NULL"
+_QUEUE = "SELECT id FROM executions WHERE pipeline_id = ? AND queued ORDER BY created_at, id LIMIT 1"
+_PROMOTE = f"UPDATE executions SET queued = 0, slot = ?, claimable_at = {_NOW} WHERE id = ?"  # noqa: S608 - as above
+_CREATE_STAGE = """
+INSERT INTO stage_runs (execution_id, stage_id, position, name, status, attempt, output, is_anomaly)
+VALUES (?, ?, ?, ?, ?, 0, ?, 0)
+"""
+_MOVE = """
+UPDATE executions SET status = ?, completed_stages = ?, last_seq = ?, started_at = ?, completed_at = ?, error = ?,
+                      goal = ?,
+                      lease_owner = CASE WHEN ? THEN NULL ELSE lease_owner END,
+                      claimable_at = CASE WHEN ? THEN NULL ELSE claimable_at END,
+                      slot = CASE WHEN ? THEN NULL ELSE slot END,
+                      claims = CASE WHEN ? THEN 1 ELSE claims END
+WHERE id = ? AND fencing_token = ? AND last_seq = ? AND status = ?
+"""
+_HANDLED = f"UPDATE commands SET handled_at = {_NOW}, outcome = ? WHERE id = ?"  # noqa: S608 - as above
+_WANTED = f"""
+UPDATE executions SET claimable_at = {_NOW}
+WHERE id = ? AND EXISTS (SELECT 1 FROM commands WHERE execution_id = executions.id AND handled_at IS NULL)
+"""  # noqa: S608 - as above
+_MOVE_STAGE = """
+UPDATE stage_runs SET status = ?, attempt = ?, started_at = ?, completed_at = ?, retry_at = ?, output = ?,
+                      error = ?, is_anomaly = ?
+WHERE execution_id = ? AND stage_id = ?
+"""
+_ADD_EVENT = """
+INSERT INTO events (execution_id, seq, at, type, level, stage_id, attempt, message, data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class SqliteBackend:
+    """The journal's connection to an SQLite file. Used by one thread at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        try:
+            self._pooled = engine.raw_connection()
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot open the database: {error}") from error
+        self._connection = cast("sqlite3.Connection", self._pooled.driver_connection)
+
+    def apply(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
+        """Apply all in one transaction; what landed, by execution. Raises StoreError."""
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            landed = {item.execution_id: _create(cursor, item) for item in new}
+            landed |= {item.execution_id: _move(cursor, item) for item in transitions}
+            cursor.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            raise StoreError(f"the database refused a write: {error}") from error
+        finally:
+            cursor.close()
+        return {execution_id: result for execution_id, result in landed.items() if result is not None}
+
+    def close(self) -> None:
+        """Give the connection back to the pool."""
+        self._pooled.close()
+
+
+def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Landed | None:
+    slot = _free_slot(cursor, item) if item.concurrency is not None else None
+    queued = item.concurrency is not None and slot is None
+    if queued and not item.queue:
+        return None
+    owner = None if queued else item.owner
+    token = 1 if owner else 0
+    done = sum(stage.taken_over for stage in item.stages)
+    head = (item.execution_id, item.pipeline_id, clean(item.pipeline_name), item.revision, to_json(item.variables))
+    counts = (clean(item.triggered_by), len(item.stages), done, _time(item.event.at))
+    lease = (token, owner, queued, item.lease_seconds if owner else 0, token)
+    keys = (queued, slot, item.idempotency_key, item.request_digest, item.parent_id)
+    cursor.execute(_CREATE, (*head, *counts, *lease, *keys))
+    if cursor.rowcount != 1:
+        return None
+    cursor.executemany(_CREATE_STAGE, [_stage_row(item.execution_id, i, s) for i, s in enumerate(item.stages)])
+    cursor.execute(_ADD_EVENT, _event_row(item.event))
+    return Landed(slot, queued)
+
+
+def _free_slot(cursor: sqlite3.Cursor, item: NewExecution) -> int | None:
+    """The lowest free slot of its pipeline; none while others queue, whom it must not overtake."""
+    if cursor.execute(_QUEUE, (item.pipeline_id,)).fetchone():
+        return None
+    taken = {row[0] for row in cursor.execute(_SLOTS, (item.pipeline_id,))}
+    return next((slot for slot in range(1, (item.concurrency or 0) + 1) if slot not in taken), None)
+
+
+def _stage_row(execution_id: str, position: int, stage: NewStage) -> tuple[object, ...]:
+    status = StageStatus.COMPLETED if stage.taken_over else StageStatus.PENDING
+    return (execution_id, stage.stage_id, position, stage.name, status, to_json(stage.output))
+
+
+def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
+    started, ended = _time(item.started_at), _time(item.completed_at)
+    state = (item.status, item.completed_stages, item.last_seq, started, ended, to_json(item.error), item.goal)
+    flags = (item.release, item.release, item.freed_slot is not None, item.progress)
+    guard = (item.execution_id, item.token, item.expected_seq, item.expected)
+    cursor.execute(_MOVE, state + flags + guard)
+    if cursor.rowcount != 1:
+        return None
+    for s in item.stages:
+        times = (_time(s.started_at), _time(s.completed_at), _time(s.retry_at))
+        row = (s.status, s.attempt, *times, to_json(s.output), to_json(s.error), s.is_anomaly)
+        cursor.execute(_MOVE_STAGE, (*row, item.execution_id, s.stage_id))
+    cursor.executemany(_ADD_EVENT, map(_event_row, item.events))
+    for command_id, outcome in item.handled:
+        cursor.execute(_HANDLED, (0, outcome, command_id))
+    if item.release:  # a command came that its driver has not seen
+        cursor.execute(_WANTED, (0, item.execution_id))
+    if item.freed_slot is not None and (next_one := cursor.execute(_QUEUE, (item.pipeline_id,)).fetchone()):
+        cursor.execute(_PROMOTE, (item.freed_slot, 0, next_one[0]))
+    return Landed()
+
+
+def _event_row(event: Event) -> tuple[object, ...]:
+    head = (event.execution_id, event.seq, _time(event.at), event.type, event.level, event.stage_id, event.attempt)
+    return (*head, clean(event.message), to_json(event.data))
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="microseconds") if at else None

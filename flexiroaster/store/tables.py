@@ -1,0 +1,221 @@
+"""The tables. Times are UTC; JSON columns hold what `store.encoding` wrote."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    types,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+
+from flexiroaster.model.command import CommandKind
+from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+
+__all__ = [
+    "Json",
+    "UtcDateTime",
+    "commands",
+    "events",
+    "executions",
+    "metadata",
+    "pipeline_revisions",
+    "pipelines",
+    "stage_runs",
+]
+
+
+class UtcDateTime(types.TypeDecorator[datetime]):
+    """An aware datetime in UTC: `timestamptz` on PostgreSQL, text of fixed width (so it sorts) on SQLite."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
+        """Choose the column type of the database."""
+        return dialect.type_descriptor(TIMESTAMP(timezone=True) if dialect.name == "postgresql" else String(32))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: ANN401 - the driver's type
+        """Refuse naive datetimes; they would silently mean another time."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime cannot be stored")
+        return value if dialect.name == "postgresql" else value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ANN401, ARG002 - as above
+        """Give the time back in UTC."""
+        if value is None:
+            return None
+        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+
+
+Json = types.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, allowed: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{member.value}'" for member in allowed)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("version", String(255), nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("schedule", String(255)),
+    Column("stage_count", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime),
+    Column("deleted_at", UtcDateTime),
+    Index("ix_pipelines_created_at_id", "created_at", "id"),
+)
+
+pipeline_revisions = Table(
+    "pipeline_revisions",
+    metadata,
+    Column("pipeline_id", String(255), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("definition", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("pipeline_id", String(255), nullable=False),
+    Column("pipeline_name", String(255), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("variables", Json, nullable=False),
+    Column("triggered_by", String(255), nullable=False),
+    Column("total_stages", Integer, nullable=False),
+    Column("completed_stages", Integer, nullable=False),
+    Column("risk_score", Float),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("completed_at", UtcDateTime),
+    Column("error", Json),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("fencing_token", BigInteger, nullable=False),
+    Column("lease_owner", String(255)),
+    Column("claimable_at", UtcDateTime),
+    Column("claims", Integer, nullable=False),
+    Column("goal", String(16), nullable=False),
+    Column("queued", Boolean, nullable=False),
+    Column("slot", Integer),
+    Column("idempotency_key", String(255)),
+    Column("request_digest", String(64)),
+    Column("parent_id", String(64)),
+    _one_of("status", ExecutionStatus),
+    _one_of("goal", Goal),
+    Index("ix_executions_pipeline_id_created_at", "pipeline_id", "created_at"),
+    Index("ix_executions_created_at_id", "created_at", "id"),
+    Index("ix_executions_status_created_at", "status", "created_at"),
+    Index("uq_executions_idempotency_key", "idempotency_key", unique=True),
+)
+Index(
+    "uq_executions_slot",
+    executions.c.pipeline_id,
+    executions.c.slot,
+    unique=True,
+    sqlite_where=executions.c.slot.is_not(None),
+    postgresql_where=executions.c.slot.is_not(None),
+)
+Index(
+    "ix_executions_claimable_at",
+    executions.c.claimable_at,
+    sqlite_where=executions.c.claimable_at.is_not(None),
+    postgresql_where=executions.c.claimable_at.is_not(None),
+)
+Index(
+    "ix_executions_queue",
+    executions.c.pipeline_id,
+    executions.c.created_at,
+    executions.c.id,
+    sqlite_where=executions.c.queued,
+    postgresql_where=executions.c.queued,
+)
+
+stage_runs = Table(
+    "stage_runs",
+    metadata,
+    Column("execution_id", String(64), primary_key=True),
+    Column("stage_id", String(255), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("completed_at", UtcDateTime),
+    Column("retry_at", UtcDateTime),
+    Column("output", Json),
+    Column("error", Json),
+    Column("is_anomaly", Boolean, nullable=False),
+    _one_of("status", StageStatus),
+    sqlite_with_rowid=False,
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("execution_id", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("arguments", Json, nullable=False),
+    Column("requested_by", String(255), nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("handled_at", UtcDateTime),
+    Column("outcome", Text),
+    _one_of("kind", CommandKind),
+)
+Index(
+    "ix_commands_pending",
+    commands.c.execution_id,
+    sqlite_where=commands.c.handled_at.is_(None),
+    postgresql_where=commands.c.handled_at.is_(None),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("execution_id", String(64), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("stage_id", String(255)),
+    Column("attempt", Integer),
+    Column("message", Text, nullable=False),
+    Column("data", Json),
+    sqlite_with_rowid=False,
+)
