@@ -1,0 +1,226 @@
+"""Which network addresses stages may reach: none that are private, unless the host is allowed by name.
+
+The check is made on the address that is then connected to, below the HTTP client: one resolution, one check, one
+connection. So neither a redirect, nor a link in a page, nor a name that resolves differently the second time gets past
+it. `Host` and the name that TLS verifies stay those of the URL.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import httpcore
+import httpx
+
+from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.operators.base import Access
+
+__all__ = ["guarded_client", "is_public", "require_public_literal", "same_origin", "shown_url"]
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_OURS = frozenset({"transport", "mounts", "proxy", "trust_env", "app"})
+
+
+def guarded_client(access: Access, *, verify: ssl.SSLContext | bool = True, **options: object) -> httpx.Client:
+    """An `httpx.Client` that connects to public addresses and to `access.http_hosts` only.
+
+    Proxies and certificates of the environment are ignored: they would decide where a request goes. `options` are
+    those of `httpx.Client`, without the ones that replace the transport. Connecting elsewhere raises StageError
+    (configuration) out of the request.
+    """
+    if replaced := sorted(_OURS & options.keys()):
+        raise TypeError(f"guarded_client() does not take {', '.join(replaced)}")
+    transport = _GuardedTransport(access.http_hosts, verify)
+    return httpx.Client(transport=transport, trust_env=False, **options)  # type: ignore[arg-type]  # checked by httpx
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether an address is one of the public internet, judged by the IPv4 address inside where there is one."""
+    inner = _embedded(address)
+    if inner is not None:
+        return is_public(inner)
+    site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    special = address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
+    return address.is_global and not special and not site_local
+
+
+def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for: mapped, 6to4, Teredo (its client) or NAT64."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    teredo = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)
+
+
+def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
+    """Whether credentials for `one` may go to `other`: same scheme, host and port, or the same host's https."""
+    here, there = _origin(one), _origin(other)
+    upgraded = ("http", one.host, 80) == here and ("https", one.host, 443) == there
+    return here == there or upgraded
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or _DEFAULT_PORTS.get(url.scheme)
+
+
+def shown_url(url: httpx.URL | str) -> str:
+    """A URL for messages: no user, no password, no fragment, and the names but not the values of its query."""
+    parsed = httpx.URL(url)
+    names = "&".join(f"{name}=..." for name in dict(parsed.params))
+    plain = str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
+    return f"{plain}?{names}" if names else plain
+
+
+def require_public_literal(host: str, access: Access) -> None:
+    """Refuse a host that is a private address as it is written; without asking the network, so names pass.
+
+    Raises StageError (configuration).
+    """
+    try:
+        address = ipaddress.ip_address(_normal(host))
+    except ValueError:
+        return
+    if _normal(host) not in map(_normal, access.http_hosts):
+        _refuse_private(host, str(address))
+
+
+class _UrlsWithoutSecrets(logging.Filter):
+    """httpx logs the whole URL of each request; queries and user names may be secret."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(shown_url(arg) if isinstance(arg, httpx.URL) else arg for arg in record.args)
+        return True
+
+
+logging.getLogger("httpx").addFilter(_UrlsWithoutSecrets())
+
+
+class _GuardedBackend(httpcore.SyncBackend):
+    """Resolves a name once, refuses it if any of its addresses is private, and connects to those it checked."""
+
+    def __init__(self, allowed_hosts: Iterable[str]) -> None:
+        self._allowed = frozenset(map(_normal, allowed_hosts))
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address that answers. Raises StageError, httpcore.ConnectError, ConnectTimeout."""
+        failure: Exception | None = None
+        for address in self._checked_addresses(host, port):
+            try:
+                return super().connect_tcp(address, port, timeout, local_address, socket_options or ())
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
+
+    def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ARG002 - httpcore's signature
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 - httpcore's signature
+    ) -> httpcore.NetworkStream:
+        """Never: a socket of this machine is not a public address."""
+        raise StageError(f"unix socket {path} may not be reached", ErrorClass.CONFIGURATION)
+
+    def _checked_addresses(self, host: str, port: int) -> list[str]:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"the name {host!r} cannot be resolved: {error}") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if _normal(host) not in self._allowed:
+            for address in addresses:
+                _refuse_private(host, address)
+        return addresses
+
+
+def _refuse_private(host: str, address: str) -> None:
+    if is_public(ipaddress.ip_address(address)):
+        return
+    subject = f"{host} is" if _normal(host) == _normal(address) else f"{host} resolves to {address},"
+    message = f"{subject} a private or reserved address; list the host in HTTP_ALLOWED_HOSTS to allow it"
+    raise StageError(message, ErrorClass.CONFIGURATION)
+
+
+def _normal(host: str) -> str:
+    return host.strip("[]").rstrip(".").lower()
+
+
+class _GuardedTransport(httpx.BaseTransport):
+    """httpx on an httpcore pool with our network backend; the requests are otherwise what httpx makes them."""
+
+    def __init__(self, allowed_hosts: Iterable[str], verify: ssl.SSLContext | bool) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=httpx.create_ssl_context(verify=verify, trust_env=False),
+            max_connections=10,
+            keepalive_expiry=5.0,
+            network_backend=_GuardedBackend(allowed_hosts),
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request. Raises StageError for a refused address, httpx's errors for the rest."""
+        url = request.url
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        with _as_httpx_errors(request):
+            response = self._pool.handle_request(
+                httpcore.Request(
+                    request.method,
+                    target,
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        stream = _Body(response, request)
+        return httpx.Response(response.status, headers=response.headers, stream=stream, extensions=response.extensions)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response, request: httpx.Request) -> None:
+        self._response = response
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _as_httpx_errors(self._request):
+            yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        self._response.close()
+
+
+_HTTPCORE_ERRORS = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+
+
+@contextmanager
+def _as_httpx_errors(request: httpx.Request) -> Iterator[None]:
+    """httpcore's exceptions as httpx's: they bear the same names."""
+    try:
+        yield
+    except _HTTPCORE_ERRORS as error:
+        raise getattr(httpx, type(error).__name__)(str(error), request=request) from error

@@ -1,0 +1,1 @@
+"""Operators that read: each gives one table and takes none."""

@@ -1,0 +1,78 @@
+"""Read files: csv, tsv, parquet, json, ndjson and arrow, also compressed, also many, also remote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from flexiroaster.errors import Problem, StageError
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.base import NONE, Access, Operator, Result, StageContext
+from flexiroaster.operators.inputs.options import ReadOptions
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["FileConfig", "FileInput"]
+
+FormatName = Literal["auto", "csv", "tsv", "parquet", "json", "ndjson", "arrow"]
+Paths = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class FileConfig(ReadOptions):
+    """`path` is a path, a glob, or a URL that fsspec understands, or a list of them; see `ReadOptions` for the rest."""
+
+    path: Annotated[str, Field(min_length=1)] | Paths
+    format: FormatName = "auto"
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths, also where there is one."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+
+class FileInput(Operator[FileConfig]):
+    """Read one or more files as one table, streaming.
+
+    The format is told from the extension, also behind `.gz`, `.zst`, `.bz2`, `.xz` and `.zip`; all files must have the
+    same columns, except ndjson, where what is missing is null. Files must lie under FILE_ROOTS.
+    """
+
+    stage_type = StageType.INPUT
+    name = "file"
+    config_model = FileConfig
+    arity = NONE
+
+    def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
+        """Paths outside of the roots, and names that do not say what format they have."""
+        from flexiroaster.operators.formats import detect_compression, detect_format
+        from flexiroaster.operators.locations import permit
+
+        for index, path in enumerate(self.config.paths):
+            where = "path" if isinstance(self.config.path, str) else f"path[{index}]"
+            try:
+                permit(path, access)
+            except StageError as error:
+                yield Problem(where, error.message, "file")
+                continue
+            try:
+                if detect_compression(path) is None:
+                    detect_format(path, self.config.format)
+            except StageError as error:
+                yield Problem("format", error.message, "format")
+
+    def run(self, context: StageContext) -> pl.LazyFrame | Result:
+        """The table, lazily, or for a compressed csv written. Raises StageError (configuration, data, transient)
+        naming the file.
+        """
+        from flexiroaster.operators.inputs.packed import read_packed
+        from flexiroaster.operators.inputs.scanning import scan
+        from flexiroaster.operators.inputs.sources import fetched, gather
+
+        folder = context.workdir / "input"
+        files = fetched(self.config.paths, context.access, folder / "fetched")
+        if (file := read_packed(files, self.config, self.config.format, folder)) is not None:
+            return Result(file=file)
+        return scan(gather(files, self.config.format, folder / "unpacked"), self.config, folder / "copies")

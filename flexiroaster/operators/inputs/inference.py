@@ -1,0 +1,279 @@
+"""Column types of Python values, told from all of them: nothing is guessed from a sample and nothing is lost.
+
+    shape = Shape()
+    shape.observe([1, None, 2.5])
+    shape.dtype()             # Float64
+    series("price", [1, None, 2.5], shape)
+
+Ints and floats make floats, dates and timestamps timestamps, objects structs, arrays lists; what else is mixed becomes
+text, in which nested values are JSON. Integers beyond 64 bits (decimals: 38 digits) stay exact, as text; decimals that
+are too long are rounded to floats. Values that are missing are null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum, auto
+from functools import cache
+from typing import Any
+
+import orjson
+import polars as pl
+
+from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.operators.inputs.failures import first_line
+
+__all__ = ["Kind", "Shape", "series", "table_of"]
+
+_MOST_FIELDS = 256
+_MOST_LEVELS = 16
+_DIGITS = 38
+
+Converter = Callable[[Any], Any]
+
+
+class Kind(Enum):
+    """What sort of value one is, before its column is known."""
+
+    BOOLEAN = auto()
+    INTEGER = auto()
+    FLOAT = auto()
+    DECIMAL = auto()
+    TEXT = auto()
+    BINARY = auto()
+    DATE = auto()
+    TIMESTAMP = auto()
+    INSTANT = auto()  # a timestamp with a time zone
+    TIME = auto()
+    DURATION = auto()
+    LIST = auto()
+    OBJECT = auto()
+    OTHER = auto()
+
+
+_KINDS: Mapping[type, Kind] = {
+    bool: Kind.BOOLEAN,
+    int: Kind.INTEGER,
+    float: Kind.FLOAT,
+    Decimal: Kind.DECIMAL,
+    str: Kind.TEXT,
+    bytes: Kind.BINARY,
+    bytearray: Kind.BINARY,
+    memoryview: Kind.BINARY,
+    datetime: Kind.TIMESTAMP,
+    date: Kind.DATE,
+    time: Kind.TIME,
+    timedelta: Kind.DURATION,
+    list: Kind.LIST,
+    tuple: Kind.LIST,
+    dict: Kind.OBJECT,
+}
+
+_SIMPLE: Mapping[Kind, pl.DataType] = {
+    Kind.BOOLEAN: pl.Boolean(),
+    Kind.FLOAT: pl.Float64(),
+    Kind.BINARY: pl.Binary(),
+    Kind.DATE: pl.Date(),
+    Kind.TIMESTAMP: pl.Datetime("us"),
+    Kind.INSTANT: pl.Datetime("us", "UTC"),
+    Kind.TIME: pl.Time(),
+    Kind.DURATION: pl.Duration("us"),
+}
+
+
+@cache
+def _kind_of_type(python_type: type) -> Kind:
+    return next((_KINDS[base] for base in python_type.__mro__ if base in _KINDS), Kind.OTHER)
+
+
+class Shape:
+    """What the values of a column were, as far as they were seen. It only ever widens.
+
+    `kinds` and the `scale` of decimals may be given where they are known without values (a database says them).
+    """
+
+    def __init__(self, kinds: Iterable[Kind] = (), level: int = 0, scale: int = 0) -> None:
+        self.kinds = set(kinds)
+        self.fields: dict[str, Shape] = {}
+        self._items: Shape | None = None
+        self._level = level
+        self._least = self._most = 0
+        self._whole_digits, self._scale = 0, scale
+
+    def observe(self, values: Iterable[Any]) -> None:
+        """Take more values of the column into account."""
+        by_kind: dict[Kind, list[Any]] = {}
+        values = values if isinstance(values, Sequence) else list(values)
+        present = {t: _kind_of_type(t) for t in set(map(type, values)) - {type(None)}}
+        self.kinds |= set(present.values()) - {Kind.TIMESTAMP, Kind.DECIMAL}
+        looked_into = {t for t, kind in present.items() if kind in self._INSPECTORS}
+        for value in values if looked_into else ():
+            if type(value) in looked_into:
+                by_kind.setdefault(present[type(value)], []).append(value)
+        for kind, members in by_kind.items():
+            self._INSPECTORS[kind](self, members)
+
+    def _observe_integers(self, values: list[int]) -> None:
+        self._least = min(self._least, min(values))
+        self._most = max(self._most, max(values))
+
+    def _observe_decimals(self, values: list[Decimal]) -> None:
+        for value in values:
+            _, digits, exponent = value.as_tuple()
+            if not isinstance(exponent, int):  # NaN and infinity
+                self.kinds.add(Kind.FLOAT)
+                continue
+            self.kinds.add(Kind.DECIMAL)
+            self._scale = max(self._scale, -exponent)
+            self._whole_digits = max(self._whole_digits, len(digits) + exponent)
+
+    def _observe_timestamps(self, values: list[datetime]) -> None:
+        self.kinds |= {Kind.TIMESTAMP if value.tzinfo is None else Kind.INSTANT for value in values}
+
+    def _observe_lists(self, values: list[Sequence[Any]]) -> None:
+        if self._level < _MOST_LEVELS:
+            self._item_shape().observe([item for value in values for item in value])
+
+    def _observe_objects(self, values: list[dict[str, Any]]) -> None:
+        names = dict.fromkeys(key for value in values for key in value)
+        for name in names:
+            self.fields.setdefault(name, Shape(level=self._level + 1))
+        if self._level >= _MOST_LEVELS or len(self.fields) > _MOST_FIELDS:
+            return  # these are not fields but keys of a mapping: it stays JSON
+        for name in names:
+            self.fields[name].observe([value.get(name) for value in values])
+
+    _INSPECTORS: Mapping[Kind, Callable[[Shape, list[Any]], None]] = {
+        Kind.INTEGER: _observe_integers,
+        Kind.DECIMAL: _observe_decimals,
+        Kind.TIMESTAMP: _observe_timestamps,
+        Kind.LIST: _observe_lists,
+        Kind.OBJECT: _observe_objects,
+    }
+
+    def _item_shape(self) -> Shape:
+        if self._items is None:
+            self._items = Shape(level=self._level + 1)
+        return self._items
+
+    def dtype(self) -> pl.DataType:
+        """The type that holds every value seen, `Null` where none was."""
+        kinds = self.kinds
+        if not kinds:
+            return pl.Null()
+        if kinds <= {Kind.INTEGER, Kind.FLOAT, Kind.DECIMAL}:
+            return self._number()
+        if kinds == {Kind.DATE, Kind.TIMESTAMP}:
+            return _SIMPLE[Kind.TIMESTAMP]
+        if len(kinds) > 1 or self._level >= _MOST_LEVELS:
+            return pl.String()
+        (kind,) = kinds
+        if kind is Kind.LIST:
+            return pl.List(self._item_shape().dtype())
+        if kind is Kind.OBJECT and 0 < len(self.fields) <= _MOST_FIELDS:
+            return pl.Struct({name: shape.dtype() for name, shape in self.fields.items()})
+        return _SIMPLE.get(kind, pl.String())
+
+    def _number(self) -> pl.DataType:
+        if Kind.FLOAT in self.kinds:
+            return pl.Float64()
+        if Kind.DECIMAL in self.kinds:
+            whole = max(self._whole_digits, len(str(max(-self._least, self._most))))
+            if whole + self._scale <= _DIGITS:
+                return pl.Decimal(_DIGITS, self._scale)
+            return pl.Float64() if self._scale else pl.String()
+        if self._least >= -(2**63) and self._most < 2**63:
+            return pl.Int64()
+        return pl.UInt64() if self._least >= 0 and self._most < 2**64 else pl.String()
+
+    def converter(self) -> Converter | None:
+        """What makes a value one of `dtype()`; None where every value is one already."""
+        dtype = self.dtype()
+        if isinstance(dtype, pl.List):
+            return _list_converter(self._item_shape().converter())
+        if isinstance(dtype, pl.Struct):
+            return _struct_converter({name: shape.converter() for name, shape in self.fields.items()})
+        if isinstance(dtype, pl.String):
+            return None if self.kinds == {Kind.TEXT} else _as_text
+        if isinstance(dtype, pl.Datetime):
+            return _as_utc if dtype.time_zone else (_as_timestamp if Kind.DATE in self.kinds else None)
+        exact = {pl.Float64: float, pl.Decimal: Decimal} if self.kinds != {Kind.FLOAT} else {}
+        return bytes if isinstance(dtype, pl.Binary) else exact.get(type(dtype))
+
+
+def _list_converter(item: Converter | None) -> Converter | None:
+    if item is None:
+        return None
+    return lambda value: [None if member is None else item(member) for member in value]
+
+
+def _struct_converter(fields: Mapping[str, Converter | None]) -> Converter | None:
+    needed = {name: convert for name, convert in fields.items() if convert is not None}
+    if not needed:
+        return None
+
+    def convert(value: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: needed[name](member) if member is not None and name in needed else member
+            for name, member in value.items()
+        }
+
+    return convert
+
+
+def _as_text(value: object) -> str:
+    """Text as it is; scalars as JSON or ISO 8601 would write them; nested values as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list | tuple):
+        return _as_json(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else str(value)
+
+
+def _as_json(value: object) -> str:
+    try:
+        return orjson.dumps(value, default=_as_text, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:  # it knows integers of 64 bits only
+        return json.dumps(value, default=_as_text, ensure_ascii=False, separators=(",", ":"))
+
+
+def _as_utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+def _as_timestamp(value: date) -> datetime:
+    return value if isinstance(value, datetime) else datetime.combine(value, time())
+
+
+def series(name: str, values: Sequence[Any], shape: Shape) -> pl.Series:
+    """The values as a column of the shape's type; the shape must have observed them.
+
+    Raises StageError (data) for a value that no column can hold (a number or a time out of every range).
+    """
+    try:
+        convert = shape.converter()
+        if convert is not None:
+            values = [None if value is None else convert(value) for value in values]
+        return pl.Series(name, values, dtype=shape.dtype(), strict=True)
+    except (TypeError, ValueError, ArithmeticError, pl.exceptions.PolarsError) as error:
+        raise StageError(f"column {name!r}: {first_line(error)}", ErrorClass.DATA) from error
+
+
+def table_of(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Records as a table: the columns in the order they first appear, missing keys null."""
+    return pl.DataFrame(list(_columns_of(records)))
+
+
+def _columns_of(records: Sequence[Mapping[str, Any]]) -> Iterator[pl.Series]:
+    for name in dict.fromkeys(key for record in records for key in record):
+        values = [record.get(name) for record in records]
+        shape = Shape()
+        shape.observe(values)
+        yield series(name, values, shape)

@@ -1,0 +1,210 @@
+"""Local files of one format as one lazy frame that streams: what is larger than memory stays on disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flexiroaster.operators.dtypes import parse_dtype
+from flexiroaster.operators.formats import Format, binary_format_of_file
+from flexiroaster.operators.inputs import json_lines
+from flexiroaster.operators.inputs.csv_errors import CsvFile
+from flexiroaster.operators.inputs.failures import damaged, first_line, not_utf8, reading
+from flexiroaster.operators.inputs.json_documents import read_json
+from flexiroaster.operators.inputs.options import LOSSY, ReadOptions
+from flexiroaster.operators.inputs.overrides import require_columns, require_new_column, with_types
+from flexiroaster.operators.inputs.sources import Source
+
+__all__ = ["scan"]
+
+_SNIFFED = 1 << 16
+_SMALL = 8 << 20
+_PROBED_ROWS = 1000
+_BLOCK = 1 << 20
+
+
+def scan(sources: Sequence[Source], options: ReadOptions, folder: Path) -> pl.LazyFrame:
+    """The rows of all sources (at least one, all of one format), in order.
+
+    Schemas are read and compared now, rows when the frame is collected. Copies go to `folder`. Raises StageError: data
+    when a file is not what its format asks for, configuration when options name columns that are not there.
+    """
+    overrides = {name: parse_dtype(dtype) for name, dtype in (options.schema_ or {}).items()}
+    for source in sources:
+        _refuse_other_format(source)
+    match sources[0].format:
+        case Format.CSV | Format.TSV:
+            frame = _scan_csv(sources, options, overrides, folder)
+        case Format.PARQUET | Format.ARROW:
+            frame = _scan_columnar(sources, options, overrides, folder)
+        case Format.NDJSON:
+            frame = json_lines.scan(sources, options, overrides, folder)
+        case Format.JSON:
+            frame = with_types(read_json(sources, options.file_column), overrides, sources[0].label)
+    return _chosen(frame, options, sources[0].label)
+
+
+def _refuse_other_format(source: Source) -> None:
+    """What the first and the last bytes say, before a parser trips over the ones between."""
+    shown, complete = binary_format_of_file(source.path)
+    if shown is not None and shown is not source.format:
+        article = "an" if shown is Format.ARROW else "a"
+        raise damaged(source.label, f"is {article} {shown} file, not {source.format}: set `format`, or rename it")
+    if shown is None and source.format is Format.PARQUET and source.path.stat().st_size:
+        raise damaged(source.label, "is not a parquet file: it does not begin with PAR1")
+    if not complete:
+        raise damaged(source.label, "is truncated: it does not end as it begins")
+
+
+def _chosen(frame: pl.LazyFrame, options: ReadOptions, label: str) -> pl.LazyFrame:
+    if options.columns is not None:
+        require_columns(options.columns, frame.collect_schema().names(), "columns", label)
+        extra = [options.file_column] if options.file_column else []
+        frame = frame.select(list(dict.fromkeys([*options.columns, *extra])))
+    return frame if options.rows is None else frame.head(options.rows)
+
+
+def _scan_csv(
+    sources: Sequence[Source], options: ReadOptions, overrides: Mapping[str, pl.DataType], folder: Path
+) -> pl.LazyFrame:
+    paths = [_as_utf8(source, options.encoding, folder) for source in sources]
+    labels = [source.label for source in sources]
+    dialect: dict[str, Any] = {
+        "separator": options.separator or ("\t" if sources[0].format is Format.TSV else ","),
+        "has_header": options.has_header,
+        "quote_char": options.quote,
+        "skip_rows": options.skip_rows,
+        "encoding": LOSSY if options.encoding == LOSSY else "utf8",
+        "glob": False,
+    }
+    _require_same_header(paths, labels, dialect, options.file_column, list(overrides))
+    dialect |= {"null_values": options.null_values or None, "try_parse_dates": options.try_parse_dates}
+    with reading(labels[0] if len(paths) == 1 else f"{labels[0]} to {labels[-1]}"):
+        inferred: dict[str, Any] = {"infer_schema_length": options.infer_rows, "infer_schema_files": len(paths)}
+        types = pl.scan_csv(paths, **dialect, **inferred, schema_overrides=dict(overrides)).collect_schema()
+    typed = {**dialect, "schema_overrides": types, "infer_schema": False}
+    for path, label in [] if sources[0].packed else zip(paths, labels, strict=True):
+        with CsvFile(path, label, dialect, types, overrides).reading():
+            _probe(pl.scan_csv(path, **typed), path.stat().st_size)
+    frame = pl.scan_csv(paths, **typed, include_file_paths=options.file_column)
+    if options.file_column:
+        names = dict(zip(map(str, paths), labels, strict=True))
+        frame = frame.with_columns(pl.col(options.file_column).replace_strict(names, return_dtype=pl.String()))
+    return frame
+
+
+def _probe(frame: pl.LazyFrame, size: int) -> None:
+    """Read the beginning, of a small file all: what is wrong there is found now, while the file can be named."""
+    rows = frame if size <= _SMALL else frame.head(_PROBED_ROWS)
+    rows.select(pl.all().null_count()).collect(engine="streaming")
+
+
+def _require_same_header(
+    paths: Sequence[Path], labels: Sequence[str], dialect: Mapping[str, Any], added: str | None, overridden: list[str]
+) -> None:
+    first: list[str] = []
+    for path, label in zip(paths, labels, strict=True):
+        with CsvFile(path, label, dialect).reading():
+            names = pl.scan_csv(path, **dialect, infer_schema=False).collect_schema().names()
+        if dialect["encoding"] != LOSSY and any("\ufffd" in name for name in names):
+            _require_utf8(path, label)  # polars replaces what it cannot read in a header
+        first = first or names
+        if names != first:
+            raise damaged(label, f"its columns are {_listed(names)}, those of {labels[0]} are {_listed(first)}")
+    if added:
+        require_new_column(added, first, labels[0])
+    require_columns(overridden, first, "schema", labels[0])
+
+
+def _require_utf8(path: Path, label: str) -> None:
+    fault = not_utf8(path)
+    if fault is not None:
+        raise damaged(label, fault)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:20]))
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
+
+
+def _as_utf8(source: Source, encoding: str, folder: Path) -> Path:
+    """The file, or a copy of it in UTF-8, after a look at whether it is text at all."""
+    if source.packed:
+        return source.path
+    if not source.path.stat().st_size:
+        raise damaged(source.label, "file is empty")
+    if encoding in {"utf-8", "ascii", LOSSY}:
+        with source.path.open("rb") as file:
+            if b"\0" in file.read(_SNIFFED):
+                raise damaged(source.label, "is not UTF-8 text (it has NUL bytes); if it is UTF-16, set `encoding`")
+        return source.path
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"utf8-{sum(1 for _ in folder.iterdir()):05d}"
+    try:
+        with (
+            source.path.open(encoding=encoding, newline="") as text,
+            target.open("w", encoding="utf-8", newline="") as copy,
+        ):
+            shutil.copyfileobj(text, copy, _BLOCK)
+    except UnicodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else first_line(error)
+        raise damaged(source.label, f"is not {encoding} text ({byte})") from error
+    return target
+
+
+def _scan_columnar(
+    sources: Sequence[Source], options: ReadOptions, overrides: Mapping[str, pl.DataType], folder: Path
+) -> pl.LazyFrame:
+    frames = []
+    first: pl.Schema | None = None
+    for source in sources:
+        if not source.path.stat().st_size:
+            raise damaged(source.label, "file is empty")
+        with reading(source.label):
+            frame = with_types(_opened(source, folder), overrides, source.label)
+            schema = frame.collect_schema()
+        first = first or schema
+        _require_same_schema(schema, first, source.label, sources[0].label)
+        if options.file_column:
+            require_new_column(options.file_column, schema.names(), source.label)
+            frame = frame.with_columns(pl.lit(source.label).alias(options.file_column))
+        frames.append(frame)
+    return pl.concat(frames, how="vertical") if len(frames) > 1 else frames[0]
+
+
+def _opened(source: Source, folder: Path) -> pl.LazyFrame:
+    if source.format is Format.PARQUET:
+        return pl.scan_parquet(source.path, glob=False, hive_partitioning=False)
+    with source.path.open("rb") as file:
+        is_file_format = file.read(6) == b"ARROW1"
+    path = source.path if is_file_format else _arrow_file_of_stream(source, folder)
+    return pl.scan_ipc(path, glob=False, hive_partitioning=False)
+
+
+def _arrow_file_of_stream(source: Source, folder: Path) -> Path:
+    """Arrow's streaming format, copied batch by batch into its file format, which is the one that can be scanned."""
+    import pyarrow as pa
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"arrow-{sum(1 for _ in folder.iterdir()):05d}"
+    try:
+        with pa.ipc.open_stream(str(source.path)) as stream, pa.ipc.new_file(str(target), stream.schema) as copy:
+            for batch in stream:
+                copy.write_batch(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(source.label, f"is not an Arrow file: {first_line(error)}") from error
+    return target
+
+
+def _require_same_schema(schema: pl.Schema, first: pl.Schema, label: str, first_label: str) -> None:
+    if schema.names() != first.names():
+        what = f"its columns are {_listed(schema.names())}, those of {first_label} are {_listed(first.names())}"
+        raise damaged(label, what)
+    for name, dtype in schema.items():
+        if dtype != first[name]:
+            what = f"column {name!r} is {dtype}, in {first_label} it is {first[name]}: set its type in `schema`"
+            raise damaged(label, what)

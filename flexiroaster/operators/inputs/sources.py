@@ -1,0 +1,65 @@
+"""From what a config names to plain local files: found, fetched, decompressed, each of them of a known format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.operators.base import Access
+from flexiroaster.operators.formats import (
+    AUTO,
+    Format,
+    compression_of_file,
+    detect_compression,
+    detect_format,
+    format_of_name,
+    unpack,
+)
+from flexiroaster.operators.locations import fetch, resolve
+
+__all__ = ["Source", "fetched", "gather", "plain_sources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A local file and what messages and the file column call it. `packed`: a csv in gzip; others not compressed."""
+
+    path: Path
+    label: str
+    format: Format
+    packed: bool = False
+
+
+def fetched(paths: Iterable[str], access: Access, folder: Path) -> list[tuple[Path, str]]:
+    """All files that the paths, globs and URLs name, in that order, each once, with their labels.
+
+    What has to be fetched goes to `folder`. Raises StageError.
+    """
+    found = dict.fromkeys(place for path in paths for place in resolve(path, access))
+    return [(fetch(place, folder), place.label) for place in found]
+
+
+def gather(files: Iterable[tuple[Path, str]], given: str, folder: Path) -> list[Source]:
+    """Plain files of one format; what has to be decompressed goes to `folder`. Raises StageError."""
+    sources = [source for path, label in files for source in plain_sources(path, label, given, folder)]
+    _refuse_mixture(sources)
+    return sources
+
+
+def plain_sources(path: Path, label: str, given: str, folder: Path) -> Iterator[Source]:
+    """The file itself, or what is inside when its name or its first bytes say that it is compressed."""
+    compression = detect_compression(label) or compression_of_file(path)
+    inside = unpack(path, compression, folder, label) if compression else [(path, label)]
+    for file, name in inside:
+        told = format_of_name(name) or format_of_name(label) if given == AUTO else None
+        yield Source(file, name, told or detect_format(name, given))
+
+
+def _refuse_mixture(sources: list[Source]) -> None:
+    first = sources[0]
+    for source in sources:
+        if source.format is not first.format:
+            message = f"{source.label} is {source.format}, but {first.label} is {first.format}: read them separately"
+            raise StageError(message, ErrorClass.CONFIGURATION)

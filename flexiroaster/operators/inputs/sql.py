@@ -1,0 +1,180 @@
+"""Read the result of a query, in batches, whatever its size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from pydantic import Field
+
+from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, StageContext
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import polars as pl
+    import psycopg
+    from sqlalchemy import URL, Connection, CursorResult, TextClause
+
+    from flexiroaster.operators.inputs.inference import Shape
+
+__all__ = ["SqlConfig", "SqlInput"]
+
+_SQLITE_ATTACH = 24  # the action code that sqlite3's authorizer is asked about
+_SQLITE_STEPS = 10_000  # virtual machine instructions between two looks at the clock
+
+
+class SqlConfig(OperatorConfig):
+    """`connection` is a name of CONNECTIONS. `parameters` are bound to `:name` in the query; a list for `IN :name`.
+
+    `timeout` (s) is for the whole query, `batch_size` the rows that memory holds at a time.
+    """
+
+    connection: str = Field(min_length=1)
+    query: str = Field(min_length=1, json_schema_extra={"template": False})
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    batch_size: int = Field(default=50_000, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
+
+
+class SqlInput(Operator[SqlConfig]):
+    """Run a query that only reads, and take its result as the table.
+
+    The result streams through a file, so it may be larger than memory. Types are those of the values: of all of them,
+    not of the first. On SQLite the file is opened read-only, on PostgreSQL the transaction is.
+    """
+
+    stage_type = StageType.INPUT
+    name = "sql"
+    config_model = SqlConfig
+    arity = NONE
+
+    def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
+        """An unknown connection; parameters without a value, and values without a parameter."""
+        name = self.config.connection
+        if name not in access.connections:
+            yield Problem("connection", f"unknown connection {name!r}{near(name, access.connections)}", "connection")
+        wanted, given = self._wanted(), self.config.parameters
+        for missing in sorted(wanted - given.keys()):
+            yield Problem("parameters", f"has no value for :{missing} of the query", "parameter")
+        for extra in sorted(given.keys() - wanted):
+            yield Problem(f"parameters.{extra}", f"the query has no :{extra}{near(extra, wanted)}", "parameter")
+
+    def _wanted(self) -> set[str]:
+        from sqlalchemy import text
+
+        return set(text(self.config.query).compile().params)
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """The result, lazily, from a file in `workdir`. Raises StageError, never with the statement's values."""
+        from flexiroaster.operators.databases import normalize_url
+        from flexiroaster.operators.inputs.sql_errors import querying
+
+        name = self.config.connection
+        if name not in context.access.connections:
+            message = f"unknown connection {name!r}{near(name, context.access.connections)}"
+            raise StageError(message, ErrorClass.CONFIGURATION)
+        url = _read_only(normalize_url(context.access.connections[name]), name)
+        with _connected(url, name) as connection, querying(name, url):
+            deadline = _limit(connection, self.config.timeout)
+            batches = connection.execute(self._statement(), self.config.parameters)
+            return self._spooled(batches, context.workdir / "query", deadline)
+
+    def _statement(self) -> TextClause:
+        from sqlalchemy import bindparam, text
+
+        lists = [name for name, value in self.config.parameters.items() if isinstance(value, list | tuple)]
+        statement = text(self.config.query)
+        options = {"yield_per": self.config.batch_size}
+        return statement.bindparams(*(bindparam(name, expanding=True) for name in lists)).execution_options(**options)
+
+    def _spooled(self, result: CursorResult[Any], folder: Path, deadline: float | None) -> pl.LazyFrame:
+        from flexiroaster.operators.inputs.spool import Spool
+
+        names = _names(result)
+        spool = Spool(folder, _declared(result))
+        for rows in result.partitions(self.config.batch_size):
+            if deadline is not None and time.monotonic() > deadline:
+                raise StageError(f"the query took more than {self.config.timeout:g} s", ErrorClass.TIMEOUT)
+            spool.append(dict(zip(names, zip(*rows, strict=True), strict=True)))
+        return spool.finish()
+
+
+def _read_only(url: URL, name: str) -> URL:
+    """An SQLite file opened so that nothing can be written, nor the file made; other URLs as they are."""
+    if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"} or "uri" in url.query:
+        return url
+    file = Path(url.database or "").absolute()
+    if not file.is_file():
+        raise StageError(f"connection {name!r}: the SQLite file does not exist", ErrorClass.CONFIGURATION)
+    return url.set(database=f"file:{quote(str(file))}", query={**url.query, "mode": "ro", "uri": "true"})
+
+
+@contextmanager
+def _connected(url: URL, name: str) -> Iterator[Connection]:
+    from flexiroaster.operators.databases import READS, engine_for
+    from flexiroaster.operators.inputs.sql_errors import connecting
+
+    with connecting(name, url):
+        engine = engine_for(url.render_as_string(hide_password=False))
+        connection = engine.execution_options(**READS).connect()
+    with connection:
+        if connection.dialect.name == "postgresql":
+            connection.execution_options(postgresql_readonly=True)
+        elif connection.dialect.name == "sqlite":
+            connection.detach()  # not kept: the next attempt may find another file in its place
+            _restrict_sqlite(connection)
+        yield connection
+
+
+def _restrict_sqlite(connection: Connection) -> None:
+    """No writing, and no other files: ATTACH would open any that the process may read."""
+    driver = _sqlite(connection)
+    driver.execute("PRAGMA query_only = ON")
+    driver.set_authorizer(lambda action, *_: int(action == _SQLITE_ATTACH))
+
+
+def _sqlite(connection: Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
+
+
+def _limit(connection: Connection, timeout: float | None) -> float | None:
+    """Have the database end what takes longer; the deadline on our clock, for what it does not count itself."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if connection.dialect.name == "sqlite" and deadline is not None:
+        _sqlite(connection).set_progress_handler(lambda: int(time.monotonic() > deadline), _SQLITE_STEPS)
+    elif connection.dialect.name == "postgresql" and timeout is not None:
+        limit = f"{max(1, round(timeout * 1000))}ms"
+        connection.exec_driver_sql("SELECT set_config('statement_timeout', %s, true)", (limit,))
+    return deadline
+
+
+def _names(result: CursorResult[Any]) -> list[str]:
+    if not result.returns_rows:
+        raise StageError("the query returns no rows: an input reads, it does not write", ErrorClass.CODE)
+    names = list(result.keys())
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            message = f"the query gives two columns named {name!r}: name one of them with AS"
+            raise StageError(message, ErrorClass.CODE)
+    return names
+
+
+def _declared(result: CursorResult[Any]) -> dict[str, Shape]:
+    """The columns with what the database says of their types: PostgreSQL does, SQLite has types of values only."""
+    from flexiroaster.operators.inputs.inference import Shape
+
+    names = list(result.keys())
+    cursor = result.cursor
+    if type(cursor).__module__.partition(".")[0] != "psycopg":
+        return {name: Shape() for name in names}
+    from flexiroaster.operators.inputs.postgres_types import shape_of
+
+    columns = cast("psycopg.Cursor[Any]", cursor).description or ()
+    return {name: shape_of(column) for name, column in zip(names, columns, strict=True)}

@@ -1,0 +1,230 @@
+"""Which files stages may touch: those under an allowed root, by their real place.
+
+A root is a folder, or the beginning of a URL that fsspec understands (`s3://bucket/data`). Local paths are judged after
+symbolic links and `..` are resolved, and used as resolved; URLs segment by segment.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.operators.base import Access
+
+__all__ = ["Location", "fetch", "filesystem", "permit", "resolve", "writable"]
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)://")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One permitted file: an absolute local path, or a URL. `label` is what messages and columns call it."""
+
+    uri: str
+    label: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies in the local file system."""
+        return _SCHEME.match(self.uri) is None
+
+    @property
+    def path(self) -> Path:
+        """The local path. Raises ValueError for a URL."""
+        if not self.is_local:
+            raise ValueError(f"{self.label} is not a local file")
+        return Path(self.uri)
+
+
+def resolve(path: str, access: Access) -> list[Location]:
+    """The files that a path, glob or URL names: at least one, sorted.
+
+    Raises StageError (configuration) when there is none, or one lies outside of `access.file_roots`.
+    """
+    place = permit(path, access)
+    return _resolve_local(path, place.path, access) if place.is_local else _resolve_url(place.uri, access)
+
+
+def writable(path: str, access: Access) -> Location:
+    """The file that an output may write, with parents that need not exist. Raises StageError (configuration)."""
+    place = permit(path, access, wildcards=False)
+    if place.is_local and place.path.is_dir():
+        raise _refused(f"{path!r} is a folder: name a file")
+    return place
+
+
+def permit(path: str, access: Access, *, wildcards: bool = True) -> Location:
+    """The real place of a path or URL, which need not exist. Raises StageError (configuration) if not permitted.
+
+    Of a glob the part before its first wildcard is judged; what it matches is judged again by `resolve`. Without
+    `wildcards` their characters stand for themselves.
+    """
+    if "\0" in path or not path.strip():
+        raise _refused(f"{path!r} is not a path")
+    scheme = _scheme(path)
+    if scheme is None or scheme == "file":
+        local = _path_of_file_url(path) if scheme else path
+        return _permit_local(path, local, access, wildcards)
+    return _permit_url(path, scheme, access)
+
+
+def fetch(location: Location, folder: Path) -> Path:
+    """A local copy: the file itself if it is local, else a new file in `folder`, copied block by block.
+
+    Raises StageError: configuration if it is absent or forbidden, transient when the transfer breaks off.
+    """
+    if location.is_local:
+        return location.path
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{sum(1 for _ in folder.iterdir()):05d}"
+    files, remote = filesystem(location.uri)
+    with _failures_named(location.label):
+        files.get_file(remote, str(target))
+    return target
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it.
+
+    Raises StageError (configuration) when there is none for the scheme, or its package is not installed.
+    """
+    import fsspec
+    from fsspec.registry import known_implementations
+
+    scheme = _scheme(url) or "file"
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        hint = known_implementations.get(scheme, {}).get("err", str(error))
+        raise _refused(f"{scheme}:// needs a package that is not installed: {hint}") from error
+    except ValueError as error:
+        raise _refused(f"{url!r}: {error}") from error
+    return files, path
+
+
+def _scheme(path: str) -> str | None:
+    match = _SCHEME.match(path)
+    return match[1].lower() if match else None
+
+
+def _path_of_file_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc not in {"", "localhost"}:
+        raise _refused(f"{url!r}: a file:// URL names a local file, not one of the host {parts.netloc!r}")
+    return unquote(parts.path)
+
+
+def _permit_local(given: str, path: str, access: Access, wildcards: bool) -> Location:
+    absolute = Path.cwd() / path
+    try:
+        fixed, pattern = _split_at_wildcard(absolute) if wildcards else (absolute, None)
+        place = fixed.resolve()
+    except (OSError, RuntimeError) as error:  # a name too long, links in a circle
+        raise _refused(f"{given!r} cannot be a path: {error}") from error
+    if pattern is not None and ".." in pattern.parts:
+        raise _refused(f"{given!r}: '..' may not follow a wildcard")
+    if _label_under_roots(place, access) is None:
+        raise _outside(given, access)
+    return Location(str(place / pattern) if pattern else str(place), given)
+
+
+def _split_at_wildcard(path: Path) -> tuple[Path, Path | None]:
+    """The part before the first component with a wildcard, and the rest; a file that bears the literal name wins."""
+    wild = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), None)
+    if path.exists() or wild is None:
+        return path, None
+    return Path(*path.parts[:wild]), Path(*path.parts[wild:])
+
+
+def _label_under_roots(place: Path, access: Access) -> str | None:
+    """The path relative to the innermost root that holds it; None if no root does."""
+    holding = [root for root in _local_roots(access) if place.is_relative_to(root)]
+    if not holding:
+        return None
+    return place.relative_to(max(holding, key=lambda root: len(root.parts))).as_posix()
+
+
+def _local_roots(access: Access) -> Iterator[Path]:
+    for root in access.file_roots:
+        scheme = _scheme(root)
+        if scheme in {None, "file"}:
+            yield (Path.cwd() / (_path_of_file_url(root) if scheme else root)).resolve()
+
+
+def _resolve_local(given: str, place: Path, access: Access) -> list[Location]:
+    fixed, pattern = _split_at_wildcard(place)
+    if pattern is None:
+        if place.is_dir():
+            raise _refused(f"{given!r} is a folder: name its files, such as {str(PurePosixPath(given) / '*.csv')!r}")
+        if not place.exists():
+            raise _refused(f"file {given!r} does not exist")
+        return [_found(place, given, access)]
+    matches = sorted(glob.glob(str(pattern), root_dir=fixed, recursive=True))  # noqa: PTH207 - skips hidden files
+    files = [fixed / match for match in matches if not (fixed / match).is_dir()]
+    if not files:
+        raise _refused(f"no file matches {given!r}")
+    return [_found(file, file.relative_to(fixed).as_posix(), access) for file in files]
+
+
+def _found(file: Path, shown: str, access: Access) -> Location:
+    place = file.resolve()
+    label = _label_under_roots(place, access)
+    if label is None:
+        raise _outside(shown, access)
+    return Location(str(place), label)
+
+
+def _permit_url(url: str, scheme: str, access: Access) -> Location:
+    if "::" in url:
+        raise _refused(f"{url!r}: chained URLs ('::') are not permitted")
+    if scheme in {"http", "https"}:
+        raise _refused(f"{url!r}: read web addresses with the http input")
+    if not any(_is_below(url, root) for root in access.file_roots if _scheme(root) == scheme):
+        raise _outside(url, access)
+    return Location(url, url)
+
+
+def _is_below(url: str, root: str) -> bool:
+    """Whether a URL lies at or under another, compared by whole segments; `.` and `..` lie under nothing."""
+    rest = url.partition("://")[2].lstrip("/")
+    top = root.partition("://")[2].strip("/")
+    if {".", ".."} & set(unquote(rest).replace("\\", "/").split("/")):
+        return False
+    return not top or rest == top or rest.startswith(f"{top}/")
+
+
+def _resolve_url(url: str, access: Access) -> list[Location]:
+    files, path = filesystem(url)
+    with _failures_named(url):
+        wild = glob.has_magic(path)
+        found = sorted(files.glob(path)) if wild else [path] * files.isfile(path)
+    if not found:
+        raise _refused(f"no file matches {url!r}" if wild else f"file {url!r} does not exist")
+    return [permit(str(files.unstrip_protocol(name)), access) for name in found]
+
+
+@contextmanager
+def _failures_named(label: str) -> Iterator[None]:
+    """What file systems raise, as a StageError that names the file and says whether to try again."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise _refused(f"{label}: {error.strerror or error}") from error
+    except OSError as error:
+        raise StageError(f"{label}: {error}", ErrorClass.TRANSIENT) from error
+
+
+def _outside(shown: str, access: Access) -> StageError:
+    roots = ", ".join(access.file_roots) or "none"
+    return _refused(f"file {shown!r} is outside the allowed roots (FILE_ROOTS): {roots}")
+
+
+def _refused(message: str) -> StageError:
+    return StageError(message, ErrorClass.CONFIGURATION)

@@ -1,0 +1,1 @@
+"""Operators that write: they take effect once and know how to undo it."""

@@ -1,0 +1,218 @@
+"""`destination: http`: rows sent to a receiver in batches, at least once, each batch with its idempotency key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field
+
+from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.base import (
+    ONE,
+    Access,
+    OperatorConfig,
+    OutputOperator,
+    Result,
+    SecretRef,
+    StageContext,
+    reveal,
+)
+from flexiroaster.operators.outputs.effects import fill, gone, outcome
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from flexiroaster.operators.outputs.delivery import Delivery
+
+__all__ = ["HttpOutput", "HttpOutputConfig", "UndoRequest"]
+
+Headers = Mapping[str, str | SecretRef]
+
+_OURS = frozenset({"idempotency-key", "content-length", "transfer-encoding"})
+_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson"}
+
+
+class UndoRequest(OperatorConfig):
+    """The request that takes a delivery back. In `url` and `body` `{execution_id}` and `{stage_id}` are filled in."""
+
+    url: str = Field(min_length=1)
+    method: Literal["DELETE", "POST"] = "DELETE"
+    headers: dict[str, str | SecretRef] = Field(
+        default_factory=dict, description="They go before those of the output, which are sent to its own origin only."
+    )
+    body: Any | None = Field(default=None, description="Any JSON.")
+
+
+class HttpOutputConfig(OperatorConfig):
+    """Where the rows go, and in which form."""
+
+    url: str = Field(min_length=1)
+    method: Literal["POST", "PUT"] = "POST"
+    headers: dict[str, str | SecretRef] = Field(default_factory=dict)
+    batch_size: int = Field(default=500, ge=1, le=1_000_000, description="Rows in a request.")
+    format: Literal["json", "ndjson"] = Field(default="json", description="json: one array a request.")
+    body_key: str | None = Field(default=None, description="Puts the array into an object, under this key.")
+    timeout: float = Field(default=30.0, gt=0, description="Seconds, for connecting and for each wait for data.")
+    max_retries: int = Field(default=5, ge=0, le=20, description="Further attempts of one request.")
+    undo: UndoRequest | None = Field(default=None, description="The request that takes the delivery back.")
+
+
+class HttpOutput(OutputOperator[HttpOutputConfig]):
+    """Send the rows to a web address, in batches.
+
+    Delivery is at least once: a request that was answered, and whose answer was lost, is sent again, and so are all
+    batches when the stage is attempted again. Each carries the header `Idempotency-Key: execution/stage/number`, the
+    same with the same rows in every attempt, by which a receiver can take it once. There is no undo but the request
+    that is declared as one. Times are ISO 8601; NaN and infinities, which JSON does not have, become null. Private
+    addresses are refused unless the host is listed in HTTP_ALLOWED_HOSTS.
+    """
+
+    stage_type = StageType.OUTPUT
+    name = "http"
+    config_model = HttpOutputConfig
+    arity = ONE
+    example: ClassVar[Mapping[str, Any]] = {
+        "id": "notify",
+        "type": "output",
+        "config": {
+            "destination": "http",
+            "url": "https://example.com/sales",
+            "headers": {"Authorization": {"secret": "SALES_TOKEN"}},
+            "undo": {"url": "https://example.com/sales?execution={execution_id}"},
+        },
+        "dependencies": ["sales"],
+    }
+
+    def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the contract
+        """Addresses that are none or private, headers that are not for the config to set, a key without an object."""
+        config = self.config
+        yield from _request_problems("", config.url, config.headers, access)
+        if config.undo is not None:
+            yield from _request_problems("undo.", config.undo.url, config.undo.headers, access)
+        if config.body_key is not None and config.format == "ndjson":
+            yield Problem("body_key", "is for json: ndjson has no object around its lines", "unused")
+
+    def run(self, context: StageContext) -> Result:
+        """Send all batches. Raises StageError: transient, data, configuration."""
+        from flexiroaster.operators.addresses import shown_url
+
+        config = self.config
+        self._refuse_problems(context.access)
+        headers = _merged({"Content-Type": _TYPES[config.format]}, config.headers)
+        with self._delivery(config.method, config.url, headers, context) as delivery:
+            sent = self._send_all(delivery, context)
+        if not sent["batches"]:
+            context.logger.warning("the input has no rows: nothing is sent")
+        undoable = config.undo is not None or not sent["batches"]
+        return outcome({"kind": "http", "url": shown_url(config.url), **sent, "undoable": undoable}, context)
+
+    def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
+        """Send the request declared as `undo`; that what it removes is gone already (404, 410) is fine.
+
+        Raises StageError: configuration where none is declared, else as `run`.
+        """
+        from flexiroaster.operators.addresses import shown_url
+
+        if effect.get("batches") == 0:
+            return "nothing was sent"
+        request = self.config.undo
+        if request is None:
+            raise gone("the stage declares no `undo` request")
+        self._refuse_problems(context.access)
+        names = {"execution_id": context.execution_id, "stage_id": context.stage_id}
+        url = fill(request.url, {name: quote(value, safe="") for name, value in names.items()})
+        with self._delivery(request.method, url, self._undo_headers(request, url), context) as delivery:
+            key = f"{context.execution_id}/{context.stage_id}/undo"
+            status = delivery.send(_encoded(fill(request.body, names)), key, gone_is_fine=request.method == "DELETE")
+        return f"{request.method} {shown_url(url)} answered {status}"
+
+    @contextmanager
+    def _delivery(self, method: str, url: str, headers: Headers, context: StageContext) -> Iterator[Delivery]:
+        from flexiroaster.operators.addresses import guarded_client
+        from flexiroaster.operators.outputs.delivery import Delivery
+
+        revealed = {name: reveal(value, context.access) for name, value in headers.items()}
+        secrets = {revealed[name] for name, value in headers.items() if isinstance(value, SecretRef)}
+        with guarded_client(context.access, timeout=self.config.timeout) as client:
+            retries, logger = self.config.max_retries, context.logger
+            yield Delivery(client, method, url, revealed, secrets=secrets, max_retries=retries, logger=logger)
+
+    def _send_all(self, delivery: Delivery, context: StageContext) -> dict[str, Any]:
+        from flexiroaster.operators.outputs.rows import batches, count_rows
+
+        total, rows, statuses = count_rows(context.table), 0, Counter[str]()
+        for number, batch in enumerate(batches(context.table, self.config.batch_size)):
+            key = f"{context.execution_id}/{context.stage_id}/{number}"
+            statuses[str(delivery.send(self._body(batch), key))] += 1
+            rows += batch.height
+            context.report_progress(rows / total, f"{rows:,} of {total:,} rows sent")
+        return {"batches": statuses.total(), "rows": rows, "statuses": dict(statuses)}
+
+    def _body(self, batch: pl.DataFrame) -> bytes:
+        import orjson
+
+        from flexiroaster.operators.outputs.rows import as_records
+
+        if self.config.format == "ndjson":
+            return b"".join(record + b"\n" for record in as_records(batch))
+        array = b"[" + b",".join(as_records(batch)) + b"]"
+        return array if self.config.body_key is None else b"{%b:%b}" % (orjson.dumps(self.config.body_key), array)
+
+    def _undo_headers(self, request: UndoRequest, url: str) -> Headers:
+        """Credentials of the output go to its own origin only."""
+        import httpx
+
+        from flexiroaster.operators.addresses import same_origin
+
+        at_home = same_origin(httpx.URL(self.config.url), httpx.URL(url))
+        content: Headers = {} if request.body is None else {"Content-Type": _TYPES["json"]}
+        return _merged(self.config.headers if at_home else {}, content, request.headers)
+
+    def _refuse_problems(self, access: Access) -> None:
+        for problem in self.check((), access):
+            raise StageError(f"config.{problem}", ErrorClass.CONFIGURATION)
+
+
+def _request_problems(where: str, url: str, headers: Headers, access: Access) -> Iterator[Problem]:
+    from flexiroaster.operators.addresses import require_public_literal
+
+    parts = _parsed(url)
+    if parts is None:
+        yield Problem(f"{where}url", "must be a http:// or https:// URL", "url")
+    else:
+        try:
+            require_public_literal(parts, access)
+        except StageError as error:
+            yield Problem(f"{where}url", error.message, "address")
+    for name in headers:
+        if name.lower() in _OURS:
+            yield Problem(f"{where}headers.{name}", "is set by this output itself", "reserved")
+
+
+def _parsed(url: str) -> str | None:
+    """The host of a web address, None if it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for one that is out of range
+    except ValueError:
+        return None
+    return parts.hostname if parts.scheme.lower() in {"http", "https"} else None
+
+
+def _merged(*parts: Headers) -> Headers:
+    """Headers of which the later go before the earlier, whatever the case of their names."""
+    merged: dict[str, tuple[str, str | SecretRef]] = {}
+    for part in parts:
+        merged |= {name.lower(): (name, value) for name, value in part.items()}
+    return dict(merged.values())
+
+
+def _encoded(body: Any) -> bytes | None:  # noqa: ANN401 - any JSON value
+    import orjson
+
+    return None if body is None else orjson.dumps(body)

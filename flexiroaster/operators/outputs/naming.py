@@ -1,0 +1,31 @@
+"""The table that an output without `table` writes to: named after its pipeline and stage."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+from flexiroaster.operators.outputs.effects import is_reserved
+
+__all__ = ["MAX_NAME", "default_table"]
+
+MAX_NAME = 63
+"""PostgreSQL's limit for a name, in bytes; what is longer it would cut off silently."""
+
+
+def default_table(pipeline_name: str, stage_id: str) -> str:
+    """`Daily Sales` and `save` give `daily_sales_save`: lower case, [a-z0-9_], at most 63 characters.
+
+    Where that loses letters, or had to be cut, a hash of the whole keeps different names different.
+    """
+    whole = f"{pipeline_name}_{stage_id}"
+    plain = unicodedata.normalize("NFKD", whole).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9_]+", "_", plain.lower()).strip("_")
+    if is_reserved(name) or name.startswith(("sqlite_", "pg_")):
+        name = f"output_{name}"
+    lost = any(letter.isalnum() and not unicodedata.normalize("NFKD", letter)[0].isascii() for letter in whole)
+    if not lost and 0 < len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}_{digest}".lstrip("_")

@@ -1,0 +1,159 @@
+"""One file published once, whenever and however often the process dies on the way; see `records` for the steps."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.operators.base import StageContext
+from flexiroaster.operators.outputs.effects import gone, key_hash, now, withdrawn
+from flexiroaster.operators.outputs.records import Record, State
+from flexiroaster.operators.outputs.storage import Storage, checksum_of
+
+__all__ = ["Publication"]
+
+
+class Publication:
+    """The file of one stage of one execution."""
+
+    def __init__(self, storage: Storage, context: StageContext) -> None:
+        self._storage = storage
+        self._context = context
+        self._key = key_hash(context)
+
+    def begin(self, target: str, *, overwrite: bool) -> Record:
+        """Take the place of earlier attempts, cleaning up behind them.
+
+        The record is `done` when one of them has taken effect, else `writing`: then write to `temporary` and `finish`.
+        An earlier attempt's target stays the target. Raises StageError: cancelled after an undo, configuration when
+        the file exists and must not be overwritten.
+        """
+        with self._storage.locked():
+            found = self._settled()
+            if found is not None and found.state is not State.WRITING:
+                return self._unless_undone(found)
+            if found is not None:
+                self._storage.discard(self._key, found)
+            begun = self._record(State.WRITING, target=found.target if found else target, attempt=uuid.uuid4().hex[:8])
+            self._check_overwrite(begun, overwrite)
+            self._storage.save(self._key, begun)
+            return begun
+
+    def temporary(self, begun: Record) -> Path:
+        """Where this attempt writes to."""
+        return self._storage.temporary(self._key, begun)
+
+    def abandon(self, begun: Record) -> None:
+        """Remove what this attempt has written, after a failure."""
+        self._storage.discard(self._key, begun)
+
+    def finish(self, begun: Record, form: str, rows: int, *, overwrite: bool) -> Record:
+        """Put the written file in place. Raises StageError: transient when another attempt has taken over."""
+        facts = self._facts(begun)
+        with self._storage.locked():
+            found = self._settled()
+            if found is not None and found.state is not State.WRITING:
+                self.abandon(begun)
+                return self._unless_undone(found)
+            if found is None or found.attempt != begun.attempt:
+                raise _superseded()
+            self._check_overwrite(begun, overwrite)
+            replaces = self._storage.exists(begun.target)
+            if replaces:
+                self._storage.keep(self._key, begun.target)
+            prepared = begun.model_copy(
+                update={"state": State.PREPARED, "replaces": replaces, "format": form, "rows": rows, **facts}
+            )
+            self._storage.save(self._key, prepared)
+            self._storage.publish(self._key, prepared)
+            return self._advance(prepared, State.DONE)
+
+    def undo(self, effect: Mapping[str, Any]) -> str:
+        """Put the former version back, or remove the file where there was none; a sentence on it.
+
+        Raises StageError (configuration) when the file was changed since, or what is needed is gone.
+        """
+        with self._storage.locked():
+            found = self._settled()
+            if found is None or found.state is State.WRITING:
+                return self._undo_nothing(found, effect)
+            if found.state is State.UNDONE:
+                return f"was already undone at {found.at}"
+            return self._revert(found)
+
+    def forget(self) -> None:
+        """Remove the record and the former version that is kept."""
+        with self._storage.locked():
+            found = self._settled()
+            if found is not None:
+                if found.state is State.WRITING:
+                    self._storage.discard(self._key, found)
+                self._storage.forget(self._key, found.target)
+
+    def _settled(self) -> Record | None:
+        """The record, where `prepared` has become what turned out: `done`, or still `writing`."""
+        found = self._storage.load(self._key)
+        if found is None or found.state is not State.PREPARED:
+            return found
+        return self._advance(found, State.DONE if self._storage.published(self._key, found) else State.WRITING)
+
+    def _revert(self, found: Record) -> str:
+        target = found.target
+        if found.state is State.DONE:
+            self._check_unchanged(found)
+            found = self._advance(found, State.UNDOING)
+        if found.replaces and self._storage.keeps(self._key, target):
+            self._storage.restore(self._key, target)
+        elif not found.replaces and self._storage.checksum(target) == found.checksum:
+            self._storage.remove(target)
+        self._advance(found, State.UNDONE)
+        return f"put the former version of {target} back" if found.replaces else f"removed {target}"
+
+    def _check_unchanged(self, found: Record) -> None:
+        if found.replaces and not self._storage.keeps(self._key, found.target):
+            raise gone(f"the former version of {found.target}, which was kept, is gone")
+        if self._storage.checksum(found.target) not in {None, found.checksum}:
+            raise gone(f"{found.target} was changed since this stage wrote it")
+
+    def _undo_nothing(self, found: Record | None, effect: Mapping[str, Any]) -> str:
+        if found is None and effect:
+            raise gone(f"there is no record of {effect.get('path')} any more")
+        if found is not None:
+            self._storage.discard(self._key, found)
+        self._storage.save(self._key, self._record(State.UNDONE))
+        return "no file was written"
+
+    def _facts(self, begun: Record) -> dict[str, object]:
+        temporary = self.temporary(begun)
+        try:
+            self._storage.seal(self._key, begun)
+            return {"checksum": checksum_of(temporary.open("rb")), "size": temporary.stat().st_size}
+        except FileNotFoundError as error:
+            raise _superseded() from error
+
+    def _check_overwrite(self, begun: Record, overwrite: bool) -> None:
+        if not overwrite and self._storage.exists(begun.target):
+            message = f"file {begun.target} exists already; `overwrite` is false"
+            raise StageError(message, ErrorClass.CONFIGURATION)
+
+    def _unless_undone(self, found: Record) -> Record:
+        if found.state is State.DONE:
+            return found
+        raise withdrawn(found.at)
+
+    def _advance(self, record: Record, state: State) -> Record:
+        moved = record.model_copy(update={"state": state, "at": now()})
+        self._storage.save(self._key, moved)
+        return moved
+
+    def _record(self, state: State, **fields: str) -> Record:
+        return Record(
+            execution_id=self._context.execution_id, stage_id=self._context.stage_id, state=state, at=now(), **fields
+        )
+
+
+def _superseded() -> StageError:
+    return StageError("another attempt of this stage has taken over", ErrorClass.TRANSIENT)

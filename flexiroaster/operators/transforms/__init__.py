@@ -1,0 +1,1 @@
+"""Operators that take tables and give one."""

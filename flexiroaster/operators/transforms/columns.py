@@ -1,0 +1,212 @@
+"""Operators on columns: select, rename, cast, derive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+import polars as pl
+from pydantic import AfterValidator, Field, model_validator
+
+from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.base import ONE, Access, Operator, OperatorConfig, Result, StageContext
+from flexiroaster.operators.casting import conversion, unconverted
+from flexiroaster.operators.dtypes import DtypeName, friendly_name, parse_dtype
+from flexiroaster.operators.expressions import bind, check_expression, dtype_of
+from flexiroaster.operators.schemas import input_of, input_schema, is_blank, listed, require_columns
+
+__all__ = [
+    "Cast",
+    "CastConfig",
+    "Derive",
+    "DeriveConfig",
+    "DtypeName",
+    "Rename",
+    "RenameConfig",
+    "Select",
+    "SelectConfig",
+]
+
+SHOWN_VALUES = 3
+
+
+def _each_once(names: list[str] | None) -> list[str] | None:
+    repeated = [name for name, times in Counter(names or ()).items() if times > 1]
+    if repeated:
+        raise ValueError(f"names {listed(repeated)} more than once")
+    return names
+
+
+class SelectConfig(OperatorConfig):
+    """Exactly one of `columns` and `exclude`."""
+
+    columns: Annotated[list[str] | None, AfterValidator(_each_once)] = Field(
+        default=None, min_length=1, description="The columns to keep, in this order."
+    )
+    exclude: list[str] | None = Field(default=None, min_length=1, description="The columns to leave out.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.columns is None) == (self.exclude is None):
+            raise ValueError("give either 'columns' or 'exclude'")
+        return self
+
+
+class Select(Operator[SelectConfig]):
+    """Keep some columns, in the order given, or leave some out."""
+
+    stage_type = StageType.TRANSFORM
+    name = "select"
+    config_model = SelectConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> Result:
+        """The narrower table. Raises StageError (data) for a column that is not there."""
+        (stage_id,) = context.inputs
+        if is_blank(context):
+            return Result(context.table)
+        wanted = self.config.columns or self.config.exclude or []
+        require_columns(wanted, input_schema(context), input_of(context))
+        narrower = context.table.select(wanted) if self.config.columns else context.table.drop(wanted)
+        return Result(table=narrower, beside=stage_id)
+
+
+class RenameConfig(OperatorConfig):
+    """Old name -> new name."""
+
+    columns: dict[str, str] = Field(min_length=1, description="Old name -> new name.")
+
+    @model_validator(mode="after")
+    def _new_names_differ(self) -> Self:
+        _each_once(list(self.columns.values()))
+        if "" in self.columns.values():
+            raise ValueError("a new name is empty")
+        return self
+
+
+class Rename(Operator[RenameConfig]):
+    """Give columns other names; two columns may swap theirs."""
+
+    stage_type = StageType.TRANSFORM
+    name = "rename"
+    config_model = RenameConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """The same table under the new names. Raises StageError (data) where a new name is taken already."""
+        if is_blank(context):
+            return context.table
+        schema, columns = input_schema(context), self.config.columns
+        require_columns(columns, schema, input_of(context))
+        for old, new in columns.items():
+            if new in schema and new not in columns:
+                message = f"cannot rename {old!r} to {new!r}: {input_of(context)} has a column of that name"
+                raise StageError(message, ErrorClass.DATA)
+        return context.table.rename(columns)
+
+
+class CastConfig(OperatorConfig):
+    """Column -> type."""
+
+    columns: dict[str, DtypeName] = Field(min_length=1, description="Column -> type, such as integer or datetime[UTC].")
+    on_error: Literal["fail", "null"] = Field(default="fail", description="What a value that does not fit does.")
+
+
+class Cast(Operator[CastConfig]):
+    """Change the types of columns.
+
+    A value that does not fit (`1.5` or `x` for an integer) fails the stage, or becomes null with `on_error: null`;
+    nothing is rounded or cut off silently.
+    """
+
+    stage_type = StageType.TRANSFORM
+    name = "cast"
+    config_model = CastConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> Result:
+        """The converted table; with `on_error: fail` after a first pass over the columns concerned."""
+        (stage_id,) = context.inputs
+        if is_blank(context):
+            return Result(context.table)
+        schema = input_schema(context)
+        require_columns(self.config.columns, schema, input_of(context))
+        conversions = {name: self._converted(name, wanted, schema) for name, wanted in self.config.columns.items()}
+        if self.config.on_error == "fail":
+            changed = {name: after for name, after in conversions.items() if _may_fail(name, self.config, schema)}
+            self._refuse_misfits(context.table, changed)
+        table = context.table.with_columns(after.alias(name) for name, after in conversions.items())
+        return Result(table=table, beside=stage_id, fresh=conversions)
+
+    def _converted(self, name: str, wanted: str, schema: pl.Schema) -> pl.Expr:
+        after = conversion(pl.col(name), schema[name], parse_dtype(wanted))
+        if after is None:
+            message = f"cannot cast column {name!r} from {friendly_name(schema[name])} to {wanted}"
+            raise StageError(message, ErrorClass.DATA)
+        return after
+
+    def _refuse_misfits(self, table: pl.LazyFrame, conversions: dict[str, pl.Expr]) -> None:
+        wanted = []
+        for i, (name, after) in enumerate(conversions.items()):
+            misfit = unconverted(pl.col(name), after)
+            wanted.append(misfit.sum().alias(f"{i}.count"))
+            wanted.append(
+                pl.col(name).filter(misfit).unique(maintain_order=True).head(SHOWN_VALUES).implode().alias(f"{i}")
+            )
+        found = table.select(wanted).collect(engine="streaming").row(0, named=True) if wanted else {}
+        problems = [
+            _misfit_text(name, self.config.columns[name], found[f"{i}.count"], found[f"{i}"])
+            for i, name in enumerate(conversions)
+            if found[f"{i}.count"]
+        ]
+        if problems:
+            raise StageError("; ".join(problems), ErrorClass.DATA)
+
+
+def _may_fail(name: str, config: CastConfig, schema: pl.Schema) -> bool:
+    source, target = schema[name], parse_dtype(config.columns[name])
+    return not (source == target or isinstance(source, pl.Null) or isinstance(target, pl.String))
+
+
+def _misfit_text(name: str, wanted: str, count: int, values: list[object]) -> str:
+    shown = ", ".join(repr(value) if isinstance(value, str) else str(value) for value in values)
+    noun = "value does" if count == 1 else "values do"
+    return f"column {name!r}: {count} {noun} not fit {wanted}, such as {shown}"
+
+
+class DeriveConfig(OperatorConfig):
+    """New column -> SQL expression."""
+
+    columns: dict[str, str] = Field(min_length=1, description="Column -> SQL expression; later ones may use earlier.")
+
+
+class Derive(Operator[DeriveConfig]):
+    """Add or replace columns by SQL expressions, one after the other, so that a later one may use an earlier one.
+
+    `{"columns": {"delay": "COALESCE(arr_delay, 0)", "late": "delay > 15"}}`. An aggregate (`AVG(x)`) is that of the
+    whole table, repeated in every row.
+    """
+
+    stage_type = StageType.TRANSFORM
+    name = "derive"
+    config_model = DeriveConfig
+    arity = ONE
+
+    def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
+        """Expressions that do not parse."""
+        for name, text in self.config.columns.items():
+            yield from check_expression(text, f"columns.{name}")
+
+    def run(self, context: StageContext) -> Result:
+        """The wider table. Raises StageError: code for syntax, data for a column that is not there."""
+        table, (stage_id,) = context.table, context.inputs
+        if is_blank(context):
+            return Result(context.table)
+        for name, text in self.config.columns.items():
+            path, schema = f"columns.{name}", table.collect_schema()
+            expression = bind(text, path, schema, input_of(context))
+            dtype_of(expression, text, path, schema)
+            table = table.with_columns(expression.alias(name))
+        return Result(table=table, beside=stage_id, fresh=self.config.columns)

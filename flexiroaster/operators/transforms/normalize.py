@@ -1,0 +1,104 @@
+"""normalize: numbers on one scale, text in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.base import ONE, Operator, OperatorConfig, StageContext
+from flexiroaster.operators.schemas import input_of, input_schema, is_blank, require_columns
+
+__all__ = ["Normalize", "NormalizeConfig"]
+
+Method = Literal["min_max", "z_score", "robust"]
+
+
+class NormalizeConfig(OperatorConfig):
+    """`fields` None: all columns."""
+
+    method: Method = Field(default="min_max", description="How numbers are scaled.")
+    fields: list[str] | None = Field(default=None, description="The columns to normalize; all if not given.")
+
+
+class Normalize(Operator[NormalizeConfig]):
+    """Scale numeric columns, and bring text into one form.
+
+    Numbers become Float64: `min_max` gives (x - min) / (max - min), in 0..1; `z_score` gives (x - mean) / standard
+    deviation, that of the population (ddof 0); `robust` gives (x - median) / IQR, the quartiles interpolated linearly,
+    and x - median where the IQR is 0. A constant column becomes 0.0. Missing values, NaN and infinities stay what they
+    are and do not count. Text is brought to Unicode NFC, trimmed, and inner white space becomes one blank. Columns of
+    other types stay as they are.
+    """
+
+    stage_type = StageType.TRANSFORM
+    name = "normalize"
+    config_model = NormalizeConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """One pass for the statistics, then a plan that goes row by row, so that it streams."""
+        table = context.table
+        if is_blank(context):
+            return table
+        schema = input_schema(context)
+        fields = list(schema) if self.config.fields is None else list(dict.fromkeys(self.config.fields))
+        require_columns(fields, schema, input_of(context))
+        numeric = [name for name in fields if schema[name].is_numeric()]
+        scaled = _scaled(table, numeric, self.config.method) if numeric else []
+        text = [_clean_text(name) for name in fields if isinstance(schema[name], pl.String)]
+        return table.with_columns(*scaled, *text)
+
+
+def _clean_text(name: str) -> pl.Expr:
+    return pl.col(name).str.normalize("NFC").str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _scaled(table: pl.LazyFrame, names: list[str], method: Method) -> list[pl.Expr]:
+    """One expression a column, with the numbers of the whole column already in it."""
+    wanted = []
+    for i, name in enumerate(names):
+        value = _counted(name)
+        wanted += [value.min().alias(f"{i}.min"), value.max().alias(f"{i}.max")]
+        wanted += [statistic.alias(f"{i}.{key}") for key, statistic in _STATISTICS[method](value).items()]
+    found = table.select(wanted).collect(engine="streaming").row(0, named=True)
+    return [_scale(name, *_shift_and_width(found, i, method)) for i, name in enumerate(names)]
+
+
+def _counted(name: str) -> pl.Expr:
+    """The values that count: neither missing nor NaN nor infinite."""
+    value = pl.col(name).cast(pl.Float64)
+    return pl.when(value.is_finite()).then(value)
+
+
+_STATISTICS: Mapping[Method, Callable[[pl.Expr], Mapping[str, pl.Expr]]] = {
+    "min_max": lambda _value: {},
+    "z_score": lambda value: {"mean": value.mean(), "std": value.std(ddof=0)},
+    "robust": lambda value: {
+        "median": value.median(),
+        "q1": value.quantile(0.25, interpolation="linear"),
+        "q3": value.quantile(0.75, interpolation="linear"),
+    },
+}
+
+
+def _shift_and_width(found: Mapping[str, float | None], i: int, method: Method) -> tuple[float, float]:
+    """What to subtract and what to divide by. A width of 0 or None says that no value differs from another."""
+    low, high = found[f"{i}.min"], found[f"{i}.max"]
+    if low is None or high is None or low == high:  # decided exactly: the rounding in a mean must not become a spread
+        return 0.0, 0.0
+    if method == "min_max":
+        return low, high - low
+    if method == "z_score":
+        return found[f"{i}.mean"] or 0.0, found[f"{i}.std"] or 0.0
+    return found[f"{i}.median"] or 0.0, ((found[f"{i}.q3"] or 0.0) - (found[f"{i}.q1"] or 0.0)) or 1.0
+
+
+def _scale(name: str, shift: float, width: float) -> pl.Expr:
+    value = pl.col(name).cast(pl.Float64)
+    if width == 0:
+        return pl.when(value.is_finite()).then(0.0).otherwise(value).alias(name)
+    return ((value - shift) / width).alias(name)

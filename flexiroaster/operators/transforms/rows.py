@@ -1,0 +1,243 @@
+"""Operators on rows: filter, deduplicate, fill_missing, sort, passthrough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Self
+
+import polars as pl
+from polars.datatypes import DataType
+from pydantic import Field, model_validator
+
+from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.base import ONE, Access, Operator, OperatorConfig, Result, StageContext
+from flexiroaster.operators.casting import literal
+from flexiroaster.operators.dtypes import friendly_name
+from flexiroaster.operators.expressions import bind, check_expression, dtype_of
+from flexiroaster.operators.schemas import ColumnNames, input_of, input_schema, is_blank, require_columns
+
+__all__ = [
+    "Deduplicate",
+    "DeduplicateConfig",
+    "FillMissing",
+    "FillMissingConfig",
+    "Filter",
+    "FilterConfig",
+    "Passthrough",
+    "PassthroughConfig",
+    "Sort",
+    "SortConfig",
+]
+
+
+class FilterConfig(OperatorConfig):
+    """`where`: a boolean SQL expression."""
+
+    where: str = Field(description="SQL expression; rows where it is true are kept.")
+
+
+class Filter(Operator[FilterConfig]):
+    """Keep the rows for which an SQL expression is true; null is not true."""
+
+    stage_type = StageType.TRANSFORM
+    name = "filter"
+    config_model = FilterConfig
+    arity = ONE
+
+    def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
+        """An expression that does not parse."""
+        yield from check_expression(self.config.where, "where")
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """The rows kept. Raises StageError: code for the expression, data for a column that is not there."""
+        if is_blank(context):
+            return context.table
+        schema, text = input_schema(context), self.config.where
+        condition = bind(text, "where", schema, input_of(context))
+        dtype = dtype_of(condition, text, "where", schema)
+        if not isinstance(dtype, pl.Boolean | pl.Null):
+            message = f"where: gives {friendly_name(dtype)}, not true or false: {text!r}"
+            raise StageError(message, ErrorClass.CODE)
+        return context.table.filter(condition)
+
+
+class DeduplicateConfig(OperatorConfig):
+    """`by` None: all columns."""
+
+    by: ColumnNames | None = Field(default=None, min_length=1, description="Columns that tell rows apart; all if none.")
+    keep: Literal["first", "last", "any", "none"] = Field(
+        default="first", description="Which of equal rows stays; 'none' drops every row that has a twin."
+    )
+
+
+class Deduplicate(Operator[DeduplicateConfig]):
+    """Drop repeated rows; the others keep their order. Missing values are equal to one another here."""
+
+    stage_type = StageType.TRANSFORM
+    name = "deduplicate"
+    config_model = DeduplicateConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """The distinct rows. Raises StageError (data) for a column that is not there."""
+        if is_blank(context):
+            return context.table
+        require_columns(self.config.by or (), input_schema(context), input_of(context))
+        return context.table.unique(self.config.by, keep=self.config.keep, maintain_order=True)
+
+
+class SortConfig(OperatorConfig):
+    """The first column of `by` weighs most."""
+
+    by: ColumnNames = Field(min_length=1, description="Columns, the weightiest first.")
+    descending: bool | list[bool] = Field(default=False, description="For all columns, or one value for each.")
+    nulls_last: bool = Field(default=False, description="Whether missing values come last.")
+
+    @model_validator(mode="after")
+    def _one_direction_each(self) -> Self:
+        if isinstance(self.descending, list) and len(self.descending) != len(self.by):
+            lengths = f"{len(self.descending)} and {len(self.by)}"
+            raise ValueError(f"'descending' and 'by' must have the same length, not {lengths}")
+        return self
+
+
+class Sort(Operator[SortConfig]):
+    """Sort rows; equal rows keep their order."""
+
+    stage_type = StageType.TRANSFORM
+    name = "sort"
+    config_model = SortConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """The sorted table. Raises StageError (data) for a column that is not there."""
+        if is_blank(context):
+            return context.table
+        config = self.config
+        require_columns(config.by, input_schema(context), input_of(context))
+        return context.table.sort(
+            config.by, descending=config.descending, nulls_last=config.nulls_last, maintain_order=True
+        )
+
+
+class PassthroughConfig(OperatorConfig):
+    """Nothing to say."""
+
+
+class Passthrough(Operator[PassthroughConfig]):
+    """Hand the input on as it is, without a copy."""
+
+    stage_type = StageType.TRANSFORM
+    name = "passthrough"
+    config_model = PassthroughConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> Result:
+        """Names the input stage whose table goes on."""
+        (stage_id,) = context.inputs
+        return Result(unchanged=stage_id)
+
+
+Strategy = Literal["forward", "backward", "mean", "median", "zero", "min", "max"]
+
+
+class FillMissingConfig(OperatorConfig):
+    """Exactly one of `columns` and `strategy`; `fields` goes with `strategy`."""
+
+    columns: dict[str, bool | int | float | str] | None = Field(
+        default=None, min_length=1, description="Column -> the value for what is missing."
+    )
+    strategy: Strategy | None = Field(default=None, description="Where values come from, if not from 'columns'.")
+    fields: list[str] | None = Field(
+        default=None, min_length=1, description="The columns for 'strategy'; all that it applies to if not given."
+    )
+    nan: bool = Field(default=True, description="Whether NaN counts as missing.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.columns is None) == (self.strategy is None):
+            raise ValueError("give either 'columns' or 'strategy'")
+        if self.fields is not None and self.strategy is None:
+            raise ValueError("'fields' goes with 'strategy'")
+        return self
+
+
+class FillMissing(Operator[FillMissingConfig]):
+    """Replace missing values by a given one, by that of a neighbouring row or by a statistic of the column.
+
+    `mean` and `median` make integers Float64; the other ways keep the type. `zero`, `mean` and `median` are for
+    numbers, `min` and `max` for numbers, dates and times. NaN never counts in a statistic.
+    """
+
+    stage_type = StageType.TRANSFORM
+    name = "fill_missing"
+    config_model = FillMissingConfig
+    arity = ONE
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """The filled table. Raises StageError (data) for a column that is not there or a value that does not fit."""
+        if is_blank(context):
+            return context.table
+        schema = input_schema(context)
+        require_columns(self.config.columns or self.config.fields or (), schema, input_of(context))
+        if self.config.columns:
+            values = {name: _fitting(name, value, schema[name]) for name, value in self.config.columns.items()}
+            return context.table.with_columns(self._holes(n, schema[n]).fill_null(v) for n, v in values.items())
+        if self.config.strategy == "forward" or self.config.strategy == "backward":
+            names, way = self.config.fields or list(schema), self.config.strategy
+            return context.table.with_columns(self._holes(n, schema[n]).fill_null(strategy=way) for n in names)
+        return self._filled_by_statistic(context, schema)
+
+    def _filled_by_statistic(self, context: StageContext, schema: pl.Schema) -> pl.LazyFrame:
+        """One pass for the statistics, then row by row."""
+        strategy = self.config.strategy or "zero"
+        applies, statistic = _STATISTICS[strategy]
+        for name in self.config.fields or ():
+            if not applies(schema[name]):
+                message = (
+                    f"strategy {strategy!r} does not apply to column {name!r}, which is {friendly_name(schema[name])}"
+                )
+                raise StageError(message, ErrorClass.DATA)
+        names = self.config.fields or [name for name, dtype in schema.items() if applies(dtype)]
+        if not names:
+            return context.table
+        counted = [statistic(_without_nan(name, schema[name]), schema[name]).alias(name) for name in names]
+        found = context.table.select(counted).collect(engine="streaming")
+        return context.table.with_columns(
+            self._holes(name, schema[name])
+            .cast(found.schema[name])
+            .fill_null(pl.lit(found[name].item(), found.schema[name]))
+            for name in names
+        )
+
+    def _holes(self, name: str, dtype: DataType) -> pl.Expr:
+        """The column with null for everything that counts as missing."""
+        return _without_nan(name, dtype) if self.config.nan else pl.col(name)
+
+
+def _without_nan(name: str, dtype: DataType) -> pl.Expr:
+    return pl.col(name).fill_nan(None) if dtype.is_float() else pl.col(name)
+
+
+def _fitting(name: str, value: bool | float | str, dtype: DataType) -> pl.Expr:
+    """The value as a literal of the column's type. Raises StageError (data) where it is none."""
+    fitted = literal(value, dtype)
+    if fitted is None:
+        message = f"columns.{name}: {value!r} does not fit column {name!r}, which is {friendly_name(dtype)}"
+        raise StageError(message, ErrorClass.DATA)
+    return fitted
+
+
+def _is_orderable(dtype: DataType) -> bool:
+    return dtype.is_numeric() or dtype.is_temporal()
+
+
+_STATISTICS: Mapping[str, tuple[Callable[[DataType], bool], Callable[[pl.Expr, DataType], pl.Expr]]] = {
+    "mean": (lambda dtype: dtype.is_numeric(), lambda column, _: column.mean()),
+    "median": (lambda dtype: dtype.is_numeric(), lambda column, _: column.median()),
+    "zero": (lambda dtype: dtype.is_numeric(), lambda _, dtype: pl.lit(0).cast(dtype)),
+    "min": (_is_orderable, lambda column, _: column.min()),
+    "max": (_is_orderable, lambda column, _: column.max()),
+}
+"""Strategy -> the types it applies to, the value it fills in."""

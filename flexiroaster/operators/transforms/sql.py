@@ -1,0 +1,100 @@
+"""sql: one query over the input tables, run by polars."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import polars as pl
+from polars.exceptions import ColumnNotFoundError, PolarsError
+from pydantic import Field
+
+from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.operators.base import SOME, Access, Operator, OperatorConfig, StageContext
+from flexiroaster.operators.expressions import file_access, first_line
+from flexiroaster.operators.schemas import listed
+
+__all__ = ["Sql", "SqlConfig", "table_names"]
+
+_LEADING = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+_UNKNOWN_TABLE = re.compile(r"relation '(.*)' was not found")
+_CERTAIN = ("sql parser error", "one (and only one) statement", "unsupported function")
+"""What polars says of a query whatever the columns are."""
+
+
+class SqlConfig(OperatorConfig):
+    """`query`: one SELECT, or WITH ... SELECT."""
+
+    query: str = Field(
+        json_schema_extra={"template": False},
+        description="SQL over the input tables; each is named by its stage id, in double quotes or with _ for - and .",
+    )
+
+
+class Sql(Operator[SqlConfig]):
+    """Run one SQL query over the input tables.
+
+    Each table goes by the id of its stage: `SELECT * FROM "load-data"`, or `load_data` without quotes. Only SELECT and
+    WITH; there are no parameters, and tables that are no inputs cannot be reached.
+    """
+
+    stage_type = StageType.TRANSFORM
+    name = "sql"
+    config_model = SqlConfig
+    arity = SOME
+
+    def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
+        """What is wrong with the query whatever the columns are: its syntax, its tables."""
+        reason = _refused(self.config.query)
+        if reason is None:
+            blank = {stage_id: pl.LazyFrame() for stage_id in dependencies}
+            try:
+                _executed(self.config.query, blank)
+            except StageError as error:
+                certain = error.details.get("certain", False)
+                reason = error.message.removeprefix("query: ") if certain else None
+        if reason:
+            yield Problem("query", reason, "query")
+
+    def run(self, context: StageContext) -> pl.LazyFrame:
+        """The result of the query. Raises StageError: code for the query, data for a column that is not there."""
+        reason = _refused(self.config.query)
+        if reason:
+            raise StageError(f"query: {reason}", ErrorClass.CODE)
+        return _executed(self.config.query, context.inputs)
+
+
+def table_names(inputs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
+    """The names that a query can use, each with its table; an id goes before another's spelling with underscores."""
+    spelled: dict[str, pl.LazyFrame] = {}
+    for stage_id, table in inputs.items():
+        spelled.setdefault(re.sub(r"[-.]", "_", stage_id), table)
+    return {**spelled, **inputs}
+
+
+def _refused(query: str) -> str | None:
+    """The reason not to hand a query to polars at all, or None."""
+    rest = query[_LEADING.match(query).end() :] if query.strip() else ""  # type: ignore[union-attr] # it always matches
+    keyword = re.match(r"\w*", rest)
+    if keyword is None or keyword[0].upper() not in {"SELECT", "WITH"}:
+        return "must be one SELECT, or WITH ... SELECT"
+    return file_access(query)
+
+
+def _executed(query: str, inputs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """The lazy result, its columns resolved."""
+    try:
+        found = pl.SQLContext(table_names(inputs), eager=False).execute(query)
+        found.collect_schema()
+    except ColumnNotFoundError as error:
+        raise StageError(f"query: {first_line(error)}", ErrorClass.DATA) from error
+    except PolarsError as error:
+        text = first_line(error)
+        unknown = _UNKNOWN_TABLE.search(text)
+        if unknown:
+            hint = near(unknown[1], table_names(inputs)) or ";"
+            text = f"unknown table {unknown[1]!r}{hint} tables: {listed(inputs)}"
+        certain = bool(unknown) or text.startswith(_CERTAIN)
+        raise StageError(f"query: {text}", ErrorClass.CODE, certain=certain) from error
+    return found

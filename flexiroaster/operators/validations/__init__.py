@@ -1,0 +1,1 @@
+"""Operators that judge a table and hand it on."""
