@@ -1,0 +1,223 @@
+"""What a stage says, on its way to the parent: prints, logging and warnings become lines of its log.
+
+Lines are sent in batches; none waits longer than a tenth of a second. The first line after a silence is sent at once,
+so that a stage that prints one line needs no thread for it; the thread that sends late lines starts with the first
+that has to wait. What C code and child processes write to the descriptors 1 and 2 reaches the parent through a pipe.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import TextIO
+
+from flexiroaster.engine.cancellation import Cancellation, TaskChannel
+from flexiroaster.engine.failures import TRACEBACK_BYTES, clean
+from flexiroaster.engine.frames import encode
+from flexiroaster.engine.lines import LINE_BYTES, Budget, LineBuffer
+
+__all__ = ["Capture"]
+
+FLUSH_BYTES = 32 * 1024
+FLUSH_SECONDS = 0.1
+STAGE_LOGGER = "flexiroaster.stage"
+
+_LEVELS = (
+    (logging.CRITICAL, "critical"),
+    (logging.ERROR, "error"),
+    (logging.WARNING, "warning"),
+    (logging.INFO, "info"),
+)
+_URGENT = frozenset({"critical", "error", "warning"})
+
+
+class Capture:
+    """Takes the lines of one attempt at a time and sends them; between attempts lines are dropped."""
+
+    def __init__(self, channel: TaskChannel, cancellation: Cancellation, redact: Callable[[str], str]) -> None:
+        self._channel = channel
+        self._shield = cancellation
+        self._redact = redact
+        self._lock = threading.RLock()
+        self._key: str | None = None
+        self._lines: list[tuple[float, str, str, str, str | None]] = []
+        self._size = 0
+        self._sent_at = 0.0
+        self._late: threading.Event | None = None
+        self.budget = Budget()
+        self._streams = (_Stream(self, "stdout", "info"), _Stream(self, "stderr", "warning"))
+        self._handler = _Handler(self)
+        os.register_at_fork(after_in_child=self._leave)
+
+    def begin(self, key: str) -> None:
+        """Lines belong to this attempt from now on. Undoes what the last one's code did to stdout and logging."""
+        sys.stdout, sys.stderr = self._streams
+        root = logging.getLogger()
+        root.handlers = [self._handler]
+        for logger, level in ((root, logging.INFO), (logging.getLogger(STAGE_LOGGER), logging.DEBUG)):
+            if logger.level != level:  # setting it empties all loggers' caches
+                logger.setLevel(level)
+        if root.manager.disable != logging.NOTSET:
+            logging.disable(logging.NOTSET)
+        warnings.showwarning = self._show_warning
+        self.budget = Budget()
+        self._key = key
+
+    def end(self) -> tuple[int, int]:
+        """Send what is left; the (lines, bytes) that were dropped."""
+        for stream in self._streams:
+            stream.finish()
+        with self._shield, self._lock:
+            self._send_lines()
+            self._key = None
+        return self.budget.dropped_lines, self.budget.dropped_bytes
+
+    def add(
+        self, level: str, logger: str, message: str, trace: str | None = None, at: float | None = None, cut: int = 0
+    ) -> None:
+        """Take one line; `at` is seconds since the epoch, `cut` the characters it has lost."""
+        self.budget.dropped_bytes += cut
+        if self._key is None or self.budget.full:
+            self.budget.drop(1, len(message))
+            return
+        message = clean(self._redact(message), LINE_BYTES) + (f" … [{cut:,} characters cut]" if cut else "")
+        trace = clean(self._redact(trace), TRACEBACK_BYTES, keep_end=True) if trace else None
+        size = len(message.encode()) + len((trace or "").encode())
+        with self._shield, self._lock:
+            if self.budget.take(size):
+                self._lines.append((time.time() if at is None else at, level, logger, message, trace))
+                self._size += size
+                self._send_or_wait(level)
+
+    def progress(self, key: str, fraction: float | None, message: str) -> None:
+        """Send how far that attempt is, if it has not ended meanwhile."""
+        if key == self._key:
+            told = clean(self._redact(message), LINE_BYTES)
+            self.send(encode({"t": "progress", "key": key, "fraction": fraction, "message": told}))
+
+    def send(self, encoded: bytes) -> None:
+        """Send a frame, after the lines that wait."""
+        with self._shield, self._lock:
+            self._send_lines()
+            self._write(encoded)
+
+    def _send_or_wait(self, level: str) -> None:
+        silent = time.monotonic() - self._sent_at
+        if level in _URGENT or self._size > FLUSH_BYTES or silent >= FLUSH_SECONDS:
+            self._send_lines()
+            return
+        if self._late is None:
+            self._late = threading.Event()
+            threading.Thread(target=self._send_late, args=(self._late,), name="flexiroaster-log", daemon=True).start()
+        self._late.set()
+
+    def _send_late(self, wanted: threading.Event) -> None:
+        while wanted.wait():
+            time.sleep(FLUSH_SECONDS)
+            wanted.clear()
+            with self._lock:
+                self._send_lines()
+
+    def _send_lines(self) -> None:
+        if self._lines:
+            lines, self._lines, self._size = self._lines, [], 0
+            self._sent_at = time.monotonic()
+            self._write(encode({"t": "logs", "key": self._key, "lines": lines}))
+
+    def _write(self, encoded: bytes) -> None:
+        try:
+            self._channel.socket.sendall(encoded)
+        except ConnectionError:
+            os._exit(1)  # the parent is gone, and nobody waits for the rest
+
+    def _show_warning(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,  # noqa: ARG002 - the signature is Python's
+        line: str | None = None,  # noqa: ARG002 - the signature is Python's
+    ) -> None:
+        self.add("warning", "py.warnings", f"{category.__name__}: {message} ({filename}:{lineno})")
+
+    def _leave(self) -> None:
+        """In a process that the stage's code forked: it must not speak for the worker."""
+        self._channel.socket.close()
+        self._key = None
+        sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - a descriptor that stays open
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - a descriptor that stays open
+        logging.getLogger().handlers = [logging.StreamHandler(sys.stderr)]
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Stream(io.TextIOBase):
+    """What the stage's code finds as `sys.stdout` or `sys.stderr`."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, capture: Capture, name: str, level: str) -> None:
+        self._capture = capture
+        self._descriptor = 1 if name == "stdout" else 2
+        self.name = f"<{name}>"
+        self._logger, self._level = name, level
+        self._buffer = LineBuffer("\n", "\r", self._emit)
+        self._lock = threading.RLock()
+        self.buffer = io.FileIO(self._descriptor, "w", closefd=False)
+
+    def write(self, text: str) -> int:
+        """Take in text; whole lines go to the log, the rest waits for its end."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        budget = self._capture.budget
+        if budget.full:  # the way of a stage that prints millions of lines
+            budget.drop(text.count("\n"), len(text))
+            return len(text)
+        with self._lock:
+            self._buffer.write(text, budget)
+        return len(text)
+
+    def finish(self) -> None:
+        """Log the line that has no end."""
+        with self._lock:
+            self._buffer.flush()
+
+    def fileno(self) -> int:
+        """The descriptor, for child processes; it leads to the stage's log as well."""
+        return self._descriptor
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def _emit(self, line: str, cut: int) -> None:
+        self._capture.add(self._level, self._logger, line, cut=cut)
+
+
+class _Handler(logging.Handler):
+    """Python's logging, to the stage's log."""
+
+    _formatter = logging.Formatter()
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self._capture = capture
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record; one that cannot be formatted is reported on stderr, as Python does."""
+        try:
+            message = record.getMessage()
+            trace = self._formatter.formatException(record.exc_info) if record.exc_info else record.stack_info
+        except Exception:  # noqa: BLE001 - whatever a log call's arguments raise must not end the stage
+            self.handleError(record)
+            return
+        level = next((name for least, name in _LEVELS if record.levelno >= least), "debug")
+        self._capture.add(level, record.name, message, trace, record.created)

@@ -1,0 +1,441 @@
+"""Drives all executions of a process: one thread, one loop, fed by what happens.
+
+Each turn takes all that has happened (attempts that ended, commands, timers), lets the state machines react, writes
+every change in one transaction, and only then starts the stages that the transaction says have started.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from flexiroaster import faults
+from flexiroaster.engine.driven import Driven
+from flexiroaster.engine.executor import Execution
+from flexiroaster.engine.messages import Ended, Log, Message, Progress, Task
+from flexiroaster.engine.obedience import obey
+from flexiroaster.engine.timers import Timers
+from flexiroaster.errors import ErrorClass, FlexiRoasterError, LeaseLostError, StoreError
+from flexiroaster.model.command import Command
+from flexiroaster.model.event import Event, Level, utc_now
+from flexiroaster.model.execution import ExecutionStatus, StageStatus
+from flexiroaster.store.journal import Journal
+
+if TYPE_CHECKING:
+    from flexiroaster.engine.runner import Runner
+
+__all__ = ["Driver", "Limits"]
+
+logger = logging.getLogger(__name__)
+
+LOG_FLUSH_SECONDS = 0.1
+"""How long what a stage says may wait for a transaction of its own."""
+
+PROGRESS_SECONDS = 0.5
+"""Progress of a stage is written at most this often."""
+
+HAND_OVER_SECONDS = 0.5
+"""How long killed attempts may take to end when the process gives its executions up."""
+
+Listener = Callable[[Sequence[Event]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The installation's limits, seconds: a whole execution, and from a stop to the kill of its stages."""
+
+    execution: float = 3600.0
+    stop_grace: float = 10.0
+
+
+class Driver:
+    """Runs executions until they end. Its public methods may be called from any thread.
+
+    `journal` and `load_commands` are the way to the database; `start_runner` makes the processes.
+    """
+
+    def __init__(
+        self,
+        journal: Callable[[], Journal],
+        load_commands: Callable[[Collection[str]], list[Command]],
+        start_runner: Callable[[selectors.BaseSelector, Callable[[Message], None]], Runner],
+        limits: Limits | None = None,
+    ) -> None:
+        self._journal = journal
+        self._load_commands = load_commands
+        self._limits = limits or Limits()
+        self._driven: dict[str, Driven] = {}
+        self._keys: dict[str, Driven] = {}
+        self._line: deque[Driven] = deque()  # executions with ready stages, served in turn
+        self._dirty: dict[str, Driven] = {}
+        self._timers = Timers()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._listeners: list[Listener] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake_send, self._wake_receive = socket.socketpair()
+        self._wake_send.setblocking(False)
+        self._wake_receive.setblocking(False)
+        self._selector.register(self._wake_receive, selectors.EVENT_READ, self._awake)
+        self._runner = start_runner(self._selector, self._deliver)
+        self._closing = False
+        self._giving_up = False
+        self._thread = threading.Thread(target=self._run, name="flexiroaster-driver", daemon=True)
+        self._thread.start()
+
+    # --- for every thread --------------------------------------------------------------------------------------
+
+    @property
+    def driven(self) -> set[str]:
+        """The executions that are driven here now."""
+        return set(self._driven)
+
+    @property
+    def suspects(self) -> int:
+        """How many of them may be what takes workers down: they have not made progress yet."""
+        return sum(driven.execution.suspect for driven in tuple(self._driven.values()))
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs. A driver that failed drives nothing any more; its leases run out."""
+        return self._thread.is_alive()
+
+    def submit(self, execution: Execution, commands: Sequence[Command] = (), *, waits: bool = False) -> None:
+        """Drive an execution that this process has claimed: a new one, or one that somebody drove before.
+
+        One that `waits` for a slot of its pipeline is not started, it only gets its commands carried out.
+        """
+        execution.waits = waits
+        driven = Driven(execution)
+        self._driven[execution.id] = driven
+        self._post(lambda: self._begin(driven, commands))
+
+    def look_for_commands(self, execution_ids: Collection[str] | None = None) -> None:
+        """Somebody has stored a command for these executions; None: perhaps for any."""
+        self._post(lambda: self._obey_pending(execution_ids))
+
+    def lose(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
+        """The leases of these executions are not ours any more: kill their stages and forget them."""
+
+        def abandon() -> None:
+            for execution_id in execution_ids:
+                if (driven := self._driven.get(execution_id)) is not None:
+                    self._abandon(driven, error)
+
+        self._post(abandon)
+
+    def lose_now(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
+        """As `lose`, for when the driver's thread may hang in the database: the processes are killed from here."""
+        self._runner.kill_processes()
+        self.lose(execution_ids, error)
+
+    def hand_over(self, timeout: float = 5.0) -> set[str]:
+        """Give all executions up, so that others can claim them: their attempts are killed and do not count.
+
+        The ids of those that did not end meanwhile; their leases are still to be released.
+        """
+        given: set[str] = set()
+        done = threading.Event()
+        self._post(lambda: self._give_up(given, done))
+        done.wait(timeout)
+        return given
+
+    def wait(self, execution_id: str, timeout: float | None = None) -> bool:
+        """Wait until an execution is not driven here any more; False when `timeout` (s) passed before.
+
+        Raises the error that ended the driving, if it was not the execution's own end.
+        """
+        driven = self._driven.get(execution_id)
+        if driven is None:
+            return True
+        if not driven.ended.wait(timeout):
+            return False
+        if driven.failure is not None:
+            raise driven.failure
+        return True
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with events after their commit, on the driver's thread; the result ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def close(self, timeout: float = 30.0) -> None:
+        """End the loop and all processes. Executions that have not ended stay as they are in the database."""
+        self._closing = True
+        self._post(lambda: None)
+        self._thread.join(timeout)
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._turn()
+        except Exception as error:
+            logger.exception("the driver failed")
+            self._abandon_all(StoreError(f"the driver failed: {error!r}"))
+        finally:
+            self._runner.close()
+            self._selector.close()
+            self._wake_send.close()
+            self._wake_receive.close()
+            self._abandon_all(StoreError("the driver was closed before the execution ended"))
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._timers.wait(monotonic())):
+            key.data()
+        while self._inbox:
+            self._inbox.popleft()()
+        for action in self._timers.due(monotonic()):
+            action()
+        tasks = self._start_ready()
+        self._commit()
+        for driven, task in tasks:
+            faults.point("driver.before_start")
+            if driven.failure is None:
+                self._runner.start(task)
+
+    def _start_ready(self) -> list[tuple[Driven, Task]]:
+        """Give free processes to the executions in the line, one stage each in turn."""
+        tasks: list[tuple[Driven, Task]] = []
+        now = utc_now()
+        while self._line and len(tasks) < self._runner.free:
+            driven = self._line.popleft()
+            driven.queued = False
+            task = driven.execution.start_next(now)
+            if task is None:
+                continue
+            tasks.append((driven, task))
+            self._register(driven, task)
+            self._changed(driven)
+        return tasks
+
+    def _register(self, driven: Driven, task: Task) -> None:
+        self._keys[task.key] = driven
+        driven.attempts[task.key] = task.stage_id
+        seconds = driven.execution.stages[task.stage_id].stage.timeout
+        if seconds is not None:
+            driven.timers[task.key] = self._timers.after(seconds, lambda: self._time_out(task, seconds))
+
+    def _commit(self) -> None:
+        """Write all changes in one transaction; whoever's did not land has lost its lease."""
+        if not self._dirty:
+            return
+        dirty, self._dirty = self._dirty, {}
+        taken = [(driven, t) for driven in dirty.values() if (t := driven.execution.take()) is not None]
+        try:
+            landed = self._journal().apply([transition for _, transition in taken])
+        except StoreError as error:
+            logger.error("cannot write the state of %d executions: %s", len(taken), error)  # noqa: TRY400 - the cause is in the message
+            for driven, _ in taken:
+                self._abandon(driven, error)
+            return
+        for driven, transition in taken:
+            if transition.execution_id not in landed:
+                self._abandon(driven, LeaseLostError(f"another driver has taken over {transition.execution_id}"))
+                continue
+            self._publish(transition.events)
+            if transition.release:
+                self._forget(driven)
+
+    def _publish(self, events: Sequence[Event]) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener(events)
+            except Exception:
+                logger.exception("a listener failed")
+
+    # --- what happens ------------------------------------------------------------------------------------------
+
+    def _begin(self, driven: Driven, commands: Sequence[Command]) -> None:
+        execution = driven.execution
+        self._obey(driven, commands)
+        execution.begin_if_pending(utc_now())
+        self._limit(driven, execution.pipeline.timeout or self._limits.execution)
+        for stage_id, run in execution.stages.items():
+            if run.status is StageStatus.WAITING and run.retry_at is not None:
+                self._retry_after((run.retry_at - utc_now()).total_seconds(), driven, stage_id)
+        self._changed(driven)
+
+    def _limit(self, driven: Driven, seconds: float) -> None:
+        """Start the clock of a whole execution; a resume or a retry starts it anew."""
+        if (timer := driven.timers.pop("", None)) is not None:
+            timer.cancel()
+        driven.timers[""] = self._timers.after(
+            max(0.0, seconds - driven.execution.elapsed), lambda: self._end_overdue(driven, seconds)
+        )
+
+    def _obey_pending(self, execution_ids: Collection[str] | None) -> None:
+        wanted = [i for i in (self._driven if execution_ids is None else execution_ids) if i in self._driven]
+        try:
+            commands = self._load_commands(wanted)
+        except StoreError as error:
+            logger.warning("cannot read commands: %s", error)
+            return
+        for execution_id in dict.fromkeys(command.execution_id for command in commands):
+            if (driven := self._driven.get(execution_id)) is not None:
+                self._obey(driven, [command for command in commands if command.execution_id == execution_id])
+
+    def _obey(self, driven: Driven, commands: Sequence[Command]) -> None:
+        for command in commands:
+            if command.id in driven.commands:
+                continue
+            driven.commands.add(command.id)
+            if obey(driven.execution, command, utc_now()):
+                self._end_attempts(driven)
+            if command.restarts_clock:
+                driven.execution.elapsed = 0.0
+                self._limit(driven, driven.execution.pipeline.timeout or self._limits.execution)
+            self._changed(driven)
+
+    def _deliver(self, message: Message) -> None:
+        driven = self._keys.get(message.key)
+        if driven is None:
+            return
+        stage_id = driven.attempts[message.key]
+        if isinstance(message, Ended):
+            self._attempt_ended(driven, stage_id, message)
+        elif isinstance(message, Log):
+            data = {"logger": message.logger}
+            if message.traceback:
+                data["traceback"] = message.traceback
+            driven.execution.log(stage_id, Level(message.level), message.message, message.at, data)
+            self._changed_softly(driven)
+        else:
+            self._progressed(driven, stage_id, message)
+
+    def _attempt_ended(self, driven: Driven, stage_id: str, message: Ended) -> None:
+        del self._keys[message.key]
+        driven.attempt_ended(message.key, stage_id)
+        faults.point("driver.after_end")
+        now = utc_now()
+        if message.error is None:
+            driven.execution.stage_completed(stage_id, message.output or {}, now)
+        else:
+            delay = driven.execution.stage_failed(stage_id, message.error, now)
+            if delay is not None:
+                self._retry_after(delay, driven, stage_id)
+        self._changed(driven)
+
+    def _progressed(self, driven: Driven, stage_id: str, message: Progress) -> None:
+        now = monotonic()
+        if now - driven.progressed.get(stage_id, float("-inf")) < PROGRESS_SECONDS:
+            return
+        driven.progressed[stage_id] = now
+        driven.execution.progress(stage_id, message.fraction, message.message, utc_now())
+        self._changed_softly(driven)
+
+    def _retry_after(self, seconds: float, driven: Driven, stage_id: str) -> None:
+        self._timers.after(max(0.0, seconds), lambda: self._retry(driven, stage_id))
+
+    def _retry(self, driven: Driven, stage_id: str) -> None:
+        driven.execution.retry(stage_id)
+        self._line_up(driven)
+
+    def _time_out(self, task: Task, seconds: float) -> None:
+        message = f"the attempt exceeded its limit of {seconds:g} s and was killed"
+        self._runner.kill(task.key, {"type": "timeout", "message": message, "class": ErrorClass.TIMEOUT.value})
+
+    def _end_overdue(self, driven: Driven, seconds: float) -> None:
+        if driven.execution.status is ExecutionStatus.RUNNING:
+            driven.execution.time_out(seconds, utc_now())
+            self._end_attempts(driven)
+            self._changed(driven)
+
+    def _end_attempts(self, driven: Driven) -> None:
+        """Ask the running stages to end, and kill those that have not after the grace."""
+        keys = tuple(driven.attempts)
+        for key in keys:
+            self._runner.cancel(key)
+        if keys:
+            self._timers.after(self._limits.stop_grace, lambda: self._kill(driven, keys, "after the grace period"))
+
+    def _kill(self, driven: Driven, keys: Sequence[str], why: str) -> None:
+        error = {"type": "stop", "message": f"killed {why}", "class": ErrorClass.CANCELLED.value}
+        for key in keys:
+            if key in driven.attempts:
+                self._runner.kill(key, error)
+
+    def _give_up(self, given: set[str], done: threading.Event) -> None:
+        """Kill all attempts; when they have ended, or a little later, take them back and forget the executions."""
+        self._giving_up = True
+        self._line.clear()
+        for driven in self._driven.values():
+            driven.execution.prepare_interrupt()
+            self._kill(driven, tuple(driven.attempts), "to hand the execution over")
+        self._timers.after(0.0, lambda: self._gave_up(given, done, monotonic() + HAND_OVER_SECONDS))
+
+    def _gave_up(self, given: set[str], done: threading.Event, deadline: float) -> None:
+        if any(driven.attempts for driven in self._driven.values()) and monotonic() < deadline:
+            self._timers.after(0.01, lambda: self._gave_up(given, done, deadline))
+            return
+        for driven in tuple(self._driven.values()):
+            driven.execution.interrupt(utc_now())
+            self._dirty[driven.execution.id] = driven
+        self._commit()
+        given.update(self._driven)
+        for driven in tuple(self._driven.values()):
+            self._abandon(driven, LeaseLostError("handed over to another worker"))
+        done.set()
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------
+
+    def _changed(self, driven: Driven) -> None:
+        """Something happened to it: write it this turn, and let it stand in the line if it has ready stages."""
+        self._dirty[driven.execution.id] = driven
+        self._line_up(driven)
+
+    def _line_up(self, driven: Driven) -> None:
+        startable = driven.execution.startable and driven.failure is None and not self._giving_up
+        if startable and not driven.queued:
+            driven.queued = True
+            self._line.append(driven)
+
+    def _changed_softly(self, driven: Driven) -> None:
+        """It said something: write that with the next change, or soon."""
+        if "log" not in driven.timers:
+            driven.timers["log"] = self._timers.after(LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
+
+    def _flush_log(self, driven: Driven) -> None:
+        driven.timers.pop("log", None)
+        self._changed(driven)
+
+    def _forget(self, driven: Driven) -> None:
+        for timer in driven.timers.values():
+            timer.cancel()
+        if self._driven.get(driven.execution.id) is driven:
+            del self._driven[driven.execution.id]
+        self._dirty.pop(driven.execution.id, None)
+        driven.ended.set()
+
+    def _abandon(self, driven: Driven, error: FlexiRoasterError) -> None:
+        """We may not, or cannot, write its state any more: kill its stages and forget it."""
+        driven.failure = error
+        for key in tuple(driven.attempts):
+            self._keys.pop(key, None)
+            with suppress(KeyError):  # it may not have been started yet
+                self._runner.kill(key, {"type": "lease", "message": str(error), "class": ErrorClass.CANCELLED.value})
+        driven.execution.ready.clear()
+        self._forget(driven)
+
+    def _abandon_all(self, error: FlexiRoasterError) -> None:
+        for driven in tuple(self._driven.values()):
+            driven.failure = error
+            self._forget(driven)
+
+    def _post(self, action: Callable[[], None]) -> None:
+        self._inbox.append(action)
+        with suppress(BlockingIOError, OSError):  # a full pipe wakes it as well; a closed one needs no waking
+            self._wake_send.send(b"\0")
+
+    def _awake(self) -> None:
+        with suppress(BlockingIOError):
+            while self._wake_receive.recv(4096):
+                pass

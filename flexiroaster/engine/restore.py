@@ -1,0 +1,55 @@
+"""From the rows of an execution back to its state machine, as its next driver finds it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from flexiroaster.engine.executor import Execution
+from flexiroaster.model.event import EventType, Level
+from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+from flexiroaster.store.recovery import Stored
+
+__all__ = ["restore"]
+
+
+def restore(stored: Stored, token: int, at: datetime) -> Execution:
+    """The execution as of its last event; attempts that were running when its driver went away begin anew."""
+    execution = Execution(
+        stored.execution_id,
+        stored.pipeline,
+        stored.variables,
+        token=token,
+        seq=stored.last_seq,
+        status=stored.status,
+        started_at=stored.started_at,
+        completed_at=stored.completed_at,
+        error=stored.error,
+        goal=stored.goal,
+        slot=stored.slot,
+        elapsed=(at - stored.running_since).total_seconds() if stored.running_since else 0.0,
+    )
+    for row in stored.stages:
+        run = execution.stages[row.stage_id]
+        run.status, run.attempt = row.status, row.attempt
+        run.started_at, run.completed_at, run.retry_at = row.started_at, row.completed_at, row.retry_at
+        run.output, run.error, run.is_anomaly = row.output, row.error, row.is_anomaly
+    execution.line_up()
+    _take_back(execution, at)
+    if stored.goal is Goal.ROLLBACK:
+        execution.stopping = "rollback"
+        execution.undo_when_quiet(at)
+    elif stored.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED}:
+        execution.finish_up(at)
+    return execution
+
+
+def _take_back(execution: Execution, at: datetime) -> None:
+    """The attempts of the former driver do not count; nobody heard their end."""
+    for stage_id, run in execution.stages.items():
+        if run.status is not StageStatus.RUNNING:
+            continue
+        run.interrupt()
+        execution.touch(stage_id)
+        message = f"Stage begins anew, its worker went away: {run.stage.title}"
+        execution.tell(EventType.STAGE_INTERRUPTED, message, at, Level.WARNING, stage_id)
+        execution.ready.append(stage_id)

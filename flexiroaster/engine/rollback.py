@@ -1,0 +1,95 @@
+"""Rollback: undo what the stages of an execution did outside, in reverse order of their start.
+
+Each stage's undo is an attempt in a process like any other, with the stage's own timeout and retries; an undo may be
+repeated, so a crash in the middle costs nothing. What cannot be undone does not keep the rest from being undone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flexiroaster.engine.retry import backoff, worth_retrying
+from flexiroaster.errors import ErrorClass
+from flexiroaster.model.event import EventType, Level
+from flexiroaster.model.execution import StageStatus
+from flexiroaster.model.pipeline import StageType
+
+if TYPE_CHECKING:
+    from flexiroaster.engine.executor import Execution
+
+__all__ = ["Rollback"]
+
+_UNDOABLE = frozenset({StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CANCELLED})
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Rollback:
+    """Which stages are left to undo (`todo`, the next one first), which is being undone, and which could not be."""
+
+    todo: deque[str]
+    attempt: int = 0
+    active: bool = False
+    left: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, execution: Execution) -> Rollback:
+        """What is to be undone, the last one started first: every output that was ever started.
+
+        One that failed or was cancelled may have taken effect without telling; its undo finds out.
+        """
+        began = [
+            run
+            for run in execution.stages.values()
+            if run.stage.type is StageType.OUTPUT and run.started_at is not None and run.status in _UNDOABLE
+        ]
+        began.sort(key=lambda run: run.started_at or _NEVER, reverse=True)
+        return cls(deque(run.stage.id for run in began))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to try."""
+        return not self.todo
+
+    def start(self, execution: Execution, at: datetime) -> str:
+        """Begin to undo the next stage; its id."""
+        stage_id = self.todo[0]
+        self.attempt += 1
+        self.active = True
+        title = execution.stages[stage_id].stage.title
+        again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
+        execution.tell(EventType.STAGE_UNDOING, f"Undoing stage: {title}{again}", at, stage_id=stage_id)
+        return stage_id
+
+    def undone(self, execution: Execution, message: str, at: datetime) -> None:
+        """The stage's effect is undone."""
+        stage_id = self._next()
+        run = execution.stages[stage_id]
+        execution.completed -= run.status is StageStatus.COMPLETED
+        run.move(StageStatus.ROLLED_BACK)
+        execution.touch(stage_id)
+        execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
+
+    def failed(self, execution: Execution, error: dict[str, Any], at: datetime) -> float | None:
+        """The attempt failed; the seconds after which to try again, None when it is left to be done by hand."""
+        stage_id = self.todo[0]
+        run = execution.stages[stage_id]
+        self.active = False
+        message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
+        data = {"error": error}
+        if worth_retrying(run.stage, ErrorClass(error["class"]), self.attempt):
+            execution.tell(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, data)
+            return backoff(run.stage, self.attempt, retry_after=error.get("retry_after"))
+        self._next()
+        self.left.append({"stage_id": stage_id, "message": error["message"]})
+        execution.tell(
+            EventType.STAGE_UNDO_FAILED, f"{message}; left to be done by hand", at, Level.ERROR, stage_id, data
+        )
+        return None
+
+    def _next(self) -> str:
+        self.attempt, self.active = 0, False
+        return self.todo.popleft()

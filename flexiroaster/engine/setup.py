@@ -1,0 +1,52 @@
+"""What every worker of a runner is told once. It comes with the zygote's first message, never by the environment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from flexiroaster.engine.artifacts import Artifacts
+from flexiroaster.errors import SettingsError
+from flexiroaster.operators.base import Access
+
+__all__ = ["Setup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What stages may reach, where artifacts lie, and `work`, the folder that holds a scratch folder per worker."""
+
+    access: Access
+    artifacts_url: str
+    cache: str
+    work: str
+
+    @classmethod
+    def new(cls, access: Access, artifacts_url: str) -> Self:
+        """A setup with a scratch folder of its own: beside local artifacts, where there is room for large files.
+
+        Raises SettingsError when nothing can be written there.
+        """
+        url = artifacts_url if "://" in artifacts_url else str(Path(artifacts_url).absolute())
+        artifacts = Artifacts(url)
+        try:
+            artifacts.folder.mkdir(parents=True, exist_ok=True)
+            work = tempfile.mkdtemp(prefix=".work-", dir=artifacts.folder)
+        except OSError as error:
+            raise SettingsError(f"ARTIFACTS_URL: nothing can be written to {artifacts.folder}: {error}") from error
+        return cls(access, url, str(artifacts.cache), work)
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> Self:
+        """From the message that `message` gave."""
+        access: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in message["access"].items()}
+        return cls(Access(**access), message["artifacts_url"], message["cache"], message["work"])
+
+    def message(self) -> dict[str, Any]:
+        """As JSON."""
+        plain = {f.name: getattr(self.access, f.name) for f in fields(self.access)}
+        access = {name: dict(v) if isinstance(v, Mapping) else v for name, v in plain.items()}
+        return {"access": access, "artifacts_url": self.artifacts_url, "cache": self.cache, "work": self.work}

@@ -1,0 +1,59 @@
+"""One stage's state within an execution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flexiroaster.model.execution import STAGE_MOVES, StageStatus
+from flexiroaster.model.pipeline import Stage
+from flexiroaster.store.changes import StageChange
+
+__all__ = ["StageRun"]
+
+
+@dataclass(slots=True)
+class StageRun:
+    """A stage's state; `missing` counts the dependencies that have not ended. `attempt` counts from 1, 0 before."""
+
+    stage: Stage
+    missing: int
+    status: StageStatus = StageStatus.PENDING
+    attempt: int = 0
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    retry_at: datetime | None = None
+    output: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    is_anomaly: bool = False
+
+    def move(self, status: StageStatus) -> None:
+        """Change the state; a move that is not in the table is a defect of ours."""
+        if status not in STAGE_MOVES[self.status]:
+            raise AssertionError(f"stage {self.stage.id}: {self.status} -> {status}")
+        self.status = status
+
+    def start(self, at: datetime) -> None:
+        """Another attempt begins."""
+        self.move(StageStatus.RUNNING)
+        self.attempt += 1
+        self.started_at, self.completed_at, self.retry_at = at, None, None
+
+    def interrupt(self) -> None:
+        """The attempt was ended through no fault of the stage's: it does not count."""
+        self.move(StageStatus.PENDING)
+        self.attempt -= 1
+        self.completed_at = None  # that it was started once is kept: it may have had its effect
+
+    def reset(self) -> None:
+        """Begin anew, as if it had never run."""
+        self.move(StageStatus.PENDING)
+        self.attempt = 0
+        self.started_at = self.completed_at = self.retry_at = self.output = self.error = None
+        self.is_anomaly = False
+
+    def change(self) -> StageChange:
+        """The row as it stands now."""
+        times = (self.started_at, self.completed_at, self.retry_at)
+        return StageChange(self.stage.id, self.status, self.attempt, *times, self.output, self.error, self.is_anomaly)
