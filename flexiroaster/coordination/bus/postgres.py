@@ -1,0 +1,184 @@
+"""Between processes through PostgreSQL: LISTEN on a connection of its own, NOTIFY over the pool."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from flexiroaster.coordination.bus.base import Envelope
+from flexiroaster.coordination.bus.wire import pack
+from flexiroaster.store.database import Database
+
+__all__ = ["PostgresChannel"]
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 7900  # PostgreSQL refuses 8000
+CHECK_SECONDS = 10.0
+"""Between two signs of life that the listener sends itself; a pooler that swallows notifications shows there."""
+
+ANSWER_SECONDS = 2.0
+BLIND_SECONDS = 2.0
+"""How often listeners are told of a gap while messages may go by unheard."""
+
+RECONNECT_SECONDS = 1.0
+
+_NOTIFY = text("SELECT pg_notify('flexiroaster', p) FROM unnest(CAST(:payloads AS text[])) AS p")
+_LISTEN = "LISTEN flexiroaster"
+_CHECK = "check:"
+
+
+class PostgresChannel:
+    """One notification channel for all topics. `blind` says whether others may be talking where we cannot hear."""
+
+    name = "postgresql"
+
+    def __init__(self, database: Database, origin: str, blind: Callable[[], bool]) -> None:
+        self._database = database
+        self._origin = origin
+        self._blind = blind
+        self._closed = threading.Event()
+        self._wake_send, self._wake_receive = socket.socketpair()
+        self._thread: threading.Thread | None = None
+        self._away = False
+        self._receive: Callable[[bytes], None] = lambda _text: None
+        self._gap: Callable[[], None] = lambda: None
+
+    def send(self, batch: Sequence[Envelope]) -> bool:
+        """Notify in one transaction; False when the database cannot be reached."""
+        return self._notify([part.decode() for part in pack(self._origin, batch, MOST_BYTES)])
+
+    def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
+        """Begin to listen, and connect again whenever the connection is lost."""
+        self._receive, self._gap = receive, gap
+        self._thread = threading.Thread(target=self._run, name="flexiroaster-bus-postgres", daemon=True)
+        self._thread.start()
+
+    def want(self, root: str) -> None:
+        """Everything is heard anyway."""
+
+    def close(self) -> None:
+        """End the thread and its connection."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._wake_send.send(b"\0")
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5)
+        self._wake_send.close()
+        if self._thread is None or not self._thread.is_alive():
+            self._wake_receive.close()
+
+    def _notify(self, payloads: list[str]) -> bool:
+        try:
+            with self._database.engine.connect() as connection:
+                autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
+                autocommit.execute(_NOTIFY, {"payloads": payloads})
+        except SQLAlchemyError as error:
+            logger.debug("cannot notify: %s", error)
+            return False
+        return True
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                with self._connect() as connection:
+                    self._came_back()
+                    _Session(self, connection).run()
+            except (psycopg.Error, OSError) as error:
+                self._went_away(error)
+                self._closed.wait(RECONNECT_SECONDS)
+
+    def _connect(self) -> psycopg.Connection:
+        engine = self._database.engine
+        arguments, options = engine.dialect.create_connect_args(engine.url)
+        options = {"connect_timeout": 5, **options}
+        connection = psycopg.connect(*arguments, **options, autocommit=True, application_name="flexiroaster-bus")
+        try:
+            connection.execute(_LISTEN)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _went_away(self, error: Exception) -> None:
+        if not self._away:
+            self._away = True
+            logger.warning("the bus does not hear PostgreSQL: %s", " ".join(str(error).split()))
+
+    def _came_back(self) -> None:
+        if self._away:
+            self._away = False
+            logger.info("the bus hears PostgreSQL again")
+
+
+class _Session:
+    """One connection, from its LISTEN to its end."""
+
+    def __init__(self, channel: PostgresChannel, connection: psycopg.Connection) -> None:
+        self._channel = channel
+        self._connection = connection
+        self._next_check = monotonic()
+        self._next_gap = monotonic()
+        self._check = ""  # the sign of life that has not come yet
+        self._answer_due = 0.0
+        self._deaf = False
+
+    def run(self) -> None:
+        """Raises what ends the connection; returns at the end of the channel."""
+        channel = self._channel
+        channel._gap()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._connection, selectors.EVENT_READ)
+            selector.register(channel._wake_receive, selectors.EVENT_READ)
+            while not channel._closed.is_set():
+                self._look_after()
+                if selector.select(self._wait()):
+                    self._read()
+
+    def _wait(self) -> float:
+        """Seconds until there is something to look after."""
+        due = self._answer_due if self._check else self._next_check
+        if self._deaf or self._channel._blind():
+            due = min(due, self._next_gap)
+        return min(max(0.0, due - monotonic()), BLIND_SECONDS)
+
+    def _look_after(self) -> None:
+        now = monotonic()
+        if self._check and now > self._answer_due:
+            self._missed_its_check()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
+            self._answer_due = now + ANSWER_SECONDS
+            self._check = f"{_CHECK}{self._channel._origin}:{secrets.token_hex(4)}"
+            if not self._channel._notify([self._check]):
+                self._check = ""  # nothing was sent, so nothing can be missed
+        if (self._deaf or self._channel._blind()) and now >= self._next_gap:
+            self._next_gap = now + BLIND_SECONDS
+            self._channel._gap()
+
+    def _missed_its_check(self) -> None:
+        self._check = ""
+        if not self._deaf:
+            self._deaf = True
+            logger.warning("notifications do not arrive (a pooler between?): the bus asks the database instead")
+        self._connection.execute(_LISTEN)  # raises where the connection is dead
+        self._read()
+
+    def _read(self) -> None:
+        for notification in self._connection.notifies(timeout=0):
+            payload = notification.payload
+            if not payload.startswith(_CHECK):
+                self._channel._receive(payload.encode())
+            elif payload == self._check:
+                self._check = ""
+                self._deaf = False

@@ -1,0 +1,166 @@
+"""Between processes through Redis: publish and subscribe, over one connection and a thread that reads it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from flexiroaster.coordination.bus.base import Envelope
+from flexiroaster.coordination.bus.wire import pack
+from flexiroaster.coordination.redis import RedisLink
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.client import PubSub
+
+__all__ = ["RedisChannel"]
+
+MOST_BYTES = 64_000
+WAIT_SECONDS = 0.5
+"""The longest wait for a message; then the reader looks around, and asks for a sign of life."""
+
+AGAIN_SECONDS = 0.05
+REFUSED_SECONDS = 1.0
+"""Until the next connection, after one that worked and after one that did not."""
+
+PONG_SECONDS = 1.5
+"""A connection whose server does not answer for so long is given up."""
+
+
+class RedisChannel:
+    """A channel of Redis for each first word of a topic, subscribed to when somebody wants it.
+
+    One more is everybody's, for gaps, and one is this process's own, to wake its reader.
+    """
+
+    name = "redis"
+
+    def __init__(self, link: RedisLink, origin: str) -> None:
+        self._link = link
+        self._origin = origin
+        self._base = link.scoped_key("bus")
+        self._own = f"{self._base}:@{origin}"
+        self._wanted = {self._base, self._own}
+        self._closed = threading.Event()
+        self.hears = False
+        """Whether what others publish in Redis arrives here."""
+        self._thread: threading.Thread | None = None
+        self._receive: Callable[[bytes], None] = lambda _text: None
+        self._gap: Callable[[], None] = lambda: None
+
+    @property
+    def available(self) -> bool:
+        """Whether messages can be sent this way."""
+        return self._link.available
+
+    def send(self, batch: Sequence[Envelope]) -> bool:
+        """Publish; False when Redis is away."""
+        roots: dict[str, list[Envelope]] = {}
+        for envelope in batch:
+            roots.setdefault(self._channel(envelope[0].partition(":")[0]), []).append(envelope)
+
+        def publish(client: Redis) -> bool:
+            with client.pipeline(transaction=False) as pipeline:
+                for channel, envelopes in roots.items():
+                    for text in pack(self._origin, envelopes, MOST_BYTES):
+                        pipeline.publish(channel, text)
+                pipeline.execute()
+            return True
+
+        return self._link.call(publish, default=False)
+
+    def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
+        """Begin to listen whenever Redis is available; a gap at each beginning and each end of that."""
+        self._receive, self._gap = receive, gap
+        self._thread = threading.Thread(target=self._run, name="flexiroaster-bus-redis", daemon=True)
+        self._thread.start()
+
+    def want(self, root: str) -> None:
+        """Subscribe to topics with this first word."""
+        channel = self._channel(root)
+        if channel not in self._wanted:
+            self._wanted = self._wanted | {channel}
+            self._wake()
+
+    def close(self) -> None:
+        """End the thread and its connection; a reader that waits for a silent Redis takes WAIT_SECONDS."""
+        self._closed.set()
+        if self._thread is not None:
+            self._wake()
+            if self._thread is not threading.current_thread():
+                self._thread.join(2 * PONG_SECONDS)
+
+    def _channel(self, root: str) -> str:
+        return f"{self._base}:{root}" if root else self._base
+
+    def _wake(self) -> None:
+        if self._thread is not None and self._link.available:
+            self._link.later(lambda client: client.publish(self._own, b""))
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            if self._link.wait(WAIT_SECONDS):
+                self._listen()
+                heard, self.hears = self.hears, False
+                if heard and not self._closed.is_set():
+                    self._gap()
+                self._closed.wait(AGAIN_SECONDS if heard else REFUSED_SECONDS)
+
+    def _listen(self) -> None:
+        """Until Redis goes away."""
+        pubsub: PubSub | None = self._link.call(lambda client: client.pubsub(), None)  # type: ignore[no-untyped-call] # redis-py's
+        if pubsub is None:
+            return
+        try:
+            _Session(self, pubsub).run()
+        except Exception as error:  # noqa: BLE001 - whatever ended it, the link finds out whether Redis is away
+            self._link.suspect(error)
+        finally:
+            pubsub.close()
+
+
+class _Session:
+    """One connection, from its first subscription to its end."""
+
+    def __init__(self, channel: RedisChannel, pubsub: PubSub) -> None:
+        self._channel = channel
+        self._pubsub = pubsub
+        self._subscribed: set[str] = set()
+        self._outstanding = 0  # subscriptions that the server has not confirmed
+        self._asked_at: float | None = None
+
+    def run(self) -> None:
+        """Raises what ends the connection; returns when there is another reason to end it."""
+        channel = self._channel
+        while not channel._closed.is_set() and channel._link.available:
+            self._subscribe(channel._wanted - self._subscribed)
+            message = self._pubsub.get_message(timeout=WAIT_SECONDS)
+            if message is None:
+                self._ask_for_life()
+            else:
+                self._asked_at = None
+                self._handle(message)
+
+    def _subscribe(self, channels: set[str]) -> None:
+        if channels:
+            self._pubsub.subscribe(*channels)
+            self._subscribed |= channels
+            self._outstanding += len(channels)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self._outstanding -= 1
+            if self._outstanding == 0:
+                self._channel.hears = True
+                self._channel._gap()
+        elif message["type"] == "message" and message["data"]:
+            self._channel._receive(message["data"])
+
+    def _ask_for_life(self) -> None:
+        if self._asked_at is None:
+            self._pubsub.ping()
+            self._asked_at = monotonic()
+        elif monotonic() - self._asked_at > PONG_SECONDS:
+            raise TimeoutError("the subscription does not answer")

@@ -1,0 +1,114 @@
+"""The bus of all processes of an installation: through Redis while it is there, else through the database.
+
+The database's channel is listened to all the time, so that one process that cannot reach Redis is heard by those that
+can. And a process that cannot reach it tells its listeners of a gap every other second, because others may be talking
+there.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flexiroaster.coordination.bus.base import Bus, Callback, Channel, Envelope, Listeners, Message, encode
+from flexiroaster.coordination.bus.local import LocalBus
+from flexiroaster.coordination.bus.postgres import PostgresChannel
+from flexiroaster.coordination.bus.redis import RedisChannel
+from flexiroaster.coordination.bus.sqlite import SqliteChannel
+from flexiroaster.coordination.bus.wire import unpack
+from flexiroaster.coordination.outbox import Outbox
+from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.store.database import Database
+
+__all__ = ["SharedBus", "open_bus"]
+
+OUTBOX_LIMIT = 10_000
+"""Messages that may wait to be sent; if there are more, the others are told of a gap."""
+
+PACE_SECONDS = 0.005
+"""The least time between two batches: a flood of messages goes out in at most 200 a second."""
+
+
+class SharedBus:
+    """A bus over up to two channels. Threads start with the first use; not for a forked child. Thread-safe."""
+
+    def __init__(self, origin: str, database: Channel, redis: RedisChannel | None) -> None:
+        self._origin = origin
+        self._redis = redis
+        self._database = database
+        self._channels: tuple[Channel, ...] = (database, redis) if redis else (database,)
+        self._listeners = Listeners()
+        self._outbox: Outbox[Envelope] = Outbox(
+            self._send, name="flexiroaster-bus-send", limit=OUTBOX_LIMIT, pace=PACE_SECONDS
+        )
+        self._overflowed = False
+        self._lock = threading.Lock()
+        self._listening = False
+        self._closed = False
+
+    def publish(self, topic: str, payload: dict[str, Any] | None = None) -> None:
+        """See `Bus`."""
+        envelope = encode(topic, payload)
+        self._listeners.deliver(Message(topic, payload or {}))
+        if not self._outbox.put(envelope):
+            self._overflowed = True
+
+    def subscribe(self, topic: str, callback: Callback) -> Callable[[], None]:
+        """See `Bus`. The first one starts the listening, and is told of a gap when it has begun."""
+        unsubscribe = self._listeners.add(topic, callback)
+        with self._lock:
+            if self._closed:
+                return unsubscribe
+            for channel in self._channels:
+                channel.want(topic.partition(":")[0])
+            if not self._listening:
+                self._listening = True
+                for channel in self._channels:
+                    channel.start(self._receive, self._listeners.deliver_gap)
+        return unsubscribe
+
+    @property
+    def transport(self) -> str:
+        """See `Bus`."""
+        return self._redis.name if self._redis and self._redis.available else self._database.name
+
+    def close(self) -> None:
+        """See `Bus`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._outbox.close()
+        for channel in self._channels:
+            channel.close()
+
+    def _send(self, batch: Sequence[Envelope]) -> bool:
+        overflowed, self._overflowed = self._overflowed, False
+        if overflowed:
+            batch = [("", b"{}"), *batch]
+        if (self._redis and self._redis.send(batch)) or self._database.send(batch):
+            return True
+        self._overflowed |= overflowed
+        return False
+
+    def _receive(self, text: bytes) -> None:
+        for message in unpack(text, self._origin):
+            if message.gap:
+                self._listeners.deliver_gap()
+            else:
+                self._listeners.deliver(message)
+
+
+def open_bus(database: Database, link: RedisLink) -> Bus:
+    """The bus of this installation. Close it before the link and the database."""
+    origin = secrets.token_hex(6)
+    redis = RedisChannel(link, origin) if link.configured else None
+    if not database.is_sqlite:
+        postgres = PostgresChannel(database, origin, blind=lambda: redis is not None and not redis.hears)
+        return SharedBus(origin, postgres, redis)
+    path = database.engine.url.database
+    if not path or path == ":memory:":
+        return LocalBus()
+    return SharedBus(origin, SqliteChannel(path, calm=lambda: redis is not None and redis.hears), redis)

@@ -1,0 +1,75 @@
+"""Execution locks: they spare the database the contention of many workers, and decide nothing.
+
+The lease in the database is the authority and is always taken. Who gets a lock goes on to claim the lease; who does
+not leaves the execution to the other; who hears nothing asks the database as if there were no locks.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from typing import Any
+
+from flexiroaster.coordination.redis import RedisLink
+
+__all__ = ["ExecutionLocks"]
+
+_ACQUIRE = """
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+_EXTEND = """
+local held = {}
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if not value or value == ARGV[1] then
+    redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
+    held[#held + 1] = i
+  end
+end
+return held
+"""
+_RELEASE = """
+local released = 0
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then released = released + redis.call('DEL', key) end
+end
+return released
+"""
+
+
+class ExecutionLocks:
+    """The locks of one worker: `flexiroaster:lock:{execution}` holds `{owner}:{token}` for `ttl` (s). Thread-safe.
+
+    The token is this object's own, so a lock is recognised as ours after an answer got lost, and nobody else's is
+    ever extended or deleted.
+    """
+
+    def __init__(self, link: RedisLink, owner: str, ttl: float) -> None:
+        self._link = link
+        self._value = f"{owner}:{secrets.token_hex(8)}"
+        self._milliseconds = int(ttl * 1000)
+
+    def acquire(self, execution_id: str) -> bool | None:
+        """Whether the lock is ours now; False: somebody else's. None: Redis cannot say, ask the database."""
+        taken = self._run(_ACQUIRE, [execution_id])
+        return None if taken is None else bool(taken)
+
+    def extend(self, execution_ids: Collection[str]) -> set[str] | None:
+        """Extend many in one round trip, those whose lease has just been claimed or renewed; which are ours now.
+
+        One that is missing, because Redis was flushed or away at the claim, is set again. One that is somebody
+        else's is left alone: it runs out by itself. None: Redis cannot say.
+        """
+        names = list(execution_ids)
+        held = self._run(_EXTEND, names)
+        return None if held is None else {names[int(i) - 1] for i in held}
+
+    def release(self, execution_ids: Collection[str]) -> None:
+        """Delete those that are ours, in one round trip. What cannot be deleted now runs out."""
+        self._run(_RELEASE, list(execution_ids))
+
+    def _run(self, script: str, execution_ids: list[str]) -> Any:  # noqa: ANN401 - what the script returns
+        keys = [self._link.key("lock", name) for name in execution_ids]
+        return self._link.script(script, keys, [self._value, self._milliseconds]) if keys else []
