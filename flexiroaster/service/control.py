@@ -1,0 +1,75 @@
+"""Stop, pause, resume, retry and roll back: from any process, whoever drives the execution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexiroaster.model.command import CommandKind
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.service.installation import Installation
+from flexiroaster.store import commands, definitions, queries
+
+__all__ = ["pause", "resume", "retry", "rollback", "stop"]
+
+
+def stop(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
+    """Stop an execution: its stages are asked to end and killed after the grace period; also while it is paused,
+    queued or waits for a retry.
+
+    Raises NotFoundError, NotAllowedError (it has ended).
+    """
+    _request(installation, execution_id, CommandKind.STOP, {"reason": reason}, requested_by)
+
+
+def pause(
+    installation: Installation,
+    execution_id: str,
+    reason: str = "",
+    *,
+    interrupt: bool = False,
+    requested_by: str = "",
+) -> None:
+    """Start no further stage until `resume`; running stages may finish, or with `interrupt` are ended and begin anew
+    later. It is no failure, and it survives restarts.
+
+    Raises NotFoundError, NotAllowedError (it is not running).
+    """
+    arguments = {"reason": reason, "mode": "interrupt" if interrupt else "drain"}
+    _request(installation, execution_id, CommandKind.PAUSE, arguments, requested_by)
+
+
+def resume(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
+    """Go on with a paused execution. Raises NotFoundError, NotAllowedError (it is not paused)."""
+    _request(installation, execution_id, CommandKind.RESUME, {"reason": reason}, requested_by)
+
+
+def retry(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
+    """Run the failed, cancelled and skipped stages of an execution again; completed ones keep their results.
+
+    Raises NotFoundError, NotAllowedError (it has neither failed nor been cancelled), ConflictError (its pipeline runs
+    already as often as it may).
+    """
+    _request(installation, execution_id, CommandKind.RETRY, {"reason": reason}, requested_by)
+
+
+def rollback(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
+    """Undo what the stages did outside, in reverse order of their start. The execution is `rolled_back` when all is
+    undone, else `failed` with what is left to do by hand.
+
+    Raises NotFoundError, NotAllowedError (it is still live and not paused, or rolled back already).
+    """
+    _request(installation, execution_id, CommandKind.ROLLBACK, {"reason": reason}, requested_by)
+
+
+def _request(
+    installation: Installation, execution_id: str, kind: CommandKind, arguments: dict[str, Any], requested_by: str
+) -> ExecutionStatus:
+    concurrency = None
+    if kind is CommandKind.RETRY:
+        row = queries.execution(installation.database, execution_id)
+        concurrency = definitions.get(installation.database, row.pipeline_id, row.revision).pipeline.concurrency
+    status = commands.request(
+        installation.database, execution_id, kind, arguments, requested_by=requested_by, concurrency=concurrency
+    )
+    installation.tell_of_command(execution_id)
+    return status

@@ -1,0 +1,234 @@
+"""Executions: start, wait, stop, look at them."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from flexiroaster import faults
+from flexiroaster.engine.executor import Execution
+from flexiroaster.errors import ConflictError, LeaseLostError, NotAllowedError, NotFoundError
+from flexiroaster.model import graph
+from flexiroaster.model.event import Event, EventType, Level, utc_now
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
+from flexiroaster.model.pipeline import OnConflict, Pipeline, near
+from flexiroaster.service import control, pipelines
+from flexiroaster.service.installation import Installation
+from flexiroaster.store import queries
+from flexiroaster.store.changes import Landed, NewExecution, NewStage
+from flexiroaster.store.definitions import Revision
+from flexiroaster.store.queries import ExecutionRow, StageRow
+
+__all__ = ["ExecutionRow", "StageRow", "events", "get", "listing", "logs", "new_id", "rerun", "stages", "start", "wait"]
+
+
+def new_id() -> str:
+    """A fresh execution id; ids sort by time, which keeps index pages together."""
+    return f"exec-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+
+
+def start(
+    installation: Installation,
+    pipeline: Revision | str,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    triggered_by: str = "api",
+    idempotency_key: str | None = None,
+    drive: bool = True,
+) -> str:
+    """Start a stored pipeline (or its id) and return the execution's id.
+
+    This process drives it, or with `drive` False the next worker that claims it; it may have to queue. The same
+    `idempotency_key` with the same pipeline and variables gives the same execution, never a second one.
+
+    Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or does not fit),
+    ConflictError (the pipeline runs already as often as it may; the key was used for something else), StoreError.
+    """
+    revision = pipelines.get(installation, pipeline) if isinstance(pipeline, str) else pipeline
+    if not revision.pipeline.is_active:
+        raise NotAllowedError(f"Pipeline is not active: {revision.id}", pipeline_id=revision.id)
+    merged = {**revision.pipeline.variables, **(variables or {})}
+    pipelines.check_variables(revision.pipeline, installation.access, merged)
+    if drive:
+        installation.warm_up()  # its processes start while the database is written
+    owner = installation.owner if drive else None
+    new = _new_execution(installation, revision, merged, triggered_by, idempotency_key, owner)
+    landed = _create(installation, new)
+    if isinstance(landed, str):
+        return landed
+    faults.point("executions.after_create")
+    if not drive:
+        installation.tell_of_work()
+    elif landed.queued:
+        _wait_in_line(installation, revision, new.execution_id)
+    else:
+        installation.driver.submit(Execution(new.execution_id, revision.pipeline, merged, token=1, slot=landed.slot))
+    return new.execution_id
+
+
+def rerun(
+    installation: Installation, execution_id: str, from_stage: str, *, triggered_by: str = "api", drive: bool = True
+) -> str:
+    """Start a new execution of the same revision with the same variables that runs `from_stage` and all below it.
+
+    What else was completed is taken over with its tables; what was not runs as well. The id of the new execution.
+    Raises NotFoundError (execution, stage), NotAllowedError (it is live), ConflictError, StoreError.
+    """
+    row = get(installation, execution_id)
+    if row.status not in TERMINAL:
+        raise NotAllowedError(f"Cannot rerun execution with status: {row.status}", status=row.status)
+    revision = pipelines.get(installation, row.pipeline_id, row.revision)
+    edges = revision.pipeline.dependencies()
+    if from_stage not in edges:
+        raise NotFoundError(f"Stage not found: {from_stage}{near(from_stage, edges)}", stage_id=from_stage)
+    again = {from_stage, *graph.downstream(edges, from_stage)}
+    done = {s.stage_id: s.output for s in stages(installation, execution_id) if s.status is StageStatus.COMPLETED}
+    taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in again}
+    new = _new_execution(
+        installation, revision, row.variables, triggered_by, None, installation.owner if drive else None
+    )
+    kept = tuple(replace(s, output=taken_over.get(s.stage_id), taken_over=s.stage_id in taken_over) for s in new.stages)
+    message = f"Execution created: {row.pipeline_name}, from stage {from_stage!r} of {execution_id}, by {triggered_by}"
+    new = replace(new, stages=kept, parent_id=execution_id, event=replace(new.event, message=message))
+    landed = _create(installation, new)
+    if drive and isinstance(landed, Landed) and not landed.queued:
+        installation.go_on(new.execution_id, token=1)
+    else:
+        installation.tell_of_work()
+    return new.execution_id
+
+
+def wait(installation: Installation, execution_id: str, timeout: float | None = None) -> ExecutionRow:
+    """Wait until an execution has ended or is paused, wherever it runs, or `timeout` seconds; it as it is then.
+
+    Raises NotFoundError, StoreError.
+    """
+    deadline = None if timeout is None else monotonic() + timeout
+    pause = 0.01
+    while True:
+        with suppress(LeaseLostError):  # somebody else drives it now
+            installation.driver.wait(execution_id, None if deadline is None else max(0.0, deadline - monotonic()))
+        row = get(installation, execution_id)
+        if row.status not in {ExecutionStatus.PENDING, ExecutionStatus.RUNNING}:
+            return row
+        if deadline is not None and monotonic() >= deadline:
+            return row
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+
+
+def get(installation: Installation, execution_id: str) -> ExecutionRow:
+    """One execution. Raises NotFoundError."""
+    return queries.execution(installation.database, execution_id)
+
+
+def stages(installation: Installation, execution_id: str) -> list[StageRow]:
+    """The stages of an execution, in topological order."""
+    return queries.stages_of(installation.database, execution_id)
+
+
+def events(installation: Installation, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
+    """The events after a number, in order."""
+    return queries.events_of(installation.database, execution_id, after=after, limit=limit)
+
+
+def logs(
+    installation: Installation, execution_id: str, *, level: Level = Level.INFO, after: int = 0, limit: int = 500
+) -> list[Event]:
+    """The events of a level or a more serious one, oldest first. Raises NotFoundError."""
+    get(installation, execution_id)
+    serious = tuple(Level)[tuple(Level).index(level) :]
+    return queries.events_of(installation.database, execution_id, after=after, levels=serious, limit=limit)
+
+
+def listing(
+    installation: Installation,
+    *,
+    pipeline_id: str | None = None,
+    status: ExecutionStatus | None = None,
+    hours: float | None = None,
+    skip: int = 0,
+    limit: int = 100,
+) -> tuple[list[ExecutionRow], int]:
+    """A page of executions, newest first, and how many match in all; those created in the last `hours`, if given."""
+    since = utc_now() - timedelta(hours=hours) if hours is not None else None
+    return queries.execution_page(
+        installation.database, pipeline_id=pipeline_id, status=status, since=since, skip=skip, limit=limit
+    )
+
+
+def _create(installation: Installation, new: NewExecution) -> Landed | str:
+    """Write a new execution; the id of the earlier one where the same was asked for already. Raises ConflictError."""
+    for _ in range(3):  # a start beside ours may have taken the slot that it then did not need
+        landed = installation.intake.apply([new]).get(new.execution_id)
+        if landed is not None:
+            return landed
+        if new.idempotency_key is not None:
+            earlier = queries.by_idempotency_key(installation.database, new.idempotency_key)
+            if earlier is not None:
+                return _same_request(new, *earlier)
+        holders = queries.slot_holders(installation.database, new.pipeline_id)
+        if new.concurrency is not None and len(holders) >= new.concurrency:
+            break
+    message = f"Pipeline {new.pipeline_id} is running already: {', '.join(holders)}"
+    raise ConflictError(message, pipeline_id=new.pipeline_id, executions=holders)
+
+
+def _same_request(new: NewExecution, execution_id: str, digest: str) -> str:
+    if digest == new.request_digest:
+        return execution_id
+    message = f"The idempotency key {new.idempotency_key!r} was used for another request: {execution_id}"
+    raise ConflictError(message, execution_id=execution_id)
+
+
+def _wait_in_line(installation: Installation, revision: Revision, execution_id: str) -> None:
+    """It is queued: whoever ends an execution of the pipeline lets it go, and this process is there to take it."""
+    if revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
+        oldest = queries.slot_holders(installation.database, revision.id)[:1]
+        for holder in oldest:
+            with suppress(NotAllowedError):  # it has just ended
+                control.stop(installation, holder, f"a newer execution was started: {execution_id}")
+    installation.take_work()
+
+
+def _new_execution(
+    installation: Installation,
+    revision: Revision,
+    variables: dict[str, Any],
+    triggered_by: str,
+    idempotency_key: str | None,
+    owner: str | None,
+) -> NewExecution:
+    pipeline: Pipeline = revision.pipeline
+    execution_id = new_id()
+    titles = {stage.id: stage.title for stage in pipeline.stages}
+    message = f"Execution created: {pipeline.name}, revision {revision.revision}, by {triggered_by}"
+    digest = None
+    if idempotency_key is not None:
+        body = orjson.dumps([revision.id, variables], option=orjson.OPT_SORT_KEYS, default=str)
+        digest = hashlib.sha256(body).hexdigest()
+    return NewExecution(
+        execution_id=execution_id,
+        pipeline_id=revision.id,
+        pipeline_name=pipeline.name,
+        revision=revision.revision,
+        variables=variables,
+        triggered_by=triggered_by,
+        stages=tuple(NewStage(i, titles[i]) for i in pipeline.order()),
+        event=Event(execution_id, 1, EventType.EXECUTION_CREATED, message),
+        owner=owner,
+        lease_seconds=installation.settings.execution_lock_ttl,
+        concurrency=pipeline.concurrency,
+        queue=pipeline.on_conflict is not OnConflict.REJECT,
+        idempotency_key=idempotency_key,
+        request_digest=digest,
+    )

@@ -1,0 +1,267 @@
+"""One installation as seen from one process: its settings, its database, and the driver that runs executions."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from selectors import BaseSelector
+from typing import TYPE_CHECKING
+
+from flexiroaster import faults
+from flexiroaster.config import Settings, load_settings
+from flexiroaster.errors import StoreError
+from flexiroaster.operators.base import Access
+from flexiroaster.service.access import access_of
+from flexiroaster.store import claims, commands, migrate, recovery
+from flexiroaster.store.database import Database, open_database
+from flexiroaster.store.journal import Journal
+
+if TYPE_CHECKING:
+    from flexiroaster.engine.driver import Driver
+    from flexiroaster.engine.leases import LeaseKeeper
+    from flexiroaster.engine.messages import Message
+    from flexiroaster.engine.runner import Runner
+    from flexiroaster.engine.scheduler import Scheduler
+    from flexiroaster.service.signals import Signals
+
+__all__ = ["Installation", "access_of", "open_installation"]
+
+EXECUTIONS_PER_PROCESS = 4
+"""How many executions a worker claims per stage process: enough to have one ready when another waits."""
+
+
+class Installation:
+    """What the use cases work on. The driver and its processes start with the first execution.
+
+    Thread-safe. Close it, or use `open_installation`, so that no process stays behind.
+    """
+
+    def __init__(self, settings: Settings, access: Access | None = None) -> None:
+        self.settings = settings
+        self.access = access or access_of(settings)
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        """Who claims executions: host, process and a number that no other process had."""
+        self._lock = threading.RLock()
+        self._driver: Driver | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._scheduler: Scheduler | None = None
+        self._signals: Signals | None = None
+        self._journal: Journal | None = None
+        self._intake: Journal | None = None
+        self._database: Database | None = None
+        self._closed = False
+
+    @property
+    def database(self) -> Database:
+        """The database, migrated to this version on first use. Raises StoreError."""
+        with self._lock:
+            if self._closed:
+                raise StoreError("the installation is closed")
+            if self._database is None:
+                database = open_database(self.settings)
+                migrate.upgrade(database)
+                self._database = database
+            return self._database
+
+    @property
+    def journal(self) -> Journal:
+        """The writer of execution state."""
+        with self._lock:
+            if self._journal is None:
+                self._journal = Journal(self.database)
+            return self._journal
+
+    @property
+    def intake(self) -> Journal:
+        """The writer of new executions.
+
+        On PostgreSQL one of its own, so that a start does not wait for the driver's transaction under way; SQLite has
+        a single writer anyway.
+        """
+        with self._lock:
+            if self._intake is None:
+                self._intake = self.journal if self.database.is_sqlite else Journal(self.database)
+            return self._intake
+
+    @property
+    def driver(self) -> Driver:
+        """The driver of this process's executions."""
+        with self._lock:
+            if self._driver is None:
+                self._driver = self._start_driver()
+                self._keeper = self._keep_leases(self._driver)
+                if self._signals is not None:
+                    self._tell(self._driver, self._signals)
+            return self._driver
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the driver, if there is one, is alive."""
+        return self._driver is None or self._driver.alive
+
+    @property
+    def drives(self) -> bool:
+        """Whether executions are driven in this process."""
+        return self._driver is not None
+
+    def warm_up(self) -> None:
+        """Start the processes now rather than with the first execution; they start while the caller goes on."""
+        _ = self.driver
+
+    @property
+    def signals(self) -> Signals:
+        """What other processes are told and what is heard from them; opened on first use."""
+        with self._lock:
+            if self._signals is None:
+                from flexiroaster.service.signals import Signals
+
+                self._signals = Signals(self.settings, self.database, self.owner)
+                if self._driver is not None:
+                    self._tell(self._driver, self._signals)
+            return self._signals
+
+    def take_work(self) -> None:
+        """From now on claim executions that nobody drives, as workers and servers do."""
+        with self._lock:
+            if self._scheduler is None:
+                signals = self.signals
+                self._scheduler = self._start_scheduler(self.driver)
+                signals.on_work(self.wake)
+
+    def take_over(self, execution_id: str) -> bool:
+        """Drive this execution here if it needs a driver and nobody is one; whether it is driven here now.
+
+        Raises NotFoundError, StoreError.
+        """
+        if not self.signals.may_claim(execution_id):
+            return execution_id in self.driver.driven
+        ttl = self.settings.execution_lock_ttl
+        claim = claims.claim_one(self.database, self.owner, execution_id, lease_seconds=ttl)
+        if claim is not None:
+            self.go_on(execution_id, claim.token, claim.claims)
+        return execution_id in self.driver.driven
+
+    def go_on(self, execution_id: str, token: int, times: int = 1) -> None:
+        """Drive an execution that this process has claimed with that token, as it stands in the database."""
+        from flexiroaster.engine.scheduler import adopt
+
+        adopt(self.driver, claims.Claim(execution_id, token, times), partial(recovery.load, self.database))
+
+    def wake(self) -> None:
+        """There may be work for this process."""
+        scheduler = self._scheduler
+        if scheduler is not None:
+            scheduler.wake()
+
+    def tell_of_work(self) -> None:
+        """There is a new execution that nobody drives: tell every process that may claim it."""
+        self.signals.work()
+
+    def tell_of_command(self, execution_id: str) -> None:
+        """Somebody has stored a command: have it carried out, here if the execution is driven here."""
+        if self._driver is not None and execution_id in self._driver.driven:
+            self._driver.look_for_commands([execution_id])
+        else:
+            self.signals.command(execution_id)
+
+    def hand_over(self) -> None:
+        """Give up all executions that are driven here, so that others can go on with them at once."""
+        with self._lock:
+            scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.close()
+        if self._driver is not None and (given := self._driver.hand_over()):
+            claims.release(self.database, self.owner, given)
+            self.signals.gave_up(given)
+            faults.point("leases.after_release")
+
+    def close(self) -> None:
+        """End the driver, its processes and all connections. Closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            driver, self._driver = self._driver, None
+            helpers = [helper for helper in (self._scheduler, self._keeper) if helper is not None]
+            self._scheduler = self._keeper = None
+            journals = {j for j in (self._journal, self._intake) if j is not None}
+            self._journal = self._intake = None
+            database, self._database = self._database, None
+            signals, self._signals = self._signals, None
+        for helper in helpers:
+            helper.close()
+        if driver is not None:
+            driver.close()
+        if signals is not None:
+            signals.close()
+        for journal in journals:
+            journal.close()
+        if database is not None:
+            database.close()
+
+    @property
+    def _processes(self) -> int:
+        return self.settings.executor_workers or max(2, os.cpu_count() or 2)
+
+    def _keep_leases(self, driver: Driver) -> LeaseKeeper:
+        from flexiroaster.engine.leases import LeaseKeeper
+
+        ttl = self.settings.execution_lock_ttl
+
+        def renew(driven: set[str]) -> set[str]:
+            return claims.renew(self.database, self.owner, driven, lease_seconds=ttl)
+
+        def renewed(held: set[str]) -> None:
+            if self._signals is not None:
+                self._signals.holds(held)
+
+        return LeaseKeeper(driver, renew, renewed, ttl=ttl, interval=self.settings.heartbeat_interval)
+
+    @staticmethod
+    def _tell(driver: Driver, signals: Signals) -> None:
+        """Whatever the driver writes, others hear of; whatever commands they store, the driver hears of."""
+        driver.listen(signals.committed)
+        signals.on_command(driver.look_for_commands)
+
+    def _start_scheduler(self, driver: Driver) -> Scheduler:
+        from flexiroaster.engine.scheduler import Scheduler
+
+        def claim(most: int, suspects: bool) -> list[claims.Claim]:
+            if not claims.waiting(self.database):  # a look costs less than the write lock
+                return []
+            ttl = self.settings.execution_lock_ttl
+            claimed = claims.claim(self.database, self.owner, most=most, lease_seconds=ttl, suspects=suspects)
+            self.signals.holds({claim.execution_id for claim in claimed})
+            return claimed
+
+        load = partial(recovery.load, self.database)
+        return Scheduler(driver, claim, load, capacity=EXECUTIONS_PER_PROCESS * self._processes)
+
+    def _start_driver(self) -> Driver:
+        from flexiroaster.engine.driver import Driver, Limits
+        from flexiroaster.engine.runner import Runner
+
+        size = self._processes
+        artifacts = self.settings.artifacts_url
+        if "://" not in artifacts:
+            artifacts = str(Path(artifacts).resolve())  # a stage may change its working directory
+
+        def start(selector: BaseSelector, deliver: Callable[[Message], None]) -> Runner:
+            return Runner(size=size, access=self.access, artifacts_url=artifacts, selector=selector, deliver=deliver)
+
+        limits = Limits(self.settings.executor_default_timeout, self.settings.executor_stop_grace)
+        return Driver(lambda: self.journal, lambda ids: commands.pending(self.database, ids), start, limits)
+
+
+@contextmanager
+def open_installation(settings: Settings | None = None, access: Access | None = None) -> Iterator[Installation]:
+    """An installation that is closed at the end of the block; the environment's where no settings are given."""
+    installation = Installation(settings or load_settings(), access)
+    try:
+        yield installation
+    finally:
+        installation.close()

@@ -1,0 +1,186 @@
+"""Run a pipeline from Python and look at what came of it: what a notebook or a script needs.
+
+import flexiroaster
+
+result = flexiroaster.run("sales.yaml", {"day": "2026-01-31"})
+result.raise_for_status()
+result.table("by_region")
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flexiroaster.config import Settings, load_settings
+from flexiroaster.errors import (
+    DefinitionError,
+    ErrorClass,
+    NotAllowedError,
+    NotFoundError,
+    Problem,
+    SettingsError,
+    StageError,
+)
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.model.pipeline import Pipeline, near
+from flexiroaster.service import definition
+from flexiroaster.service.access import access_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from flexiroaster.service.executions import ExecutionRow, StageRow
+    from flexiroaster.service.installation import Installation
+
+__all__ = ["RunResult", "run", "validate"]
+
+Definition = Pipeline | Mapping[str, Any] | str | os.PathLike[str]
+"""A pipeline: the value itself, a mapping, or the path of a YAML or JSON file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """An execution that has ended, or that somebody has paused, with its stages in topological order."""
+
+    execution: ExecutionRow
+    stages: list[StageRow]
+    artifacts_url: str = field(repr=False)
+
+    @property
+    def status(self) -> ExecutionStatus:
+        """How it ended."""
+        return self.execution.status
+
+    @property
+    def ok(self) -> bool:
+        """Whether it completed."""
+        return self.status is ExecutionStatus.COMPLETED
+
+    def raise_for_status(self) -> None:
+        """Raise StageError, with the message that names the stage, unless it completed."""
+        if self.ok:
+            return
+        error = self.execution.error or {"message": f"the execution is {self.status}", "class": ErrorClass.CANCELLED}
+        raise StageError(error["message"], ErrorClass(error["class"]), execution_id=self.execution.id)
+
+    def stage(self, stage_id: str) -> StageRow:
+        """One stage's part of it. Raises NotFoundError."""
+        for stage in self.stages:
+            if stage.stage_id == stage_id:
+                return stage
+        known = ", ".join(stage.stage_id for stage in self.stages)
+        raise NotFoundError(f"no stage {stage_id!r}; there are {known}", stage_id=stage_id)
+
+    def table(self, stage_id: str) -> pl.DataFrame:
+        """The table a stage gave. Raises NotFoundError when it gave none, StageError when it is gone."""
+        from flexiroaster.engine.artifacts import Artifacts, summary_of
+
+        stage = self.stage(stage_id)
+        summary = summary_of(stage.output or {})
+        if not summary:
+            raise NotFoundError(f"stage {stage_id!r} gave no table, it is {stage.status}", stage_id=stage_id)
+        return Artifacts(self.artifacts_url).scan(stage_id, summary).collect()
+
+
+def run(
+    pipeline: Definition,
+    variables: Mapping[str, Any] | None = None,
+    **settings: Any,  # noqa: ANN401 - the types of the fields of Settings, which checks them
+) -> RunResult:
+    """Run a pipeline in this process's installation and wait for its end; Ctrl-C stops it.
+
+    `settings` are fields of `Settings` (`python_modules=("mine",)`, `database_url=...`) that go before the
+    environment: the run then has an installation of its own. Without them all runs of a process share one, which is
+    opened with the first and closed at exit. A definition without an id gets one made of its name.
+
+    Raises DefinitionError, SettingsError, StoreError; that the execution fails is no error here, see `RunResult`.
+    """
+    from flexiroaster.service.installation import open_installation
+
+    raw = definition.with_stable_id(_read(pipeline))
+    if not settings:
+        return _run(_shared.installation(), raw, variables)
+    with open_installation(_settings(settings)) as installation:
+        return _run(installation, raw, variables)
+
+
+def validate(
+    pipeline: Definition,
+    variables: Mapping[str, Any] | None = None,
+    **settings: Any,  # noqa: ANN401 - the types of the fields of Settings, which checks them
+) -> list[Problem]:
+    """Every problem of a definition, with its path (`stages[2].config.by`); empty when it holds.
+
+    Raises SettingsError.
+    """
+    access = access_of(_settings(settings))
+    try:
+        definition.check(_read(pipeline), access, variables)
+    except DefinitionError as error:
+        return list(error.problems)
+    return []
+
+
+class _Shared:
+    """The installation that the runs of a process share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._installation: Installation | None = None
+
+    def installation(self) -> Installation:
+        """It; opened on first use."""
+        from flexiroaster.service.installation import Installation
+
+        with self._lock:
+            if self._installation is None:
+                self._installation = Installation(load_settings())
+            return self._installation
+
+    def close(self) -> None:
+        """Close it, if it was opened."""
+        with self._lock:
+            installation, self._installation = self._installation, None
+        if installation is not None:
+            installation.close()
+
+    def forget(self) -> None:
+        """In a forked child: the threads and connections of the installation are the parent's."""
+        self.__init__()  # type: ignore[misc] # a lock that the parent held would never be free here
+
+
+_shared = _Shared()
+atexit.register(_shared.close)
+os.register_at_fork(after_in_child=_shared.forget)
+
+
+def _run(installation: Installation, raw: object, variables: Mapping[str, Any] | None) -> RunResult:
+    from flexiroaster.service import control, executions, pipelines
+
+    revision = pipelines.save(installation, raw)
+    execution_id = executions.start(installation, revision, variables, triggered_by="python")
+    try:
+        row = executions.wait(installation, execution_id)
+    except KeyboardInterrupt:
+        with suppress(NotAllowedError):  # it has just ended
+            control.stop(installation, execution_id, "interrupted")
+        executions.wait(installation, execution_id)
+        raise
+    return RunResult(row, executions.stages(installation, execution_id), installation.settings.artifacts_url)
+
+
+def _read(pipeline: Definition) -> object:
+    return definition.read_definition(os.fspath(pipeline)) if isinstance(pipeline, str | os.PathLike) else pipeline
+
+
+def _settings(overrides: Mapping[str, Any]) -> Settings:
+    for name in overrides:
+        if name not in Settings.model_fields:
+            raise SettingsError(f"{name!r} is not a setting{near(name, Settings.model_fields)}")
+    return load_settings(**overrides)

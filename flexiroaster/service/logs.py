@@ -1,0 +1,81 @@
+"""The process's own log: one line an event, JSON or text, with who and what on every line and no secret in any.
+
+What executions do is in the database; this is for whoever watches the processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
+
+import structlog
+
+from flexiroaster.config import LogFormat, Settings
+from flexiroaster.engine.redaction import redact_json, redactor
+from flexiroaster.model.event import Event, EventType
+from flexiroaster.operators.base import Access
+
+__all__ = ["configure", "log_events"]
+
+_LEVELS = logging.getLevelNamesMapping()
+
+_QUIET = {EventType.STAGE_PROGRESS}
+"""Events that would only fill the log."""
+
+
+def configure(settings: Settings, access: Access, worker: str) -> None:
+    """Send everything that is logged in this process to stderr as `LOG_FORMAT` and `LOG_LEVEL` say.
+
+    Every line names the `worker`; secrets and the passwords of connections show as `***`.
+    """
+    redact = redactor(access)
+
+    def add_worker(_logger: object, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line.setdefault("worker", worker)
+        return line
+
+    def hide_secrets(_logger: object, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        hidden: dict[str, Any] = redact_json(dict(line), redact)
+        return hidden
+
+    shared: list[structlog.types.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        add_worker,
+    ]
+    as_json = settings.log_format is LogFormat.JSON
+    last: list[structlog.types.Processor] = (
+        [structlog.processors.dict_tracebacks, hide_secrets, structlog.processors.JSONRenderer(default=str)]
+        if as_json
+        else [structlog.processors.format_exc_info, hide_secrets, structlog.dev.ConsoleRenderer(colors=False)]
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=settings.log_level.value, force=True)
+
+
+def log_events(logger: logging.Logger | None = None) -> Callable[[Sequence[Event]], None]:
+    """A listener for the driver that logs each event with its execution, stage and attempt."""
+    log = logger or logging.getLogger("flexiroaster.events")
+
+    def listen(events: Sequence[Event]) -> None:
+        for event in events:
+            if event.type in _QUIET:
+                continue
+            fields = {
+                "event_type": event.type.value,
+                "execution": event.execution_id,
+                "seq": event.seq,
+                "stage": event.stage_id,
+                "attempt": event.attempt,
+            }
+            log.log(_LEVELS[event.level.upper()], event.message, extra=fields)
+
+    return listen
