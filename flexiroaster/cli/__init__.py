@@ -1,0 +1,5 @@
+"""The command line: `flexiroaster`, or `python -m flexiroaster`."""
+
+from flexiroaster.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,54 @@
+"""The program: its commands and its `--version`.
+
+Commands import what they need when they run, so that `--help` and `--version` answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flexiroaster import __version__
+from flexiroaster.cli import check, database, demo, executions, operators, pipelines, run, services, worker
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="flexiroaster",
+    help="Data pipelines that really run.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # a defect of ours shows Python's own traceback, without the values of variables
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flexiroaster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Data pipelines that really run."""
+
+
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("validate")(check.validate)
+app.command("operators")(operators.operators)
+app.add_typer(executions.app, name="executions")
+app.add_typer(pipelines.app, name="pipelines")
+app.add_typer(database.app, name="db")
+app.command("worker")(worker.worker)
+app.command("services")(services.services)
+
+
+def main() -> None:
+    """Run the program with the arguments of this process and exit with its code."""
+    app()

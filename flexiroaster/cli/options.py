@@ -1,0 +1,77 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexiroaster.cli.failures import UsageError
+
+if TYPE_CHECKING:
+    from flexiroaster.config import Settings
+    from flexiroaster.operators.base import Access
+
+__all__ = ["AsJson", "File", "Modules", "Roots", "Variables", "access_for", "parse_variables"]
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline definition, YAML or JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--var", metavar="NAME=VALUE", help="A variable; the value is read as JSON where it is JSON."),
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--allow-module", metavar="MODULE", help="A module that python stages may call; pkg.* for a package."),
+]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option("--root", metavar="FOLDER", help="A folder or URL prefix that stages may use, beside FILE's folder."),
+]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def parse_variables(given: Iterable[str] | None) -> dict[str, Any]:
+    """`["n=3", "by=[\\"a\\"]", "day=2026-01-01"]` -> `{"n": 3, "by": ["a"], "day": "2026-01-01"}`.
+
+    A value that is JSON has its type, any other is text. Raises UsageError for what is not NAME=VALUE.
+    """
+    variables = {}
+    for item in given or ():
+        name, separator, text = item.partition("=")
+        if not separator:
+            raise UsageError(f"--var {item!r}: must be NAME=VALUE")
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"--var {item!r}: a name has letters, digits and _, and does not begin with a digit")
+        variables[name] = _value(text)
+    return variables
+
+
+def access_for(settings: Settings, file: Path, roots: Iterable[str] | None, modules: Iterable[str] | None) -> Access:
+    """What the stages of a file may reach: what the settings say, the file's own folder, and what was asked for."""
+    from dataclasses import replace
+
+    from flexiroaster.service.access import access_of
+
+    access = access_of(settings)
+    return replace(
+        access,
+        file_roots=(*access.file_roots, str(file.resolve().parent), *(roots or ())),
+        python_modules=(*access.python_modules, *(modules or ())),
+    )
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,60 @@
+"""An execution and its stages, as a document and as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flexiroaster.cli.text import console, duration, one_line, rows, styled, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flexiroaster.service.executions import ExecutionRow, StageRow
+
+__all__ = ["document", "print_error", "print_stages", "stage_document"]
+
+
+def document(execution: ExecutionRow, stages: Iterable[StageRow]) -> dict[str, Any]:
+    """What `run --json` and `executions show --json` write."""
+    return {
+        "execution_id": execution.id,
+        "pipeline_id": execution.pipeline_id,
+        "revision": execution.revision,
+        "status": execution.status,
+        "duration": execution.duration,
+        "error": execution.error,
+        "stages": [stage_document(stage) for stage in stages],
+    }
+
+
+def stage_document(stage: StageRow) -> dict[str, Any]:
+    """One stage of it; `duration` is that of the last attempt, in seconds."""
+    return {
+        "id": stage.stage_id,
+        "name": stage.name,
+        "status": stage.status,
+        "attempt": stage.attempt,
+        "duration": stage.duration,
+        "rows": rows(stage.output),
+        "output": stage.output,
+        "error": stage.error,
+    }
+
+
+def print_stages(stages: Iterable[StageRow]) -> None:
+    """The table of stages, on stdout."""
+    shown = table("stage", "status", "attempt", "duration", "rows", right=("attempt", "duration", "rows"))
+    for stage in stages:
+        count = rows(stage.output)
+        counted = "-" if count is None else f"{count:,}"
+        took = duration(stage.duration)
+        shown.add_row(stage.stage_id, styled(stage.status), str(stage.attempt or "-"), took, counted)
+    console().print(shown)
+
+
+def print_error(execution: ExecutionRow, *, err: bool) -> None:
+    """The error of an execution, if it has one, as one line; it names the stage."""
+    if execution.error is not None:
+        typer.echo(f"Error: {one_line(str(execution.error['message']))}", err=err)

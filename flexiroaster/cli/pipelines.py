@@ -1,0 +1,76 @@
+"""`flexiroaster pipelines`: the stored definitions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexiroaster.cli.failures import reported
+from flexiroaster.cli.options import AsJson
+from flexiroaster.cli.text import console, emit_json, moment, one_line, table
+
+if TYPE_CHECKING:
+    from flexiroaster.service.pipelines import Revision
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Stored pipelines.", no_args_is_help=True)
+
+
+@app.command("list")
+@reported
+def listing(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the stored pipelines, oldest first."""
+    from flexiroaster.service import pipelines
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        found, total = pipelines.listing(installation, limit=limit)
+    if as_json:
+        emit_json({"total": total, "pipelines": [_summary(revision) for revision in found]})
+        return
+    shown = table("id", "name", "revision", "stages", "changed", right=("revision", "stages"))
+    for revision in found:
+        changed = moment(revision.updated_at or revision.created_at)
+        stages = str(len(revision.pipeline.stages))
+        shown.add_row(revision.id, one_line(revision.pipeline.name), str(revision.revision), stages, changed)
+    console().print(shown)
+    if total > len(found):
+        typer.echo(f"{len(found)} of {total}; --limit shows more", err=True)
+
+
+@app.command()
+@reported
+def show(
+    pipeline_id: Annotated[str, typer.Argument(metavar="ID")],
+    revision: Annotated[int | None, typer.Option(min=1, help="Another revision than the newest.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a stored definition as YAML (or JSON), ready to be run again."""
+    from flexiroaster.service import pipelines
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        found = pipelines.get(installation, pipeline_id, revision)
+    if as_json:
+        emit_json({**_summary(found), "definition": found.pipeline.document()})
+        return
+    from flexiroaster.model import yaml_core
+
+    typer.echo(yaml_core.dump(found.pipeline.document()), nl=False)
+
+
+def _summary(revision: Revision) -> dict[str, object]:
+    return {
+        "id": revision.id,
+        "name": revision.pipeline.name,
+        "revision": revision.revision,
+        "stages": len(revision.pipeline.stages),
+        "is_active": revision.pipeline.is_active,
+        "created_at": revision.created_at,
+        "updated_at": revision.updated_at,
+    }

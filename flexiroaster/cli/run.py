@@ -1,0 +1,81 @@
+"""`flexiroaster run`: run a definition here and now, and watch it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
+from flexiroaster.cli.options import AsJson, File, Modules, Roots, Variables, access_for, parse_variables
+from flexiroaster.cli.outcome import document, print_error, print_stages
+from flexiroaster.cli.text import duration, emit_json, one_line
+
+if TYPE_CHECKING:
+    from flexiroaster.cli.following import Followed
+    from flexiroaster.service.executions import ExecutionRow, StageRow
+
+__all__ = ["run"]
+
+
+@reported
+def run(
+    file: File,
+    var: Variables = None,
+    allow_module: Modules = None,
+    root: Roots = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Stop the run after this time.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a definition and watch it: progress on stderr, the outcome on stdout.
+
+    A definition without an id gets one made of its name, so that the same file is always the same pipeline. Relative
+    paths in it are relative to the working directory. Exits with 0 when the execution completed, 1 when it failed,
+    2 when the definition does not hold, 130 when it was interrupted.
+    """
+    from flexiroaster.cli.following import follow
+    from flexiroaster.cli.progress import shown
+    from flexiroaster.config import load_settings
+    from flexiroaster.service import definition, executions, pipelines
+    from flexiroaster.service.installation import open_installation
+
+    variables = parse_variables(var)
+    settings = load_settings()
+    raw = definition.with_stable_id(definition.read_definition(file))
+    access = access_for(settings, file, root, allow_module)
+    definition.check(raw, access, variables)
+    _import_from(Path.cwd(), file.resolve().parent)
+    with open_installation(settings, access) as installation:
+        installation.warm_up()
+        revision = pipelines.save(installation, raw)
+        with shown(revision.pipeline, quiet=as_json) as view:
+            followed = follow(installation, revision, variables, view, timeout)
+        stages = executions.stages(installation, followed.execution.id)
+    if as_json:
+        emit_json(document(followed.execution, stages))
+    else:
+        _print_outcome(followed.execution, stages)
+    raise typer.Exit(_exit_code(followed))
+
+
+def _import_from(*folders: Path) -> None:
+    """Let stages import modules from these folders; last, so that no file there stands in for an installed module."""
+    sys.path += [str(folder) for folder in dict.fromkeys(folders) if str(folder) not in sys.path]
+
+
+def _print_outcome(execution: ExecutionRow, stages: list[StageRow]) -> None:
+    name = f"{one_line(execution.pipeline_name)}, revision {execution.revision}"
+    took = f" after {duration(execution.duration)}" if execution.duration is not None else ""
+    typer.echo(f"{execution.status}{took}: {name} ({execution.id})")
+    print_stages(stages)
+    print_error(execution, err=True)
+
+
+def _exit_code(followed: Followed) -> int:
+    if followed.execution.status == "completed":
+        return 0
+    return INTERRUPTED if followed.interrupted else FAILED
