@@ -1,0 +1,73 @@
+"""Migrations: what they build is what the tables say, once, however many start together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+import flexiroaster.store.migrate as migrate
+from flexiroaster.config import Settings, load_settings
+from flexiroaster.errors import StoreError
+from flexiroaster.store.database import open_database
+from flexiroaster.store.tables import metadata
+
+
+def test_migrations_build_what_the_tables_say(settings: Settings) -> None:
+    database = open_database(settings)
+    assert migrate.current(database) is None
+    assert migrate.upgrade(database) is True
+    assert migrate.upgrade(database) is False
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    database.close()
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
+
+
+def test_many_processes_may_start_together(settings: Settings) -> None:
+    code = (
+        "import sys; from flexiroaster.config import load_settings;"
+        "from flexiroaster.store.database import open_database;"
+        "from flexiroaster.store.migrate import upgrade;"
+        "print(upgrade(open_database(load_settings(database_url=sys.argv[1]))))"
+    )
+    command = [sys.executable, "-c", code, settings.database_url]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate()[0].strip() for process in processes]
+    assert sorted(said) == ["False", "False", "False", "True"]
+
+
+def test_a_newer_database_is_refused(settings: Settings) -> None:
+    database = open_database(settings)
+    migrate.upgrade(database)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match="the database is at version '9999', which this release does not know"):
+        migrate.upgrade(database)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:////no/such/folder/x.db", "DATABASE_URL: the folder '/no/such/folder' does not exist"),
+        ("postgresql://u:secret@127.0.0.1:1/x", "cannot reach the database: .*127.0.0.1.*port 1"),
+    ],
+)
+def test_an_unreachable_database_says_so_without_secrets(url: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message) as caught:
+        migrate.upgrade(open_database(load_settings(database_url=url)))
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,30 @@
+"""Waiting for what happens on another thread or in another process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+__all__ = ["eventually", "open_descriptors"]
+
+
+def eventually(condition: Callable[[], object], within: float = 10.0) -> float:
+    """Wait until the condition holds; the seconds that took. Fails when it does not hold within so many."""
+    started = monotonic()
+    while not condition():
+        assert monotonic() - started < within, f"not within {within} s"
+        threading.Event().wait(0.005)
+    return monotonic() - started
+
+
+def open_descriptors() -> set[tuple[str, str]]:
+    """What this process has open: number and what it leads to."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found.add((entry.name, str(entry.readlink())))
+        except OSError:  # the one that lists the folder
+            continue
+    return found
