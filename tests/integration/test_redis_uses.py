@@ -1,0 +1,268 @@
+"""What is kept in Redis: locks, slots, heartbeats, counters, cached reads; and what is answered without it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from flexiroaster.config import Settings, load_settings
+from flexiroaster.coordination import health
+from flexiroaster.coordination.cache import DefinitionCache, StateCache
+from flexiroaster.coordination.counters import RetryCounters
+from flexiroaster.coordination.heartbeats import Heartbeats
+from flexiroaster.coordination.identity import installation_id
+from flexiroaster.coordination.locks import ExecutionLocks
+from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.slots import PipelineSlots
+from flexiroaster.model.event import utc_now
+from flexiroaster.store.database import Database, open_database
+from tests.proxy import Proxy, running_proxy
+from tests.waiting import eventually
+
+TTL = 15.0
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """Somebody else's connection to the server."""
+    with redis.Redis.from_url(redis_url) as other:
+        yield other
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[Proxy]:
+    with running_proxy("127.0.0.1", urlsplit(redis_url).port or 0) as running:
+        yield running
+
+
+@pytest.fixture
+def link(proxy: Proxy) -> Iterator[RedisLink]:
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    opened = RedisLink(load_settings(redis_url=url, redis_socket_timeout=0.4), "ns")
+    yield opened
+    opened.close()
+
+
+def settle(link: RedisLink) -> None:
+    """Wait for what was left for later."""
+    done: list[bool] = []
+    link.later(lambda _client: done.append(True))
+    eventually(lambda: done)
+
+
+def test_a_lock_has_one_holder(link: RedisLink, client: redis.Redis) -> None:
+    mine, other = ExecutionLocks(link, "host:1:aa", TTL), ExecutionLocks(link, "host:2:bb", TTL)
+    assert [mine.acquire("x"), other.acquire("x"), mine.acquire("x")] == [True, False, True]
+    value = client.get("flexiroaster:lock:x")
+    assert isinstance(value, bytes)
+    owner, _, token = value.decode().rpartition(":")
+    assert (owner, len(token)) == ("host:1:aa", 16)
+    assert 14_000 < client.pttl("flexiroaster:lock:x") <= 15_000
+    other.release(["x"])
+    assert other.acquire("x") is False
+    mine.release(["x", "never held"])
+    assert other.acquire("x") is True
+
+
+def test_of_many_that_try_at_once_one_gets_it(link: RedisLink) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        workers = [ExecutionLocks(link, f"host:{n}", TTL) for n in range(20)]
+        assert sorted(str(w) for w in threads.map(lambda w: w.acquire("x"), workers)) == ["False"] * 19 + ["True"]
+
+
+def test_locks_are_extended_together_and_set_again_after_a_flush(link: RedisLink, client: redis.Redis) -> None:
+    mine, other = ExecutionLocks(link, "mine", TTL), ExecutionLocks(link, "other", TTL)
+    for name in ("a", "b"):
+        mine.acquire(name)
+        client.pexpire(f"flexiroaster:lock:{name}", 5000)
+    other.acquire("c")
+    before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert mine.extend(["a", "b", "c"]) == {"a", "b"}
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 2  # the first did not know the script
+    assert client.pttl("flexiroaster:lock:a") > 14_000
+    assert str(client.get("flexiroaster:lock:c")).startswith("b'other:")
+    client.flushall()
+    client.script_flush()
+    assert mine.extend(["a", "c"]) == {"a", "c"}
+    assert other.acquire("a") is False
+    assert mine.extend([]) == set()
+
+
+def test_without_redis_the_database_is_asked(proxy: Proxy, link: RedisLink) -> None:
+    proxy.cut()
+    locks, slots, beats = ExecutionLocks(link, "mine", TTL), PipelineSlots(link, TTL), Heartbeats(link, "mine", TTL)
+    states, definitions, counters = StateCache(link), DefinitionCache(link), RetryCounters(link)
+    assert (locks.acquire("x"), locks.extend(["x"]), slots.reserve("p", "x", 1)) == (None, None, None)
+    assert (beats.beat(), beats.workers()) == (False, None)
+    assert (states.get("x"), definitions.get("p", 1), counters.of("x")) == (None, None, None)
+    locks.release(["x"])
+    slots.refresh([("p", "x")])
+    slots.free("p", "x")
+    states.put("x", 1, {})
+    states.advanced({"x": 2})
+    definitions.put("p", 1, {})
+    counters.record("x", {"load": 1})
+    counters.forget("x")
+    beats.leave()
+    proxy.mend()
+    eventually(lambda: link.available)
+    assert (locks.acquire("x"), slots.reserve("p", "x", 1), beats.beat()) == (True, True, True)
+
+
+def test_an_answer_that_got_lost_is_made_good(proxy: Proxy, link: RedisLink, client: redis.Redis) -> None:
+    locks = ExecutionLocks(link, "mine", TTL)
+    locks.acquire("warm up")
+    proxy.freeze()
+    assert locks.acquire("x") is None
+    proxy.thaw()  # now the request arrives, and nobody waits for the answer
+    eventually(lambda: client.get("flexiroaster:lock:x"))
+    eventually(lambda: link.available)
+    assert locks.acquire("x") is True
+
+
+def test_slots_are_a_hint_about_duplicates(link: RedisLink, client: redis.Redis) -> None:
+    slots = PipelineSlots(link, TTL)
+    assert [slots.reserve("p", name, 2) for name in ("a", "b", "c", "a")] == [True, True, False, True]
+    assert slots.reserve("q", "c", 1) is True
+    slots.free("p", "a")
+    assert slots.reserve("p", "c", 2) is True
+    client.delete("flexiroaster:ns:slots:p")
+    slots.refresh([("p", "b"), ("q", "c")])
+    assert client.zrange("flexiroaster:ns:slots:p", 0, -1) == [b"b"]
+    client.zadd("flexiroaster:ns:slots:p", {"b": 1})  # its time has passed
+    assert slots.reserve("p", "d", 1) is True
+
+
+def test_workers_say_who_where_and_since(link: RedisLink, client: redis.Redis) -> None:
+    mine, other = Heartbeats(link, "b:2", TTL), Heartbeats(link, "a:1", TTL)
+    assert mine.workers() == []
+    assert (mine.beat(["x", "y"]), other.beat()) == (True, True)
+    workers = mine.workers()
+    assert workers is not None
+    assert [(w.owner, w.host, w.pid, w.executions) for w in workers] == [
+        ("a:1", socket.gethostname(), os.getpid(), ()),
+        ("b:2", socket.gethostname(), os.getpid(), ("x", "y")),
+    ]
+    assert all(utc_now() - timedelta(seconds=60) < w.since <= w.at <= utc_now() for w in workers)
+    assert 14_000 < client.pttl("flexiroaster:worker:a:1") <= 15_000
+    client.delete("flexiroaster:worker:a:1")  # as after its time
+    assert [w.owner for w in mine.workers() or []] == ["b:2"]
+    client.set("flexiroaster:worker:a:1", b'{"of": "another version"}')
+    assert [w.owner for w in mine.workers() or []] == ["b:2"]
+    client.zadd("flexiroaster:ns:workers", {"long gone": 1})
+    mine.beat()
+    assert client.zrange("flexiroaster:ns:workers", 0, -1) == [b"a:1", b"b:2"]
+    mine.leave()
+    assert mine.workers() == []
+
+
+def test_workers_of_another_installation_are_not_ours(link: RedisLink, redis_url: str) -> None:
+    other = RedisLink(load_settings(redis_url=redis_url), "other")
+    Heartbeats(other, "theirs", TTL).beat()
+    DefinitionCache(other).put("daily", 1, {"name": "theirs"})
+    assert Heartbeats(link, "mine", TTL).workers() == []
+    assert DefinitionCache(link).get("daily", 1) is None
+    other.close()
+
+
+def test_retry_counters(link: RedisLink, client: redis.Redis) -> None:
+    counters = RetryCounters(link)
+    counters.record("x", {"load": 1, "save": 1})
+    counters.record("x", {"load": 2})
+    counters.record("x", {})
+    settle(link)
+    assert counters.of("x") == {"load": 2, "save": 1}
+    assert 86_000 < client.ttl("flexiroaster:retries:x") <= 86_400
+    counters.forget("x")
+    settle(link)
+    assert counters.of("x") is None
+
+
+def test_cached_state_never_goes_backwards(link: RedisLink) -> None:
+    cache = StateCache(link)
+    assert cache.get("x") is None
+    cache.put("x", 5, {"status": "running", "at": utc_now()})
+    assert (cache.get("x") or {})["status"] == "running"
+    assert cache.get("x", at_least=5) is not None
+    assert cache.get("x", at_least=6) is None
+    cache.put("x", 4, {"status": "pending"})
+    assert (cache.get("x") or {})["status"] == "running"
+    cache.advanced({"x": 6, "y": 2})
+    settle(link)
+    assert cache.get("x") is None
+    cache.put("x", 5, {"status": "running"})  # read before, and put after the write
+    assert cache.get("x") is None
+    cache.put("x", 6, {"status": "completed"})
+    cache.advanced({"x": 6})
+    settle(link)
+    assert cache.get("x") == {"status": "completed"}
+    cache.put("y", 1, {})
+    assert cache.get("y") is None
+
+
+def test_cached_state_is_old_soon(link: RedisLink, client: redis.Redis) -> None:
+    cache = StateCache(link, seconds=0.05)
+    cache.put("x", 5, {"status": "running"})
+    eventually(lambda: cache.get("x") is None)
+    cache.put("x", 4, {"status": "pending"})
+    assert cache.get("x") is None  # the number is remembered for longer
+    assert 50_000 < client.pttl("flexiroaster:execution:x") <= 60_000
+
+
+def test_cached_definitions(link: RedisLink, client: redis.Redis) -> None:
+    cache = DefinitionCache(link)
+    cache.put("daily", 1, {"name": "Daily"})
+    assert (cache.get("daily", 1), cache.get("daily", 2)) == ({"name": "Daily"}, None)
+    client.set("flexiroaster:ns:definition:daily:2", b"not JSON")
+    client.set("flexiroaster:ns:definition:daily:3", b"[1]")
+    assert (cache.get("daily", 2), cache.get("daily", 3)) == (None, None)
+    cache.put("huge", 1, {"name": "x" * 1_000_000})
+    assert cache.get("huge", 1) is None
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    opened = open_database(settings)
+    yield opened
+    opened.close()
+
+
+def test_health_asks_both(proxy: Proxy, link: RedisLink, database: Database) -> None:
+    found = health.check(database, link)
+    assert (found.healthy, found.redis.available, found.redis.fallback_mode) == (True, True, False)
+    assert found.database.latency_ms is not None
+    assert found.redis.latency_ms is not None
+    proxy.cut()
+    found = health.check(database, link)
+    assert (found.healthy, found.redis.available, found.redis.fallback_mode) == (True, False, True)
+    assert found.redis.latency_ms is None
+
+
+def test_a_database_that_does_not_answer_is_not_healthy(link: RedisLink) -> None:
+    gone = open_database(load_settings(database_url="postgresql://bob:hunter2@127.0.0.1:1/x"))
+    found = health.check(gone, link)
+    assert (found.healthy, found.database.latency_ms) == (False, None)
+    assert found.database.error is not None
+    assert "refused" in found.database.error
+    assert "hunter2" not in found.database.error
+    gone.close()
+
+
+def test_an_installation_is_its_database(settings: Settings, database: Database, tmp_path: Path) -> None:
+    again = open_database(settings)
+    other = open_database(load_settings(database_url=f"sqlite:///{tmp_path / 'other.db'}"))
+    memory = open_database(load_settings(database_url="sqlite:///:memory:"))
+    ids = [installation_id(one) for one in (database, again, other, memory)]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert {len(found) for found in ids} == {12}
+    for one in (again, other, memory):
+        one.close()

@@ -1,0 +1,67 @@
+"""Pruning: what ended long ago goes, with all that belongs to it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, update
+
+from flexiroaster.config import Settings
+from flexiroaster.errors import NotFoundError
+from flexiroaster.model.event import utc_now
+from flexiroaster.service import control, executions, pipelines, retention
+from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.store import tables
+from tests.integration.test_control import eventually
+from tests.integration.test_runs import FUNCTIONS, python, rows
+
+
+@pytest.fixture
+def installation(settings: Settings, tmp_path: Path) -> Iterator[Installation]:
+    changes = {"python_modules": (FUNCTIONS,), "artifacts_url": str(tmp_path / "artifacts")}
+    with open_installation(settings.model_copy(update=changes)) as opened:
+        yield opened
+
+
+def age(installation: Installation, execution_id: str, days: int) -> None:
+    at = utc_now() - timedelta(days=days)
+    with installation.database.write() as connection:
+        values = {"created_at": at, "started_at": at, "completed_at": at}
+        connection.execute(
+            update(tables.executions)
+            .where(tables.executions.c.id == execution_id)
+            .values({k: v for k, v in values.items() if k != "completed_at"})
+        )
+        done = tables.executions.c.completed_at.is_not(None) & (tables.executions.c.id == execution_id)
+        connection.execute(update(tables.executions).where(done).values(completed_at=at))
+
+
+def test_what_ended_long_ago_goes_and_the_rest_stays(installation: Installation, tmp_path: Path) -> None:
+    revision = pipelines.create(installation, {"name": "T", "concurrency": None, "stages": [rows("a", {"x": 1})]})
+    old, new = (executions.start(installation, revision) for _ in range(2))
+    slow = pipelines.create(installation, {"name": "T", "stages": [python("a", "sleep_long")]})
+    running = executions.start(installation, slow)
+    for execution_id in (old, new):
+        executions.wait(installation, execution_id, 30)
+    eventually(lambda: executions.stages(installation, running)[0].status == "running")
+    age(installation, old, 100)
+    age(installation, running, 100)
+    assert (tmp_path / "artifacts" / old).is_dir()
+
+    assert retention.prune(installation, timedelta(days=90)) == 1
+    with pytest.raises(NotFoundError):
+        executions.get(installation, old)
+    with installation.database.read() as connection:
+        for table in (tables.events, tables.stage_runs):
+            left = select(func.count()).select_from(table).where(table.c.execution_id == old)
+            assert connection.execute(left).scalar_one() == 0
+    assert not (tmp_path / "artifacts" / old).exists()
+    assert executions.get(installation, new).status == "completed"
+    assert (tmp_path / "artifacts" / new).is_dir()
+    assert executions.get(installation, running).status == "running"
+    assert retention.prune(installation, timedelta(days=90)) == 0
+    control.stop(installation, running)
+    executions.wait(installation, running, 30)
