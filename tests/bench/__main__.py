@@ -1,0 +1,114 @@
+"""`make bench`: measure everything in one run and write docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "performance.md"
+
+Found = dict[tuple[str, str], dict[str, Any]]
+
+
+def main() -> int:
+    """Run the benchmarks; the page is written only if all of them passed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "bench.json"
+        options = ["-q", "-p", "no:cacheprovider", "-o", "python_files=bench_*.py", f"--benchmark-json={report}"]
+        code = pytest.main([*options, str(ROOT / "tests" / "bench")])
+        if code == 0:
+            PAGE.write_text(page(json.loads(report.read_text())))
+    return int(code)
+
+
+def page(report: dict[str, Any]) -> str:
+    found: Found = {}
+    for item in report["benchmarks"]:
+        name, _, parameter = item["name"].partition("[")
+        found[name, parameter.rstrip("]")] = item
+    machine = report["machine_info"]["cpu"]
+    return TEMPLATE.format(
+        date=datetime.now(UTC).date(),
+        cpu=f"{machine.get('brand_raw', 'unknown')}, {machine.get('count')} cores",
+        system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        packages=", ".join(f"{name} {version(name)}" for name in ("polars", "pandas", "sqlalchemy", "psycopg")),
+        engine="\n".join(engine(found, database) for database in ("sqlite", "postgresql")),
+        flights=flights(found),
+        cold=cold(found),
+    )
+
+
+def ms(found: Found, name: str, parameter: str = "") -> float:
+    return 1000 * float(median(found[name, parameter]["stats"]["data"]))
+
+
+def engine(found: Found, database: str) -> str:
+    chain = ms(found, "test_chain_of_100", database) / 100
+    bare = ms(found, "test_bare_loop_of_100_commits", database) / 100
+    fan = ms(found, "test_fan_out_of_200", database)
+    rate = 100_000 / ms(found, "test_100_executions_at_once", database)
+    return f"| {database} | {chain:.2f} ms | {bare:.2f} ms | {chain / bare:.1f} | {fan:.0f} ms | {rate:.0f}/s |"
+
+
+def flights(found: Found) -> str:
+    ours = ms(found, "test_flights_pipeline")
+    rows = [f"| the pipeline, 12 stages in processes | {ours:.0f} ms | |"]
+    for name in ("polars", "pandas"):
+        peer = ms(found, f"test_flights_by_hand_{name}")
+        rows.append(f"| by hand with {name} | {peer:.0f} ms | {ours / peer:.2f} |")
+    return "\n".join(rows)
+
+
+def cold(found: Found) -> str:
+    names = {
+        "test_interpreter": "an interpreter that does nothing",
+        "test_import_flexiroaster": "`import flexiroaster`",
+        "test_import_polars": "`import polars`, for comparison",
+        "test_first_execution": "`flexiroaster run`: first execution, fresh database",
+    }
+    return "\n".join(f"| {told} | {ms(found, name):.0f} ms |" for name, told in names.items())
+
+
+TEMPLATE = """\
+# Performance
+
+Written by `make bench` on {date}. {cpu}; {system}; {packages}.
+Medians; ratios are of the same run. The machine is shared: quote ratios rather than times.
+
+## The price of a stage
+
+A stage is a python function that does nothing, in a process of its own; every change of state is durable when the
+next stage starts (SQLite with `synchronous=FULL`). The bare loop writes the same rows and commits as often, and does
+nothing else.
+
+| database | a stage in a chain of 100 | bare loop, a commit | ratio | 1 -> 200 -> 1 | 100 executions of 3 stages |
+| --- | --- | --- | --- | --- | --- |
+{engine}
+
+## Real work: 336,776 flights
+
+All in warm processes, reading the zipped CSV and writing the same Parquet file each time.
+
+| | time | the pipeline over it |
+| --- | --- | --- |
+{flights}
+
+## From cold
+
+| a fresh process | time |
+| --- | --- |
+{cold}
+"""
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""`make faults`: every fault test with its full number of trials, and the figures into docs/promises.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.tiers import FIGURES
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "promises.md"
+BEGIN, END = "<!-- measured by make faults: begin -->", "<!-- measured by make faults: end -->"
+
+
+def main() -> int:
+    """Run the suite on two processes; the page gets the figures only if all tests passed."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.jsonl"
+        figures.touch()
+        os.environ |= {FIGURES: str(figures), "FAULT_TRIALS": "full"}
+        code = pytest.main(["-q", "-n", "2", "--durations=10", *sys.argv[1:], str(ROOT / "tests" / "faults")])
+        if code == 0 and not sys.argv[1:]:
+            _write([json.loads(line) for line in figures.read_text().splitlines()])
+    return int(code)
+
+
+def _write(figures: list[dict[str, Any]]) -> None:
+    text = PAGE.read_text()
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    PAGE.write_text(pattern.sub(lambda _: f"{BEGIN}\n{_table(figures)}\n{END}", text))
+
+
+def _table(figures: list[dict[str, Any]]) -> str:
+    """A row for each promise: trials and violations on either database, and the worst that was seen."""
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for figure in figures:
+        cells.setdefault(figure["promise"], {}).setdefault(figure["database"], []).append(figure)
+    rows = [
+        f"| {promise} | {_cell(found.get('SQLite', []))} | {_cell(found.get('PostgreSQL', []))} |"
+        for promise, found in sorted(cells.items())
+    ]
+    system = f"{platform.system()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    head = [
+        f"{datetime.now(UTC).date()}, {system}. Trials / violations:",
+        "",
+        "| what was tried | SQLite | PostgreSQL |",
+        "| --- | --- | --- |",
+    ]
+    return "\n".join([*head, *rows])
+
+
+def _cell(figures: list[dict[str, Any]]) -> str:
+    if not figures:
+        return "-"
+    cell = f"{sum(f['trials'] for f in figures)} / {sum(f['violations'] for f in figures)}"
+    worst = [f["worst_seconds"] for f in figures if f.get("worst_seconds") is not None]
+    return f"{cell}, worst {max(worst):.2f} s" if worst else cell
+
+
+if __name__ == "__main__":
+    sys.exit(main())

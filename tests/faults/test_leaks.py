@@ -1,0 +1,78 @@
+"""A process that has run many executions, and was waited for in vain as often, holds no more than before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+
+from flexiroaster.service import executions, pipelines
+from flexiroaster.service.installation import Installation, open_installation
+from tests.faults import workload
+from tests.faults.conftest import Site
+from tests.faults.processes import eventually
+from tests.faults.tiers import record
+from tests.waiting import open_descriptors
+
+EXECUTIONS = 200
+
+
+class Held(NamedTuple):
+    descriptors: int
+    threads: int
+    connections: int
+
+
+def _held(installation: Installation) -> Held:
+    pool = installation.database.engine.pool
+    connections = pool.checkedout() + pool.checkedin()  # type: ignore[attr-defined]  # of the pool that engines use
+    return Held(len(open_descriptors()), threading.active_count(), connections)
+
+
+@pytest.fixture
+def installation(site: Site) -> Iterator[Installation]:
+    with open_installation(site.settings) as opened:
+        opened.take_work()
+        yield opened
+
+
+def test_nothing_is_left_over(installation: Installation, site: Site) -> None:
+    body = {"name": "Leaks", "concurrency": None, "stages": [workload.python("numbers", "numbers", rows=1)]}
+    short = pipelines.create(installation, body)
+    go_on = site.folder / "go-on"
+    long = pipelines.create(installation, workload.waiting_pipeline(go_on))
+    _run(installation, short, 20)
+    _fill_the_pool(installation)
+    before = _held(installation)
+    _run(installation, short, EXECUTIONS)
+    waited_for = executions.start(installation, long)
+    for _ in range(EXECUTIONS):
+        assert executions.wait(installation, waited_for, timeout=0.001).status in {"pending", "running"}
+    go_on.touch()
+    assert executions.wait(installation, waited_for, 30).status == "completed"
+    eventually(lambda: _held(installation).descriptors <= before.descriptors + 2, 10, "the descriptors' return")
+    after = _held(installation)
+    limits = Held(2, 2, 0)
+    problems = [
+        f"{name}: {was} before, {now} after"
+        for name, was, now, more in zip(Held._fields, before, after, limits, strict=True)
+        if now > was + more
+    ]
+    record("200 executions and 200 abandoned waits: nothing leaks", site.database, 2 * EXECUTIONS, problems)
+    assert problems == []
+
+
+def _fill_the_pool(installation: Installation) -> None:
+    """It opens connections when several are needed at once and keeps them: let that have happened before."""
+    pool = installation.database.engine.pool
+    with ExitStack() as stack:
+        for _ in range(pool.size() - pool.checkedout()):  # type: ignore[attr-defined]  # as above
+            stack.enter_context(installation.database.read())
+
+
+def _run(installation: Installation, revision: pipelines.Revision, count: int) -> None:
+    ids = [executions.start(installation, revision) for _ in range(count)]
+    assert {executions.wait(installation, i, 60).status for i in ids} == {"completed"}

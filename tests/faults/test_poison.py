@@ -1,0 +1,43 @@
+"""A stage that takes its worker down three times is failed for good, and others go on."""
+
+from __future__ import annotations
+
+import time
+
+from tests.faults import workload
+from tests.faults.conftest import Site
+from tests.faults.tiers import record, trials
+
+DEATHS = 3
+
+
+def test_three_times_and_no_more(site: Site) -> None:
+    problems: list[str] = []
+    for number in range(trials(1, 5)):
+        problems += _poisoned(site, number)
+    record(
+        "A stage that kills its worker: failed after three times, others go on", site.database, trials(1, 5), problems
+    )
+    assert problems == []
+
+
+def _poisoned(site: Site, number: int) -> list[str]:
+    mark = site.folder / f"deaths-{number}"
+    body = {"name": "Poison", "stages": [workload.python("poison", "kills_its_worker", mark=str(mark))]}
+    (poison,) = workload.start(site.installation, body, 1)
+    others = site.start(6)
+    worker = site.fleet.worker()
+    deadline = time.monotonic() + 60
+    while not site.checker.all_ended([poison, *others]) and time.monotonic() < deadline:
+        if worker.ended is not None:  # what a supervisor does
+            worker = site.fleet.worker()
+        time.sleep(0.02)
+    site.fleet.end(worker)
+    problems = site.checker.violations([poison], ends={"failed"}) + site.checker.violations(others, ends={"completed"})
+    deaths = len(mark.read_text().splitlines())
+    if deaths != DEATHS:
+        problems.append(f"{poison}: took {deaths} workers down, not {DEATHS}")
+    error = site.checker.execution(poison).error or {}
+    if (error.get("message"), error.get("class")) != ("its worker went away 3 times without any progress", "crash"):
+        problems.append(f"{poison}: its error is {error}")
+    return problems

@@ -1,0 +1,102 @@
+"""How long executions are without a driver, with the settings that an installation has by default."""
+
+from __future__ import annotations
+
+import signal
+import time
+from datetime import UTC, datetime
+
+from flexiroaster.config import Settings
+from flexiroaster.model.event import EventType
+from flexiroaster.service import executions
+from tests.faults import workload
+from tests.faults.conftest import Site
+from tests.faults.processes import Process, eventually
+from tests.faults.tiers import record, trials
+
+RECOVERY_SECONDS = 25.0
+HAND_OVER_SECONDS = 1.0
+EACH = 4
+"""Executions of a worker with one process: as many as it claims at a time."""
+
+
+def test_killed_workers_are_replaced_within_25_seconds(site: Site) -> None:
+    """All of a batch are killed within five seconds, so that kills meet leases at every age."""
+    times: list[float] = []
+    for batch in range(trials(1, 4)):
+        times += _recovery_times(site, f"batch-{batch}", trials(1, 5))
+    late = [f"{seconds:.1f} s" for seconds in times if seconds > RECOVERY_SECONDS]
+    told = f"SIGKILL to the next driver with default settings: at most {RECOVERY_SECONDS:g} s"
+    record(told, site.database, len(times), late, worst_seconds=max(times))
+    assert late == []
+
+
+def _recovery_times(site: Site, name: str, count: int) -> list[float]:
+    default = Settings.model_fields
+    settings = {key: default[key].default for key in ("execution_lock_ttl", "heartbeat_interval")}
+    go_on = site.folder / name
+    doomed = [site.fleet.worker(executor_workers=1, **settings) for _ in range(count)]
+    for worker in doomed:
+        worker.wait_until_working()
+    started = workload.start(site.installation, workload.waiting_pipeline(go_on), EACH * count)
+    owned = _owned(site, doomed, started)
+    heir = site.fleet.worker(executor_workers=count * EACH, **settings).wait_until_working()
+    killed: dict[int, datetime] = {}
+    for worker in doomed:
+        killed[worker.pid] = datetime.now(UTC)
+        worker.kill()
+        worker.wait()
+        time.sleep(5 / count if count > 1 else 0)
+    ids = [execution for of_one in owned.values() for execution in of_one]
+    eventually(lambda: all(str(heir.pid) in (site.checker.execution(i).lease_owner or "") for i in ids), 60)
+    go_on.touch()
+    site.wait(started)
+    site.fleet.end(heir, *doomed)
+    assert site.checker.violations(started, ends={"completed"}) == []
+    return [max(_taken_up(site, i, killed[pid]) for i in of_one) for pid, of_one in owned.items()]
+
+
+def _owned(site: Site, workers: list[Process], started: list[str]) -> dict[int, list[str]]:
+    """Who drives what, once everything is driven: process id -> executions."""
+
+    def owners() -> dict[str, str] | None:
+        found = {i: site.checker.execution(i).lease_owner for i in started}
+        return found if all(found.values()) else None
+
+    owned: dict[int, list[str]] = {}
+    for execution, owner in eventually(owners, what="the claim of all").items():
+        owned.setdefault(int(owner.split(":")[1]), []).append(execution)
+    assert set(owned) == {worker.pid for worker in workers}
+    eventually(lambda: all(executions.get(site.installation, i).status == "running" for i in started), what="the start")
+    return owned
+
+
+def _taken_up(site: Site, execution: str, killed: datetime) -> float:
+    """Seconds from the kill to the first event that another driver wrote."""
+    return min((e.at - killed).total_seconds() for e in site.checker.log_of(execution) if e.at > killed)
+
+
+def test_a_worker_that_is_told_to_end_hands_over_within_a_second(site: Site) -> None:
+    times = [_hand_over_time(site, f"go-on-{number}") for number in range(trials(1, 10))]
+    late = [f"{seconds:.2f} s" for seconds in times if seconds > HAND_OVER_SECONDS]
+    told = f"SIGTERM to handed over: at most {HAND_OVER_SECONDS:g} s"
+    record(told, site.database, len(times), late, worst_seconds=max(times))
+    assert late == []
+
+
+def _hand_over_time(site: Site, name: str) -> float:
+    go_on = site.folder / name
+    worker = site.fleet.worker().wait_until_working()
+    started = workload.start(site.installation, workload.waiting_pipeline(go_on), 3)
+    eventually(lambda: all(executions.get(site.installation, i).status == "running" for i in started), what="the start")
+    heir = site.fleet.worker().wait_until_working()
+    told = datetime.now(UTC)
+    worker.signal(signal.SIGTERM)
+    worker.wait()
+    go_on.touch()
+    site.wait(started)
+    site.fleet.end(worker, heir)
+    assert site.checker.violations(started, ends={"completed"}) == []
+    released = [e.at for i in started for e in site.checker.log_of(i) if e.type == EventType.EXECUTION_RELEASED]
+    assert len(released) == 3
+    return max((at - told).total_seconds() for at in released)
