@@ -1,0 +1,1 @@
+"""The GraphQL API: the asynchronous edge over `flexiroaster.service`."""
