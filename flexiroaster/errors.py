@@ -3,9 +3,11 @@
 FlexiRoasterError
 ├── SettingsError       a variable of the environment is malformed
 ├── DefinitionError     a pipeline definition has problems (all of them, each with its path)
+├── InputError          an argument of a request does not hold (a cursor, a limit, a date)
 ├── NotFoundError       the named thing does not exist
 ├── ConflictError       the request contradicts what is stored (a duplicate, a stale revision)
 ├── NotAllowedError     the move is not allowed in the present state
+├── UnauthenticatedError  who asks did not say, or could not show, who they are
 ├── StoreError          the database is of a version, or in a state, we cannot serve
 ├── LeaseLostError      somebody else drives this execution now
 └── StageError          a stage attempt failed; `error_class` says what kind of failure it is
@@ -23,6 +25,7 @@ __all__ = [
     "DefinitionError",
     "ErrorClass",
     "FlexiRoasterError",
+    "InputError",
     "LeaseLostError",
     "NotAllowedError",
     "NotFoundError",
@@ -30,6 +33,7 @@ __all__ = [
     "SettingsError",
     "StageError",
     "StoreError",
+    "UnauthenticatedError",
 ]
 
 
@@ -100,6 +104,12 @@ def _bounded(problem: Problem) -> Problem:
     return replace(problem, message=f"{problem.message[:LONGEST_MESSAGE]}...")
 
 
+class InputError(FlexiRoasterError):
+    """An argument of a request does not hold; the message names it, `details["argument"]` too where it is one."""
+
+    code = "input.invalid"
+
+
 class NotFoundError(FlexiRoasterError):
     """The named thing does not exist."""
 
@@ -116,6 +126,12 @@ class NotAllowedError(FlexiRoasterError):
     """The move is not allowed in the present state; the message says which moves are."""
 
     code = "not_allowed"
+
+
+class UnauthenticatedError(FlexiRoasterError):
+    """There is no token, or one that is not in force; the message does not say which."""
+
+    code = "unauthenticated"
 
 
 class StoreError(FlexiRoasterError):

@@ -7,6 +7,7 @@ and the next claim does. So it works from any process, and survives a crash.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -42,7 +43,9 @@ ALLOWED: MappingProxyType[CommandKind, frozenset[ExecutionStatus]] = MappingProx
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as stored. `arguments` is JSON: `mode` of a pause, `stages` of a retry, `reason` of any."""
+    """A command as stored. `arguments` is JSON: `mode` and `deadline` (ISO 8601) of a pause, `slot` of a retry,
+    `reason` of any.
+    """
 
     id: int
     execution_id: str
@@ -55,6 +58,17 @@ class Command:
         """Why, in the words of whoever asked; at least who it was."""
         told = self.arguments.get("reason") or f"{self.kind} requested"
         return f"{told} by {self.requested_by}" if self.requested_by else str(told)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When a pause becomes a stop, unless it is resumed before."""
+        told = self.arguments.get("deadline")
+        return None if told is None else datetime.fromisoformat(told)
+
+    @property
+    def slot(self) -> int | None:
+        """The slot of its pipeline's concurrency that was taken for a retry."""
+        return self.arguments.get("slot")
 
     @property
     def restarts_clock(self) -> bool:

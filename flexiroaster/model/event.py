@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Event", "EventType", "Level", "utc_now"]
+__all__ = ["ENDS", "Event", "EventType", "Level", "utc_now"]
 
 
 class EventType(StrEnum):
@@ -45,6 +45,18 @@ class EventType(StrEnum):
     STAGE_PROGRESS = "stage.progress"
 
 
+ENDS = frozenset(
+    {
+        EventType.EXECUTION_COMPLETED,
+        EventType.EXECUTION_FAILED,
+        EventType.EXECUTION_CANCELLED,
+        EventType.ROLLBACK_COMPLETED,
+        EventType.ROLLBACK_FAILED,
+    }
+)
+"""The events with which an execution ends; a person may ask for more afterwards."""
+
+
 class Level(StrEnum):
     """How serious a line of the log is."""
 
@@ -53,6 +65,11 @@ class Level(StrEnum):
     WARNING = "warning"
     ERROR = "error"
     CRITICAL = "critical"
+
+    def at_least(self, other: Level) -> bool:
+        """Whether it is as serious as that, or more."""
+        order = tuple(Level)
+        return order.index(self) >= order.index(other)
 
 
 def utc_now() -> datetime:

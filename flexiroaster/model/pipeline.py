@@ -150,7 +150,7 @@ class Pipeline(_Value):
 
     def document(self) -> dict[str, Any]:
         """The definition as JSON values, without what is left at its default of "absent"."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return {**_present(self), "stages": [_present(stage) for stage in self.stages]}
 
 
 def parse_pipeline(raw: object) -> Pipeline:
@@ -180,6 +180,13 @@ def parse_pipeline(raw: object) -> Pipeline:
     if problems or pipeline is None:
         raise DefinitionError(problems)
     return pipeline
+
+
+def _present(value: Pipeline | Stage) -> dict[str, Any]:
+    """The fields that say something. None says nothing where it is the default; in `config` and the like it does."""
+    fields = type(value).model_fields
+    dumped = value.model_dump(mode="json").items()
+    return {name: item for name, item in dumped if item is not None or fields[name].default is not None}
 
 
 def _fields_of(value: Pipeline | Stage) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class Transition:
     """One change of an execution's state, with the events that tell of it.
 
     It lands only if the execution still has this fencing token, status (`expected`) and last event number; the
-    events are numbered from `expected_seq + 1` without gaps. `release` ends the lease, `freed_slot` gives the slot of
+    events are numbered from `expected_seq + 1` without gaps. `release` ends the lease (of a paused execution until its
+    `pause_deadline`, when anybody may claim it to stop it), `freed_slot` gives the slot of
     its pipeline's concurrency to the next in the queue, `progress` forgets how often it was claimed, and `handled` are
     commands (id, outcome) that it carries out.
     """
@@ -54,6 +55,7 @@ class Transition:
     pipeline_id: str = ""
     progress: bool = False
     handled: tuple[tuple[int, str], ...] = ()
+    pause_deadline: datetime | None = None
 
     @property
     def last_seq(self) -> int:

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from flexiroaster.errors import ConflictError, NotFoundError
+from flexiroaster.errors import ConflictError, NotAllowedError, NotFoundError
 from flexiroaster.model.command import Command, CommandKind, check_command
 from flexiroaster.model.event import utc_now
-from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.model.execution import ExecutionStatus, StageStatus
+from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
-from flexiroaster.store.tables import commands, executions
+from flexiroaster.store.tables import commands, executions, stage_runs
 
 __all__ = ["pending", "request"]
+
+_AT = executions.c.claimable_at
+_CLAIMABLE = case(
+    (_AT.is_(None), database_now()),
+    ((executions.c.lease_owner.is_(None)) & (database_now() < _AT), database_now()),
+    else_=_AT,
+)
+"""From when somebody may claim an execution that has a command: now, unless it is driven or claimable already. One
+that is paused until a deadline is not driven, and would be claimable only then."""
 
 
 def request(
@@ -30,7 +40,7 @@ def request(
     """Store a command, and let somebody claim the execution if nobody drives it; the state it was in.
 
     `concurrency` is that of the pipeline: a retry needs a slot again. Raises NotFoundError, NotAllowedError (not in
-    this state), ConflictError (no slot is free).
+    this state; a retry of what was undone in part), ConflictError (no slot is free).
     """
     now = utc_now()
     try:
@@ -38,9 +48,12 @@ def request(
             row = _locked(connection, execution_id)
             status = ExecutionStatus(row.status)
             check_command(kind, status)
-            values: dict[str, Any] = {"claimable_at": func.coalesce(executions.c.claimable_at, now)}
-            if kind is CommandKind.RETRY and concurrency is not None and row.slot is None:
-                values["slot"] = _free_slot(connection, row.pipeline_id, concurrency)
+            values: dict[str, Any] = {"claimable_at": _CLAIMABLE}
+            if kind is CommandKind.RETRY:
+                _check_nothing_undone(connection, execution_id, status)
+                if concurrency is not None and row.slot is None:
+                    values["slot"] = _free_slot(connection, row.pipeline_id, concurrency)
+                    arguments = {**arguments, "slot": values["slot"]}  # a driver that loaded it before hears of it
             connection.execute(
                 insert(commands).values(
                     execution_id=execution_id,
@@ -72,6 +85,17 @@ def _locked(connection: Connection, execution_id: str) -> Row[*tuple[Any, ...]]:
     if row is None:
         raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
     return row
+
+
+def _check_nothing_undone(connection: Connection, execution_id: str, status: ExecutionStatus) -> None:
+    """A stage that was undone does not run again, so a retry would complete without its effect."""
+    undone = (stage_runs.c.execution_id == execution_id) & (stage_runs.c.status == StageStatus.ROLLED_BACK)
+    if connection.execute(select(stage_runs.c.stage_id).where(undone).limit(1)).first() is not None:
+        raise NotAllowedError(
+            f"Cannot retry execution with status: {status}; some of its stages were undone; allowed: rollback, rerun",
+            status=status,
+            command=CommandKind.RETRY,
+        )
 
 
 def _free_slot(connection: Connection, pipeline_id: str, concurrency: int) -> int:

@@ -1,20 +1,29 @@
-"""Pipelines and their revisions: a definition is never changed, only followed by the next revision."""
+"""Pipelines and their revisions: a definition is never changed, only followed by the next revision.
+
+Whether a pipeline is active is the pipeline's and no revision's: to switch it on or off makes none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
 
 from flexiroaster.errors import ConflictError, NotFoundError
 from flexiroaster.model.event import utc_now
+from flexiroaster.model.execution import LIVE
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.store.database import Database
-from flexiroaster.store.tables import pipeline_revisions, pipelines
+from flexiroaster.store.tables import executions, pipeline_revisions, pipelines
 
-__all__ = ["Revision", "create", "get", "listing", "replace"]
+__all__ = ["Revision", "by_keys", "create", "definition", "delete", "get", "listing", "replace", "set_active"]
+
+NAMED = 5
+"""So many live executions are named where they stand in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +42,24 @@ class Revision:
 
 
 def create(database: Database, pipeline: Pipeline) -> Revision:
-    """Store a new pipeline (with its id) as revision 1. Raises ConflictError when the id is taken."""
+    """Store a new pipeline (with its id) as revision 1; where a deleted one had that id, as the next after its last.
+
+    Raises ConflictError when the id is taken.
+    """
     now = utc_now()
     with database.write() as connection:
-        taken = connection.execute(select(pipelines.c.deleted_at).where(pipelines.c.id == pipeline.id)).first()
-        if taken is not None:
+        columns = (pipelines.c.deleted_at, pipelines.c.revision)
+        earlier = connection.execute(select(*columns).where(pipelines.c.id == pipeline.id).with_for_update()).first()
+        if earlier is not None and earlier.deleted_at is None:
             raise ConflictError(f"Pipeline already exists: {pipeline.id}", pipeline_id=pipeline.id)
-        connection.execute(insert(pipelines).values(**_row(pipeline), revision=1, created_at=now))
-        _add_revision(connection, pipeline, 1, now)
-    return Revision(pipeline, 1, now, None)
+        revision = 1 if earlier is None else earlier.revision + 1
+        values = {**_row(pipeline), "revision": revision, "created_at": now, "updated_at": None, "deleted_at": None}
+        if earlier is None:
+            _insert(connection, values)
+        else:
+            connection.execute(update(pipelines).where(pipelines.c.id == pipeline.id).values(values))
+        _add_revision(connection, pipeline, revision, now)
+    return Revision(pipeline, revision, now, None)
 
 
 def replace(database: Database, pipeline: Pipeline, expected_revision: int | None = None) -> Revision:
@@ -51,20 +69,43 @@ def replace(database: Database, pipeline: Pipeline, expected_revision: int | Non
     """
     now = utc_now()
     with database.write() as connection:
-        statement = select(pipelines).where(pipelines.c.id == pipeline.id, pipelines.c.deleted_at.is_(None))
-        found = connection.execute(statement.with_for_update()).first()
-        if found is None:
-            raise NotFoundError(f"Pipeline not found: {pipeline.id}", pipeline_id=pipeline.id)
+        found = _locked(connection, str(pipeline.id))
         if expected_revision is not None and found.revision != expected_revision:
             message = f"Pipeline {pipeline.id} is at revision {found.revision}, not {expected_revision}"
             raise ConflictError(message, revision=found.revision)
-        if _definition(connection, found.id, found.revision) == pipeline.document():
+        same = _definition(connection, found.id, found.revision) == _document(pipeline)
+        if same and found.is_active == pipeline.is_active:
             return Revision(pipeline, found.revision, found.created_at, found.updated_at)
-        revision = found.revision + 1
+        revision = found.revision if same else found.revision + 1
         change = update(pipelines).where(pipelines.c.id == pipeline.id)
         connection.execute(change.values(**_row(pipeline), revision=revision, updated_at=now))
-        _add_revision(connection, pipeline, revision, now)
+        if not same:
+            _add_revision(connection, pipeline, revision, now)
     return Revision(pipeline, revision, found.created_at, now)
+
+
+def set_active(database: Database, pipeline_id: str, active: bool) -> None:
+    """Switch a pipeline on or off. Raises NotFoundError."""
+    with database.write() as connection:
+        if _locked(connection, pipeline_id).is_active != active:
+            change = update(pipelines).where(pipelines.c.id == pipeline_id)
+            connection.execute(change.values(is_active=active, updated_at=utc_now()))
+
+
+def delete(database: Database, pipeline_id: str) -> None:
+    """Take a pipeline out of use; its executions and revisions stay.
+
+    Raises NotFoundError, ConflictError while executions of it are live, naming some.
+    """
+    live = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, executions.c.status.in_(sorted(LIVE)))
+    with database.write() as connection:
+        _locked(connection, pipeline_id)
+        ids = list(connection.execute(live.order_by(executions.c.created_at).limit(NAMED + 1)).scalars())
+        if ids:
+            named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+            message = f"Pipeline {pipeline_id} has live executions: {named}"
+            raise ConflictError(message, pipeline_id=pipeline_id, executions=ids[:NAMED])
+        connection.execute(update(pipelines).where(pipelines.c.id == pipeline_id).values(deleted_at=utc_now()))
 
 
 def get(database: Database, pipeline_id: str, revision: int | None = None) -> Revision:
@@ -81,6 +122,16 @@ def get(database: Database, pipeline_id: str, revision: int | None = None) -> Re
     return _revision(row)
 
 
+def definition(database: Database, pipeline_id: str, revision: int) -> Pipeline:
+    """What a pipeline was at a revision; that never changes. Raises NotFoundError."""
+    key = (pipeline_revisions.c.pipeline_id == pipeline_id, pipeline_revisions.c.revision == revision)
+    with database.read() as connection:
+        document = connection.execute(select(pipeline_revisions.c.definition).where(*key)).scalar()
+    if document is None:
+        raise NotFoundError(f"Pipeline not found: {pipeline_id}, revision {revision}", pipeline_id=pipeline_id)
+    return Pipeline.model_validate(document)
+
+
 def listing(database: Database, *, is_active: bool | None, skip: int, limit: int) -> tuple[list[Revision], int]:
     """A page of pipelines, oldest first, and how many match in all."""
     conditions: list[ColumnElement[bool]] = [pipelines.c.deleted_at.is_(None)]
@@ -93,16 +144,47 @@ def listing(database: Database, *, is_active: bool | None, skip: int, limit: int
     return [_revision(row) for row in rows], total
 
 
+def by_keys(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
+    """The revisions that exist among these (pipeline id, revision), also of pipelines that were deleted."""
+    wanted = tuple_(pipeline_revisions.c.pipeline_id, pipeline_revisions.c.revision).in_(list(keys))
+    with database.read() as connection:
+        found = [_revision(row) for row in connection.execute(_joined(False).where(wanted))]
+    return {(revision.id, revision.revision): revision for revision in found}
+
+
+def _insert(connection: Connection, values: dict[str, Any]) -> None:
+    try:
+        connection.execute(insert(pipelines).values(values))
+    except IntegrityError as error:  # somebody else was first
+        raise ConflictError(f"Pipeline already exists: {values['id']}", pipeline_id=values["id"]) from error
+
+
 def _joined(newest: bool) -> Select[Any]:
     on = pipeline_revisions.c.pipeline_id == pipelines.c.id
     if newest:
         on &= pipeline_revisions.c.revision == pipelines.c.revision
-    columns = (pipeline_revisions.c.definition, pipeline_revisions.c.revision, pipelines.c.created_at)
-    return select(*columns, pipelines.c.updated_at).join_from(pipelines, pipeline_revisions, on)
+    columns = (pipeline_revisions.c.definition, pipeline_revisions.c.revision, pipelines.c.is_active)
+    times = (pipelines.c.created_at, pipelines.c.updated_at)
+    return select(*columns, *times).join_from(pipelines, pipeline_revisions, on)
 
 
 def _revision(row: Row[Any]) -> Revision:
-    return Revision(Pipeline.model_validate(row.definition), row.revision, row.created_at, row.updated_at)
+    pipeline = Pipeline.model_validate({**row.definition, "is_active": row.is_active})
+    return Revision(pipeline, row.revision, row.created_at, row.updated_at)
+
+
+def _locked(connection: Connection, pipeline_id: str) -> Row[Any]:
+    """The row of a pipeline that is not deleted, locked until the transaction ends. Raises NotFoundError."""
+    statement = select(pipelines).where(pipelines.c.id == pipeline_id, pipelines.c.deleted_at.is_(None))
+    row = connection.execute(statement.with_for_update()).first()
+    if row is None:
+        raise NotFoundError(f"Pipeline not found: {pipeline_id}", pipeline_id=pipeline_id)
+    return row
+
+
+def _document(pipeline: Pipeline) -> dict[str, Any]:
+    """What of a pipeline is its revision's."""
+    return {name: value for name, value in pipeline.document().items() if name != "is_active"}
 
 
 def _definition(connection: Connection, pipeline_id: str, revision: int) -> Any:  # noqa: ANN401 - JSON
@@ -111,7 +193,7 @@ def _definition(connection: Connection, pipeline_id: str, revision: int) -> Any:
 
 
 def _add_revision(connection: Connection, pipeline: Pipeline, revision: int, now: datetime) -> None:
-    row = {"pipeline_id": pipeline.id, "revision": revision, "definition": pipeline.document(), "created_at": now}
+    row = {"pipeline_id": pipeline.id, "revision": revision, "definition": _document(pipeline), "created_at": now}
     connection.execute(insert(pipeline_revisions).values(row))
 
 

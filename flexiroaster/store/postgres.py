@@ -74,7 +74,7 @@ WITH input AS (
   INSERT INTO stage_runs (execution_id, stage_id, position, name, status, attempt, output, is_anomaly)
   SELECT u.id, u.stage_id, u.position, u.name, u.status, 0, u.output, false
   FROM json_to_recordset(%(stages)s)
-       AS u (id text, stage_id text, position int, name text, status text, output jsonb)
+       AS u (id text, stage_id text, position int, name text, status text, output json)
   JOIN landed ON landed.id = u.id
 ), event AS ({_EVENTS})
 SELECT id, slot, queued FROM landed
@@ -84,15 +84,15 @@ _MOVE = f"""
 WITH landed AS (
   UPDATE executions AS x
   SET status = u.status, completed_stages = u.completed, last_seq = u.seq, started_at = u.started_at,
-      completed_at = u.completed_at, error = u.error, goal = u.goal,
+      completed_at = u.completed_at, error = u.error, goal = u.goal, pause_deadline = u.pause_deadline,
       lease_owner = CASE WHEN u.release THEN NULL ELSE x.lease_owner END,
-      claimable_at = CASE WHEN u.release THEN NULL ELSE x.claimable_at END,
+      claimable_at = CASE WHEN u.release THEN u.pause_deadline ELSE x.claimable_at END,
       slot = CASE WHEN u.freed_slot IS NULL THEN x.slot END,
       claims = CASE WHEN u.progress THEN 1 ELSE x.claims END
   FROM json_to_recordset(%(moves)s)
        AS u (id text, token bigint, was text, was_seq bigint, status text, completed int, seq bigint,
              started_at timestamptz, completed_at timestamptz, error jsonb, goal text, release bool, freed_slot int,
-             progress bool)
+             progress bool, pause_deadline timestamptz)
   WHERE x.id = u.id AND x.fencing_token = u.token AND x.last_seq = u.was_seq AND x.status = u.was
   RETURNING x.id
 ), stages AS (
@@ -101,7 +101,7 @@ WITH landed AS (
       retry_at = u.retry_at, output = u.output, error = u.error, is_anomaly = u.is_anomaly
   FROM json_to_recordset(%(stages)s)
        AS u (id text, stage_id text, status text, attempt int, started_at timestamptz, completed_at timestamptz,
-             retry_at timestamptz, output jsonb, error jsonb, is_anomaly bool)
+             retry_at timestamptz, output json, error jsonb, is_anomaly bool)
   JOIN landed ON landed.id = u.id
   WHERE r.execution_id = u.id AND r.stage_id = u.stage_id
 ), handled AS (
@@ -115,7 +115,7 @@ SELECT id, NULL::int, false FROM landed
 
 _WANTED = """
 UPDATE executions AS x SET claimable_at = now()
-WHERE x.id = ANY(%(released)s) AND x.claimable_at IS NULL
+WHERE x.id = ANY(%(released)s) AND x.lease_owner IS NULL
   AND EXISTS (SELECT FROM commands AS c WHERE c.execution_id = x.id AND c.handled_at IS NULL)
 """
 """A command came that the driver of a released execution has not seen. Its own statement, since its snapshot is taken
@@ -313,6 +313,7 @@ def _move_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
             "release": t.release,
             "freed_slot": t.freed_slot,
             "progress": t.progress,
+            "pause_deadline": t.pause_deadline,
         }
         for t in transitions
     ]

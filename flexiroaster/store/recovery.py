@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import func, select
@@ -14,9 +16,11 @@ from flexiroaster.model.command import Command, CommandKind
 from flexiroaster.model.event import EventType
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.store import definitions
+from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
 from flexiroaster.store.queries import StageRow
-from flexiroaster.store.tables import commands, events, executions, pipeline_revisions, stage_runs
+from flexiroaster.store.tables import commands, events, executions, stage_runs
 
 __all__ = ["Stored", "load"]
 
@@ -27,7 +31,8 @@ _BEGINNINGS = (EventType.EXECUTION_STARTED, EventType.EXECUTION_RESUMED, EventTy
 class Stored:
     """An execution as the database has it, with its definition, its stages and the commands nobody has carried out.
 
-    `running_since` is when it was started, resumed or retried last.
+    `running_since` is when it was started, resumed or retried last; `overdue`, whether the deadline of its pause has
+    passed by the database's clock.
     """
 
     execution_id: str
@@ -44,20 +49,20 @@ class Stored:
     error: dict[str, Any] | None
     stages: list[StageRow]
     commands: list[Command]
+    pause_deadline: datetime | None = None
+    overdue: bool = False
 
 
-def load(database: Database, execution_id: str) -> Stored:
-    """Read it all in one transaction. Raises NotFoundError, StoreError."""
+def load(database: Database, execution_id: str, definition: Callable[[str, int], Pipeline] | None = None) -> Stored:
+    """Read it all in one transaction, but for its definition, which never changes: `definition` gives that of a
+    pipeline at a revision, where that is known already. Raises NotFoundError, StoreError.
+    """
+    definition = definition or partial(definitions.definition, database)
     key = executions.c.id == execution_id
-    revision = (pipeline_revisions.c.pipeline_id == executions.c.pipeline_id) & (
-        pipeline_revisions.c.revision == executions.c.revision
-    )
     try:
         with database.read() as connection:
-            statement = select(executions, pipeline_revisions.c.definition).join_from(
-                executions, pipeline_revisions, revision
-            )
-            row = connection.execute(statement.where(key)).first()
+            overdue = (executions.c.pause_deadline <= database_now()).label("overdue")
+            row = connection.execute(select(executions, overdue).where(key)).first()
             if row is None:
                 raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
             stages = connection.execute(
@@ -79,7 +84,7 @@ def load(database: Database, execution_id: str) -> Stored:
         raise StoreError(f"cannot read execution {execution_id}: {error}") from error
     return Stored(
         execution_id=execution_id,
-        pipeline=Pipeline.model_validate(row.definition),
+        pipeline=definition(row.pipeline_id, row.revision),
         variables=row.variables,
         status=ExecutionStatus(row.status),
         goal=Goal(row.goal),
@@ -92,4 +97,6 @@ def load(database: Database, execution_id: str) -> Stored:
         error=row.error,
         stages=[StageRow(**{**s._mapping, "status": StageStatus(s.status)}) for s in stages],
         commands=[Command(c.id, c.execution_id, CommandKind(c.kind), c.arguments, c.requested_by) for c in pending],
+        pause_deadline=row.pause_deadline,
+        overdue=bool(row.overdue),
     )

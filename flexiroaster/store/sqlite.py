@@ -39,9 +39,9 @@ VALUES (?, ?, ?, ?, ?, 0, ?, 0)
 """
 _MOVE = """
 UPDATE executions SET status = ?, completed_stages = ?, last_seq = ?, started_at = ?, completed_at = ?, error = ?,
-                      goal = ?,
+                      goal = ?, pause_deadline = ?,
                       lease_owner = CASE WHEN ? THEN NULL ELSE lease_owner END,
-                      claimable_at = CASE WHEN ? THEN NULL ELSE claimable_at END,
+                      claimable_at = CASE WHEN ? THEN ? ELSE claimable_at END,
                       slot = CASE WHEN ? THEN NULL ELSE slot END,
                       claims = CASE WHEN ? THEN 1 ELSE claims END
 WHERE id = ? AND fencing_token = ? AND last_seq = ? AND status = ?
@@ -128,8 +128,9 @@ def _stage_row(execution_id: str, position: int, stage: NewStage) -> tuple[objec
 
 def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
     started, ended = _time(item.started_at), _time(item.completed_at)
+    deadline = _time(item.pause_deadline)
     state = (item.status, item.completed_stages, item.last_seq, started, ended, to_json(item.error), item.goal)
-    flags = (item.release, item.release, item.freed_slot is not None, item.progress)
+    flags = (deadline, item.release, item.release, deadline, item.freed_slot is not None, item.progress)
     guard = (item.execution_id, item.token, item.expected_seq, item.expected)
     cursor.execute(_MOVE, state + flags + guard)
     if cursor.rowcount != 1:

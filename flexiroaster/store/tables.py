@@ -25,10 +25,13 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+from flexiroaster.model.viewer import Role
 
 __all__ = [
     "Json",
+    "OrderedJson",
     "UtcDateTime",
+    "audit_log",
     "commands",
     "events",
     "executions",
@@ -36,6 +39,7 @@ __all__ = [
     "pipeline_revisions",
     "pipelines",
     "stage_runs",
+    "tokens",
 ]
 
 
@@ -65,6 +69,8 @@ class UtcDateTime(types.TypeDecorator[datetime]):
 
 
 Json = types.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+OrderedJson = types.JSON(none_as_null=True)
+"""For what must come back with its keys in their order, as the columns of a table: `jsonb` sorts them."""
 
 metadata = MetaData(
     naming_convention={
@@ -97,6 +103,8 @@ pipelines = Table(
     Column("updated_at", UtcDateTime),
     Column("deleted_at", UtcDateTime),
     Index("ix_pipelines_created_at_id", "created_at", "id"),
+    Index("ix_pipelines_name_id", "name", "id"),
+    Index("ix_pipelines_updated_at_id", "updated_at", "id"),
 )
 
 pipeline_revisions = Table(
@@ -104,7 +112,7 @@ pipeline_revisions = Table(
     metadata,
     Column("pipeline_id", String(255), primary_key=True),
     Column("revision", Integer, primary_key=True),
-    Column("definition", Json, nullable=False),
+    Column("definition", OrderedJson, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
 
@@ -136,11 +144,15 @@ executions = Table(
     Column("idempotency_key", String(255)),
     Column("request_digest", String(64)),
     Column("parent_id", String(64)),
+    Column("pause_deadline", UtcDateTime),
     _one_of("status", ExecutionStatus),
     _one_of("goal", Goal),
-    Index("ix_executions_pipeline_id_created_at", "pipeline_id", "created_at"),
+    Index("ix_executions_pipeline_id_created_at_id", "pipeline_id", "created_at", "id"),
+    Index("ix_executions_status_created_at_id", "status", "created_at", "id"),
     Index("ix_executions_created_at_id", "created_at", "id"),
-    Index("ix_executions_status_created_at", "status", "created_at"),
+    Index("ix_executions_started_at_id", "started_at", "id"),
+    Index("ix_executions_completed_at_id", "completed_at", "id"),
+    Index("ix_executions_risk_score_id", "risk_score", "id"),
     Index("uq_executions_idempotency_key", "idempotency_key", unique=True),
 )
 Index(
@@ -178,7 +190,7 @@ stage_runs = Table(
     Column("started_at", UtcDateTime),
     Column("completed_at", UtcDateTime),
     Column("retry_at", UtcDateTime),
-    Column("output", Json),
+    Column("output", OrderedJson),
     Column("error", Json),
     Column("is_anomaly", Boolean, nullable=False),
     _one_of("status", StageStatus),
@@ -218,4 +230,44 @@ events = Table(
     Column("message", Text, nullable=False),
     Column("data", Json),
     sqlite_with_rowid=False,
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
+    _one_of("role", Role),
+    Index("uq_tokens_digest", "digest", unique=True),
+    Index("ix_tokens_created_at_id", "created_at", "id"),
+)
+Index(
+    "uq_tokens_name",
+    tokens.c.name,
+    unique=True,
+    sqlite_where=tokens.c.revoked_at.is_(None),
+    postgresql_where=tokens.c.revoked_at.is_(None),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("viewer", String(255), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("action", String(255), nullable=False),
+    Column("subject", String(255)),
+    Column("arguments", Json, nullable=False),
+    Column("outcome", String(255), nullable=False),
+    Column("request_id", String(255)),
+    _one_of("role", Role),
+    Index("ix_audit_log_viewer_id", "viewer", "id"),
+    Index("ix_audit_log_subject_id", "subject", "id"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from flexiroaster.store.tables import Json, UtcDateTime
+from flexiroaster.store.tables import Json, OrderedJson, UtcDateTime
 
 revision = "0001"
 down_revision = None
@@ -38,12 +38,13 @@ def upgrade() -> None:
         sa.Column("deleted_at", UtcDateTime),
         sa.PrimaryKeyConstraint("id", name="pk_pipelines"),
     )
-    op.create_index("ix_pipelines_created_at_id", "pipelines", ["created_at", "id"])
+    for column in ("created_at", "name", "updated_at"):
+        op.create_index(f"ix_pipelines_{column}_id", "pipelines", [column, "id"])
     op.create_table(
         "pipeline_revisions",
         sa.Column("pipeline_id", sa.String(255), nullable=False),
         sa.Column("revision", sa.Integer, nullable=False),
-        sa.Column("definition", Json, nullable=False),
+        sa.Column("definition", OrderedJson, nullable=False),
         sa.Column("created_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("pipeline_id", "revision", name="pk_pipeline_revisions"),
     )
@@ -74,13 +75,15 @@ def upgrade() -> None:
         sa.Column("idempotency_key", sa.String(255)),
         sa.Column("request_digest", sa.String(64)),
         sa.Column("parent_id", sa.String(64)),
+        sa.Column("pause_deadline", UtcDateTime),
         sa.PrimaryKeyConstraint("id", name="pk_executions"),
         sa.CheckConstraint(f"status IN ({EXECUTION_STATES})", name=op.f("ck_executions_status")),
         sa.CheckConstraint("goal IN ('run', 'rollback')", name=op.f("ck_executions_goal")),
     )
-    op.create_index("ix_executions_pipeline_id_created_at", "executions", ["pipeline_id", "created_at"])
-    op.create_index("ix_executions_created_at_id", "executions", ["created_at", "id"])
-    op.create_index("ix_executions_status_created_at", "executions", ["status", "created_at"])
+    for column in ("pipeline_id", "status"):
+        op.create_index(f"ix_executions_{column}_created_at_id", "executions", [column, "created_at", "id"])
+    for column in ("created_at", "started_at", "completed_at", "risk_score"):
+        op.create_index(f"ix_executions_{column}_id", "executions", [column, "id"])
     op.create_index("uq_executions_idempotency_key", "executions", ["idempotency_key"], unique=True)
     _partial_index("uq_executions_slot", "executions", ["pipeline_id", "slot"], "slot IS NOT NULL", unique=True)
     _partial_index("ix_executions_claimable_at", "executions", ["claimable_at"], "claimable_at IS NOT NULL")
@@ -110,7 +113,7 @@ def upgrade() -> None:
         sa.Column("started_at", UtcDateTime),
         sa.Column("completed_at", UtcDateTime),
         sa.Column("retry_at", UtcDateTime),
-        sa.Column("output", Json),
+        sa.Column("output", OrderedJson),
         sa.Column("error", Json),
         sa.Column("is_anomaly", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("execution_id", "stage_id", name="pk_stage_runs"),

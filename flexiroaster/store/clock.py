@@ -1,0 +1,31 @@
+"""The database's own clock within a statement: processes' clocks differ, and it judges between them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import FunctionElement
+
+from flexiroaster.store.tables import UtcDateTime
+
+__all__ = ["database_now"]
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801 - it reads as a function of SQL
+    """The time now, as `UtcDateTime` columns hold it: on PostgreSQL that of the transaction's start."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _postgres(_element: database_now, _compiler: SQLCompiler, **_options: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    return "now()"
+
+
+@compiles(database_now, "sqlite")
+def _sqlite(_element: database_now, _compiler: SQLCompiler, **_options: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    return "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now')"

@@ -1,0 +1,129 @@
+"""Lists of executions: filtered, sorted, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from sqlalchemy import ColumnElement, func, or_, select
+
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.store import keyset
+from flexiroaster.store.database import Database
+from flexiroaster.store.keyset import Page, Sort, Window
+from flexiroaster.store.rows import ExecutionRow, execution_columns, execution_row
+from flexiroaster.store.tables import executions
+
+__all__ = ["ExecutionFilter", "ExecutionSort", "count", "page", "part"]
+
+_Condition = ColumnElement[bool]
+
+MOST_LANES = 16
+"""So many pipelines or states are read each through its own part of an index; more, in one walk over all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionFilter:
+    """Which executions; what is None does not matter. Times and risks are inclusive, except `created_before`.
+
+    `text` is looked for in id, name of the pipeline and message of the error, whatever the case (of ASCII letters on
+    SQLite).
+    """
+
+    pipeline_ids: tuple[str, ...] | None = None
+    statuses: tuple[ExecutionStatus, ...] | None = None
+    triggered_by: tuple[str, ...] | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    minimal_risk: float | None = None
+    maximal_risk: float | None = None
+    text: str | None = None
+
+
+class ExecutionSort(Enum):
+    """The orders of executions. Whatever has no value to sort by comes last."""
+
+    NEWEST = Sort("created_at desc", executions.c.id, executions.c.created_at, descending=True)
+    OLDEST = Sort("created_at", executions.c.id, executions.c.created_at)
+    STARTED_LAST = Sort("started_at desc", executions.c.id, executions.c.started_at, descending=True)
+    STARTED_FIRST = Sort("started_at", executions.c.id, executions.c.started_at)
+    COMPLETED_LAST = Sort("completed_at desc", executions.c.id, executions.c.completed_at, descending=True)
+    COMPLETED_FIRST = Sort("completed_at", executions.c.id, executions.c.completed_at)
+    RISKIEST = Sort("risk_score desc", executions.c.id, executions.c.risk_score, descending=True)
+    SAFEST = Sort("risk_score", executions.c.id, executions.c.risk_score)
+
+
+def page(
+    database: Database,
+    wanted: ExecutionFilter,
+    sort: ExecutionSort = ExecutionSort.NEWEST,
+    window: Window | None = None,
+    leave_out: Collection[str] = (),
+) -> Page[ExecutionRow]:
+    """A page of the executions that match. Raises InputError (cursor)."""
+    lanes, rest = _lanes(wanted, sort)
+    statement = select(*execution_columns(leave_out)).where(*rest)
+    with database.read() as connection:
+        return keyset.page(connection, statement, sort.value, window or Window(), execution_row, lanes)
+
+
+def part(
+    database: Database, wanted: ExecutionFilter, skip: int, limit: int, leave_out: Collection[str] = ()
+) -> tuple[list[ExecutionRow], int]:
+    """So many of those that match after `skip`, newest first, and how many match in all. Costs as much as it skips."""
+    conditions = _conditions(wanted)
+    newest = (executions.c.created_at.desc(), executions.c.id.desc())
+    statement = select(*execution_columns(leave_out)).where(*conditions).order_by(*newest)
+    with database.read() as connection:
+        total = connection.execute(select(func.count()).select_from(executions).where(*conditions)).scalar_one()
+        return [execution_row(row) for row in connection.execute(statement.offset(skip).limit(limit))], total
+
+
+def count(database: Database, wanted: ExecutionFilter) -> int:
+    """How many match; looks at each of them."""
+    statement = select(func.count()).select_from(executions).where(*_conditions(wanted))
+    with database.read() as connection:
+        return connection.execute(statement).scalar_one()
+
+
+def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> tuple[list[list[_Condition]], list[_Condition]]:
+    """The conditions, with those apart that are each a stretch of an index in this order."""
+    conditions = _conditions(wanted)
+    by_creation = sort in {ExecutionSort.NEWEST, ExecutionSort.OLDEST}
+    for column, values in ((executions.c.pipeline_id, wanted.pipeline_ids), (executions.c.status, wanted.statuses)):
+        distinct = list(dict.fromkeys(values or ()))
+        if by_creation and 1 < len(distinct) <= MOST_LANES:
+            return [[column == value] for value in distinct], conditions
+        if distinct and column is executions.c.pipeline_id:
+            break  # one pipeline: what it ran is little enough to look at
+    return [[]], conditions
+
+
+def _conditions(wanted: ExecutionFilter) -> list[_Condition]:
+    columns = executions.c
+    found: list[_Condition | None] = [
+        _among(columns.pipeline_id, wanted.pipeline_ids),
+        _among(columns.status, wanted.statuses),
+        _among(columns.triggered_by, wanted.triggered_by),
+        None if wanted.created_after is None else columns.created_at >= wanted.created_after,
+        None if wanted.created_before is None else columns.created_at < wanted.created_before,
+        None if wanted.minimal_risk is None else columns.risk_score >= wanted.minimal_risk,
+        None if wanted.maximal_risk is None else columns.risk_score <= wanted.maximal_risk,
+        _containing(wanted.text) if wanted.text else None,
+    ]
+    return [condition for condition in found if condition is not None]
+
+
+def _among(column: ColumnElement[str], values: Collection[str] | None) -> _Condition | None:
+    if values is None:
+        return None
+    return column == next(iter(values)) if len(values) == 1 else column.in_(values)
+
+
+def _containing(text: str) -> _Condition:
+    message = executions.c.error["message"].as_string()
+    return or_(
+        *(field.icontains(text, autoescape=True) for field in (executions.c.id, executions.c.pipeline_name, message))
+    )

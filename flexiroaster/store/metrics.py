@@ -1,0 +1,59 @@
+"""Figures over all pipelines and executions, each table read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Integer, cast, extract, func, select
+
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.store.database import Database
+from flexiroaster.store.tables import executions, pipelines
+
+__all__ = ["ExecutionFigures", "PipelineFigures", "execution_figures", "pipeline_figures"]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFigures:
+    """How many pipelines there are, and how many of them are active."""
+
+    total: int
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionFigures:
+    """How many executions are in which state, and the mean of seconds from start to end of those that completed."""
+
+    by_status: dict[ExecutionStatus, int]
+    mean_duration: float | None
+
+
+def pipeline_figures(database: Database) -> PipelineFigures:
+    """Of the pipelines that are not deleted."""
+    active = func.coalesce(func.sum(cast(pipelines.c.is_active, Integer)), 0)
+    statement = select(func.count(), active).where(pipelines.c.deleted_at.is_(None))
+    with database.read() as connection:
+        total, switched_on = connection.execute(statement).one()
+    return PipelineFigures(total, int(switched_on))
+
+
+def execution_figures(database: Database, since: datetime) -> ExecutionFigures:
+    """Of the executions that were created since then."""
+    with database.read() as connection:
+        statement = select(executions.c.status, func.count(), func.avg(_seconds(connection)))
+        rows = connection.execute(statement.where(executions.c.created_at >= since).group_by(executions.c.status)).all()
+    means = {status: mean for status, _, mean in rows}
+    mean = means.get(ExecutionStatus.COMPLETED)
+    counts = {ExecutionStatus(status): number for status, number, _ in rows}
+    return ExecutionFigures(counts, None if mean is None else float(mean))
+
+
+def _seconds(connection: Connection) -> ColumnElement[Any]:
+    """From start to end, null before the end; SQLite counts in days."""
+    started, ended = executions.c.started_at, executions.c.completed_at
+    if connection.dialect.name == "sqlite":
+        return (func.julianday(ended) - func.julianday(started)) * 86_400.0
+    return extract("epoch", ended - started)

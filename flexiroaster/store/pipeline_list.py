@@ -1,0 +1,139 @@
+"""Lists of pipelines and of their revisions: filtered, sorted, page by page, without the definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, func, or_, select, tuple_
+
+from flexiroaster.store import keyset
+from flexiroaster.store.database import Database
+from flexiroaster.store.keyset import Page, Sort, Window
+from flexiroaster.store.tables import pipeline_revisions, pipelines
+
+__all__ = [
+    "PipelineFilter",
+    "PipelineRow",
+    "PipelineSort",
+    "RevisionRow",
+    "by_ids",
+    "count",
+    "page",
+    "revision_page",
+    "revision_rows",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRow:
+    """A pipeline at its newest revision, without the definition."""
+
+    id: str
+    name: str
+    description: str
+    version: str
+    is_active: bool
+    schedule: str | None
+    stage_count: int
+    revision: int
+    created_at: datetime
+    updated_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRow:
+    """A revision of a pipeline, without the definition; `created_at` is the time of this revision."""
+
+    pipeline_id: str
+    revision: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFilter:
+    """Which pipelines; what is None does not matter. `text` is looked for in id, name and description, whatever the
+    case (of ASCII letters on SQLite). Deleted pipelines are in no list.
+    """
+
+    ids: tuple[str, ...] | None = None
+    is_active: bool | None = None
+    text: str | None = None
+
+
+class PipelineSort(Enum):
+    """The orders of pipelines. What was never updated comes last where that matters."""
+
+    OLDEST = Sort("created_at", pipelines.c.id, pipelines.c.created_at)
+    NEWEST = Sort("created_at desc", pipelines.c.id, pipelines.c.created_at, descending=True)
+    NAME = Sort("name", pipelines.c.id, pipelines.c.name)
+    NAME_LAST = Sort("name desc", pipelines.c.id, pipelines.c.name, descending=True)
+    UPDATED_FIRST = Sort("updated_at", pipelines.c.id, pipelines.c.updated_at)
+    UPDATED_LAST = Sort("updated_at desc", pipelines.c.id, pipelines.c.updated_at, descending=True)
+
+
+_NEWEST_REVISION = Sort("revision desc", pipeline_revisions.c.revision, descending=True)
+_COLUMNS = [pipelines.c[name] for name in PipelineRow.__slots__]
+
+
+def page(
+    database: Database,
+    wanted: PipelineFilter,
+    sort: PipelineSort = PipelineSort.OLDEST,
+    window: Window | None = None,
+) -> Page[PipelineRow]:
+    """A page of the pipelines that match. Raises InputError (cursor)."""
+    statement = select(*_COLUMNS).where(*_conditions(wanted))
+    with database.read() as connection:
+        return keyset.page(connection, statement, sort.value, window or Window(), _row)
+
+
+def count(database: Database, wanted: PipelineFilter) -> int:
+    """How many match; looks at each of them."""
+    statement = select(func.count()).select_from(pipelines).where(*_conditions(wanted))
+    with database.read() as connection:
+        return connection.execute(statement).scalar_one()
+
+
+def by_ids(database: Database, pipeline_ids: Collection[str]) -> dict[str, PipelineRow]:
+    """The pipelines that exist among these, by id; none that is deleted."""
+    statement = select(*_COLUMNS).where(pipelines.c.id.in_(pipeline_ids), pipelines.c.deleted_at.is_(None))
+    with database.read() as connection:
+        return {row.id: _row(row) for row in connection.execute(statement)}
+
+
+def revision_rows(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:
+    """The revisions that exist among these (pipeline id, revision), also of pipelines that were deleted."""
+    wanted = tuple_(pipeline_revisions.c.pipeline_id, pipeline_revisions.c.revision).in_(list(keys))
+    columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
+    with database.read() as connection:
+        found = [RevisionRow(**row._mapping) for row in connection.execute(select(*columns).where(wanted))]
+    return {(row.pipeline_id, row.revision): row for row in found}
+
+
+def revision_page(database: Database, pipeline_id: str, window: Window) -> Page[RevisionRow]:
+    """A page of the revisions of a pipeline, newest first. Raises InputError (cursor)."""
+    columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
+    statement = select(*columns).where(pipeline_revisions.c.pipeline_id == pipeline_id)
+    with database.read() as connection:
+        return keyset.page(connection, statement, _NEWEST_REVISION, window, lambda row: RevisionRow(**row._mapping))
+
+
+def _row(row: Row[Any]) -> PipelineRow:
+    return PipelineRow(**row._mapping)
+
+
+def _conditions(wanted: PipelineFilter) -> list[ColumnElement[bool]]:
+    columns = pipelines.c
+    found: list[ColumnElement[bool]] = [columns.deleted_at.is_(None)]
+    if wanted.ids is not None:
+        found.append(columns.id.in_(wanted.ids))
+    if wanted.is_active is not None:
+        found.append(columns.is_active == wanted.is_active)
+    if wanted.text:
+        fields = (columns.id, columns.name, columns.description)
+        found.append(or_(*(field.icontains(wanted.text, autoescape=True) for field in fields)))
+    return found

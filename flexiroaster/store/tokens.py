@@ -1,0 +1,94 @@
+"""Access tokens as rows. Of a secret only its digest is stored, so whoever reads the database cannot use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from flexiroaster.errors import ConflictError, NotFoundError
+from flexiroaster.model.event import utc_now
+from flexiroaster.model.viewer import Role
+from flexiroaster.store import keyset
+from flexiroaster.store.database import Database
+from flexiroaster.store.keyset import Page, Sort, Window
+from flexiroaster.store.tables import tokens
+
+__all__ = ["TokenRow", "any_token", "by_digest", "create", "page", "revoke", "touch"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token without its secret. `expires_at` None: it does not expire. `last_used_at` is exact to a minute."""
+
+    id: str
+    name: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+    def valid(self, now: datetime) -> bool:
+        """Whether it opens anything at that time."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+_COLUMNS = [tokens.c[name] for name in TokenRow.__slots__]
+
+NEWEST = Sort("tokens", tokens.c.id, tokens.c.created_at, descending=True)
+"""The order of tokens: newest first."""
+
+
+def create(database: Database, token: TokenRow, digest: str) -> None:
+    """Store a token. Raises ConflictError when a token of that name is in force; a revoked one gives its name free."""
+    values = {name: getattr(token, name) for name in TokenRow.__slots__}
+    try:
+        with database.write() as connection:
+            connection.execute(insert(tokens).values(**values, digest=digest))
+    except IntegrityError as error:
+        raise ConflictError(f"Token already exists: {token.name}", name=token.name) from error
+
+
+def by_digest(database: Database, digest: str) -> TokenRow | None:
+    """The token whose secret has that digest, if there is one, whether or not it is in force."""
+    with database.read() as connection:
+        row = connection.execute(select(*_COLUMNS).where(tokens.c.digest == digest)).first()
+    return None if row is None else _row(row)
+
+
+def touch(database: Database, token_id: str, now: datetime, every: timedelta) -> None:
+    """The token was used just now; written only when that was not said within `every`."""
+    stale = or_(tokens.c.last_used_at.is_(None), tokens.c.last_used_at < now - every)
+    with database.write() as connection:
+        connection.execute(update(tokens).where(tokens.c.id == token_id, stale).values(last_used_at=now))
+
+
+def revoke(database: Database, name_or_id: str) -> TokenRow:
+    """End a token that is in force, by its id or its name; it as it is then. Raises NotFoundError."""
+    named = or_(tokens.c.id == name_or_id, tokens.c.name == name_or_id)
+    change = update(tokens).where(named, tokens.c.revoked_at.is_(None)).values(revoked_at=utc_now())
+    with database.write() as connection:
+        row = connection.execute(change.returning(*_COLUMNS)).first()
+    if row is None:
+        raise NotFoundError(f"No token in force has the name or id: {name_or_id}", token=name_or_id)
+    return _row(row)
+
+
+def any_token(database: Database) -> bool:
+    """Whether a token was ever created, in force or not."""
+    with database.read() as connection:
+        return connection.execute(select(tokens.c.id).limit(1)).first() is not None
+
+
+def page(database: Database, window: Window) -> Page[TokenRow]:
+    """A page of the tokens, in force or not, newest first. Raises InputError (cursor)."""
+    with database.read() as connection:
+        return keyset.page(connection, select(*_COLUMNS), NEWEST, window, _row)
+
+
+def _row(row: Row[Any]) -> TokenRow:
+    return TokenRow(**{**row._mapping, "role": Role(row.role)})
