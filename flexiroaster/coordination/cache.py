@@ -2,48 +2,67 @@
 
 What may be served from here, and what never is:
 
-- A value is put only by who has read it from the database, so none was ever newer than the database.
-- A value carries the execution's `last_seq`. A put with a lower number than the key has seen is refused, and so is
-  one after `advanced` with a higher number: who reads slowly cannot bring old state back.
-- A value is served for `STATE_SECONDS` at most. That bounds how old it can be when a writer could not reach Redis.
-- Who has seen an event asks for state that is at least as new as that (`at_least`).
-- A definition of one revision never changes, so it is kept longer.
+- A state is put only by who has asked Redis first and then read it from the database. It is served for
+  `STATE_SECONDS` from that question, by the clock of Redis, and not longer: so old it can be at most.
+- It carries the execution's `last_seq`. Whoever writes an execution tells how far (`advanced`), and what is older goes.
+- A process never gets a state that is older than what it knows itself (it has read, written or `seen` it), whatever
+  Redis holds: also not after Redis was away.
+- What a pipeline was at one of its revisions never changes: it is kept in the process, and longer in Redis.
+
+Nothing that is decided, and no definition that is run, is read from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from functools import cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.store.queries import ExecutionRow
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["DefinitionCache", "StateCache"]
 
 STATE_SECONDS = 2.0
-SEQUENCE_SECONDS = 60.0
-"""How long a key remembers the highest number; longer than anybody takes from the read to the put."""
+KNOWN_SECONDS = 5 * STATE_SECONDS
+"""How long it is remembered how far an execution has got; older states are gone by then."""
 
 DEFINITION_SECONDS = 3600
+MOST_DEFINITIONS = 256
+"""So many are kept in the process."""
+
 MOST_BYTES = 1_000_000
 """Larger values are not cached."""
 
+ADVANCED_LIMIT = 10_000
+"""So many executions may wait to be told of; of more, the states are served for `STATE_SECONDS`."""
+
 _NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
 
-_PUT = f"""
-{_NOW}
-local seen = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
-if tonumber(ARGV[1]) < seen then return 0 end
-redis.call('HSET', KEYS[1], 'seq', ARGV[1], 'value', ARGV[2], 'until', now + ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return 1
-"""
 _GET = f"""
 {_NOW}
 local found = redis.call('HMGET', KEYS[1], 'value', 'seq', 'until')
-if not found[1] or tonumber(found[2]) < tonumber(ARGV[1]) or tonumber(found[3]) <= now then return false end
-return found[1]
+if found[1] and tonumber(found[2]) >= tonumber(ARGV[1]) and tonumber(found[3]) > now then return found[1] end
+return now
+"""
+_PUT = f"""
+{_NOW}
+local seen = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
+if tonumber(ARGV[1]) < seen or tonumber(ARGV[3]) <= now then return 0 end
+redis.call('HSET', KEYS[1], 'seq', ARGV[1], 'value', ARGV[2], 'until', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1
 """
 _ADVANCED = """
 for i, key in ipairs(KEYS) do
@@ -58,62 +77,131 @@ return #KEYS
 
 
 class StateCache:
-    """The state of executions as its readers render it, any JSON object. Thread-safe; see the rules above."""
+    """The state of executions, shared by the processes that read it. Thread-safe; see the rules above."""
 
     def __init__(self, link: RedisLink, seconds: float = STATE_SECONDS) -> None:
         self._link = link
         self._milliseconds = int(seconds * 1000)
+        self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._outbox: Outbox[tuple[str, int]] = Outbox(
+            self._tell, name="flexiroaster-cache", limit=ADVANCED_LIMIT, pace=0.005
+        )
 
-    def get(self, execution_id: str, at_least: int = 0) -> dict[str, Any] | None:
-        """The cached state, if its number is at least that; None: read the database, and `put` what it says."""
-        return _decoded(self._link.script(_GET, [self._key(execution_id)], [at_least]))
+    def read(self, execution_id: str, load: Callable[[], ExecutionRow]) -> ExecutionRow:
+        """The state, cached or as `load` reads it from the database now. Raises what `load` raises."""
+        with self._lock:
+            at_least = self._known.get(execution_id, (0, 0.0))[0]
+        answer = self._link.script(_GET, [self._key(execution_id)], [at_least])
+        row = _decoded_state(answer) if isinstance(answer, bytes) else None
+        if row is None:
+            row = load()
+            if isinstance(answer, int):
+                self._put(row, until=answer + self._milliseconds)
+        self.seen(execution_id, row.last_seq)
+        return row
 
-    def put(self, execution_id: str, seq: int, value: Mapping[str, Any]) -> None:
-        """Cache what was read from the database in one transaction together with its `last_seq`."""
-        data = orjson.dumps(value)
+    def seen(self, execution_id: str, seq: int) -> None:
+        """This process knows of that event: it is not to be shown an older state."""
+        now = monotonic()
+        with self._lock:
+            known = self._known.pop(execution_id, (0, 0.0))[0]
+            self._known[execution_id] = (max(seq, known), now)
+            while self._known and next(iter(self._known.values()))[1] < now - KNOWN_SECONDS:
+                self._known.popitem(last=False)
+
+    def advanced(self, execution_id: str, seq: int) -> None:
+        """This process has written the execution up to that event: drop what is older. Never waits."""
+        self.seen(execution_id, seq)
+        if self._link.available:
+            self._outbox.put((execution_id, seq))
+
+    def close(self) -> None:
+        """Tell what is left to be told."""
+        self._outbox.close()
+
+    def _put(self, row: ExecutionRow, until: int) -> None:
+        data = json.dumps({field.name: getattr(row, field.name) for field in fields(row)}, default=datetime.isoformat)
         if len(data) <= MOST_BYTES:
-            limits = (self._milliseconds, int(SEQUENCE_SECONDS * 1000))
-            self._link.script(_PUT, [self._key(execution_id)], [seq, data, *limits])
+            arguments: list[str | int | bytes] = [row.last_seq, data, until, int(KNOWN_SECONDS * 1000)]
+            self._link.script(_PUT, [self._key(row.id)], arguments)
 
-    def advanced(self, sequences: Mapping[str, int]) -> None:
-        """Executions have been written up to these numbers: drop what is older. One round trip, never waits."""
-        if not sequences:
-            return
+    def _tell(self, batch: Sequence[tuple[str, int]]) -> bool:
+        sequences = dict(sorted(batch))  # of one execution the highest
         keys = [self._key(name) for name in sequences]
-        arguments = [int(SEQUENCE_SECONDS * 1000), *sequences.values()]
-        self._link.later(lambda client: client.register_script(_ADVANCED)(keys=keys, args=arguments))
+        self._link.script(_ADVANCED, keys, [int(KNOWN_SECONDS * 1000), *sequences.values()])
+        return True  # what did not arrive is served for STATE_SECONDS at most
 
     def _key(self, execution_id: str) -> str:
         return self._link.key("execution", execution_id)
 
 
 class DefinitionCache:
-    """Definitions by pipeline and revision, as their JSON. Thread-safe."""
+    """What pipelines were at their revisions: in the process as the database had it, and in Redis. Thread-safe."""
 
-    def __init__(self, link: RedisLink, seconds: int = DEFINITION_SECONDS) -> None:
+    def __init__(self, link: RedisLink, seconds: int = DEFINITION_SECONDS, most: int = MOST_DEFINITIONS) -> None:
         self._link = link
         self._seconds = seconds
+        self._most = most
+        self._kept: OrderedDict[tuple[str, int], Pipeline] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def get(self, pipeline_id: str, revision: int) -> dict[str, Any] | None:
-        """The definition; None: read the database, and `put` it."""
-        return _decoded(self._link.call(lambda client: client.get(self._key(pipeline_id, revision)), None))
+    def stored(self, pipeline_id: str, revision: int, load: Callable[[], Pipeline]) -> Pipeline:
+        """The definition as `load` reads it from the database, now or earlier in this process: one that may be run.
 
-    def put(self, pipeline_id: str, revision: int, definition: Mapping[str, Any]) -> None:
-        """Cache what was read from the database."""
-        data = orjson.dumps(definition)
+        Raises what `load` raises.
+        """
+        return self._keeping((pipeline_id, revision)) or self._load((pipeline_id, revision), load)
+
+    def shown(self, pipeline_id: str, revision: int, load: Callable[[], Pipeline]) -> Pipeline:
+        """The same, also as another process has put it into Redis. Raises what `load` raises."""
+        key = (pipeline_id, revision)
+        return self._keeping(key) or self._fetch(key) or self._load(key, load)
+
+    def _keeping(self, key: tuple[str, int]) -> Pipeline | None:
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+            return kept
+
+    def _fetch(self, key: tuple[str, int]) -> Pipeline | None:
+        value = self._link.call(lambda client: client.get(self._key(*key)), None)
+        if not isinstance(value, bytes):
+            return None
+        try:
+            return Pipeline.model_validate(json.loads(value))
+        except ValueError:
+            return None  # written by another version
+
+    def _load(self, key: tuple[str, int], load: Callable[[], Pipeline]) -> Pipeline:
+        found = load()
+        with self._lock:
+            self._kept[key] = found
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        data = json.dumps(found.document())
         if len(data) <= MOST_BYTES:
-            key = self._key(pipeline_id, revision)
-            self._link.call(lambda client: client.set(key, data, ex=self._seconds), None)
+            self._link.later(lambda client: client.set(self._key(*key), data, ex=self._seconds))
+        return found
 
     def _key(self, pipeline_id: str, revision: int) -> str:
         return self._link.scoped_key("definition", f"{pipeline_id}:{revision}")
 
 
-def _decoded(value: object) -> dict[str, Any] | None:
-    if not isinstance(value, bytes):
-        return None
+@cache
+def _states() -> TypeAdapter[ExecutionRow]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(ExecutionRow)
+
+
+def _decoded_state(data: bytes) -> ExecutionRow | None:
     try:
-        found = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None
+        row = _states().validate_json(data)
+    except ValueError:
+        return None  # written by another version
+    times: dict[str, Any] = {
+        f.name: at.astimezone(UTC) for f in fields(row) if isinstance(at := getattr(row, f.name), datetime)
+    }
+    return replace(row, **times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from hashlib import blake2b
 from pathlib import Path
@@ -39,15 +40,28 @@ def _postgres_database(database: Database) -> tuple[object, ...]:
 
 
 def _sqlite_file(database: Database) -> tuple[object, ...]:
-    """The file itself: containers may see it under different names, and cloned machines under the same."""
-    with database.read():
-        pass  # the first connection creates the file
+    """The file itself: containers may see it under different names, and cloned machines under the same.
+
+    A file that was deleted leaves its inode to the next one; a number in the file's header tells them apart.
+    """
+    number = _number_in_header(database)
     path = Path(database.engine.url.database or "")
     try:
         status = path.stat()
     except OSError:
         return ("sqlite", _machine(), os.getpid(), id(database))  # in memory: nobody else has it
-    return ("sqlite", _machine(), status.st_dev, status.st_ino)
+    return ("sqlite", _machine(), status.st_dev, status.st_ino, number)
+
+
+def _number_in_header(database: Database) -> int:
+    """That of SQLite's `user_version`, which nobody else uses here; drawn by who finds none."""
+    with database.read() as connection:
+        if number := connection.exec_driver_sql("PRAGMA user_version").scalar_one():
+            return int(number)
+    with database.write() as connection:
+        if not connection.exec_driver_sql("PRAGMA user_version").scalar_one():
+            connection.exec_driver_sql(f"PRAGMA user_version = {secrets.randbelow(2**31 - 1) + 1:d}")
+        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
 
 def _machine() -> str:

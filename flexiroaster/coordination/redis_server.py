@@ -25,14 +25,15 @@ HEALTH_CHECK_SECONDS = 30
 class RedisServer:
     """What `REDIS_URL` names. Raises SettingsError for one that cannot be read, without showing it.
 
-    `probe_timeout` (s) is the limit for connecting and for the answer to a probe.
+    `probe_timeout` (s) is the limit for connecting and for the answer to a probe. No answer is waited for longer than a
+    third of a lease: whoever has claimed an execution and then asks Redis must not lose it over that.
     """
 
     def __init__(self, settings: Settings, probe_timeout: float) -> None:
         self._url = settings.redis_url
         self._parts = _parts(settings.redis_url)
-        self._timeout = settings.redis_socket_timeout
-        self.probe_timeout = min(probe_timeout, settings.redis_socket_timeout)
+        self._timeout = min(settings.redis_socket_timeout, settings.execution_lock_ttl / 3)
+        self.probe_timeout = min(probe_timeout, self._timeout)
 
     @property
     def address(self) -> str:

@@ -1,15 +1,21 @@
 """The duplicate check in front of the database: who probably holds a pipeline's slots.
 
-The unique index over slots decides. A flood of duplicate starts is told "probably taken" here, without a transaction.
+The unique index over slots decides. A flood of duplicate starts is told "probably taken" here; one read confirms it,
+and no transaction has to be written. An entry may outlive its execution by `ttl`: that costs the next start that read.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Collection
 
 from flexiroaster.coordination.redis import RedisLink
 
 __all__ = ["PipelineSlots"]
+
+MOST_OWN = 10_000
+"""So many executions are remembered whose slots were taken here."""
 
 _NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
 
@@ -21,42 +27,50 @@ redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-_REFRESH = f"""
+_HOLD = f"""
 {_NOW}
-for i, key in ipairs(KEYS) do
-  redis.call('ZADD', key, now + ARGV[1], ARGV[i + 1])
-  redis.call('PEXPIRE', key, ARGV[1])
-end
-return #KEYS
+redis.call('DEL', KEYS[1])
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
 """
 
 
 class PipelineSlots:
-    """A sorted set a pipeline: its running executions, each for `ttl` (s) unless refreshed. Thread-safe."""
+    """A sorted set a pipeline: its running executions, each for `ttl` (s). Thread-safe."""
 
     def __init__(self, link: RedisLink, ttl: float) -> None:
         self._link = link
         self._milliseconds = int(ttl * 1000)
+        self._own: OrderedDict[str, str] = OrderedDict()  # executions and their pipelines
+        self._lock = threading.Lock()
 
     def reserve(self, pipeline_id: str, execution_id: str, concurrency: int) -> bool | None:
         """Note the execution if a slot is probably free: True, go on and start it; the database decides.
 
-        False: probably all taken. Never refuse for that alone: an entry may outlive its execution by `ttl`. Confirm it
-        with a read, which is still cheaper than the attempt to start. None: Redis cannot say.
+        False: probably all taken. Never refuse for that alone, confirm it with a read. None: Redis cannot say.
         """
         arguments: list[str | int] = [execution_id, self._milliseconds, concurrency]
         free = self._link.script(_RESERVE, [self._key(pipeline_id)], arguments)
-        return None if free is None else bool(free)
+        if not free:
+            return None if free is None else False
+        with self._lock:
+            self._own[execution_id] = pipeline_id
+            if len(self._own) > MOST_OWN:
+                self._own.popitem(last=False)
+        return True
 
-    def refresh(self, holders: Collection[tuple[str, str]]) -> None:
-        """Keep the entries of (pipeline, execution) pairs that hold a slot, all in one round trip."""
-        if holders:
-            keys = [self._key(pipeline_id) for pipeline_id, _ in holders]
-            self._link.script(_REFRESH, keys, [self._milliseconds, *(execution_id for _, execution_id in holders)])
+    def hold(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
+        """The database says that these, and no others, hold the slots of the pipeline."""
+        if execution_ids:
+            self._link.script(_HOLD, [self._key(pipeline_id)], [self._milliseconds, *execution_ids])
 
-    def free(self, pipeline_id: str, execution_id: str) -> None:
-        """The execution holds no slot any more, or could not be started. What cannot be deleted now runs out."""
-        self._link.call(lambda client: client.zrem(self._key(pipeline_id), execution_id), 0)
+    def free(self, execution_id: str) -> None:
+        """The execution, if its slot was taken here, holds it no more. Never waits; what is not deleted runs out."""
+        with self._lock:
+            pipeline_id = self._own.pop(execution_id, None)
+        if pipeline_id is not None:
+            self._link.later(lambda client: client.zrem(self._key(pipeline_id), execution_id))
 
     def _key(self, pipeline_id: str) -> str:
         return self._link.scoped_key("slots", pipeline_id)

@@ -87,6 +87,7 @@ class Driver:
         self._runner = start_runner(self._selector, self._deliver)
         self._closing = False
         self._giving_up = False
+        self._over = False
         self._thread = threading.Thread(target=self._run, name="flexiroaster-driver", daemon=True)
         self._thread.start()
 
@@ -110,12 +111,15 @@ class Driver:
     def submit(self, execution: Execution, commands: Sequence[Command] = (), *, waits: bool = False) -> None:
         """Drive an execution that this process has claimed: a new one, or one that somebody drove before.
 
-        One that `waits` for a slot of its pipeline is not started, it only gets its commands carried out.
+        One that `waits` for a slot of its pipeline is not started, it only gets its commands carried out. A driver that
+        has failed or was closed drives nothing: its lease runs out, and `wait` tells.
         """
         execution.waits = waits
         driven = Driven(execution)
         self._driven[execution.id] = driven
         self._post(lambda: self._begin(driven, commands))
+        if self._over:
+            self._abandon_all(_closed())
 
     def look_for_commands(self, execution_ids: Collection[str] | None = None) -> None:
         """Somebody has stored a command for these executions; None: perhaps for any."""
@@ -179,14 +183,16 @@ class Driver:
             while not self._closing:
                 self._turn()
         except Exception as error:
-            logger.exception("the driver failed")
+            told = "the driver has failed; others go on with its %d executions when their leases run out"
+            logger.critical(told, len(self._driven), exc_info=True)
             self._abandon_all(StoreError(f"the driver failed: {error!r}"))
         finally:
             self._runner.close()
             self._selector.close()
             self._wake_send.close()
             self._wake_receive.close()
-            self._abandon_all(StoreError("the driver was closed before the execution ended"))
+            self._over = True  # before the last look: what is submitted from now on finds it
+            self._abandon_all(_closed())
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._timers.wait(monotonic())):
@@ -239,7 +245,9 @@ class Driver:
             return
         for driven, transition in taken:
             if transition.execution_id not in landed:
-                self._abandon(driven, LeaseLostError(f"another driver has taken over {transition.execution_id}"))
+                lost = LeaseLostError(f"another driver has taken over {transition.execution_id}")
+                logger.warning("a write did not land: %s", lost)
+                self._abandon(driven, lost)
                 continue
             self._publish(transition.events)
             if transition.release:
@@ -257,6 +265,8 @@ class Driver:
     def _begin(self, driven: Driven, commands: Sequence[Command]) -> None:
         execution = driven.execution
         self._obey(driven, commands)
+        if execution.overdue:
+            execution.end_pause(utc_now())
         execution.begin_if_pending(utc_now())
         self._limit(driven, execution.pipeline.timeout or self._limits.execution)
         for stage_id, run in execution.stages.items():
@@ -290,9 +300,24 @@ class Driver:
             driven.commands.add(command.id)
             if obey(driven.execution, command, utc_now()):
                 self._end_attempts(driven)
+            self._watch_pause(driven)
             if command.restarts_clock:
                 driven.execution.elapsed = 0.0
                 self._limit(driven, driven.execution.pipeline.timeout or self._limits.execution)
+            self._changed(driven)
+
+    def _watch_pause(self, driven: Driven) -> None:
+        """Stop it at the deadline of its pause while stages still run; once none does, whoever claims it then does."""
+        if (timer := driven.timers.pop("pause", None)) is not None:
+            timer.cancel()
+        deadline = driven.execution.pause_deadline
+        if deadline is not None:
+            seconds = max(0.0, (deadline - utc_now()).total_seconds())
+            driven.timers["pause"] = self._timers.after(seconds, lambda: self._end_pause(driven))
+
+    def _end_pause(self, driven: Driven) -> None:
+        if driven.execution.end_pause(utc_now()):
+            self._end_attempts(driven)
             self._changed(driven)
 
     def _deliver(self, message: Message) -> None:
@@ -439,3 +464,7 @@ class Driver:
         with suppress(BlockingIOError):
             while self._wake_receive.recv(4096):
                 pass
+
+
+def _closed() -> StoreError:
+    return StoreError("the driver was closed before the execution ended")

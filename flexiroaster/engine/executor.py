@@ -46,6 +46,8 @@ class Execution:
     rollback: Rollback | None = None
     slot: int | None = None  # of the pipeline's concurrency
     stopping: str | None = None  # why no further stage starts
+    pause_deadline: datetime | None = None  # when a pause becomes a stop
+    overdue: bool = False  # that was so when this driver took it up
     stages: dict[str, StageRun] = field(init=False)
     ready: deque[str] = field(init=False, default_factory=deque)
     completed: int = 0
@@ -204,13 +206,26 @@ class Execution:
             self.error = {"message": message, "class": ErrorClass.TIMEOUT.value, "stage_id": None}
             self.stop(message, at)
 
-    def pause(self, reason: str, at: datetime, *, interrupt: bool = False) -> None:
-        """Start nothing any more until `resume`. What runs may finish, or with `interrupt` is ended and begins anew."""
+    def pause(self, reason: str, at: datetime, *, interrupt: bool = False, deadline: datetime | None = None) -> None:
+        """Start nothing any more until `resume`. What runs may finish, or with `interrupt` is ended and begins anew.
+
+        At the deadline, if there is one, the pause becomes a stop (`end_pause`).
+        """
         self._move(ExecutionStatus.PAUSED)
+        self.pause_deadline = deadline
         if interrupt:
             self.prepare_interrupt()
         told = "running stages are interrupted" if interrupt else "running stages may finish"
+        if deadline is not None:
+            told += f"; it is stopped at {_to_the_second(deadline)} unless it is resumed before"
         self._event(EventType.EXECUTION_PAUSED, f"Execution paused: {reason}; {told}", at, Level.WARNING)
+
+    def end_pause(self, at: datetime) -> bool:
+        """The deadline of its pause has passed: stop it, unless it was resumed; whether it was still paused."""
+        if self.status is not ExecutionStatus.PAUSED or self.pause_deadline is None or self.goal is Goal.ROLLBACK:
+            return False
+        self.stop(f"it was paused until {_to_the_second(self.pause_deadline)} and nobody has resumed it", at)
+        return True
 
     def resume(self, reason: str, at: datetime) -> None:
         """Go on where it was paused."""
@@ -317,6 +332,7 @@ class Execution:
             pipeline_id=self.pipeline.id or "",
             progress=self._progress or self.ended,
             handled=tuple(self.handled),
+            pause_deadline=self.pause_deadline,
         )
         self._events.clear()
         self._changed.clear()
@@ -427,6 +443,8 @@ class Execution:
         left, self.rollback, self.goal = self.rollback.left, None, Goal.RUN
         self.completed_at = self.completed_at or at
         if not left:
+            if "left" in (self.error or {}):  # of an earlier rollback: it is done now
+                self.error = None
             self._move(ExecutionStatus.ROLLED_BACK)
             self._event(EventType.ROLLBACK_COMPLETED, "Rolled back: every effect is undone", at, Level.WARNING)
             return
@@ -465,6 +483,7 @@ class Execution:
     def _move(self, status: ExecutionStatus) -> None:
         check_move(self.status, status)
         self.status = status
+        self.pause_deadline = None
 
     def touch(self, stage_id: str) -> None:
         """A stage's row has changed."""
@@ -506,3 +525,7 @@ class Execution:
     ) -> None:
         self.seq += 1
         self._events.append(Event(self.id, self.seq, kind, message, at, level, stage_id, attempt, data))
+
+
+def _to_the_second(at: datetime) -> str:
+    return at.isoformat(sep=" ", timespec="seconds")

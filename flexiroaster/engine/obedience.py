@@ -7,7 +7,7 @@ from datetime import datetime
 from flexiroaster.engine.executor import Execution
 from flexiroaster.model.command import ALLOWED, Command, CommandKind
 from flexiroaster.model.event import EventType, Level
-from flexiroaster.model.execution import ExecutionStatus, Goal
+from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 
 __all__ = ["obey"]
 
@@ -18,8 +18,9 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
     A command that is not allowed in the present state any more is refused, with an event. A stop counts as handled
     when the execution has ended, so that it survives a crash before that.
     """
-    if execution.status not in ALLOWED[command.kind] or execution.goal is Goal.ROLLBACK:
-        message = f"Cannot {command.kind} execution with status: {execution.status}"
+    if command.slot is not None:  # taken when it was asked for, which this driver may not have seen
+        execution.slot = command.slot
+    if (message := _refusal(execution, command.kind)) is not None:
         execution.handled.append((command.id, message))
         execution.tell(EventType.COMMAND_REFUSED, message, at, Level.WARNING)
         return False
@@ -32,7 +33,7 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
     match command.kind:
         case CommandKind.PAUSE:
             interrupt = command.arguments.get("mode") == "interrupt"
-            execution.pause(reason, at, interrupt=interrupt)
+            execution.pause(reason, at, interrupt=interrupt, deadline=command.deadline)
             return interrupt
         case CommandKind.RESUME:
             execution.resume(reason, at)
@@ -43,3 +44,16 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
             execution.begin_rollback(reason, at)
             return running
     return False
+
+
+def _refusal(execution: Execution, kind: CommandKind) -> str | None:
+    """Why the command is not allowed in the present state; None where it is."""
+    message = f"Cannot {kind} execution with status: {execution.status}"
+    if execution.status not in ALLOWED[kind] or execution.goal is Goal.ROLLBACK:
+        return message
+    if kind is CommandKind.RETRY:
+        if any(run.status is StageStatus.ROLLED_BACK for run in execution.stages.values()):
+            return f"{message}; some of its stages were undone"
+        if execution.pipeline.concurrency is not None and execution.slot is None:
+            return f"{message}; its pipeline is running already"
+    return None

@@ -26,6 +26,8 @@ def restore(stored: Stored, token: int, at: datetime) -> Execution:
         error=stored.error,
         goal=stored.goal,
         slot=stored.slot,
+        pause_deadline=stored.pause_deadline,
+        overdue=stored.overdue,
         elapsed=(at - stored.running_since).total_seconds() if stored.running_since else 0.0,
     )
     for row in stored.stages:

@@ -66,7 +66,7 @@ class Scheduler:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while not self._closed:
+        while not self._closed and self._driver.alive:
             try:
                 more = self._take()
             except StoreError as error:

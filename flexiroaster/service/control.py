@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
+from flexiroaster.errors import InputError
 from flexiroaster.model.command import CommandKind
+from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import commands, definitions, queries
+from flexiroaster.store import commands, queries
 
 __all__ = ["pause", "resume", "retry", "rollback", "stop"]
+
+LONGEST_PAUSE = timedelta(days=3650)
 
 
 def stop(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
@@ -27,14 +32,22 @@ def pause(
     reason: str = "",
     *,
     interrupt: bool = False,
+    deadline: timedelta | None = None,
     requested_by: str = "",
 ) -> None:
     """Start no further stage until `resume`; running stages may finish, or with `interrupt` are ended and begin anew
-    later. It is no failure, and it survives restarts.
+    later. It is no failure, and it survives restarts. With a `deadline` from now it is stopped then, unless it is
+    resumed before; that survives restarts as well, and happens as soon as any process claims work.
 
-    Raises NotFoundError, NotAllowedError (it is not running).
+    Raises NotFoundError, NotAllowedError (it is not running), InputError (a deadline that lies behind or too far
+    ahead).
     """
     arguments = {"reason": reason, "mode": "interrupt" if interrupt else "drain"}
+    if deadline is not None:
+        if not timedelta(0) < deadline <= LONGEST_PAUSE:
+            message = f"deadline: must lie ahead, and by {LONGEST_PAUSE.days} days at most"
+            raise InputError(message, argument="deadline")
+        arguments["deadline"] = (utc_now() + deadline).isoformat()
     _request(installation, execution_id, CommandKind.PAUSE, arguments, requested_by)
 
 
@@ -67,7 +80,7 @@ def _request(
     concurrency = None
     if kind is CommandKind.RETRY:
         row = queries.execution(installation.database, execution_id)
-        concurrency = definitions.get(installation.database, row.pipeline_id, row.revision).pipeline.concurrency
+        concurrency = installation.definition(row.pipeline_id, row.revision).concurrency
     status = commands.request(
         installation.database, execution_id, kind, arguments, requested_by=requested_by, concurrency=concurrency
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -23,12 +23,33 @@ from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.model.pipeline import OnConflict, Pipeline, near
 from flexiroaster.service import control, pipelines
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import queries
+from flexiroaster.store import batches, definitions, execution_list, queries
 from flexiroaster.store.changes import Landed, NewExecution, NewStage
 from flexiroaster.store.definitions import Revision
-from flexiroaster.store.queries import ExecutionRow, StageRow
+from flexiroaster.store.execution_list import ExecutionFilter, ExecutionSort
+from flexiroaster.store.keyset import Page, Window
+from flexiroaster.store.rows import ExecutionRow, StageRow
 
-__all__ = ["ExecutionRow", "StageRow", "events", "get", "listing", "logs", "new_id", "rerun", "stages", "start", "wait"]
+__all__ = [
+    "ExecutionFilter",
+    "ExecutionRow",
+    "ExecutionSort",
+    "StageRow",
+    "by_ids",
+    "count",
+    "events",
+    "get",
+    "latest",
+    "listing",
+    "logs",
+    "new_id",
+    "page",
+    "rerun",
+    "stages",
+    "stages_by_execution",
+    "start",
+    "wait",
+]
 
 
 def new_id() -> str:
@@ -83,10 +104,10 @@ def rerun(
     What else was completed is taken over with its tables; what was not runs as well. The id of the new execution.
     Raises NotFoundError (execution, stage), NotAllowedError (it is live), ConflictError, StoreError.
     """
-    row = get(installation, execution_id)
+    row = queries.execution(installation.database, execution_id)
     if row.status not in TERMINAL:
         raise NotAllowedError(f"Cannot rerun execution with status: {row.status}", status=row.status)
-    revision = pipelines.get(installation, row.pipeline_id, row.revision)
+    revision = definitions.get(installation.database, row.pipeline_id, row.revision)
     edges = revision.pipeline.dependencies()
     if from_stage not in edges:
         raise NotFoundError(f"Stage not found: {from_stage}{near(from_stage, edges)}", stage_id=from_stage)
@@ -117,7 +138,7 @@ def wait(installation: Installation, execution_id: str, timeout: float | None = 
     while True:
         with suppress(LeaseLostError):  # somebody else drives it now
             installation.driver.wait(execution_id, None if deadline is None else max(0.0, deadline - monotonic()))
-        row = get(installation, execution_id)
+        row = queries.execution(installation.database, execution_id)
         if row.status not in {ExecutionStatus.PENDING, ExecutionStatus.RUNNING}:
             return row
         if deadline is not None and monotonic() >= deadline:
@@ -127,8 +148,16 @@ def wait(installation: Installation, execution_id: str, timeout: float | None = 
 
 
 def get(installation: Installation, execution_id: str) -> ExecutionRow:
-    """One execution. Raises NotFoundError."""
-    return queries.execution(installation.database, execution_id)
+    """One execution, to look at. Raises NotFoundError.
+
+    On PostgreSQL with Redis, processes that take work share what they read. After what this process has read, written,
+    deleted or shown an event of comes no older state. What others have written shows as soon as they have told
+    Redis, milliseconds after their commit, and after two seconds even where they cannot. Decide nothing by it.
+    """
+    signals = installation.open_signals
+    if signals is None:
+        return queries.execution(installation.database, execution_id)
+    return signals.state(execution_id, lambda: queries.execution(installation.database, execution_id))
 
 
 def stages(installation: Installation, execution_id: str) -> list[StageRow]:
@@ -146,8 +175,27 @@ def logs(
 ) -> list[Event]:
     """The events of a level or a more serious one, oldest first. Raises NotFoundError."""
     get(installation, execution_id)
-    serious = tuple(Level)[tuple(Level).index(level) :]
+    serious = tuple(each for each in Level if each.at_least(level))
     return queries.events_of(installation.database, execution_id, after=after, levels=serious, limit=limit)
+
+
+def page(
+    installation: Installation,
+    wanted: ExecutionFilter | None = None,
+    sort: ExecutionSort = ExecutionSort.NEWEST,
+    window: Window | None = None,
+    leave_out: Collection[str] = (),
+) -> Page[ExecutionRow]:
+    """A page of the executions that match; what `leave_out` names of `variables` and `error` is not read, but empty.
+
+    Raises InputError (cursor).
+    """
+    return execution_list.page(installation.database, wanted or ExecutionFilter(), sort, window, leave_out)
+
+
+def count(installation: Installation, wanted: ExecutionFilter | None = None) -> int:
+    """How many executions match."""
+    return execution_list.count(installation.database, wanted or ExecutionFilter())
 
 
 def listing(
@@ -159,19 +207,46 @@ def listing(
     skip: int = 0,
     limit: int = 100,
 ) -> tuple[list[ExecutionRow], int]:
-    """A page of executions, newest first, and how many match in all; those created in the last `hours`, if given."""
-    since = utc_now() - timedelta(hours=hours) if hours is not None else None
-    return queries.execution_page(
-        installation.database, pipeline_id=pipeline_id, status=status, since=since, skip=skip, limit=limit
+    """A part of the executions, newest first, and how many match in all; those created in the last `hours`, if given.
+
+    It costs as much as it skips; `page` does not.
+    """
+    wanted = ExecutionFilter(
+        pipeline_ids=None if pipeline_id is None else (pipeline_id,),
+        statuses=None if status is None else (status,),
+        created_after=None if hours is None else utc_now() - timedelta(hours=hours),
     )
+    return execution_list.part(installation.database, wanted, skip, limit)
+
+
+def by_ids(
+    installation: Installation, execution_ids: Collection[str], leave_out: Collection[str] = ()
+) -> dict[str, ExecutionRow]:
+    """The executions that exist among these, by id; `leave_out` as in `page`."""
+    return batches.executions_by_id(installation.database, execution_ids, leave_out)
+
+
+def stages_by_execution(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
+    """The stages of each execution, in topological order."""
+    return batches.stages_by_execution(installation.database, execution_ids)
+
+
+def latest(
+    installation: Installation, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
+) -> dict[str, list[ExecutionRow]]:
+    """The `limit` newest executions of each pipeline that has any, newest first; `leave_out` as in `page`."""
+    return batches.latest_executions(installation.database, pipeline_ids, limit, leave_out)
 
 
 def _create(installation: Installation, new: NewExecution) -> Landed | str:
     """Write a new execution; the id of the earlier one where the same was asked for already. Raises ConflictError."""
-    for _ in range(3):  # a start beside ours may have taken the slot that it then did not need
-        landed = installation.intake.apply([new]).get(new.execution_id)
-        if landed is not None:
-            return landed
+    signals = installation.open_signals
+    worth_it = signals is None or signals.may_start(new)
+    for turn in range(3):  # a start beside ours may have taken the slot that it then did not need
+        if worth_it or turn > 0:
+            landed = installation.intake.apply([new]).get(new.execution_id)
+            if landed is not None:
+                return landed
         if new.idempotency_key is not None:
             earlier = queries.by_idempotency_key(installation.database, new.idempotency_key)
             if earlier is not None:
@@ -179,6 +254,8 @@ def _create(installation: Installation, new: NewExecution) -> Landed | str:
         holders = queries.slot_holders(installation.database, new.pipeline_id)
         if new.concurrency is not None and len(holders) >= new.concurrency:
             break
+    if signals is not None:
+        signals.slots_are_held(new.pipeline_id, holders)
     message = f"Pipeline {new.pipeline_id} is running already: {', '.join(holders)}"
     raise ConflictError(message, pipeline_id=new.pipeline_id, executions=holders)
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from flexiroaster import faults
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import StoreError
+from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.operators.base import Access
 from flexiroaster.service.access import access_of
-from flexiroaster.store import claims, commands, migrate, recovery
+from flexiroaster.store import claims, commands, definitions, migrate, recovery
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal import Journal
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from flexiroaster.engine.messages import Message
     from flexiroaster.engine.runner import Runner
     from flexiroaster.engine.scheduler import Scheduler
+    from flexiroaster.service.local_copies import LocalCopies
     from flexiroaster.service.signals import Signals
 
 __all__ = ["Installation", "access_of", "open_installation"]
@@ -51,6 +53,7 @@ class Installation:
         self._driver: Driver | None = None
         self._keeper: LeaseKeeper | None = None
         self._scheduler: Scheduler | None = None
+        self._copies: LocalCopies | None = None
         self._signals: Signals | None = None
         self._journal: Journal | None = None
         self._intake: Journal | None = None
@@ -96,6 +99,7 @@ class Installation:
             if self._driver is None:
                 self._driver = self._start_driver()
                 self._keeper = self._keep_leases(self._driver)
+                self._copies = self._forget_copies(self._driver)
                 if self._signals is not None:
                     self._tell(self._driver, self._signals)
             return self._driver
@@ -126,6 +130,11 @@ class Installation:
                     self._tell(self._driver, self._signals)
             return self._signals
 
+    @property
+    def open_signals(self) -> Signals | None:
+        """The same where they are open, as in workers and servers. What runs once and ends needs none."""
+        return self._signals
+
     def take_work(self) -> None:
         """From now on claim executions that nobody drives, as workers and servers do."""
         with self._lock:
@@ -151,7 +160,18 @@ class Installation:
         """Drive an execution that this process has claimed with that token, as it stands in the database."""
         from flexiroaster.engine.scheduler import adopt
 
-        adopt(self.driver, claims.Claim(execution_id, token, times), partial(recovery.load, self.database))
+        adopt(self.driver, claims.Claim(execution_id, token, times), self._load)
+
+    def definition(self, pipeline_id: str, revision: int) -> Pipeline:
+        """What a pipeline was at a revision, as the database has it; read once where executions are claimed.
+
+        Raises NotFoundError, StoreError.
+        """
+        load = partial(definitions.definition, self.database, pipeline_id, revision)
+        return load() if self._signals is None else self._signals.definitions.stored(pipeline_id, revision, load)
+
+    def _load(self, execution_id: str) -> recovery.Stored:
+        return recovery.load(self.database, execution_id, self.definition)
 
     def wake(self) -> None:
         """There may be work for this process."""
@@ -192,10 +212,13 @@ class Installation:
             self._journal = self._intake = None
             database, self._database = self._database, None
             signals, self._signals = self._signals, None
+            copies, self._copies = self._copies, None
         for helper in helpers:
             helper.close()
         if driver is not None:
             driver.close()
+        if copies is not None:
+            copies.close()
         if signals is not None:
             signals.close()
         for journal in journals:
@@ -227,6 +250,16 @@ class Installation:
         driver.listen(signals.committed)
         signals.on_command(driver.look_for_commands)
 
+    def _forget_copies(self, driver: Driver) -> LocalCopies | None:
+        if "://" not in self.settings.artifacts_url:
+            return None
+        from flexiroaster.engine.artifacts import Artifacts
+        from flexiroaster.service.local_copies import LocalCopies
+
+        copies = LocalCopies(Artifacts(self.settings.artifacts_url))
+        driver.listen(copies.committed)
+        return copies
+
     def _start_scheduler(self, driver: Driver) -> Scheduler:
         from flexiroaster.engine.scheduler import Scheduler
 
@@ -238,8 +271,7 @@ class Installation:
             self.signals.holds({claim.execution_id for claim in claimed})
             return claimed
 
-        load = partial(recovery.load, self.database)
-        return Scheduler(driver, claim, load, capacity=EXECUTIONS_PER_PROCESS * self._processes)
+        return Scheduler(driver, claim, self._load, capacity=EXECUTIONS_PER_PROCESS * self._processes)
 
     def _start_driver(self) -> Driver:
         from flexiroaster.engine.driver import Driver, Limits

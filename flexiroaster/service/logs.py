@@ -21,6 +21,9 @@ __all__ = ["configure", "log_events"]
 
 _LEVELS = logging.getLevelNamesMapping()
 
+_WORDY = ("alembic", "httpx", "httpcore", "sqlalchemy", "botocore", "s3fs", "fsspec", "asyncio")
+"""Libraries that tell on every line what no operator of ours asks for; what goes wrong in them is logged."""
+
 _QUIET = {EventType.STAGE_PROGRESS}
 """Events that would only fill the log."""
 
@@ -59,6 +62,8 @@ def configure(settings: Settings, access: Access, worker: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=settings.log_level.value, force=True)
+    for name in _WORDY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, _LEVELS[settings.log_level.value]))
 
 
 def log_events(logger: logging.Logger | None = None) -> Callable[[Sequence[Event]], None]:

@@ -1,28 +1,51 @@
-"""Pipelines: store a definition, give it its next revision, find it again."""
+"""Pipelines: store a definition, give it its next revision, find it again, take it out of use."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
 
-from flexiroaster.errors import ConflictError, NotFoundError
-from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
+from flexiroaster.model.pipeline import Pipeline, near
 from flexiroaster.service.definition import check, check_variables, read_definition, with_defaults
+from flexiroaster.service.definition_diff import Change, differences
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import definitions
+from flexiroaster.store import definitions, pipeline_list
 from flexiroaster.store.definitions import Revision
+from flexiroaster.store.keyset import Page, Window
+from flexiroaster.store.pipeline_list import PipelineFilter, PipelineRow, PipelineSort, RevisionRow
 
 __all__ = [
+    "Change",
+    "PipelineFilter",
+    "PipelineRow",
+    "PipelineSort",
     "Revision",
+    "RevisionRow",
+    "activate",
+    "by_ids",
+    "by_keys",
     "check",
     "check_variables",
+    "count",
     "create",
+    "deactivate",
+    "definition",
+    "delete",
+    "diff",
     "get",
     "listing",
     "new_id",
+    "page",
     "read_definition",
     "replace",
+    "revision_rows",
+    "revisions",
     "save",
+    "update",
+    "validate",
     "with_defaults",
 ]
 
@@ -30,6 +53,9 @@ __all__ = [
 def new_id() -> str:
     """A fresh pipeline id."""
     return f"pipeline-{secrets.token_hex(6)}"
+
+
+# --- write -----------------------------------------------------------------------------------------------------------
 
 
 def create(installation: Installation, raw: object) -> Revision:
@@ -70,13 +96,125 @@ def save(installation: Installation, raw: object) -> Revision:
         return replace(installation, pipeline_id, raw)  # another process was first
 
 
+def update(
+    installation: Installation, pipeline_id: str, changes: Mapping[str, Any], expected_revision: int | None = None
+) -> Revision:
+    """Change these fields of a definition, each as a whole, and leave the others; what comes of it is checked whole.
+
+    None takes a field back to its default. Raises DefinitionError, NotFoundError, ConflictError (it is not at
+    `expected_revision` any more, or was changed by somebody else at the same moment).
+    """
+    present = get(installation, pipeline_id)
+    unknown = [name for name in changes if name not in Pipeline.model_fields]
+    if unknown:
+        known = list(Pipeline.model_fields)
+        raise DefinitionError(Problem(n, f"is not a known field{near(n, known)}", "extra_forbidden") for n in unknown)
+    if changes.get("id", pipeline_id) != pipeline_id:
+        raise DefinitionError([Problem("id", "cannot be changed", "fixed")])
+    document = {**present.pipeline.document(), **changes}
+    whole = {name: value for name, value in document.items() if value is not None or name == "concurrency"}
+    expected = present.revision if expected_revision is None else expected_revision
+    return replace(installation, pipeline_id, whole, expected)
+
+
+def activate(installation: Installation, pipeline_id: str) -> None:
+    """Let a pipeline be started again. Raises NotFoundError."""
+    definitions.set_active(installation.database, pipeline_id, True)
+
+
+def deactivate(installation: Installation, pipeline_id: str) -> None:
+    """Let no execution of a pipeline start any more; those that are live go on. Raises NotFoundError."""
+    definitions.set_active(installation.database, pipeline_id, False)
+
+
+def delete(installation: Installation, pipeline_id: str) -> None:
+    """Take a pipeline out of use. Its executions stay, with the revisions they ran; its id may be used again.
+
+    Raises NotFoundError, ConflictError (executions of it are live; it names some).
+    """
+    definitions.delete(installation.database, pipeline_id)
+
+
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
+def validate(installation: Installation, raw: object) -> tuple[Problem, ...]:
+    """All that is wrong with a definition, in its order; nothing is stored."""
+    try:
+        check(raw, installation.access)
+    except DefinitionError as error:
+        return error.problems
+    return ()
+
+
 def get(installation: Installation, pipeline_id: str, revision: int | None = None) -> Revision:
     """A pipeline at its newest, or the given, revision. Raises NotFoundError."""
     return definitions.get(installation.database, pipeline_id, revision)
 
 
+def definition(installation: Installation, pipeline_id: str, revision: int) -> Pipeline:
+    """What a pipeline was at a revision, to look at: that never changes, so it may come from a cache.
+
+    Raises NotFoundError.
+    """
+    signals = installation.open_signals
+    if signals is None:
+        return installation.definition(pipeline_id, revision)
+    load = partial(definitions.definition, installation.database, pipeline_id, revision)
+    return signals.definitions.shown(pipeline_id, revision, load)
+
+
 def listing(
     installation: Installation, *, is_active: bool | None = None, skip: int = 0, limit: int = 100
 ) -> tuple[list[Revision], int]:
-    """A page of pipelines, oldest first, and how many match in all."""
+    """A part of the pipelines, oldest first, and how many match in all."""
     return definitions.listing(installation.database, is_active=is_active, skip=skip, limit=limit)
+
+
+def page(
+    installation: Installation,
+    wanted: PipelineFilter | None = None,
+    sort: PipelineSort = PipelineSort.OLDEST,
+    window: Window | None = None,
+) -> Page[PipelineRow]:
+    """A page of the pipelines that match, without their definitions. Raises InputError (cursor)."""
+    return pipeline_list.page(installation.database, wanted or PipelineFilter(), sort, window)
+
+
+def count(installation: Installation, wanted: PipelineFilter | None = None) -> int:
+    """How many pipelines match."""
+    return pipeline_list.count(installation.database, wanted or PipelineFilter())
+
+
+def by_ids(installation: Installation, pipeline_ids: Collection[str]) -> dict[str, PipelineRow]:
+    """The pipelines that exist among these, by id, without their definitions; none that is deleted."""
+    return pipeline_list.by_ids(installation.database, pipeline_ids)
+
+
+def by_keys(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
+    """The definitions that exist among these (pipeline id, revision), also of pipelines that were deleted."""
+    return definitions.by_keys(installation.database, keys)
+
+
+def revision_rows(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:
+    """The revisions that exist among these (pipeline id, revision), without their definitions."""
+    return pipeline_list.revision_rows(installation.database, keys)
+
+
+def revisions(installation: Installation, pipeline_id: str, window: Window | None = None) -> Page[RevisionRow]:
+    """A page of the revisions of a pipeline, newest first; empty where there is no such pipeline.
+
+    Raises InputError (cursor).
+    """
+    return pipeline_list.revision_page(installation.database, pipeline_id, window or Window())
+
+
+def diff(installation: Installation, pipeline_id: str, before: int, after: int) -> list[Change]:
+    """What differs between two revisions of a pipeline. Raises NotFoundError (pipeline, revision)."""
+    found = by_keys(installation, [(pipeline_id, before), (pipeline_id, after)])
+    for revision in (before, after):
+        if (pipeline_id, revision) not in found:
+            message = f"Pipeline {pipeline_id} has no revision {revision}"
+            raise NotFoundError(message, pipeline_id=pipeline_id, revision=revision)
+    documents = [found[pipeline_id, revision].pipeline.document() for revision in (before, after)]
+    return differences(*documents)

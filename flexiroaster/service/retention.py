@@ -27,6 +27,8 @@ def prune(installation: Installation, older_than: timedelta) -> int:
         forgotten = retention.forget(installation.database, ids)
         for execution_id in forgotten:
             artifacts.remove(execution_id)
+        if installation.open_signals is not None:
+            installation.open_signals.deleted(forgotten)
         total += len(forgotten)
         if not forgotten:  # somebody has begun to work on all of them
             break

@@ -9,28 +9,25 @@ from collections.abc import Callable, Collection, Sequence
 
 from flexiroaster.config import Settings
 from flexiroaster.coordination.bus import Message, open_bus
+from flexiroaster.coordination.cache import DefinitionCache, StateCache
 from flexiroaster.coordination.counters import RetryCounters
 from flexiroaster.coordination.health import Health, check
 from flexiroaster.coordination.heartbeats import Heartbeats, Worker
 from flexiroaster.coordination.identity import installation_id
 from flexiroaster.coordination.locks import ExecutionLocks
 from flexiroaster.coordination.redis import RedisLink
-from flexiroaster.model.event import Event, EventType
+from flexiroaster.coordination.slots import PipelineSlots
+from flexiroaster.model.event import ENDS, Event, EventType
+from flexiroaster.store.changes import NewExecution
 from flexiroaster.store.database import Database
+from flexiroaster.store.queries import ExecutionRow
 
 __all__ = ["Signals"]
 
 WORK, COMMANDS, EVENTS = "work", "commands", "events"
 
-_ENDS = frozenset(
-    {
-        EventType.EXECUTION_COMPLETED,
-        EventType.EXECUTION_FAILED,
-        EventType.EXECUTION_CANCELLED,
-        EventType.ROLLBACK_COMPLETED,
-        EventType.ROLLBACK_FAILED,
-    }
-)
+GONE = 2**62
+"""What is known of an execution that was deleted: no cached state is as new as that."""
 
 
 class Signals:
@@ -43,6 +40,11 @@ class Signals:
         self._locks = ExecutionLocks(self._link, owner, settings.execution_lock_ttl)
         self._heartbeats = Heartbeats(self._link, owner, settings.heartbeat_ttl)
         self._counters = RetryCounters(self._link)
+        self.definitions = DefinitionCache(self._link)
+        """What pipelines were at their revisions."""
+        # what SQLite answers in this process costs no more than what Redis would
+        self._states = None if database.is_sqlite else StateCache(self._link)
+        self._slots = None if database.is_sqlite else PipelineSlots(self._link, settings.execution_lock_ttl)
 
     # --- to the others -------------------------------------------------------------------------------------------
 
@@ -58,12 +60,16 @@ class Signals:
     def committed(self, events: Sequence[Event]) -> None:
         """These events of one execution are durable; called on the driver's thread, so nothing here may wait."""
         last = events[-1]
+        if self._states is not None:
+            self._states.advanced(last.execution_id, last.seq)
         self._bus.publish(f"{EVENTS}:{last.execution_id}", {"seq": last.seq})
         retried = {e.stage_id: e.attempt for e in events if e.type is EventType.STAGE_RETRYING and e.stage_id}
         if retried:
             self._counters.record(last.execution_id, {stage: attempt or 0 for stage, attempt in retried.items()})
-        if last.type in _ENDS:
+        if last.type in ENDS:
             self._counters.forget(last.execution_id)
+            if self._slots is not None:
+                self._slots.free(last.execution_id)
             self._bus.publish(WORK)  # it may have given its slot to the next one
 
     def may_claim(self, execution_id: str) -> bool:
@@ -71,15 +77,38 @@ class Signals:
         return self._locks.acquire(execution_id) is not False
 
     def holds(self, execution_ids: Collection[str]) -> None:
-        """The leases that were renewed or claimed just now: show them, and that this process lives."""
-        self._heartbeats.beat(execution_ids)
-        if execution_ids:
-            self._locks.extend(execution_ids)
+        """The leases that were renewed or claimed just now: show them, and that this process lives.
+
+        Never waits: a Redis that does not answer must not keep the next renewal, or what was claimed, waiting.
+        """
+        held = tuple(execution_ids)
+
+        def show(_client: object) -> None:
+            self._heartbeats.beat(held)
+            self._locks.extend(held)
+
+        self._link.later(show)
 
     def gave_up(self, execution_ids: Collection[str]) -> None:
-        """These leases were released."""
-        self._locks.release(execution_ids)
+        """These leases were released. Never waits either, and comes after what was shown before."""
+        given = tuple(execution_ids)
+        self._link.later(lambda _client: self._locks.release(given))
         self._bus.publish(WORK)
+
+    def deleted(self, execution_ids: Collection[str]) -> None:
+        """This process has deleted these executions."""
+        for execution_id in execution_ids:
+            self.seen(execution_id, GONE)
+
+    def seen(self, execution_id: str, seq: int) -> None:
+        """This process has shown somebody that event."""
+        if self._states is not None:
+            self._states.seen(execution_id, seq)
+
+    def slots_are_held(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
+        """The database says that these executions hold all slots of the pipeline."""
+        if self._slots is not None:
+            self._slots.hold(pipeline_id, execution_ids)
 
     # --- from the others -----------------------------------------------------------------------------------------
 
@@ -99,6 +128,18 @@ class Signals:
         """Call when an execution may have new events; the result ends that."""
         return self._bus.subscribe(f"{EVENTS}:{execution_id}", lambda _message: wake())
 
+    def may_start(self, new: NewExecution) -> bool:
+        """Whether it is worth asking the database for a slot: False where probably all are taken, and none is waited
+        for. Confirm that with a read.
+        """
+        if self._slots is None or new.concurrency is None or new.queue:
+            return True
+        return self._slots.reserve(new.pipeline_id, new.execution_id, new.concurrency) is not False
+
+    def state(self, execution_id: str, load: Callable[[], ExecutionRow]) -> ExecutionRow:
+        """An execution's state as Redis has it, or `load` reads it: see `service.executions.get`."""
+        return load() if self._states is None else self._states.read(execution_id, load)
+
     def workers(self) -> list[Worker] | None:
         """The processes that live and what they drive; None when Redis cannot say."""
         return self._heartbeats.workers()
@@ -109,6 +150,8 @@ class Signals:
 
     def close(self) -> None:
         """Say good-bye, and close all connections."""
-        self._heartbeats.leave()
+        self._link.later(lambda _client: self._heartbeats.leave())
+        if self._states is not None:
+            self._states.close()
         self._bus.close()
         self._link.close()

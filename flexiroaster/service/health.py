@@ -1,0 +1,88 @@
+"""How an installation is, as asked for by people and by orchestrators. Nothing here raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from flexiroaster.coordination.health import DatabaseState, Health
+from flexiroaster.coordination.redis import RedisState
+from flexiroaster.errors import FlexiRoasterError
+from flexiroaster.service.installation import Installation
+
+__all__ = ["Report", "ServiceReport", "Status", "check"]
+
+
+class Status(StrEnum):
+    """How something is."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReport:
+    """One part: how it is, in how many milliseconds it answered where it was asked, and what else there is to say."""
+
+    status: Status
+    latency_ms: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole: healthy when the database answers and this process can drive executions; Redis is not needed."""
+
+    database: ServiceReport
+    redis: ServiceReport
+    executor: ServiceReport
+
+    @property
+    def status(self) -> Status:
+        """Healthy, or degraded."""
+        return Status.HEALTHY if self.ready else Status.DEGRADED
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be served here now."""
+        return self.database.status is Status.HEALTHY and self.executor.status is Status.HEALTHY
+
+
+def check(installation: Installation) -> Report:
+    """Ask database and Redis, and look at this process's driver. Waits for a database that is away."""
+    try:
+        found = installation.signals.health()
+    except FlexiRoasterError as error:  # the database was never reached, or is of another version
+        found = Health(DatabaseState(available=False, error=error.message), _unasked(installation))
+    return Report(_database(installation, found.database), _redis(found.redis), _executor(installation))
+
+
+def _unasked(installation: Installation) -> RedisState:
+    configured = bool(installation.settings.redis_url)
+    return RedisState(configured=configured, available=False, fallback_mode=True)
+
+
+def _database(installation: Installation, state: DatabaseState) -> ServiceReport:
+    if not state.available:
+        return ServiceReport(Status.UNHEALTHY, details={"error": state.error})
+    return ServiceReport(Status.HEALTHY, state.latency_ms, {"dialect": installation.database.engine.dialect.name})
+
+
+def _redis(state: RedisState) -> ServiceReport:
+    details = {
+        "configured": state.configured,
+        "fallback_mode": state.fallback_mode,
+        "since": None if state.since is None else state.since.isoformat(),
+        "error": state.last_error,
+    }
+    status = Status.HEALTHY if state.available else Status.DEGRADED
+    return ServiceReport(status, state.latency_ms, details)
+
+
+def _executor(installation: Installation) -> ServiceReport:
+    alive = installation.healthy
+    driven = len(installation.driver.driven) if installation.drives and alive else 0
+    details = {"owner": installation.owner, "started": installation.drives, "executions": driven}
+    return ServiceReport(Status.HEALTHY if alive else Status.UNHEALTHY, details=details)

@@ -1,0 +1,144 @@
+"""Access tokens: make one, know whoever shows one, take it back.
+
+A secret is shown once, when it is made. It has 256 random bits, so its digest can be looked up as it is: there is
+nothing to guess that a slow hash would have to protect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from time import monotonic
+from weakref import WeakKeyDictionary
+
+from flexiroaster.errors import InputError, StoreError, UnauthenticatedError
+from flexiroaster.model.event import utc_now
+from flexiroaster.model.viewer import Role, Viewer
+from flexiroaster.service.installation import Installation
+from flexiroaster.store import tokens
+from flexiroaster.store.keyset import Page, Window
+from flexiroaster.store.tokens import TokenRow
+
+__all__ = ["PREFIX", "Role", "TokenRow", "Viewer", "any_token", "authenticate", "create", "listing", "revoke"]
+
+PREFIX = "frt_"
+"""What every secret begins with, so that scanners find one that was published by mistake."""
+
+REMEMBERED_SECONDS = 5.0
+"""How long a token that was found in force counts as that: other processes revoke within that time."""
+
+USED_EVERY = timedelta(minutes=1)
+"""How exactly the last use of a token is written down."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    token: TokenRow
+    until: float
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What a process remembers of an installation's tokens; only of those in force, so nobody can fill it."""
+
+    verified: dict[str, _Verified] = field(default_factory=dict)
+    exists: bool = False
+    looked_until: float = 0.0
+
+
+_memories: WeakKeyDictionary[Installation, _Memory] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def create(installation: Installation, name: str, role: Role, expires: timedelta | None = None) -> str:
+    """Make a token and return its secret, which is stored nowhere and cannot be shown again.
+
+    It expires after `expires`; None: never. Raises InputError (no name, no time), ConflictError (name taken).
+    """
+    if not name.strip() or len(name) > 255:
+        raise InputError("the name of a token has 1 to 255 characters", argument="name")
+    if expires is not None and expires <= timedelta(0):
+        raise InputError("a token expires after some time, not at once", argument="expires")
+    now = utc_now()
+    secret = f"{PREFIX}{secrets.token_urlsafe(32)}"
+    row = TokenRow(
+        id=f"token-{secrets.token_hex(6)}",
+        name=name,
+        role=role,
+        created_at=now,
+        expires_at=None if expires is None else now + expires,
+        revoked_at=None,
+        last_used_at=None,
+    )
+    tokens.create(installation.database, row, _digest(secret))
+    _memory(installation).exists = True
+    return secret
+
+
+def authenticate(installation: Installation, secret: str) -> Viewer:
+    """Whose token that is. Most calls need no query: a token in force is remembered for some seconds.
+
+    Raises UnauthenticatedError, with the same words whether it is unknown, expired or revoked; StoreError.
+    """
+    digest, now, memory = _digest(secret), utc_now(), _memory(installation)
+    known = memory.verified.get(digest)
+    if known is None or known.until < monotonic():
+        known = _verify(installation, digest, now)
+        memory.verified[digest] = known
+    if not known.token.valid(now):
+        memory.verified.pop(digest, None)
+        raise _unauthenticated()
+    return Viewer(known.token.name, known.token.role)
+
+
+def listing(installation: Installation, window: Window | None = None) -> Page[TokenRow]:
+    """A page of the tokens, in force or not, newest first. Raises InputError (cursor)."""
+    return tokens.page(installation.database, window or Window())
+
+
+def revoke(installation: Installation, name_or_id: str) -> TokenRow:
+    """End a token: here at once, in other processes within seconds. Raises NotFoundError."""
+    revoked = tokens.revoke(installation.database, name_or_id)
+    _memory(installation).verified.clear()
+    return revoked
+
+
+def any_token(installation: Installation) -> bool:
+    """Whether a token was ever made: an installation that had one is not open again, also when all are revoked."""
+    memory = _memory(installation)
+    if not memory.exists and memory.looked_until < monotonic():
+        memory.exists = tokens.any_token(installation.database)
+        memory.looked_until = monotonic() + REMEMBERED_SECONDS
+    return memory.exists
+
+
+def _verify(installation: Installation, digest: str, now: datetime) -> _Verified:
+    until = monotonic() + REMEMBERED_SECONDS  # counted from before the look, so that nothing counts longer
+    token = tokens.by_digest(installation.database, digest)
+    if token is None or not token.valid(now):
+        raise _unauthenticated()
+    if token.last_used_at is None or token.last_used_at < now - USED_EVERY:
+        try:
+            tokens.touch(installation.database, token.id, now, USED_EVERY)
+        except StoreError as error:  # no reason to turn anybody away
+            _log.warning("the last use of token %s was not written: %s", token.id, error.message)
+    return _Verified(token, until)
+
+
+def _memory(installation: Installation) -> _Memory:
+    with _lock:
+        return _memories.setdefault(installation, _Memory())
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _unauthenticated() -> UnauthenticatedError:
+    return UnauthenticatedError("The token is not in force: it is unknown, has expired or was revoked")
