@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from flexiroaster import __version__
-from flexiroaster.cli import check, database, demo, executions, operators, pipelines, run, services, worker
+from flexiroaster.cli import (
+    check,
+    database,
+    demo,
+    executions,
+    operators,
+    pipelines,
+    run,
+    serve,
+    services,
+    tokens,
+    worker,
+)
 
 __all__ = ["app", "main"]
 
@@ -45,6 +57,8 @@ app.command("operators")(operators.operators)
 app.add_typer(executions.app, name="executions")
 app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(database.app, name="db")
+app.add_typer(tokens.app, name="token")
+app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.command("services")(services.services)
 

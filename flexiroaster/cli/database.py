@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
-from flexiroaster.cli.failures import UsageError, reported
+from flexiroaster.cli.failures import reported
+from flexiroaster.cli.options import parse_duration
 
 __all__ = ["app"]
 
@@ -34,17 +34,12 @@ def prune(
 
     What outputs wrote stays where it is, and can no longer be rolled back.
     """
-    from datetime import timedelta
-
     from flexiroaster.service import retention
     from flexiroaster.service.installation import open_installation
 
-    match = re.fullmatch(r"(\d{1,6})([dhm])", older_than)
-    if match is None:
-        raise UsageError(f"--older-than {older_than!r}: must be a number with d, h or m, such as 90d")
-    unit = {"d": "days", "h": "hours", "m": "minutes"}[match[2]]
+    age = parse_duration("--older-than", older_than)
     with open_installation() as installation:
-        forgotten = retention.prune(installation, timedelta(**{unit: int(match[1])}))
+        forgotten = retention.prune(installation, age)
     typer.echo(f"{forgotten} executions forgotten")
 
 

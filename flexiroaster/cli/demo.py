@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flexiroaster.cli.failures import FAILED, INTERRUPTED, UsageError, reported
+from flexiroaster.cli.logs import logged
 from flexiroaster.cli.options import AsJson
 from flexiroaster.cli.outcome import document, print_error, print_stages
 from flexiroaster.cli.text import console, duration, emit_json, one_line, table
@@ -49,8 +50,9 @@ def demo(as_json: AsJson = False) -> None:
     raw = definition.read_definition(Path(str(files("flexiroaster") / "demo" / DEFINITION)))
     with open_installation(settings, access) as installation:
         installation.warm_up()
+        silent = logged(installation)
         revision = pipelines.save(installation, raw)
-        with shown(revision.pipeline, quiet=as_json) as view:
+        with shown(revision.pipeline, quiet=as_json, silent=silent) as view:
             followed = follow(installation, revision, {"data": str(data), "out": str(out)}, view)
         stages = executions.stages(installation, followed.execution.id)
         outputs = {stage.stage_id: stage.output or {} for stage in stages}

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.failures import FAILED, reported
-from flexiroaster.cli.options import AsJson
+from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
+from flexiroaster.cli.logs import logged
+from flexiroaster.cli.options import AsJson, parse_duration
 from flexiroaster.cli.outcome import document, print_error, print_stages
 from flexiroaster.cli.text import console, duration, emit_json, emit_ndjson, moment, one_line, styled, table
 from flexiroaster.model.event import Level
 from flexiroaster.model.execution import ExecutionStatus
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from flexiroaster.model.event import Event
     from flexiroaster.service.executions import ExecutionRow
 
@@ -75,20 +78,27 @@ def logs(
     execution_id: ExecutionId,
     level: Annotated[Level, typer.Option(help="The least serious lines shown.")] = Level.INFO,
     limit: Annotated[int, typer.Option(min=1, help="How many lines at most, from the first.")] = 10_000,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the execution has ended; no limit.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what happened and what the stages said, oldest first; with --json one document a line."""
-    from flexiroaster.service import executions
+    """Print what happened and what the stages said, oldest first; with --json one document a line.
+
+    Ctrl-C ends a --follow, not the execution.
+    """
+    from flexiroaster.service import events, executions
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
-        found = executions.logs(installation, execution_id, level=level, limit=limit)
-    if as_json:
-        emit_ndjson([_line(event) for event in found])
-        return
-    for event in found:
-        stage = f"{event.stage_id}: " if event.stage_id and event.stage_id not in event.message else ""
-        typer.echo(f"{moment(event.at)}  {event.level.upper():8} {stage}{one_line(event.message)}")
+        if not follow:
+            for event in executions.logs(installation, execution_id, level=level, limit=limit):
+                _print_event(event, as_json)
+            return
+        try:
+            for event in events.follow(installation, execution_id):
+                if event.level.at_least(level):
+                    _print_event(event, as_json)
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(INTERRUPTED) from interrupt
 
 
 Reason = Annotated[str, typer.Option(help="Why; it stands in the log.")]
@@ -107,9 +117,13 @@ def pause(
     execution_id: ExecutionId,
     reason: Reason = "",
     interrupt: Annotated[bool, typer.Option(help="End running stages now; they begin anew at the resume.")] = False,
+    limit: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="Stop it unless it is resumed within 2h, 30m, 1d ...")
+    ] = None,
 ) -> None:
     """Start no further stage until `resume`; running stages may finish, unless they are interrupted."""
-    _command("pause", execution_id, reason, interrupt=interrupt)
+    deadline = None if limit is None else parse_duration("--for", limit)
+    _command("pause", execution_id, reason, interrupt=interrupt, deadline=deadline)
 
 
 @app.command()
@@ -144,6 +158,7 @@ def rerun(
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
+        logged(installation)
         new_id = executions.rerun(installation, execution_id, from_stage, triggered_by="cli")
         row = executions.wait(installation, new_id)
     typer.echo(f"{row.status}: {row.id}")
@@ -152,13 +167,14 @@ def rerun(
         raise typer.Exit(FAILED)
 
 
-def _command(name: str, execution_id: str, reason: str, **options: bool) -> None:
+def _command(name: str, execution_id: str, reason: str, **options: bool | timedelta | None) -> None:
     """Ask for it; where nobody drives the execution, carry it out here and stay until it is done."""
     from flexiroaster.service import control, executions
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         getattr(control, name)(installation, execution_id, reason, requested_by="cli", **options)
+        logged(installation)
         if installation.take_over(execution_id):
             row = executions.wait(installation, execution_id)
             typer.echo(f"{row.status}: {row.id}")
@@ -175,6 +191,8 @@ def _print_head(row: ExecutionRow) -> None:
     shown.add_row("status", styled(row.status))
     shown.add_row("created", f"{moment(row.created_at)} by {row.triggered_by}")
     shown.add_row("duration", duration(row.duration))
+    if row.pause_deadline is not None:
+        shown.add_row("paused until", moment(row.pause_deadline))
     for name, value in row.variables.items():
         shown.add_row(f"${{{name}}}", one_line(str(value)))
     console().print(shown)
@@ -196,7 +214,16 @@ def _summary(row: ExecutionRow) -> dict[str, Any]:
         "completed_at": row.completed_at,
         "duration": row.duration,
         "error": row.error,
+        "pause_deadline": row.pause_deadline,
     }
+
+
+def _print_event(event: Event, as_json: bool) -> None:
+    if as_json:
+        emit_ndjson([_line(event)])
+        return
+    stage = f"{event.stage_id}: " if event.stage_id and event.stage_id not in event.message else ""
+    typer.echo(f"{moment(event.at)}  {event.level.upper():8} {stage}{one_line(event.message)}")
 
 
 def _line(event: Event) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from flexiroaster.config import Settings
     from flexiroaster.operators.base import Access
 
-__all__ = ["AsJson", "File", "Modules", "Roots", "Variables", "access_for", "parse_variables"]
+__all__ = ["AsJson", "File", "Modules", "Roots", "Variables", "access_for", "parse_duration", "parse_variables"]
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline definition, YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
@@ -34,6 +35,8 @@ Roots = Annotated[
 ]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DURATION = re.compile(r"([0-9]{1,6})([dhms])")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
 def parse_variables(given: Iterable[str] | None) -> dict[str, Any]:
@@ -50,6 +53,14 @@ def parse_variables(given: Iterable[str] | None) -> dict[str, Any]:
             raise UsageError(f"--var {item!r}: a name has letters, digits and _, and does not begin with a digit")
         variables[name] = _value(text)
     return variables
+
+
+def parse_duration(option: str, text: str) -> timedelta:
+    """`"90d"`, `"12h"`, `"30m"`, `"45s"`. Raises UsageError, which names the option, for anything else."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{option} {text!r}: must be a number with d, h, m or s, such as 90d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def access_for(settings: Settings, file: Path, roots: Iterable[str] | None, modules: Iterable[str] | None) -> Access:

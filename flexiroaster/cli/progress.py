@@ -48,9 +48,11 @@ class View(Protocol):
 
 
 @contextmanager
-def shown(pipeline: Pipeline, *, quiet: bool) -> Iterator[View]:
-    """The view that suits stderr; `quiet`: only a terminal gets one."""
-    if sys.stderr.isatty():
+def shown(pipeline: Pipeline, *, quiet: bool, silent: bool = False) -> Iterator[View]:
+    """The view that suits stderr; `quiet`: only a terminal gets one, `silent`: nobody does."""
+    if silent:
+        yield _Silence()
+    elif sys.stderr.isatty():
         with _live(pipeline) as view:
             yield view
     else:

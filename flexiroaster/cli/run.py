@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
+from flexiroaster.cli.logs import logged
 from flexiroaster.cli.options import AsJson, File, Modules, Roots, Variables, access_for, parse_variables
 from flexiroaster.cli.outcome import document, print_error, print_stages
 from flexiroaster.cli.text import duration, emit_json, one_line
@@ -33,6 +34,8 @@ def run(
 ) -> None:
     """Run a definition and watch it: progress on stderr, the outcome on stdout.
 
+    Where LOG_LEVEL or LOG_FORMAT is set, stderr gets the log in place of the progress.
+
     A definition without an id gets one made of its name, so that the same file is always the same pipeline. Relative
     paths in it are relative to the working directory. Exits with 0 when the execution completed, 1 when it failed,
     2 when the definition does not hold, 130 when it was interrupted.
@@ -51,8 +54,9 @@ def run(
     _import_from(Path.cwd(), file.resolve().parent)
     with open_installation(settings, access) as installation:
         installation.warm_up()
+        silent = logged(installation)
         revision = pipelines.save(installation, raw)
-        with shown(revision.pipeline, quiet=as_json) as view:
+        with shown(revision.pipeline, quiet=as_json, silent=silent) as view:
             followed = follow(installation, revision, variables, view, timeout)
         stages = executions.stages(installation, followed.execution.id)
     if as_json:

@@ -46,7 +46,6 @@ def worker(
         logger.info("Working; SIGTERM or Ctrl-C ends it.")
         while not asked.wait(1.0):
             if not installation.healthy:
-                logger.critical("The driver has failed; others go on with its executions when their leases run out.")
-                raise typer.Exit(FAILED)
+                raise typer.Exit(FAILED)  # the driver has said why
         installation.hand_over()
         logger.info("Handed over.")
