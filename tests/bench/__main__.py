@@ -45,6 +45,7 @@ def page(report: dict[str, Any]) -> str:
         engine="\n".join(engine(found, database) for database in ("sqlite", "postgresql")),
         flights=flights(found),
         cold=cold(found),
+        claims=claims(found),
     )
 
 
@@ -79,6 +80,15 @@ def cold(found: Found) -> str:
     return "\n".join(f"| {told} | {ms(found, name):.0f} ms |" for name, told in names.items())
 
 
+def claims(found: Found) -> str:
+    names = {"redis": "Redis", "postgresql": "PostgreSQL's LISTEN and NOTIFY", "sqlite": "SQLite, watched"}
+    rows = []
+    for name, told in names.items():
+        info = found["test_claim_by_another_process", name]["extra_info"]
+        rows.append(f"| {told} | {info['p50']:.0f} ms | {info['p95']:.0f} ms |")
+    return "\n".join(rows)
+
+
 TEMPLATE = """\
 # Performance
 
@@ -108,6 +118,15 @@ All in warm processes, reading the zipped CSV and writing the same Parquet file 
 | a fresh process | time |
 | --- | --- |
 {cold}
+
+## Started here, claimed there
+
+From the start in a process that drives nothing, its commit included, until a worker has claimed the execution and read
+it back.
+
+| heard over | p50 | p95 |
+| --- | --- | --- |
+{claims}
 """
 
 if __name__ == "__main__":

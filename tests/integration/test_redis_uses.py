@@ -1,4 +1,4 @@
-"""What is kept in Redis: locks, slots, heartbeats, counters, cached reads; and what is answered without it."""
+"""What is kept in Redis: locks, heartbeats, counters; and what is answered without it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ import redis
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.coordination import health
-from flexiroaster.coordination.cache import DefinitionCache, StateCache
 from flexiroaster.coordination.counters import RetryCounters
 from flexiroaster.coordination.heartbeats import Heartbeats
 from flexiroaster.coordination.identity import installation_id
 from flexiroaster.coordination.locks import ExecutionLocks
 from flexiroaster.coordination.redis import RedisLink
-from flexiroaster.coordination.slots import PipelineSlots
 from flexiroaster.model.event import utc_now
 from flexiroaster.store.database import Database, open_database
 from tests.proxy import Proxy, running_proxy
@@ -98,23 +96,17 @@ def test_locks_are_extended_together_and_set_again_after_a_flush(link: RedisLink
 
 def test_without_redis_the_database_is_asked(proxy: Proxy, link: RedisLink) -> None:
     proxy.cut()
-    locks, slots, beats = ExecutionLocks(link, "mine", TTL), PipelineSlots(link, TTL), Heartbeats(link, "mine", TTL)
-    states, definitions, counters = StateCache(link), DefinitionCache(link), RetryCounters(link)
-    assert (locks.acquire("x"), locks.extend(["x"]), slots.reserve("p", "x", 1)) == (None, None, None)
+    locks, beats, counters = ExecutionLocks(link, "mine", TTL), Heartbeats(link, "mine", TTL), RetryCounters(link)
+    assert (locks.acquire("x"), locks.extend(["x"])) == (None, None)
     assert (beats.beat(), beats.workers()) == (False, None)
-    assert (states.get("x"), definitions.get("p", 1), counters.of("x")) == (None, None, None)
+    assert counters.of("x") is None
     locks.release(["x"])
-    slots.refresh([("p", "x")])
-    slots.free("p", "x")
-    states.put("x", 1, {})
-    states.advanced({"x": 2})
-    definitions.put("p", 1, {})
     counters.record("x", {"load": 1})
     counters.forget("x")
     beats.leave()
     proxy.mend()
     eventually(lambda: link.available)
-    assert (locks.acquire("x"), slots.reserve("p", "x", 1), beats.beat()) == (True, True, True)
+    assert (locks.acquire("x"), beats.beat()) == (True, True)
 
 
 def test_an_answer_that_got_lost_is_made_good(proxy: Proxy, link: RedisLink, client: redis.Redis) -> None:
@@ -126,19 +118,6 @@ def test_an_answer_that_got_lost_is_made_good(proxy: Proxy, link: RedisLink, cli
     eventually(lambda: client.get("flexiroaster:lock:x"))
     eventually(lambda: link.available)
     assert locks.acquire("x") is True
-
-
-def test_slots_are_a_hint_about_duplicates(link: RedisLink, client: redis.Redis) -> None:
-    slots = PipelineSlots(link, TTL)
-    assert [slots.reserve("p", name, 2) for name in ("a", "b", "c", "a")] == [True, True, False, True]
-    assert slots.reserve("q", "c", 1) is True
-    slots.free("p", "a")
-    assert slots.reserve("p", "c", 2) is True
-    client.delete("flexiroaster:ns:slots:p")
-    slots.refresh([("p", "b"), ("q", "c")])
-    assert client.zrange("flexiroaster:ns:slots:p", 0, -1) == [b"b"]
-    client.zadd("flexiroaster:ns:slots:p", {"b": 1})  # its time has passed
-    assert slots.reserve("p", "d", 1) is True
 
 
 def test_workers_say_who_where_and_since(link: RedisLink, client: redis.Redis) -> None:
@@ -167,9 +146,7 @@ def test_workers_say_who_where_and_since(link: RedisLink, client: redis.Redis) -
 def test_workers_of_another_installation_are_not_ours(link: RedisLink, redis_url: str) -> None:
     other = RedisLink(load_settings(redis_url=redis_url), "other")
     Heartbeats(other, "theirs", TTL).beat()
-    DefinitionCache(other).put("daily", 1, {"name": "theirs"})
     assert Heartbeats(link, "mine", TTL).workers() == []
-    assert DefinitionCache(link).get("daily", 1) is None
     other.close()
 
 
@@ -184,48 +161,6 @@ def test_retry_counters(link: RedisLink, client: redis.Redis) -> None:
     counters.forget("x")
     settle(link)
     assert counters.of("x") is None
-
-
-def test_cached_state_never_goes_backwards(link: RedisLink) -> None:
-    cache = StateCache(link)
-    assert cache.get("x") is None
-    cache.put("x", 5, {"status": "running", "at": utc_now()})
-    assert (cache.get("x") or {})["status"] == "running"
-    assert cache.get("x", at_least=5) is not None
-    assert cache.get("x", at_least=6) is None
-    cache.put("x", 4, {"status": "pending"})
-    assert (cache.get("x") or {})["status"] == "running"
-    cache.advanced({"x": 6, "y": 2})
-    settle(link)
-    assert cache.get("x") is None
-    cache.put("x", 5, {"status": "running"})  # read before, and put after the write
-    assert cache.get("x") is None
-    cache.put("x", 6, {"status": "completed"})
-    cache.advanced({"x": 6})
-    settle(link)
-    assert cache.get("x") == {"status": "completed"}
-    cache.put("y", 1, {})
-    assert cache.get("y") is None
-
-
-def test_cached_state_is_old_soon(link: RedisLink, client: redis.Redis) -> None:
-    cache = StateCache(link, seconds=0.05)
-    cache.put("x", 5, {"status": "running"})
-    eventually(lambda: cache.get("x") is None)
-    cache.put("x", 4, {"status": "pending"})
-    assert cache.get("x") is None  # the number is remembered for longer
-    assert 50_000 < client.pttl("flexiroaster:execution:x") <= 60_000
-
-
-def test_cached_definitions(link: RedisLink, client: redis.Redis) -> None:
-    cache = DefinitionCache(link)
-    cache.put("daily", 1, {"name": "Daily"})
-    assert (cache.get("daily", 1), cache.get("daily", 2)) == ({"name": "Daily"}, None)
-    client.set("flexiroaster:ns:definition:daily:2", b"not JSON")
-    client.set("flexiroaster:ns:definition:daily:3", b"[1]")
-    assert (cache.get("daily", 2), cache.get("daily", 3)) == (None, None)
-    cache.put("huge", 1, {"name": "x" * 1_000_000})
-    assert cache.get("huge", 1) is None
 
 
 @pytest.fixture
@@ -266,3 +201,14 @@ def test_an_installation_is_its_database(settings: Settings, database: Database,
     assert {len(found) for found in ids} == {12}
     for one in (again, other, memory):
         one.close()
+
+
+def test_a_file_that_takes_the_place_of_a_deleted_one_is_another_installation(tmp_path: Path) -> None:
+    path = tmp_path / "again.db"
+    ids = set()
+    for _ in range(3):
+        database = open_database(load_settings(database_url=f"sqlite:///{path}"))
+        ids.add(installation_id(database))
+        database.close()
+        path.unlink()
+    assert len(ids) == 3

@@ -43,3 +43,16 @@ def test_without_an_id_every_save_is_another_pipeline(settings: Settings) -> Non
         assert first.id != second.id
         with pytest.raises(NotFoundError, match=r"^Pipeline not found: daily-sales$"):
             pipelines.get(installation, "daily-sales")
+
+
+def test_a_deleted_pipeline_comes_back_with_its_history(settings: Settings) -> None:
+    with open_installation(settings) as installation:
+        named = with_stable_id(DAILY)
+        pipelines.save(installation, named)
+        pipelines.delete(installation, "daily-sales")
+        with pytest.raises(NotFoundError):
+            pipelines.get(installation, "daily-sales")
+        again = pipelines.save(installation, named)
+        assert (again.id, again.revision) == ("daily-sales", 2), "an execution may stand at revision 1"
+        assert [pipelines.get(installation, "daily-sales", n).revision for n in (1, 2)] == [1, 2]
+        assert pipelines.save(installation, named).revision == 2

@@ -1,0 +1,158 @@
+"""A pause with a deadline: it becomes a stop, whoever drives the execution by then, and says why."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flexiroaster.config import Settings
+from flexiroaster.errors import InputError
+from flexiroaster.model.event import utc_now
+from flexiroaster.service import control, executions
+from flexiroaster.service.installation import Installation, open_installation
+from tests.integration.test_control import begin, begin_elsewhere, eventually, seqs_have_no_gap, settings, start_worker
+from tests.integration.test_runs import python
+
+__all__ = ["settings"]  # the fixture, with short leases
+
+SOON = timedelta(seconds=1)
+FAR = timedelta(hours=2)
+
+
+@pytest.fixture
+def installation(settings: Settings) -> Iterator[Installation]:
+    with open_installation(settings) as opened:
+        opened.take_work()
+        yield opened
+
+
+def waits_for(path: Path) -> dict[str, object]:
+    return python("a", "wait_for_file", arguments={"path": str(path)}, max_retries=0)
+
+
+def running(installation: Installation, execution_id: str) -> None:
+    eventually(lambda: executions.stages(installation, execution_id)[0].status == "running")
+
+
+def undriven(installation: Installation, execution_id: str) -> None:
+    eventually(lambda: executions.get(installation, execution_id).status == "paused")
+    eventually(lambda: execution_id not in installation.driver.driven)
+
+
+def assert_stopped_at_its_deadline(installation: Installation, execution_id: str) -> None:
+    eventually(lambda: executions.get(installation, execution_id).status == "cancelled")
+    events = {event.type: event for event in executions.events(installation, execution_id)}
+    paused, stopping, cancelled = (
+        events[name].message for name in ("execution.paused", "execution.stopping", "execution.cancelled")
+    )
+    deadline = paused.partition("it is stopped at ")[2].removesuffix(" unless it is resumed before")
+    reason = f"it was paused until {deadline} and nobody has resumed it"
+    assert (stopping, cancelled) == (f"Stopping: {reason}", f"Execution cancelled: {reason}")
+    assert executions.get(installation, execution_id).pause_deadline is None
+    assert seqs_have_no_gap(installation, execution_id)
+
+
+def test_nothing_runs_and_nobody_drives_it(installation: Installation, tmp_path: Path) -> None:
+    x = begin(installation, waits_for(tmp_path / "never"))
+    running(installation, x)
+    before = utc_now()
+    control.pause(installation, x, interrupt=True, deadline=SOON)
+    undriven(installation, x)
+    deadline = executions.get(installation, x).pause_deadline
+    assert deadline is not None
+    assert before + SOON <= deadline <= utc_now() + SOON
+    assert_stopped_at_its_deadline(installation, x)
+    assert executions.events(installation, x)[-1].at >= deadline
+
+
+def test_a_stage_still_runs(installation: Installation, tmp_path: Path) -> None:
+    x = begin(installation, waits_for(tmp_path / "never"))
+    running(installation, x)
+    control.pause(installation, x, deadline=SOON)
+    eventually(lambda: executions.get(installation, x).status == "paused")
+    assert x in installation.driver.driven, "the stage may finish"
+    assert_stopped_at_its_deadline(installation, x)
+    assert executions.stages(installation, x)[0].status == "cancelled"
+
+
+def test_its_driver_was_killed_while_a_stage_ran(settings: Settings, tmp_path: Path) -> None:
+    worker = start_worker(settings, tmp_path / "worker.log")
+    try:
+        with open_installation(settings) as installation:
+            x = begin_elsewhere(installation, waits_for(tmp_path / "never"))
+            running(installation, x)
+            control.pause(installation, x, deadline=SOON)
+            eventually(lambda: executions.get(installation, x).status == "paused")
+            worker.send_signal(signal.SIGKILL)
+            worker.wait(20)
+            installation.take_work()
+            assert_stopped_at_its_deadline(installation, x)
+    finally:
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait(20)
+
+
+def test_no_process_was_there_at_the_deadline(settings: Settings, tmp_path: Path) -> None:
+    with open_installation(settings) as first:
+        x = begin(first, waits_for(tmp_path / "never"))
+        running(first, x)
+        control.pause(first, x, interrupt=True, deadline=SOON)
+        undriven(first, x)
+        deadline = executions.get(first, x).pause_deadline
+    assert deadline is not None
+    eventually(lambda: utc_now() > deadline)
+    with open_installation(settings) as second:
+        assert executions.get(second, x).status == "paused"
+        second.take_work()
+        assert_stopped_at_its_deadline(second, x)
+
+
+def test_who_asked_for_the_resume_in_time_gets_it(settings: Settings, tmp_path: Path) -> None:
+    """Nobody was there to carry it out before the deadline had passed."""
+    go_on = tmp_path / "go-on"
+    with open_installation(settings) as first:
+        x = begin(first, waits_for(go_on))
+        running(first, x)
+        control.pause(first, x, interrupt=True, deadline=SOON)
+        undriven(first, x)
+        deadline = executions.get(first, x).pause_deadline
+        control.resume(first, x)
+    assert deadline is not None
+    eventually(lambda: utc_now() > deadline)
+    go_on.touch()
+    with open_installation(settings) as second:
+        second.take_work()
+        eventually(lambda: executions.get(second, x).status == "completed")
+        assert seqs_have_no_gap(second, x)
+
+
+def test_a_resume_does_not_wait_for_the_deadline_and_ends_it(installation: Installation, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    x = begin(installation, waits_for(go_on))
+    running(installation, x)
+    control.pause(installation, x, interrupt=True, deadline=FAR)
+    undriven(installation, x)
+    control.resume(installation, x)
+    running(installation, x)
+    assert executions.get(installation, x).pause_deadline is None
+    control.pause(installation, x, deadline=SOON)
+    eventually(lambda: executions.get(installation, x).status == "paused")
+    control.resume(installation, x)
+    eventually(lambda: executions.get(installation, x).status == "running")
+    control.pause(installation, x)
+    deadline = utc_now() + SOON + SOON
+    eventually(lambda: utc_now() > deadline)
+    assert executions.get(installation, x).status == "paused", "the deadline belonged to the pause before"
+    go_on.touch()
+    eventually(lambda: executions.get(installation, x).status == "completed")
+
+
+@pytest.mark.parametrize("deadline", [timedelta(0), timedelta(seconds=-1), timedelta(days=999_999)])
+def test_a_deadline_lies_ahead(installation: Installation, deadline: timedelta) -> None:
+    with pytest.raises(InputError, match=r"^deadline: must lie ahead, and by 3650 days at most$"):
+        control.pause(installation, "exec-1", deadline=deadline)
