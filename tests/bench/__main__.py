@@ -46,6 +46,7 @@ def page(report: dict[str, Any]) -> str:
         flights=flights(found),
         cold=cold(found),
         claims=claims(found),
+        pages=pages(found),
     )
 
 
@@ -89,6 +90,17 @@ def claims(found: Found) -> str:
     return "\n".join(rows)
 
 
+def pages(found: Found) -> str:
+    rows = []
+    for database in ("sqlite", "postgresql"):
+        took = found["test_a_page_over_graphql", database]["extra_info"]["graphql"]
+        rows.append(
+            f"| {database} | {took['first']:.1f} ms | {took['deep']:.1f} ms | {took['deep'] / took['first']:.2f} "
+            f"| {took['peer']:.1f} ms | {took['first'] / took['peer']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
 TEMPLATE = """\
 # Performance
 
@@ -127,6 +139,23 @@ it back.
 | heard over | p50 | p95 |
 | --- | --- | --- |
 {claims}
+
+## A page of the GraphQL API
+
+50 of 100,000 executions with eight fields, over HTTP from one client; by hand: a Starlette route that calls the same
+service and answers plain JSON.
+
+| database | first page | thousandth | ratio | by hand | GraphQL over it |
+| --- | --- | --- | --- | --- | --- |
+{pages}
+
+## The flights pipeline: where its time goes
+
+Reading and parsing the zipped CSV is a third of it, and the script by hand pays the same. What the pipeline pays on top
+is durability between stages: each stage's table is written as an Arrow file that the next one maps (71 and 69 MB for
+the first two; joins and derives write only their new columns), and validation reads all rows once more. A quiet run:
+unzip and parse to Arrow 0.28 s, check of all rules 0.20 s, two joins 0.09 s, derive 0.03 s, aggregate 0.05 s, Parquet
+0.16 s beside the aggregate, database 0.04 s.
 """
 
 if __name__ == "__main__":

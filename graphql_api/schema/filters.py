@@ -1,0 +1,81 @@
+"""Filters and orders of lists, as clients give them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeVar
+
+import strawberry
+
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.service.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
+from graphql_api.schema.ids import key_of
+
+__all__ = [
+    "ExecutionFilterInput",
+    "ExecutionSort",
+    "PipelineFilterInput",
+    "PipelineSort",
+    "execution_filter",
+    "pipeline_filter",
+]
+
+
+T = TypeVar("T")
+
+
+@strawberry.input(name="ExecutionFilter")
+class ExecutionFilterInput:
+    """Which executions: all conditions that are given hold. Times and risks are inclusive, but `createdBefore`."""
+
+    pipeline_ids: list[strawberry.ID] | None = None
+    statuses: list[ExecutionStatus] | None = None
+    triggered_by: list[str] | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    minimal_risk: float | None = None
+    maximal_risk: float | None = None
+    text: str | None = strawberry.field(
+        default=None, description="In the id, the pipeline's name or the message of the error."
+    )
+
+
+@strawberry.input(name="PipelineFilter")
+class PipelineFilterInput:
+    """Which pipelines: all conditions that are given hold."""
+
+    ids: list[strawberry.ID] | None = None
+    is_active: bool | None = None
+    text: str | None = strawberry.field(default=None, description="In the id, the name or the description.")
+
+
+def execution_filter(given: ExecutionFilterInput | None) -> ExecutionFilter:
+    """The service's filter."""
+    if given is None:
+        return ExecutionFilter()
+    return ExecutionFilter(
+        pipeline_ids=_keys("Pipeline", given.pipeline_ids),
+        statuses=_tuple(given.statuses),
+        triggered_by=_tuple(given.triggered_by),
+        created_after=given.created_after,
+        created_before=given.created_before,
+        minimal_risk=given.minimal_risk,
+        maximal_risk=given.maximal_risk,
+        text=given.text,
+    )
+
+
+def pipeline_filter(given: PipelineFilterInput | None) -> PipelineFilter:
+    """The service's filter."""
+    if given is None:
+        return PipelineFilter()
+    return PipelineFilter(ids=_keys("Pipeline", given.ids), is_active=given.is_active, text=given.text)
+
+
+def _keys(kind: str, ids: list[strawberry.ID] | None) -> tuple[str, ...] | None:
+    return None if ids is None else tuple(key_of(kind, given) for given in ids)
+
+
+def _tuple(values: list[T] | None) -> tuple[T, ...] | None:
+    return None if values is None else tuple(values)

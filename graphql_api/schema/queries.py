@@ -1,0 +1,162 @@
+"""Queries."""
+
+from __future__ import annotations
+
+import asyncio
+
+import strawberry
+
+from flexiroaster.errors import InputError
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.model.viewer import Role
+from flexiroaster.service import audit, events
+from flexiroaster.service.audit import AuditFilter
+from flexiroaster.service.events import EventFilter
+from graphql_api.context import Info
+from graphql_api.permissions import fields_require, requires
+from graphql_api.schema.connections import Connection
+from graphql_api.schema.filters import (
+    ExecutionFilterInput,
+    ExecutionSort,
+    PipelineFilterInput,
+    PipelineSort,
+    execution_filter,
+    pipeline_filter,
+)
+from graphql_api.schema.ids import decode, key_of
+from graphql_api.schema.node import Node
+from graphql_api.schema.pages import Window, connection, execution_page, pipeline_page
+from graphql_api.schema.served import served
+from graphql_api.schema.types.execution import Execution
+from graphql_api.schema.types.operator import Operator, operators
+from graphql_api.schema.types.pipeline import Pipeline
+from graphql_api.schema.types.system import AuditEntry, Health, Metrics, Viewer, system_health, system_metrics
+
+__all__ = ["Query"]
+
+MOST_NODES = 100
+
+
+async def _node(info: Info, id: strawberry.ID) -> Node | None:  # noqa: A002 - the API's name
+    kind, key = decode(id)
+    return served(await _FIND[kind](info, key) if kind in _FIND else None)
+
+
+async def _nodes(info: Info, ids: list[strawberry.ID]) -> list[Node | None]:
+    if len(ids) > MOST_NODES:
+        raise InputError(f"`ids` are {MOST_NODES} at most, not {len(ids)}", argument="ids")
+    return list(await asyncio.gather(*(_node(info, given) for given in ids)))
+
+
+async def _find_pipeline(info: Info, key: str) -> object:
+    return await info.context.loaders.pipelines.load(key)
+
+
+async def _find_execution(info: Info, key: str) -> object:
+    return await info.context.loaders.executions.load(key)
+
+
+async def _find_revision(info: Info, key: str) -> object:
+    pipeline_id, _, number = key.rpartition("/")
+    return await info.context.loaders.revision_rows.load((pipeline_id, int(number))) if number.isdecimal() else None
+
+
+async def _find_stage_run(info: Info, key: str) -> object:
+    execution_id, _, stage_id = key.partition("/")
+    runs = await info.context.loaders.stage_runs.load(execution_id)
+    return next((run for run in runs if run.stage_id == stage_id), None)
+
+
+async def _find_event(info: Info, key: str) -> object:
+    execution_id, _, seq = key.partition("/")
+    if not seq.isdecimal():
+        return None
+    wanted = EventFilter(after=int(seq) - 1)
+    found = events.page(info.context.installation, execution_id, wanted, Window(first=1)).items
+    return found[0] if found and found[0].seq == int(seq) else None
+
+
+_FIND = {
+    "Pipeline": _find_pipeline,
+    "PipelineRevision": _find_revision,
+    "Execution": _find_execution,
+    "StageRun": _find_stage_run,
+    "Event": _find_event,
+}
+
+
+async def _pipeline(info: Info, id: strawberry.ID) -> Pipeline | None:  # noqa: A002 - the API's name
+    return served(await info.context.loaders.pipelines.load(key_of("Pipeline", id)))
+
+
+async def _execution(info: Info, id: strawberry.ID) -> Execution | None:  # noqa: A002 - the API's name
+    return served(await info.context.loaders.executions.load(key_of("Execution", id)))
+
+
+def _pipelines(
+    info: Info,
+    filter: PipelineFilterInput | None = None,  # noqa: A002 - the API's name
+    order: PipelineSort = PipelineSort.OLDEST,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[Pipeline]:
+    return pipeline_page(info, pipeline_filter(filter), order, Window(first, after, last, before))
+
+
+def _executions(
+    info: Info,
+    filter: ExecutionFilterInput | None = None,  # noqa: A002 - the API's name
+    order: ExecutionSort = ExecutionSort.NEWEST,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[Execution]:
+    return execution_page(info, execution_filter(filter), order, Window(first, after, last, before))
+
+
+def _operators(stage_type: StageType | None = None, names: list[str] | None = None) -> list[Operator]:
+    return served(operators(stage_type, names))
+
+
+def _viewer(info: Info) -> Viewer:
+    return served(info.context.viewer)
+
+
+def _audit(
+    info: Info,
+    viewer: str | None = None,
+    action: str | None = None,
+    subject: str | None = None,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[AuditEntry]:
+    wanted = AuditFilter(viewer=viewer, action=action, subject=subject)
+    page = audit.listing(info.context.installation, wanted, Window(first, after, last, before))
+    return connection(page, lambda: audit.count(info.context.installation, wanted))
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Query:
+    """What can be asked."""
+
+    node: Node | None = strawberry.field(resolver=_node, description="An object by its global id; null if it is gone.")
+    nodes: list[Node | None] = strawberry.field(
+        resolver=_nodes, description="Objects by their global ids, 100 at most."
+    )
+    pipeline: Pipeline | None = strawberry.field(resolver=_pipeline, description="By its id or its `pipelineId`.")
+    pipelines: Connection[Pipeline] = strawberry.field(resolver=_pipelines)
+    execution: Execution | None = strawberry.field(resolver=_execution, description="By its id or its `executionId`.")
+    executions: Connection[Execution] = strawberry.field(resolver=_executions)
+    operators: list[Operator] = strawberry.field(resolver=_operators, description="What stages can do.")
+    viewer: Viewer = strawberry.field(resolver=_viewer, description="Whoever asks.")
+    health: Health = strawberry.field(resolver=system_health)
+    metrics: Metrics = strawberry.field(resolver=system_metrics)
+    audit_log: Connection[AuditEntry] = strawberry.field(
+        resolver=_audit, metadata=requires(Role.ADMIN), description="Who did what, newest first."
+    )

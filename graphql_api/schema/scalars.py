@@ -1,0 +1,69 @@
+"""Scalars of our own: JSON that is JSON, and integers that do not end at 32 bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NewType
+
+import strawberry
+from graphql import GraphQLError, IntValueNode, StringValueNode, ValueNode
+from strawberry.types.scalar import ScalarDefinition
+
+__all__ = ["JSON", "SCALARS", "BigInt"]
+
+JSON = NewType("JSON", object)
+"""Any JSON value. A number that is none (NaN, infinity) is null."""
+
+BigInt = NewType("BigInt", int)
+"""An integer of any size that JavaScript reads exactly: as a number up to 2^53, beyond that as a string."""
+
+_SAFE = 2**53 - 1
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _big(value: Any) -> int | str:  # noqa: ANN401 - whatever a resolver gave
+    number = int(value)
+    return number if abs(number) <= _SAFE else str(number)
+
+
+def _parse_big(value: Any) -> int:  # noqa: ANN401 - whatever the client sent
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise GraphQLError(f"BigInt cannot represent {value!r}: it is an integer, or one as a string")
+    try:
+        return int(value)
+    except ValueError as error:
+        raise GraphQLError(f"BigInt cannot represent {value!r}: it is not an integer") from error
+
+
+def _parse_big_literal(node: ValueNode, _variables: object = None) -> int:
+    if isinstance(node, IntValueNode | StringValueNode):
+        return _parse_big(node.value)
+    raise GraphQLError("BigInt is an integer, or one as a string", node)
+
+
+SCALARS: Mapping[object, ScalarDefinition] = {
+    JSON: strawberry.scalar(
+        name="JSON",
+        description="Any JSON value. A number that is none (NaN, infinity) is null.",
+        serialize=_finite,
+        parse_value=lambda value: value,
+    ),
+    BigInt: strawberry.scalar(
+        name="BigInt",
+        description="An integer of any size: a number up to 2^53, beyond that a string.",
+        serialize=_big,
+        parse_value=_parse_big,
+        parse_literal=_parse_big_literal,
+    ),
+}
+"""For `StrawberryConfig.scalar_map`."""

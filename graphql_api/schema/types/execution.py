@@ -1,0 +1,155 @@
+"""Executions: a run of a pipeline."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import strawberry
+
+from flexiroaster.model.command import ALLOWED, CommandKind
+from flexiroaster.model.event import EventType, Level
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
+from flexiroaster.model.viewer import Role
+from flexiroaster.service import artifacts
+from flexiroaster.service.events import EventFilter
+from flexiroaster.service.executions import ExecutionRow
+from graphql_api.context import Info
+from graphql_api.permissions import fields_require
+from graphql_api.schema.connections import Connection
+from graphql_api.schema.ids import encode
+from graphql_api.schema.node import Node
+from graphql_api.schema.pages import Window, event_page
+from graphql_api.schema.scalars import JSON, BigInt
+from graphql_api.schema.served import served
+from graphql_api.schema.types.artifact import Artifact
+from graphql_api.schema.types.event import Event
+from graphql_api.schema.types.failure import Failure, failure
+from graphql_api.schema.types.stage_run import StageRun
+
+if TYPE_CHECKING:
+    from graphql_api.schema.types.pipeline import Pipeline, PipelineRevision
+
+__all__ = ["Execution"]
+
+_PIPELINE = strawberry.lazy("graphql_api.schema.types.pipeline")
+
+
+def _id(root: strawberry.Parent[ExecutionRow]) -> strawberry.ID:
+    return strawberry.ID(encode("Execution", root.id))
+
+
+async def _pipeline(root: strawberry.Parent[ExecutionRow], info: Info) -> Annotated[Pipeline, _PIPELINE] | None:
+    return served(await info.context.loaders.pipelines.load(root.pipeline_id))
+
+
+async def _definition(
+    root: strawberry.Parent[ExecutionRow], info: Info
+) -> Annotated[PipelineRevision, _PIPELINE] | None:
+    return served(await info.context.loaders.revision_rows.load((root.pipeline_id, root.revision)))
+
+
+async def _stage_runs(
+    root: strawberry.Parent[ExecutionRow], info: Info, statuses: list[StageStatus] | None = None
+) -> list[StageRun]:
+    runs = await info.context.loaders.stage_runs.load(root.id)
+    return served([run for run in runs if statuses is None or run.status in statuses])
+
+
+async def _artifacts(root: strawberry.Parent[ExecutionRow], info: Info) -> list[Artifact]:
+    runs = await info.context.loaders.stage_runs.load(root.id)
+    found = (artifacts.of_stage(root.id, run) for run in runs)
+    return served([artifact for artifact in found if artifact is not None])
+
+
+def _failure(root: strawberry.Parent[ExecutionRow]) -> Failure | None:
+    return failure(root.error)
+
+
+def _allowed(root: strawberry.Parent[ExecutionRow]) -> list[CommandKind]:
+    return [kind for kind in CommandKind if root.status in ALLOWED[kind]]
+
+
+def _is_terminal(root: strawberry.Parent[ExecutionRow]) -> bool:
+    return root.status in TERMINAL
+
+
+def _events(
+    root: strawberry.Parent[ExecutionRow],
+    info: Info,
+    types: list[EventType] | None = None,
+    stage_id: str | None = None,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[Event]:
+    return event_page(
+        info,
+        root.id,
+        EventFilter(types=None if types is None else tuple(types), stage_id=stage_id),
+        Window(first, after, last, before),
+    )
+
+
+def _logs(
+    root: strawberry.Parent[ExecutionRow],
+    info: Info,
+    level: Level = Level.INFO,
+    stage_id: str | None = None,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[Event]:
+    wanted = EventFilter(levels=tuple(Level)[tuple(Level).index(level) :], stage_id=stage_id)
+    return event_page(info, root.id, wanted, Window(first, after, last, before))
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Execution(Node):
+    """A run of a pipeline, at the revision it started with."""
+
+    id: strawberry.ID = strawberry.field(resolver=_id)
+    execution_id: str = strawberry.field(resolver=lambda root: root.id, description="What the other faces call its id.")
+    status: ExecutionStatus
+    is_terminal: bool = strawberry.field(resolver=_is_terminal, description="Whether it has ended.")
+    allowed_commands: list[CommandKind] = strawberry.field(
+        resolver=_allowed, description="What can be asked of it in its present state."
+    )
+    pipeline_id: str
+    pipeline_name: str
+    pipeline: Annotated[Pipeline, _PIPELINE] | None = strawberry.field(
+        resolver=_pipeline, description="As it is now; null once it is deleted."
+    )
+    revision: int
+    definition: Annotated[PipelineRevision, _PIPELINE] | None = strawberry.field(
+        resolver=_definition, description="The definition it runs."
+    )
+    variables: JSON
+    triggered_by: str
+    total_stages: int
+    completed_stages: int
+    progress: float = strawberry.field(description="Percent of the stages that are completed, one decimal.")
+    risk_score: float | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration: float | None = strawberry.field(description="Seconds from start to end, once it has ended.")
+    pause_deadline: datetime | None = strawberry.field(
+        description="When it is stopped, if it is paused and nobody resumes it."
+    )
+    error: Failure | None = strawberry.field(resolver=_failure)
+    last_seq: BigInt = strawberry.field(description="The number of its last event.")
+    stage_runs: list[StageRun] = strawberry.field(resolver=_stage_runs)
+    artifacts: list[Artifact] = strawberry.field(resolver=_artifacts, description="The tables its stages gave.")
+    events: Connection[Event] = strawberry.field(resolver=_events, description="Everything that happened, in order.")
+    logs: Connection[Event] = strawberry.field(
+        resolver=_logs, description="The events of a level or a more serious one, in order."
+    )
+
+    @classmethod
+    def is_type_of(cls, value: object, _info: object) -> bool:
+        """Whether a value is served as this type."""
+        return isinstance(value, ExecutionRow)

@@ -1,0 +1,44 @@
+"""Failures: what an attempt, a stage or an execution failed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import strawberry
+
+from flexiroaster.errors import ErrorClass
+from flexiroaster.model.viewer import Role
+from graphql_api.permissions import fields_require, requires
+from graphql_api.schema.scalars import JSON
+
+__all__ = ["Failure", "failure"]
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Failure:
+    """What something failed with."""
+
+    message: str
+    error_class: ErrorClass = strawberry.field(description="What kind of failure: it decides about repetitions.")
+    type: str | None = strawberry.field(description="The exception's type, where there was one.")
+    stage_id: str | None = strawberry.field(description="The stage that made an execution fail.")
+    details: JSON | None
+    traceback: str | None = strawberry.field(
+        metadata=requires(Role.OPERATOR), description="The end of the traceback; it may show lines of a user's code."
+    )
+
+
+def failure(error: Mapping[str, Any] | None) -> Failure | None:
+    """The failure that a row's `error` tells of."""
+    if error is None:
+        return None
+    return Failure(
+        message=error["message"],
+        error_class=ErrorClass(error.get("class", ErrorClass.UNKNOWN)),
+        type=error.get("type"),
+        stage_id=error.get("stage_id"),
+        details=JSON(error["details"]) if error.get("details") else None,
+        traceback=error.get("traceback") or None,
+    )

@@ -1,0 +1,172 @@
+"""Pipelines and their revisions. Rows of lists are light; what is in the definition is loaded when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import strawberry
+
+from flexiroaster.errors import NotFoundError
+from flexiroaster.model import pipeline as model
+from flexiroaster.model.pipeline import OnConflict
+from flexiroaster.model.viewer import Role
+from flexiroaster.service import pipelines
+from flexiroaster.service.definition_diff import ChangeKind
+from flexiroaster.service.executions import ExecutionSort
+from flexiroaster.service.pipelines import PipelineRow, RevisionRow
+from graphql_api.context import Info
+from graphql_api.permissions import fields_require
+from graphql_api.schema.connections import Connection
+from graphql_api.schema.filters import ExecutionFilterInput, execution_filter
+from graphql_api.schema.ids import encode
+from graphql_api.schema.node import Node
+from graphql_api.schema.pages import Window, execution_page, revision_page
+from graphql_api.schema.scalars import JSON
+from graphql_api.schema.served import served
+from graphql_api.schema.types.execution import Execution
+from graphql_api.schema.types.stage import Stage
+
+__all__ = ["Definition", "Difference", "Pipeline", "PipelineRevision"]
+
+
+async def _load(root: PipelineRow | RevisionRow, info: Info) -> model.Pipeline:
+    pipeline_id = root.id if isinstance(root, PipelineRow) else root.pipeline_id
+    loaded = await info.context.loaders.revisions.load((pipeline_id, root.revision))
+    if loaded is None:
+        raise NotFoundError(f"Pipeline not found: {pipeline_id}", pipeline_id=pipeline_id)
+    return loaded.pipeline
+
+
+def _defined(name: str, take: Callable[[model.Pipeline], Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """A resolver of what the definition says."""
+
+    async def resolve(root: Any, info: Info) -> Any:  # noqa: ANN401 - the field's type is the class's annotation
+        return take(await _load(root, info))
+
+    resolve.__name__ = name
+    return resolve
+
+
+def _field(name: str, description: str = "", take: Callable[[model.Pipeline], Any] | None = None) -> Any:  # noqa: ANN401 - a field of the type it is assigned to
+    resolver = _defined(name, take or (lambda pipeline: getattr(pipeline, name)))
+    return strawberry.field(resolver=resolver, description=description or None)
+
+
+@fields_require(Role.VIEWER)
+@strawberry.interface
+class Definition:
+    """What a pipeline is made of."""
+
+    stages: list[Stage] = _field("stages")
+    order: list[str] = _field("order", "The ids of the stages in topological order.", lambda p: p.order())
+    variables: JSON = _field("variables", "Defaults for `${name}` in configs.")
+    timeout: float | None = _field("timeout", "Limit of a whole execution in seconds.")
+    concurrency: int | None = _field("concurrency", "How many executions may be live; null: any number.")
+    on_conflict: OnConflict = _field("on_conflict")
+    config: JSON = _field("config")
+    document: JSON = _field("document", "The definition as one JSON document.", lambda p: p.document())
+
+
+def _revision_id(root: strawberry.Parent[RevisionRow]) -> strawberry.ID:
+    return strawberry.ID(encode("PipelineRevision", root.pipeline_id, str(root.revision)))
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class PipelineRevision(Definition, Node):
+    """A pipeline as it was defined at one time."""
+
+    id: strawberry.ID = strawberry.field(resolver=_revision_id)
+    pipeline_id: str
+    revision: int
+    created_at: datetime = strawberry.field(description="When this revision was stored.")
+    name: str = _field("name")
+    description: str = _field("description")
+    version: str = _field("version")
+
+    @classmethod
+    def is_type_of(cls, value: object, _info: object) -> bool:
+        """Whether a value is served as this type."""
+        return isinstance(value, RevisionRow)
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Difference:
+    """One thing that differs between two revisions."""
+
+    path: str = strawberry.field(description="Where; stages are named by their id.")
+    kind: ChangeKind
+    before: JSON | None
+    after: JSON | None
+
+
+def _id(root: strawberry.Parent[PipelineRow]) -> strawberry.ID:
+    return strawberry.ID(encode("Pipeline", root.id))
+
+
+async def _latest(root: strawberry.Parent[PipelineRow], info: Info) -> Execution | None:
+    found = await info.context.loaders.latest_executions.load(root.id)
+    return served(found[0] if found else None)
+
+
+def _executions(
+    root: strawberry.Parent[PipelineRow],
+    info: Info,
+    filter: ExecutionFilterInput | None = None,  # noqa: A002 - the API's name
+    order: ExecutionSort = ExecutionSort.NEWEST,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[Execution]:
+    wanted = replace(execution_filter(filter), pipeline_ids=(root.id,))
+    return execution_page(info, wanted, order, Window(first, after, last, before))
+
+
+def _revisions(
+    root: strawberry.Parent[PipelineRow],
+    info: Info,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[PipelineRevision]:
+    return revision_page(info, root.id, Window(first, after, last, before))
+
+
+def _diff(root: strawberry.Parent[PipelineRow], info: Info, base: int, to: int | None = None) -> list[Difference]:
+    target = root.revision if to is None else to
+    return served(pipelines.diff(info.context.installation, root.id, base, target))
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Pipeline(Definition, Node):
+    """A pipeline as it is now."""
+
+    id: strawberry.ID = strawberry.field(resolver=_id)
+    pipeline_id: str = strawberry.field(resolver=lambda root: root.id, description="What the other faces call its id.")
+    name: str
+    description: str
+    version: str
+    is_active: bool
+    schedule: str | None
+    stage_count: int
+    revision: int
+    created_at: datetime
+    updated_at: datetime | None
+    latest_execution: Execution | None = strawberry.field(resolver=_latest)
+    executions: Connection[Execution] = strawberry.field(resolver=_executions)
+    revisions: Connection[PipelineRevision] = strawberry.field(resolver=_revisions, description="Newest first.")
+    diff: list[Difference] = strawberry.field(
+        resolver=_diff, description="What changed from revision `base` to another; left out: to the present one."
+    )
+
+    @classmethod
+    def is_type_of(cls, value: object, _info: object) -> bool:
+        """Whether a value is served as this type."""
+        return isinstance(value, PipelineRow)

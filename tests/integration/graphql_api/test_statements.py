@@ -1,0 +1,116 @@
+"""No query per row: what an operation reads costs as many statements for many objects as for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+
+from flexiroaster.config import Settings
+from flexiroaster.model.viewer import Role, Viewer
+from flexiroaster.service import pipelines
+from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.store.tables import stage_runs
+from graphql_api.context import Context
+from graphql_api.documents import Documents
+from graphql_api.execution import execute_operation
+from graphql_api.schema import schema
+from tests.history import add_executions
+from tests.statements import statements
+
+DOCUMENTS = Documents(schema)
+
+OPERATIONS = {
+    "executions": ("{ executions(first: %d) { nodes { id status progress duration } } }", 1),
+    "executions and how many": ("{ executions(first: %d) { totalCount nodes { id } } }", 2),
+    "executions with what they ran": (
+        "{ executions(first: %d) { nodes { id variables pipeline { name } definition { order } } } }",
+        4,
+    ),
+    "executions with their stages": (
+        "{ executions(first: %d) { nodes { stageRuns { stageId attempts { number } } artifacts { rows } } } }",
+        3,
+    ),
+    "pipelines": ("{ pipelines(first: %d) { nodes { name stageCount isActive } } }", 1),
+    "pipelines with definitions and what ran last": (
+        "{ pipelines(first: %d) { nodes { name stages { stageId operator } timeout order "
+        "latestExecution { status stageRuns { status } pipeline { name } } } } }",
+        5,
+    ),
+}
+
+
+@pytest.fixture
+def installation(settings: Settings) -> Iterator[Installation]:
+    with open_installation(settings) as opened:
+        stage = {"id": "a", "type": "input", "config": {"source": "api"}}
+        for i in range(12):
+            pipelines.create(opened, {"id": f"p{i}", "name": f"Pipeline {i}", "stages": [stage]})
+        rows = add_executions(opened, 60, pipelines=12)
+        add_stage_runs(opened, [row["id"] for row in rows])
+        yield opened
+
+
+def add_stage_runs(installation: Installation, execution_ids: list[str]) -> None:
+    """Two stages of each execution, as they would stand in the database."""
+    run = {"status": "completed", "attempt": 1, "is_anomaly": False}
+    rows = [
+        {"execution_id": execution_id, "stage_id": stage_id, "name": stage_id, "position": position, **run}
+        for execution_id in execution_ids
+        for position, stage_id in enumerate("ab")
+    ]
+    with installation.database.write() as connection:
+        connection.execute(insert(stage_runs), rows)
+
+
+def run(installation: Installation, text: str) -> dict[str, Any]:
+    loop = asyncio.new_event_loop()
+    try:
+        operation = DOCUMENTS.operation(text, Role.VIEWER)
+        context = Context(installation, Viewer("ana", Role.VIEWER))
+        result = execute_operation(schema, operation, None, context, loop, monotonic() + 60)
+    finally:
+        loop.close()
+    assert result.errors is None, result.errors
+    assert result.data is not None
+    return dict(result.data)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_as_many_statements_for_many_as_for_few(installation: Installation, name: str) -> None:
+    text, expected = OPERATIONS[name]
+    counts = []
+    for size in (2, 10, 50):
+        with statements(installation) as sent:
+            run(installation, text % size)
+        counts.append(len(sent))
+    assert counts == [expected] * 3
+
+
+def test_what_may_be_large_is_read_only_when_it_is_asked_for(installation: Installation) -> None:
+    with statements(installation) as without:
+        run(installation, "{ executions(first: 5) { nodes { id status } } }")
+    with statements(installation) as with_both:
+        found = run(
+            installation,
+            "{ executions(first: 50) { nodes { ...f error { message } } } } fragment f on Execution { variables }",
+        )
+    assert "executions.variables" not in without[0]
+    assert "executions.error" not in without[0]
+    assert "executions.variables" in with_both[0]
+    nodes = found["executions"]["nodes"]
+    assert all(node["variables"]["day"] for node in nodes)
+    assert any(node["error"] for node in nodes)
+
+
+def test_many_nodes_of_one_type_are_one_statement(installation: Installation) -> None:
+    ids = [n["id"] for n in run(installation, "{ executions(first: 20) { nodes { id } } }")["executions"]["nodes"]]
+    listed = ", ".join(f'"{node_id}"' for node_id in ids)
+    with statements(installation) as sent:
+        found = run(installation, f"{{ nodes(ids: [{listed}]) {{ id ... on Execution {{ status }} }} }}")
+    assert [node["id"] for node in found["nodes"]] == ids
+    assert len(sent) == 1
