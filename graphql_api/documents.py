@@ -1,0 +1,145 @@
+"""Documents: parsed, measured and validated once for each role, and remembered while they are in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import strawberry
+from graphql import (
+    DefinitionNode,
+    DocumentNode,
+    GraphQLError,
+    GraphQLSyntaxError,
+    OperationDefinitionNode,
+    OperationType,
+    parse,
+    print_ast,
+    specified_rules,
+    validate,
+)
+from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
+from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
+
+from flexiroaster.model.viewer import Role
+from graphql_api import limits
+from graphql_api.permissions import FORBIDDEN, permission_rule
+
+__all__ = ["BAD_REQUEST", "PARSE_FAILED", "VALIDATION_FAILED", "Documents", "Operation", "RefusedError"]
+
+BAD_REQUEST = "BAD_REQUEST"
+PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
+VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
+
+_REMEMBERED = 256
+_LONGEST_REMEMBERED = 10_000  # characters; what is longer is sent once
+_MOST_ERRORS = 10
+_RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
+
+
+class RefusedError(Exception):
+    """A request that is not executed; `status` is the one of HTTP that says why.
+
+    `well_formed`: the request is one of GraphQL, and what is wrong is in the operation. Clients that only know
+    `application/json` expect 200 then.
+    """
+
+    def __init__(self, errors: Sequence[GraphQLError], status: int = 400, *, well_formed: bool = False) -> None:
+        super().__init__(errors[0].message)
+        self.errors = tuple(errors)
+        self.status = status
+        self.well_formed = well_formed
+
+    @classmethod
+    def because(
+        cls, message: str, code: str = BAD_REQUEST, status: int = 400, *, well_formed: bool = False
+    ) -> RefusedError:
+        """The refusal with one error."""
+        return cls([GraphQLError(message, extensions={"code": code})], status, well_formed=well_formed)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What may be executed: a valid document and which of its operations is meant."""
+
+    document: DocumentNode
+    node: OperationDefinitionNode
+
+    @property
+    def type(self) -> OperationType:
+        """Query, mutation or subscription."""
+        return self.node.operation
+
+    @property
+    def name(self) -> str | None:
+        """The operation's name, if it has one."""
+        return self.node.name.value if self.node.name else None
+
+
+class Documents:
+    """The documents of a schema. Thread-safe; `debug` opens introspection to viewers."""
+
+    def __init__(self, schema: strawberry.Schema, *, debug: bool = False) -> None:
+        self._schema = schema._schema  # strawberry has no public name for the schema it builds
+        self._debug = debug
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._validated)
+
+    def operation(
+        self, text: str, role: Role, variables: Mapping[str, Any] | None = None, name: str | None = None
+    ) -> Operation:
+        """The operation that a request asks for. Raises RefusedError: it is malformed, too large or not permitted."""
+        prepare = self._remembered if len(text) <= _LONGEST_REMEMBERED else self._validated
+        document, sized = prepare(text, role)
+        if sized and variables:
+            _refuse(limits.exceeded(self._schema, document, variables))
+        return Operation(document, _chosen(document, name))
+
+    def _validated(self, text: str, role: Role) -> tuple[DocumentNode, bool]:
+        """A valid document, and whether its size may depend on variables."""
+        document = _parsed(text)
+        _refuse(limits.exceeded(self._schema, document, {}))  # first: the rules of the specification are not linear
+        introspection = self._debug or role.covers(Role.OPERATOR)
+        rules = (*_RULES, permission_rule(role, introspection=introspection))
+        _refuse(validate(self._schema, document, rules, _MOST_ERRORS, hide_suggestions=not introspection))
+        return document, any(map(_has_integers, document.definitions))
+
+
+def _has_integers(node: DefinitionNode) -> bool:
+    """Whether an operation has a variable that can say how long a page is."""
+    definitions = (node.variable_definitions or ()) if isinstance(node, OperationDefinitionNode) else ()
+    return any("Int" in print_ast(definition.type) for definition in definitions)
+
+
+def _parsed(text: str) -> DocumentNode:
+    try:
+        return parse(
+            text, max_tokens=limits.MAX_TOKENS, max_source_length=limits.MAX_TEXT, max_comments=limits.MAX_TOKENS
+        )
+    except GraphQLSyntaxError as error:
+        raise RefusedError([_with_code(error, PARSE_FAILED)], well_formed=True) from error
+
+
+def _refuse(errors: Sequence[GraphQLError]) -> None:
+    if errors:
+        coded = [_with_code(error, VALIDATION_FAILED) for error in errors]
+        forbidden = any((error.extensions or {}).get("code") == FORBIDDEN for error in coded)
+        raise RefusedError(coded, 403 if forbidden else 400, well_formed=True)
+
+
+def _with_code(error: GraphQLError, code: str) -> GraphQLError:
+    error.extensions = {"code": code, **(error.extensions or {})}
+    return error
+
+
+def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
+    operations = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
+    chosen = [o for o in operations if name is None or (o.name and o.name.value == name)]
+    if len(chosen) == 1:
+        return chosen[0]
+    if name is None:  # a valid document has an operation, so it has several
+        problem = "operationName is required: the document has several operations"
+    else:
+        problem = f"The document has no operation named {name[:100]!r}"
+    raise RefusedError.because(problem, well_formed=True)

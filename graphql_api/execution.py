@@ -1,0 +1,113 @@
+"""Operations run whole in worker threads, each with an event loop of its own that lasts as long as the thread.
+
+Resolvers may therefore call the service, which is synchronous, while loaders still batch; the server's loop stays free
+for sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from inspect import isawaitable
+from time import monotonic
+from typing import Any, TypeGuard, TypeVar, cast
+
+import strawberry
+from graphql import ExecutionResult, execute
+from strawberry.execution import optimized_is_awaitable
+
+from graphql_api.context import Context
+from graphql_api.documents import Operation, RefusedError
+
+__all__ = ["LIMIT_SECONDS", "OVERLOADED", "TIMEOUT", "Workers", "execute_operation"]
+
+LIMIT_SECONDS = 30.0
+"""How long a request may take, waiting for a thread included."""
+
+TIMEOUT = "TIMEOUT"
+OVERLOADED = "OVERLOADED"
+
+_THREADS = 8  # fewer than the connections of the database's pool
+_MOST_WAITING = 256
+
+T = TypeVar("T")
+
+_is_awaitable = cast("Callable[[Any], TypeGuard[Awaitable[Any]]]", optimized_is_awaitable)  # quicker than the default
+
+
+class Workers:
+    """A bounded number of threads, each with its event loop. Close it at the end."""
+
+    def __init__(self, threads: int = _THREADS, limit: float = LIMIT_SECONDS) -> None:
+        self.limit = limit
+        self._own = threading.local()
+        self._loops: list[asyncio.AbstractEventLoop] = []
+        self._places = threading.Semaphore(threads + _MOST_WAITING)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="graphql", initializer=self._begin)
+
+    async def run(self, work: Callable[[asyncio.AbstractEventLoop, float], T]) -> T:
+        """Call `work(loop, deadline)` in one of the threads; the deadline is a time of `monotonic`.
+
+        Work that waits at the deadline never starts; work under way is no longer waited for.
+        Raises RefusedError: out of time, or too much is waiting.
+        """
+        if not self._places.acquire(blocking=False):
+            raise RefusedError.because("The server has too much to do", OVERLOADED, 503)
+        deadline = monotonic() + self.limit
+        future = self._pool.submit(lambda: work(self._own.loop, deadline))
+        future.add_done_callback(lambda _: self._places.release())
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.limit)
+        except TimeoutError as error:
+            refused = RefusedError.because(f"The request took longer than {self.limit:g} s", TIMEOUT, 503)
+            raise refused from error
+
+    def close(self) -> None:
+        """Wait for what is under way, then end the threads and their loops."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        while self._loops:
+            self._loops.pop().close()
+
+    def _begin(self) -> None:
+        self._own.loop = asyncio.new_event_loop()
+        self._loops.append(self._own.loop)
+
+
+def execute_operation(
+    schema: strawberry.Schema,
+    operation: Operation,
+    variables: Mapping[str, Any] | None,
+    context: Context,
+    loop: asyncio.AbstractEventLoop,
+    deadline: float,
+    root: object = None,
+) -> ExecutionResult:
+    """Execute an operation in this thread, on its loop; of a subscription, for the one payload that is its `root`.
+
+    Raises RefusedError at the deadline.
+    """
+
+    async def finished() -> ExecutionResult:
+        result = execute(
+            schema._schema,  # strawberry has no public name for the schema it builds
+            operation.document,
+            root,
+            context_value=context,
+            variable_values=dict(variables) if variables else None,
+            operation_name=operation.name,
+            executor_class=schema.execution_context_class,
+            is_awaitable=_is_awaitable,
+            operation_extensions=None,
+        )
+        return await result if isawaitable(result) else result
+
+    async def limited() -> ExecutionResult:
+        async with asyncio.timeout(deadline - monotonic()):
+            return await finished()
+
+    try:
+        return loop.run_until_complete(limited())
+    except TimeoutError as error:
+        raise RefusedError.because("The request took too long", TIMEOUT, 503) from error

@@ -1,0 +1,114 @@
+"""What a client is told of errors, and what the log is told of those that nobody expected.
+
+An error of ours reaches the client with its message and its `code`. Anything else is a defect: the client gets
+`Internal error` and an `errorId`, the log one line with that id and the traceback, in which every literal and variable
+of the operation is hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from graphql import (
+    DocumentNode,
+    FloatValueNode,
+    GraphQLError,
+    IntValueNode,
+    StringValueNode,
+    Visitor,
+    visit,
+)
+
+from flexiroaster.errors import FlexiRoasterError, StoreError
+
+__all__ = ["BAD_USER_INPUT", "EXECUTION_FAILED", "INTERNAL", "internal", "presented", "spoken_by"]
+
+INTERNAL = "INTERNAL"
+"""The code of an unexpected error."""
+
+BAD_USER_INPUT = "BAD_USER_INPUT"
+"""The code of an error in the variables."""
+
+EXECUTION_FAILED = "EXECUTION_FAILED"
+"""The code of an error that GraphQL found while it executed, such as an argument out of range."""
+
+_log = logging.getLogger(__name__)
+
+
+def presented(error: GraphQLError, spoken: Iterable[str] = ()) -> dict[str, Any]:
+    """An error as the client may see it; an unexpected one is logged without the words in `spoken`."""
+    cause = _cause(error)
+    if cause is None:
+        code = EXECUTION_FAILED if error.path else BAD_USER_INPUT
+        return {**error.formatted, "extensions": {"code": code, **(error.extensions or {})}}
+    place = {key: value for key, value in error.formatted.items() if key in {"locations", "path"}}
+    if isinstance(cause, FlexiRoasterError) and not isinstance(cause, StoreError):
+        return {"message": cause.message, **place, "extensions": {**cause.details, "code": cause.code}}
+    path = ".".join(map(str, error.path or ()))
+    return {**internal(cause, f"in {path}" if path else "", spoken), **place}
+
+
+def internal(cause: BaseException, where: str = "", spoken: Iterable[str] = ()) -> dict[str, Any]:
+    """Log an unexpected error, once, and return what the client is told of it."""
+    error_id = secrets.token_hex(8)
+    _log.error("Internal error %s %s\n%s", error_id, where, _traceback(cause, spoken), extra={"error_id": error_id})
+    unavailable = isinstance(cause, StoreError)  # its message may say where the database is
+    message = "The database cannot be reached" if unavailable else "Internal error"
+    code = StoreError.code if unavailable else INTERNAL
+    return {"message": message, "extensions": {"code": code, "errorId": error_id}}
+
+
+def spoken_by(document: DocumentNode, variables: Mapping[str, Any] | None) -> set[str]:
+    """The literals of a document and the values of its variables, as text: what no log may repeat."""
+    literals = _Literals()
+    visit(document, literals)
+    return literals.found | set(_leaves(variables or {}))
+
+
+class _Literals(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def enter(self, node: object, *_: object) -> None:
+        if isinstance(node, StringValueNode | IntValueNode | FloatValueNode):
+            self.found.add(node.value)
+
+
+def _leaves(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in (*value, *value.values()):
+            yield from _leaves(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _cause(error: GraphQLError) -> Exception | None:
+    """What a resolver raised, None where the error is GraphQL's own or was raised as such."""
+    original: Exception | None = error
+    while isinstance(original, GraphQLError):
+        original = original.original_error
+    return original
+
+
+def _traceback(error: BaseException, spoken: Iterable[str]) -> str:
+    """Where it was raised, its causes first; messages without what the client said, source lines as they are."""
+    words = {form for word in spoken if word for form in (word, repr(word)[1:-1])}
+    hide = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True)))) if words else None
+    parts, seen = [], set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        text = hide.sub("***", str(current)) if hide else str(current)
+        stack = "".join(traceback.format_tb(current.__traceback__))
+        parts.append(f"{stack}{type(current).__module__}.{type(current).__qualname__}: {text}")
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\n\n".join(reversed(parts))

@@ -1,0 +1,134 @@
+"""What a client asks for, read from a body or a query string and checked for its shape before anything looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from graphql_api.documents import RefusedError
+
+__all__ = ["MAX_NESTING", "GraphQLRequest", "decoded", "from_body", "from_query", "read_body"]
+
+MAX_NESTING = 64
+"""How deep objects and lists may stand in one another."""
+
+_READ_SECONDS = 30.0
+_PARAMETERS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class GraphQLRequest:
+    """The parameters of GraphQL over HTTP, each of the right type."""
+
+    query: str
+    variables: Mapping[str, Any] | None = None
+    operation_name: str | None = None
+    extensions: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, parameters: object) -> GraphQLRequest:
+        """Check decoded parameters. Raises RefusedError."""
+        if isinstance(parameters, list):
+            raise RefusedError.because("The request must be one object; batches are not supported")
+        if not isinstance(parameters, dict):
+            raise RefusedError.because("The request must be a JSON object")
+        query = parameters.get("query")
+        if not isinstance(query, str) or not query.strip():
+            raise RefusedError.because("query is required and must be a string")
+        return cls(
+            query,
+            _optional(parameters, "variables", dict, "an object"),
+            _optional(parameters, "operationName", str, "a string") or None,
+            _optional(parameters, "extensions", dict, "an object"),
+        )
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, whose size the guard limits. Raises RefusedError when it does not arrive, ClientDisconnect."""
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            return await request.body()
+    except TimeoutError as error:
+        raise RefusedError.because("The body did not arrive in time", "TIMEOUT", 408) from error
+
+
+def from_body(headers: Headers, body: bytes) -> GraphQLRequest:
+    """The request of a POST.
+
+    The content type must be application/json: that one a web page of another site cannot send without asking first.
+    Raises RefusedError.
+    """
+    _check_content_type(headers)
+    return GraphQLRequest.of(decoded(body, "The body"))
+
+
+def from_query(query_string: bytes) -> GraphQLRequest:
+    """The request of a GET. Raises RefusedError."""
+    try:
+        pairs = parse_qsl(
+            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_PARAMETERS
+        )
+    except ValueError as error:
+        raise RefusedError.because("The query string is not valid") from error
+    parameters: dict[str, Any] = dict(pairs)
+    if len(parameters) < len(pairs):
+        raise RefusedError.because("A parameter is given twice")
+    for name in ("variables", "extensions"):
+        if parameters.get(name):
+            parameters[name] = decoded(parameters[name].encode(), name)
+        else:
+            parameters.pop(name, None)
+    return GraphQLRequest.of(parameters)
+
+
+def decoded(data: bytes, what: str) -> object:
+    """The JSON value, not nested too deep. Raises RefusedError."""
+    try:
+        value: object = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError.because(f"{what} is not valid JSON in UTF-8") from error
+    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _too_deep(value):
+        raise RefusedError.because(f"{what} is nested deeper than {MAX_NESTING}")
+    return value
+
+
+def _optional(parameters: Mapping[str, Any], name: str, kind: type, called: str) -> Any:  # noqa: ANN401 - of `kind`
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise RefusedError.because(f"{name} must be {called} or null")
+    return value
+
+
+def _check_content_type(headers: Headers) -> None:
+    given = headers.getlist("content-type")
+    if len(given) > 1:
+        raise RefusedError.because("There must be one Content-Type header")
+    message = Message()
+    message["content-type"] = given[0] if given else ""
+    if message.get_content_type() != "application/json":
+        raise RefusedError.because("The Content-Type must be application/json", "UNSUPPORTED_MEDIA_TYPE", 415)
+    if (message.get_content_charset() or "utf-8") not in {"utf-8", "utf8"}:
+        raise RefusedError.because("The charset must be utf-8", "UNSUPPORTED_MEDIA_TYPE", 415)
+    if headers.get("content-encoding", "identity") != "identity":
+        raise RefusedError.because("Content-Encoding is not supported", "UNSUPPORTED_MEDIA_TYPE", 415)
+
+
+def _too_deep(value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [item for node in level if isinstance(node, dict | list) for item in _items(node)]
+        if not level:
+            return False
+    return True
+
+
+def _items(node: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(node.values()) if isinstance(node, dict) else node
