@@ -47,6 +47,7 @@ def page(report: dict[str, Any]) -> str:
         cold=cold(found),
         claims=claims(found),
         pages=pages(found),
+        workers=workers(found),
     )
 
 
@@ -101,6 +102,14 @@ def pages(found: Found) -> str:
     return "\n".join(rows)
 
 
+def workers(found: Found) -> str:
+    rows = []
+    for redis in ("with", "without"):
+        one, two = (max(found["test_workers", f"{count}-{redis}"]["extra_info"]["rates"]) for count in (1, 2))
+        rows.append(f"| {redis} Redis | {one:.0f}/s | {two:.0f}/s | {two / one:.2f} |")
+    return "\n".join(rows)
+
+
 TEMPLATE = """\
 # Performance
 
@@ -139,6 +148,15 @@ it back.
 | heard over | p50 | p95 |
 | --- | --- | --- |
 {claims}
+
+## A second worker
+
+100 executions of three stages that wait for something outside, 20 ms each, started by a process that drives none, on
+PostgreSQL. A worker has two stage processes: 33 executions a second is all that one can do.
+
+| | one worker | two workers | ratio |
+| --- | --- | --- | --- |
+{workers}
 
 ## A page of the GraphQL API
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 
 def noop() -> None:
     """Nothing: what is left is the price of a stage."""
+
+
+def wait(seconds: float) -> None:
+    """What a stage mostly does: wait for somebody else."""
+    time.sleep(seconds)
