@@ -1,0 +1,118 @@
+"""The features of a start: one function for training and for serving, from what had ended before it.
+
+A rate is never 0 or 1 after a few runs: it is drawn to the rate of the pipeline's group, that to the installation's,
+and that to 0.2 (empirical Bayes; Efron and Morris, "Stein's Estimator and its Generalizations", JASA 1973).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from flexiroaster.safety.runs import DAY, HOUR, Ending, Start
+from flexiroaster.safety.state import PipelineState, Population
+
+__all__ = ["GROUPS", "NAMES", "Past", "features"]
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "recent failures": ("rate_2", "rate_5"),
+    "streak": ("after_last", "failures_in_a_row", "successes_in_a_row"),
+    "overall rate": ("rate_15", "rate_all"),
+    "experience": ("log_runs", "first_run"),
+    "rhythm": ("log_hours_since_success", "log_hours_since_last", "never_succeeded", "hour_sin", "hour_cos", "weekend"),
+    "duration": ("log_duration", "duration_spread", "duration_trend"),
+    "surroundings": ("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"),
+    "shape": ("log_stages", "stages_unknown", "cancelled_share"),
+}
+"""Features that move together, by what a person would call them. Explanations are by these groups."""
+
+NAMES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
+
+NO_RATE = 0.2
+"""The failure rate assumed where nothing has run yet."""
+
+_LONGEST_HOURS = 24 * 60.0
+
+
+@dataclass(slots=True)
+class Past:
+    """What is known at a start: the states of the pipeline, of its group and of the installation."""
+
+    pipeline: PipelineState = field(default_factory=PipelineState)
+    group: Population = field(default_factory=Population)
+    installation: Population = field(default_factory=Population)
+
+    def add(self, ending: Ending) -> None:
+        """A run of this pipeline ended."""
+        self.installation.add(ending, self.pipeline)
+        self.group.add(ending, self.pipeline)
+        self.pipeline.add(ending)
+
+
+def features(start: Start, past: Past) -> list[float]:
+    """The features of `start` in the order of NAMES; rates in log-odds, times log(1 + hours), durations log(1 + s)."""
+    own = past.pipeline
+    base = past.installation.lasting.shrunk(NO_RATE, 10.0)
+    nearby = past.group.lasting.shrunk(base, 5.0)
+    rates = [_log_odds(rate.shrunk(nearby, 1.0)) for rate in own.rates]
+    overall = _log_odds((own.failures + 2.0 * nearby) / (own.runs + 2.0))
+    return [
+        *rates[:2],
+        *_streak(own, past, nearby),
+        rates[2],
+        overall,
+        math.log1p(own.runs),
+        float(own.runs == 0),
+        *_rhythm(start, own),
+        *_duration(own),
+        *_surroundings(own, past, overall, base),
+        _log_odds(nearby),
+        _log_odds(past.installation.recent.shrunk(base, 5.0)),
+        _log_odds(base),
+        math.log1p(start.n_stages or 0),
+        float(start.n_stages is None),
+        own.recently_cancelled,
+    ]
+
+
+def _log_odds(rate: float) -> float:
+    return math.log(rate / (1.0 - rate))
+
+
+def _surroundings(own: PipelineState, past: Past, overall: float, base: float) -> tuple[float, float]:
+    """How the group does lately: by itself, and beyond the pipeline's own rate as long as that has few runs."""
+    recent = _log_odds(past.group.recent.shrunk(base, 2.0))
+    return 5.0 / (5.0 + own.runs) * (recent - overall), recent
+
+
+def _streak(own: PipelineState, past: Past, nearby: float) -> tuple[float, float, float]:
+    before = own.last_failed
+    if before is None:
+        return _log_odds(past.installation.firsts.shrunk(nearby, 5.0)), 0.0, 0.0
+    usual = past.installation.transitions.shrunk(before=before, towards=nearby, strength=5.0)
+    after_last = own.transitions.shrunk(before=before, towards=usual, strength=3.0)
+    return _log_odds(after_last), math.log1p(max(own.streak, 0)), math.log1p(max(-own.streak, 0))
+
+
+def _rhythm(start: Start, own: PipelineState) -> tuple[float, ...]:
+    angle = 2 * math.pi * (start.at % DAY) / DAY
+    weekday = (start.at // DAY + 3) % 7  # 1970 began on a Thursday
+    return (
+        _log_hours(start.at, own.last_success_at),
+        _log_hours(start.at, own.last_ended_at),
+        float(own.last_success_at is None),
+        math.sin(angle),
+        math.cos(angle),
+        float(weekday >= 5),
+    )
+
+
+def _log_hours(now: float, then: float | None) -> float:
+    return math.log1p(_LONGEST_HOURS if then is None else min(max(now - then, 0.0) / HOUR, _LONGEST_HOURS))
+
+
+def _duration(own: PipelineState) -> tuple[float, float, float]:
+    if not own.durations:
+        return 0.0, 0.0, 0.0
+    newest = math.log1p(max(own.durations[-1], 0.0))
+    return own.log_duration, math.sqrt(own.log_duration_variance), newest - own.log_duration

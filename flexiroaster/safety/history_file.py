@@ -1,0 +1,158 @@
+"""Reads histories of runs, and of their stages, from parquet and CSV files; of what is wrong the first row is named.
+
+Columns of runs: `pipeline_id`, `started_at`, `finished_at` (a time without a zone is UTC), `status` (completed,
+failed, cancelled); and, where known, `execution_id`, `duration_s`, `n_stages`. Of stages: `execution_id`, `stage`,
+`duration_s`, `status`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from flexiroaster.errors import FlexiRoasterError
+from flexiroaster.problems import shown
+from flexiroaster.safety.history import History
+from flexiroaster.safety.runs import Outcome
+
+__all__ = ["HistoryFileError", "history_frame", "read_history", "read_stages"]
+
+REQUIRED = ("pipeline_id", "started_at", "finished_at", "status")
+STAGE_COLUMNS = ("execution_id", "stage", "duration_s", "status")
+
+
+class HistoryFileError(FlexiRoasterError):
+    """A file of past runs cannot be used; the message names the file, the column and the first bad row (from 1)."""
+
+    code = "history.invalid"
+
+
+def read_history(path: Path) -> History:
+    """The runs of a file, sorted by their starts. Raises HistoryFileError."""
+    frame = _read(path, REQUIRED)
+    frame = frame.with_columns(
+        _text(path, frame, "pipeline_id"),
+        _time(path, frame, "started_at"),
+        _time(path, frame, "finished_at"),
+        _text(path, frame, "status").str.to_lowercase(),
+        _number(path, frame, "duration_s", pl.Float64),
+        _number(path, frame, "n_stages", pl.Int64),
+    )
+    _check(path, frame, ~pl.col("status").is_in([o.value for o in Outcome]), "status", f"is none of {_STATUSES}")
+    _check(path, frame, pl.col("finished_at") < pl.col("started_at"), "finished_at", "is before started_at")
+    return _history(frame.sort("started_at", maintain_order=True))
+
+
+def read_stages(path: Path) -> pl.DataFrame:
+    """The stage rows of a file: execution_id, stage, duration_s, status. Raises HistoryFileError."""
+    frame = _read(path, STAGE_COLUMNS)
+    return frame.select(
+        _text(path, frame, "execution_id"),
+        _text(path, frame, "stage"),
+        _number(path, frame, "duration_s", pl.Float64),
+        _text(path, frame, "status"),
+    )
+
+
+def history_frame(history: History) -> pl.DataFrame:
+    """A history as the columns that `read_history` reads, to be written as parquet or CSV."""
+    return pl.DataFrame(
+        {
+            "execution_id": history.execution_id or [None] * len(history),
+            "pipeline_id": history.pipeline_id,
+            "started_at": _times(history.started_at),
+            "finished_at": _times(history.finished_at),
+            "status": [outcome.value for outcome in history.outcome],
+            "duration_s": history.duration_s,
+            "n_stages": history.n_stages,
+        },
+        schema_overrides={"execution_id": pl.String, "duration_s": pl.Float64, "n_stages": pl.Int64},
+    )
+
+
+def _times(seconds: NDArray[np.float64]) -> pl.Series:
+    return pl.Series(np.round(seconds * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC"))
+
+
+_STATUSES = ", ".join(Outcome)
+
+
+def _read(path: Path, required: tuple[str, ...]) -> pl.DataFrame:
+    frame = _rows(path)
+    missing = [name for name in required if name not in frame.columns]
+    if missing:
+        raise HistoryFileError(f"{path}: has no column {', '.join(missing)}; it has {', '.join(frame.columns)}")
+    if frame.is_empty():
+        raise HistoryFileError(f"{path}: holds no rows")
+    return frame
+
+
+def _rows(path: Path) -> pl.DataFrame:
+    kind = path.suffix.lower()
+    if kind not in {".parquet", ".csv"}:
+        raise HistoryFileError(f"{path}: a history is a .parquet or a .csv file")
+    try:
+        return pl.read_parquet(path) if kind == ".parquet" else pl.read_csv(path, infer_schema_length=None)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise HistoryFileError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _text(path: Path, frame: pl.DataFrame, name: str) -> pl.Expr:
+    values = pl.col(name).cast(pl.String, strict=False)
+    _check(path, frame, values.is_null() | (values == ""), name, "is empty")
+    return values
+
+
+def _time(path: Path, frame: pl.DataFrame, name: str) -> pl.Expr:
+    kind, column = frame.schema[name], pl.col(name)
+    if kind == pl.String:
+        values = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    elif isinstance(kind, pl.Datetime):
+        values = column.dt.replace_time_zone("UTC") if kind.time_zone is None else column.dt.convert_time_zone("UTC")
+    else:
+        raise HistoryFileError(f"{path}: {name} holds {kind}, not times")
+    _check(path, frame, values.is_null(), name, "is not a time such as 2026-11-25T08:30:00Z")
+    return values.dt.cast_time_unit("us").alias(name)
+
+
+def _number(path: Path, frame: pl.DataFrame, name: str, kind: type[pl.Float64 | pl.Int64]) -> pl.Expr:
+    if name not in frame.columns:
+        return pl.lit(None, dtype=kind).alias(name)
+    values = pl.col(name).cast(kind, strict=False)
+    bad = (values.is_null() & pl.col(name).is_not_null()) | (values < 0)
+    if kind is pl.Float64:
+        bad = bad | values.is_infinite()
+        values = values.fill_nan(None)
+    _check(path, frame, bad, name, "is not a number from 0")
+    return values
+
+
+def _check(path: Path, frame: pl.DataFrame, bad: pl.Expr, name: str, reason: str) -> None:
+    rows = frame.with_row_index("row__", offset=1).filter(bad)
+    if not rows.is_empty():
+        first = rows.row(0, named=True)
+        more = f" ({len(rows)} such rows)" if len(rows) > 1 else ""
+        raise HistoryFileError(f"{path}: row {first['row__']}: {name} {shown(_plain(first[name]))} {reason}{more}")
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _history(frame: pl.DataFrame) -> History:
+    return History(
+        pipeline_id=frame["pipeline_id"].to_list(),
+        started_at=_seconds(frame["started_at"]),
+        finished_at=_seconds(frame["finished_at"]),
+        outcome=[Outcome(status) for status in frame["status"]],
+        duration_s=frame["duration_s"].to_list(),
+        n_stages=frame["n_stages"].to_list(),
+        execution_id=frame["execution_id"].cast(pl.String).to_list() if "execution_id" in frame.columns else None,
+    )
+
+
+def _seconds(times: pl.Series) -> NDArray[np.float64]:
+    return times.to_physical().to_numpy().astype(np.float64) / 1e6
