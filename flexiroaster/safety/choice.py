@@ -1,0 +1,80 @@
+"""Which model answers, judged by what each of them said before the outcomes were known (prequentially)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiroaster.safety.additive import score
+from flexiroaster.safety.calibration import BetaCalibration
+from flexiroaster.safety.comparison import LEAST_RUNS, Comparison, compare
+from flexiroaster.safety.examples import Examples
+from flexiroaster.safety.model import Calibrated, RiskModel, Rung
+from flexiroaster.safety.prior import PRIOR
+from flexiroaster.safety.venn_abers import VennAbers
+
+__all__ = ["refresh", "refresh_due"]
+
+CALIBRATED_ON = 5000
+"""Newest runs that the prior is recalibrated on."""
+
+JUDGED_ON = 2000
+"""Newest runs that two rungs are compared on."""
+
+LEAST_FOR_STEPS = 200
+BACKGROUND = 100
+
+
+def refresh_due(model: RiskModel, runs: int) -> bool:
+    """Whether enough runs have ended since the last refresh: 5 % more, and at least ten."""
+    return runs - model.runs_at_refresh >= max(10, model.runs_at_refresh // 20)
+
+
+def refresh(model: RiskModel, examples: Examples, runs: int) -> RiskModel:
+    """Recalibrate the prior to the newest outcomes and step up or back if that is better beyond noise.
+
+    `examples` are the newest (some 5,000 are enough), `runs` the number of all that there ever were.
+    """
+    if len(examples) == 0:
+        return model
+    recent = examples.newest(CALIBRATED_ON)
+    refreshed = replace(
+        model,
+        recalibrated=_recalibrated(recent),
+        background=_background(recent.rows) if len(recent) >= LEAST_RUNS else model.background,
+        runs_at_refresh=runs,
+    )
+    return _stepped(refreshed, examples.newest(JUDGED_ON))
+
+
+def _recalibrated(examples: Examples) -> Calibrated:
+    scores = score(PRIOR, examples.rows)
+    steps = VennAbers.fit(scores, examples.failed) if len(examples) >= LEAST_FOR_STEPS else None
+    return Calibrated(PRIOR, BetaCalibration.fit(scores, examples.failed), steps)
+
+
+def _background(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every so many-th of the newest starts: explanations compare with these."""
+    chosen = np.linspace(0, len(rows) - 1, min(BACKGROUND, len(rows))).astype(np.int64)
+    return np.asarray(rows[chosen], dtype=np.float64)
+
+
+def _stepped(model: RiskModel, examples: Examples) -> RiskModel:
+    if model.rung is Rung.PRIOR:
+        found = _judged(examples, Rung.PRIOR, Rung.RECALIBRATED)
+        if found.likely:
+            return model.with_choice(Rung.RECALIBRATED, f"recalibrated to this installation: {found}")
+        return model.with_choice(Rung.PRIOR, f"the prior: recalibrating it is not better yet: {found}")
+    lower = Rung.RECALIBRATED if model.rung is Rung.LOCAL else Rung.PRIOR
+    found = _judged(examples, lower, model.rung)
+    if found.worse:
+        return model.with_choice(lower, f"stepped back: the {model.rung} has become worse: {found}")
+    return model
+
+
+def _judged(examples: Examples, lower: Rung, upper: Rung) -> Comparison:
+    first, second = examples.said[lower], examples.said[upper]
+    known = ~(np.isnan(first) | np.isnan(second))
+    return compare(first[known], second[known], examples.failed[known])

@@ -1,0 +1,106 @@
+"""Replays how the engine would have learned: at each moment from the runs that had ended by then, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiroaster.safety.choice import CALIBRATED_ON, refresh, refresh_due
+from flexiroaster.safety.examples import Examples
+from flexiroaster.safety.history import History
+from flexiroaster.safety.model import Calibrated, RiskModel, Rung
+from flexiroaster.safety.training import Training, train, training_due
+
+__all__ = ["Learned", "learn"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Learned:
+    """What was said at each start of a history; NaN where a rung had no model yet.
+
+    `challenger` is the newest local model, promoted or not; `champion` is what the engine answered, from `rung`.
+    """
+
+    said: dict[Rung, Floats]
+    challenger: Floats
+    champion: Floats
+    rung: list[Rung]
+    model: RiskModel = field(default_factory=RiskModel)
+    trainings: list[Training] = field(default_factory=list)
+    steps: list[tuple[float, str]] = field(default_factory=list)  # (time, why another rung answers from then on)
+
+
+def learn(history: History, rows: Floats, *, seed: int = 0) -> Learned:
+    """Go through a history whose features are `rows`, learning as the engine does."""
+    return _Learner(history, rows, seed).run()
+
+
+class _Learner:
+    def __init__(self, history: History, rows: Floats, seed: int) -> None:
+        n = len(history)
+        self.history, self.rows, self.seed = history, rows, seed
+        self.failed = history.target
+        self.learned = Learned(
+            said={rung: np.full(n, np.nan) for rung in Rung},
+            challenger=np.full(n, np.nan),
+            champion=np.full(n, np.nan),
+            rung=[Rung.PRIOR] * n,
+        )
+        self.challenger: Calibrated | None = None
+
+    def run(self) -> Learned:
+        for begin, end, known in self._segments():
+            self._learn(begin, known)
+            self._say(begin, end)
+        return self.learned
+
+    def _segments(self) -> Iterator[tuple[int, int, int]]:
+        """Stretches of starts between which nothing is learned: first, last + 1, outcomes known at the first."""
+        ends = np.sort(self.history.finished_at[~np.isnan(self.failed)])
+        known = np.searchsorted(ends, self.history.started_at, side="left").tolist()
+        begin = 0
+        while begin < len(known):
+            due = known[begin] + max(10, known[begin] // 20)
+            end = int(np.searchsorted(known, due, side="left"))
+            yield begin, max(end, begin + 1), known[begin]
+            begin = max(end, begin + 1)
+
+    def _learn(self, begin: int, runs: int) -> None:
+        model = self.learned.model
+        if training_due(model, runs):
+            training = train(model, self._examples(begin), runs, self.seed)
+            self.learned.trainings.append(training)
+            self.challenger = training.challenger or self.challenger
+            self._take(begin, training.model)
+        if runs and refresh_due(self.learned.model, runs):
+            examples = self._examples(begin, most=2 * CALIBRATED_ON)
+            self._take(begin, refresh(self.learned.model, examples, runs))
+
+    def _take(self, begin: int, model: RiskModel) -> None:
+        if model.rung is not self.learned.model.rung or model.local is not self.learned.model.local:
+            self.learned.steps.append((float(self.history.started_at[begin]), model.reason))
+        self.learned.model = model
+
+    def _examples(self, begin: int, most: int | None = None) -> Examples:
+        """The runs started before row `begin` whose outcome was known when it started."""
+        since = 0 if most is None else max(0, begin - 2 * most)
+        part = slice(since, begin)
+        known = ~np.isnan(self.failed[part]) & (self.history.finished_at[part] < self.history.started_at[begin])
+        said = {rung: values[part][known] for rung, values in self.learned.said.items()}
+        columns = (self.rows, self.failed, self.history.started_at, self.history.finished_at)
+        rows, failed, started_at, finished_at = (column[part][known] for column in columns)
+        return Examples(rows, failed, started_at, finished_at, said, self.learned.champion[part][known])
+
+    def _say(self, begin: int, end: int) -> None:
+        learned, part, rows = self.learned, slice(begin, end), self.rows[begin:end]
+        for rung, values in learned.model.probabilities(rows).items():
+            learned.said[rung][part] = values
+        learned.champion[part] = learned.said[learned.model.rung][part]
+        learned.rung[part] = [learned.model.rung] * len(rows)
+        if self.challenger is not None:
+            learned.challenger[part] = self.challenger.probabilities(rows)

@@ -1,0 +1,251 @@
+"""Models as plain numbers, training, and which one answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from flexiroaster.errors import ConflictError
+from flexiroaster.safety import fitting
+from flexiroaster.safety.additive import GROUP_OF, AdditiveTrees, LinearModel, model_from_json, score
+from flexiroaster.safety.calibration import sigmoid
+from flexiroaster.safety.choice import refresh, refresh_due
+from flexiroaster.safety.examples import Examples
+from flexiroaster.safety.features import GROUPS, NAMES
+from flexiroaster.safety.history import feature_rows
+from flexiroaster.safety.learning import learn
+from flexiroaster.safety.model import Calibrated, RiskModel, Rung
+from flexiroaster.safety.prior import PRIOR, made_up_rows
+from flexiroaster.safety.runs import Outcome
+from flexiroaster.safety.training import train, training_due
+from flexiroaster.safety.venn_abers import VennAbers
+from tests.unit.safety.histories import made_up
+
+
+def rows(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 1, (n, len(NAMES)))
+
+
+def examples(x: np.ndarray, truth: np.ndarray, champion: np.ndarray, seed: int = 3, **said: np.ndarray) -> Examples:
+    failed = (np.random.default_rng(seed).random(len(truth)) < truth).astype(float)
+    started = np.arange(len(x), dtype=float) * 60
+    nothing = np.full(len(x), np.nan)
+    all_said = {rung: said.get(rung.name.lower(), nothing) for rung in Rung}
+    return Examples(x, failed, started, started + 30, all_said, champion)
+
+
+@pytest.fixture(scope="module")
+def learnable() -> Examples:
+    """Something the prior cannot know: failures at night, with many stages."""
+    x = rows(3000)
+    truth = sigmoid(-1.5 + 2.5 * x[:, NAMES.index("hour_sin")] + 1.5 * x[:, NAMES.index("log_stages")])
+    return examples(x, truth, sigmoid(score(PRIOR, x)))
+
+
+def test_trees_taken_over_score_as_scikit_learn_does(monkeypatch, learnable: Examples) -> None:
+    kept = []
+    take_over = fitting._taken_over
+    monkeypatch.setattr(fitting, "_taken_over", lambda model: kept.append(model) or take_over(model))
+    trees = fitting.fit_boosting(learnable.rows, learnable.failed)
+    peer: HistGradientBoostingClassifier = kept[0]
+    assert np.abs(score(trees, rows(500, 9)) - peer.decision_function(rows(500, 9))).max() < 1e-9
+
+
+def test_a_value_on_the_threshold_goes_left() -> None:
+    tree = {"feature": [[0, 0, 0]], "threshold": [[1.0, 0, 0]], "left": [[1, 1, 2]], "right": [[2, 1, 2]]}
+    rest = {"value": [[0.0, -5.0, 5.0]], "group": [0], "intercept": 0.0, "depth": 1, "names": list(NAMES)}
+    at, above = np.zeros((1, len(NAMES))), np.zeros((1, len(NAMES)))
+    at[0, 0], above[0, 0] = 1.0, 1.0001
+    model = AdditiveTrees.from_json({**tree, **rest})
+    assert (score(model, at)[0], score(model, above)[0]) == (-5.0, 5.0)
+
+
+def test_each_tree_knows_one_group_only(learnable: Examples) -> None:
+    trees = fitting.fit_boosting(learnable.rows, learnable.failed)
+    inner = trees.left != np.arange(trees.left.shape[1])
+    assert (GROUP_OF[trees.feature] == trees.group[:, None])[inner].all()
+
+
+def test_components_belong_to_their_group(learnable: Examples) -> None:
+    for model in (fitting.fit_boosting(learnable.rows, learnable.failed), PRIOR):
+        x = rows(1)
+        for number, names in enumerate(GROUPS.values()):
+            changed = x.copy()
+            changed[:, [NAMES.index(name) for name in names]] += 1.5
+            moved = np.flatnonzero(np.abs(model.components(changed) - model.components(x))[0] > 1e-12)
+            assert set(moved) <= {number}
+
+
+def test_models_survive_json(learnable: Examples) -> None:
+    for fit in (fitting.fit_boosting, fitting.fit_logistic):
+        model = fit(learnable.rows, learnable.failed)
+        again = model_from_json(json.loads(json.dumps(model.to_json(), allow_nan=False)))
+        assert (score(again, learnable.rows) == score(model, learnable.rows)).all()
+
+
+def test_a_model_of_another_version_is_refused(learnable: Examples) -> None:
+    stored = fitting.fit_boosting(learnable.rows, learnable.failed).to_json()
+    with pytest.raises(ConflictError, match="train it again"):
+        AdditiveTrees.from_json({**stored, "names": ["other"]})
+    with pytest.raises(ConflictError, match="kind is 'pickle'"):
+        model_from_json({"kind": "pickle"})
+    with pytest.raises(ConflictError, match="unknown features: nonsense"):
+        LinearModel({"nonsense": 1.0}, 0.0)
+    with pytest.raises(ConflictError, match="another version"):
+        RiskModel.from_json({**RiskModel().to_json(), "format": 0})
+
+
+def test_a_better_challenger_is_promoted_and_answers(learnable: Examples) -> None:
+    training = train(RiskModel(), learnable, len(learnable))
+    assert training.promoted
+    assert training.model.rung is Rung.LOCAL
+    assert "promoted: log loss" in training.model.reason
+    row = learnable.rows[0]
+    prediction = training.model.predict(row)
+    assert prediction.low <= prediction.probability <= prediction.high
+    assert prediction.rung is Rung.LOCAL
+
+
+def test_a_challenger_that_is_no_better_is_not_promoted() -> None:
+    x = rows(3000)
+    truth = sigmoid(score(PRIOR, x))
+    training = train(RiskModel(), examples(x, truth, truth), 3000)
+    assert training.challenger is not None
+    assert not training.promoted
+    assert training.model.rung is Rung.PRIOR
+    assert training.model.local is None
+
+
+def test_training_is_reproducible_and_names_its_data(learnable: Examples) -> None:
+    one, two = (train(RiskModel(), learnable, 3000, seed=7) for _ in range(2))
+    assert one.model.version == two.model.version
+    assert one.data_hash == two.data_hash
+    other = learnable.take(slice(0, 2999))
+    assert train(RiskModel(), other, 2999).data_hash != one.data_hash
+
+
+def test_too_little_is_not_trained_on(learnable: Examples) -> None:
+    training = train(RiskModel(), learnable.take(slice(0, 400)), 400)
+    assert training.challenger is None
+    assert "nothing was trained" in training.reason
+    same = replace(learnable, failed=np.zeros(3000))
+    assert train(RiskModel(), same, 3000).challenger is None
+
+
+def test_training_uses_only_outcomes_known_before_the_part_it_is_judged_on(monkeypatch, learnable: Examples) -> None:
+    """Runs that end after the newest part began teach nothing to the model compared there."""
+    late = replace(learnable, finished_at=np.where(np.arange(3000) < 2550, 1e12, learnable.finished_at))
+    assert train(RiskModel(), late, 3000).challenger is None
+
+
+def test_the_prior_steps_up_when_recalibrated_is_better_and_back_when_worse() -> None:
+    x = rows(1500)
+    prior = sigmoid(score(PRIOR, x))
+    truth = sigmoid(score(PRIOR, x) - 1.5)
+    up = refresh(RiskModel(), examples(x, truth, prior, prior=prior, recalibrated=truth), 1500)
+    assert up.rung is Rung.RECALIBRATED
+    assert up.recalibrated.steps is not None
+    assert np.abs(up.probabilities(x)[Rung.RECALIBRATED] - truth).mean() < 0.05
+    back = refresh(up, examples(x, prior, truth, prior=prior, recalibrated=truth), 3000)
+    assert back.rung is Rung.PRIOR
+    assert "stepped back" in back.reason
+
+
+def test_a_local_model_that_has_become_worse_gives_way(learnable: Examples) -> None:
+    local = train(RiskModel(), learnable, 3000).model
+    x = rows(1500, 5)
+    prior = sigmoid(score(PRIOR, x))
+    said = local.probabilities(x)[Rung.LOCAL]
+    changed = examples(x, prior, said, prior=prior, recalibrated=prior, local=said)
+    assert refresh(local, changed, 4500).rung is Rung.RECALIBRATED
+
+
+def test_when_learning_is_due() -> None:
+    model = RiskModel()
+    assert [n for n in (9, 10, 11) if refresh_due(model, n)] == [10, 11]
+    assert [n for n in (499, 500) if training_due(model, n)] == [500]
+    later = replace(model, runs_at_training=10_000, runs_at_refresh=10_000)
+    assert not training_due(later, 12_499)
+    assert training_due(later, 12_500)
+    assert not refresh_due(later, 10_499)
+
+
+def test_the_whole_state_survives_json(learnable: Examples) -> None:
+    for model in (RiskModel(), train(RiskModel(), learnable, 3000).model):
+        again = RiskModel.from_json(json.loads(json.dumps(model.to_json(), allow_nan=False)))
+        assert again.version == model.version
+        assert again.predict(learnable.rows[1]) == model.predict(learnable.rows[1])
+
+
+def test_an_interval_always_holds_its_probability() -> None:
+    row = made_up_rows()[0]
+    for steps in (VennAbers((0.0,), (0.98,), (0.99,)), VennAbers((0.0,), (0.001,), (0.002,))):
+        low, high = Calibrated(PRIOR, steps=steps).interval(row)
+        assert low <= float(Calibrated(PRIOR).probabilities(row[None, :])[0]) <= high
+
+
+def test_only_the_newest_runs_decide_which_rung_answers() -> None:
+    """For 6,000 runs recalibrating was better, for the newest 2,000 it was worse."""
+    x = rows(8000)
+    prior, shifted = sigmoid(score(PRIOR, x)), sigmoid(score(PRIOR, x) - 1.5)
+    truth = np.where(np.arange(8000) < 6000, shifted, prior)
+    model = RiskModel().with_choice(Rung.RECALIBRATED, "test")
+    assert refresh(model, examples(x, truth, shifted, prior=prior, recalibrated=shifted), 8000).rung is Rung.PRIOR
+
+
+def test_an_answer_needs_neither_scikit_learn_nor_shap_nor_polars() -> None:
+    code = (
+        "import sys\n"
+        "from flexiroaster.safety.assessment import Question, assess\n"
+        "from flexiroaster.safety.runs import Start\n"
+        "assess(Question(Start('p', 0.0))).explanation.to_html()\n"
+        "sys.exit(bool({'sklearn', 'shap', 'polars'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_history_the_prior_answers_and_says_so() -> None:
+    prediction = RiskModel().predict(made_up_rows()[0])
+    assert prediction.rung is Rung.PRIOR
+    assert prediction.reason.startswith("no history yet")
+    assert prediction.high - prediction.low > 0.05
+
+
+def test_an_outcome_teaches_nothing_before_its_run_has_ended() -> None:
+    """All outcomes that came after a moment are turned round: what had been said until then stays the same."""
+    history = made_up(1300, cancelled=0.0)
+    longer = np.random.default_rng(0).exponential(40 * 3600.0, 1300)
+    history = replace(history, finished_at=history.started_at + longer)
+    moment = history.started_at[1000]
+    later, rows = history.finished_at >= moment, feature_rows(history)
+    turned = [_other(o) if late else o for o, late in zip(history.outcome, later, strict=True)]
+    assert later[:1000].sum() > 20
+    one, two = learn(history, rows), learn(replace(history, outcome=turned), rows)
+    assert len([t for t in one.trainings if t.examples < 950]) > 1
+    assert (one.champion[:1001] == two.champion[:1001]).all()
+    assert np.array_equal(one.challenger[:1001], two.challenger[:1001], equal_nan=True)
+    assert (one.said[Rung.RECALIBRATED][:1001] == two.said[Rung.RECALIBRATED][:1001]).all()
+
+
+def _other(outcome: Outcome) -> Outcome:
+    return Outcome.COMPLETED if outcome is Outcome.FAILED else Outcome.FAILED
+
+
+def test_what_is_said_does_not_depend_on_what_comes_later() -> None:
+    """The same history, cut off: what had been said up to there stays the same, bit by bit."""
+    history = made_up(1500)
+    cut = replace(
+        history,
+        **{name: getattr(history, name)[:1100] for name in ("pipeline_id", "started_at", "finished_at", "outcome")},
+        **{name: getattr(history, name)[:1100] for name in ("duration_s", "n_stages", "execution_id")},
+    )
+    whole, part = learn(history, feature_rows(history)), learn(cut, feature_rows(cut))
+    assert len(whole.trainings) > 1
+    assert (whole.champion[:1100] == part.champion).all()
+    assert np.array_equal(whole.challenger[:1100], part.challenger, equal_nan=True)
