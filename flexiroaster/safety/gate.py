@@ -1,0 +1,49 @@
+"""The gate before a run: how high the risk is called, and what follows from that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["Gate", "RiskLevel", "Thresholds"]
+
+
+class RiskLevel(StrEnum):
+    """How high a risk is called."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Gate(StrEnum):
+    """What the gate answers before a run."""
+
+    ALLOW = "allow"
+    WARN = "warn"
+    APPROVE = "require_approval"  # it starts paused, and a person resumes it
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Probabilities from which a risk is medium and high, and what happens at high risk (below it: a warning)."""
+
+    medium: float = 0.4
+    high: float = 0.7
+    at_high: Gate = Gate.WARN
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.medium <= self.high <= 1:
+            raise ValueError(f"thresholds must be 0 <= medium <= high <= 1, not {self.medium} and {self.high}")
+
+    def level(self, probability: float) -> RiskLevel:
+        """How high this probability of failure is called."""
+        if probability >= self.high:
+            return RiskLevel.HIGH
+        return RiskLevel.MEDIUM if probability >= self.medium else RiskLevel.LOW
+
+    def gate(self, probability: float) -> Gate:
+        """What the gate answers at this probability of failure."""
+        answers = {RiskLevel.LOW: Gate.ALLOW, RiskLevel.MEDIUM: Gate.WARN, RiskLevel.HIGH: self.at_high}
+        return answers[self.level(probability)]
