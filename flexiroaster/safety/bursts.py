@@ -1,0 +1,99 @@
+"""Errors that come thick and fast, per pipeline and class of error, and retries that pile up. One burst, one alert."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from flexiroaster.safety.anomaly import Anomaly, AnomalyKind
+from flexiroaster.safety.runs import DAY, HOUR
+from flexiroaster.safety.state import DecayedRate
+
+__all__ = ["ErrorBurst", "RetryPile"]
+
+WINDOW = HOUR
+MEMORY = 7 * DAY
+BEYOND_USUAL = 3.0
+"""A burst has at least so many times the errors that are usual in an hour."""
+
+
+@dataclass(slots=True)
+class ErrorBurst:
+    """The errors of one class in one pipeline: those of the last hour, and how many are usual in an hour."""
+
+    recent: list[float] = field(default_factory=list)  # their times, seconds since 1970, oldest first
+    since: float | None = None  # when the first error ever was
+    weight: float = 0.0  # errors that left the window, halved every week
+    weighed_at: float = 0.0
+    bursting: bool = False
+
+    def error(self, at: float, threshold: int = 5) -> Anomaly | None:
+        """An error happened: an anomaly when it makes a burst of at least `threshold` errors within an hour."""
+        if self.since is None:
+            self.since = self.weighed_at = at
+        self._forget(at)
+        self.recent.append(at)
+        usual = self.usual(at)
+        if len(self.recent) < max(threshold, BEYOND_USUAL * usual):
+            self.bursting = self.bursting and len(self.recent) > threshold / 2
+            return None
+        alert, self.bursting = not self.bursting, True
+        message = f"{len(self.recent)} errors within an hour, usually {usual:.2g}"
+        return Anomaly(AnomalyKind.ERROR_BURST, len(self.recent), usual, message, alert)
+
+    def usual(self, now: float) -> float:
+        """Errors an hour, over the last weeks: both the errors and the hours are halved every week."""
+        hours = (now - (self.since if self.since is not None else now)) / HOUR
+        mean_life = MEMORY / HOUR / math.log(2)
+        return self.weight / max(mean_life * -math.expm1(-hours / mean_life), 24.0)
+
+    def _forget(self, now: float) -> None:
+        """Errors older than the window become part of what is usual."""
+        kept = [t for t in self.recent if t > now - WINDOW]
+        faded: float = 0.5 ** (max(now - self.weighed_at, 0.0) / MEMORY)
+        self.weight = self.weight * faded + len(self.recent) - len(kept)
+        self.recent, self.weighed_at = kept, now
+        if not kept:
+            self.bursting = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The state that `to_json` wrote."""
+        return cls(**data)
+
+
+@dataclass(slots=True)
+class RetryPile:
+    """How many of a pipeline's stage attempts are repetitions: lately, and usually."""
+
+    recent: DecayedRate = field(default_factory=lambda: DecayedRate(10.0))
+    lasting: DecayedRate = field(default_factory=lambda: DecayedRate(300.0))
+    piling: bool = False
+
+    def attempt(self, *, repeated: bool) -> Anomaly | None:
+        """A stage attempt started: an anomaly when half of the latest are repetitions, and that is not usual."""
+        usual = self.lasting.shrunk(0.05, 20.0)
+        self.recent.add(failed=repeated)
+        self.lasting.add(failed=repeated)
+        now = self.recent.shrunk(usual, 2.0)
+        if now < max(0.5, BEYOND_USUAL * usual):
+            self.piling = self.piling and now > 0.25
+            return None
+        alert, self.piling = not self.piling, True
+        message = f"{100 * now:.0f} % of the latest attempts are repetitions, usually {100 * usual:.0f} %"
+        return Anomaly(AnomalyKind.RETRIES, now, usual, message, alert)
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The state that `to_json` wrote."""
+        return cls(DecayedRate(**data["recent"]), DecayedRate(**data["lasting"]), data["piling"])

@@ -1,0 +1,85 @@
+"""What the safety engine must show on real histories; they lie beside the checkout and are never part of it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexiroaster.safety.anomaly_backtest import backtest_lateness
+from flexiroaster.safety.backtest import Arm, Backtest, backtest
+from flexiroaster.safety.history import feature_rows
+from flexiroaster.safety.history_file import read_history, read_stages
+from flexiroaster.safety.metrics import Metrics
+from flexiroaster.safety.prior import PRIOR
+from flexiroaster.safety.prior_fit import Sample, fit_prior, left_out, read_sample
+from tests.unit.safety.brute_force import differences
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+SETS = ("hpc_ctc", "hpc_atlas", "gitlab_dune")
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real histories: {DATA} is not there")
+
+
+@cache
+def result(name: str) -> Backtest:
+    return backtest(read_history(DATA / f"{name}.parquet"))
+
+
+@cache
+def samples() -> tuple[Sample, ...]:
+    return tuple(read_sample(DATA / f"{name}.parquet") for name in SETS)
+
+
+def figures(name: str, arm: str) -> Metrics:
+    found: Arm = next(a for a in result(name).arms if a.name == arm)
+    assert found.all is not None
+    return found.all
+
+
+def auc(metrics: Metrics | None) -> float:
+    assert metrics is not None
+    assert metrics.auc is not None
+    return metrics.auc
+
+
+@pytest.mark.parametrize(("name", "gain"), [("hpc_ctc", 0.05), ("hpc_atlas", 0.05), ("gitlab_dune", -0.005)])
+def test_the_engine_ranks_better_than_the_factor_score(name: str, gain: float) -> None:
+    assert auc(figures(name, "engine")) >= auc(figures(name, "factor_score")) + gain
+
+
+@pytest.mark.parametrize("name", ["hpc_ctc", "hpc_atlas"])
+def test_its_probabilities_are_calibrated(name: str) -> None:
+    assert figures(name, "engine").ece <= 0.03
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_its_brier_score_is_better_than_that_of_the_factor_score(name: str) -> None:
+    assert figures(name, "engine").brier < figures(name, "factor_score").brier
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_prior_fitted_without_a_system_beats_the_factor_score_there(name: str) -> None:
+    assert auc(left_out(samples(), name)[0]) > auc(figures(name, "factor_score"))
+
+
+def test_the_shipped_prior_is_the_one_that_the_histories_give() -> None:
+    model = fit_prior(samples())
+    assert {k: round(v, 4) for k, v in model.coefficients.items()} == PRIOR.coefficients
+    assert round(model.intercept, 4) == PRIOR.intercept
+
+
+def test_features_of_a_real_history_equal_the_definition_on_raw_rows() -> None:
+    history = read_history(DATA / "hpc_atlas.parquet")
+    sample = np.random.default_rng(0).choice(len(history), 500, replace=False)
+    assert differences(history, feature_rows(history), sample).max() < 1e-8
+
+
+def test_late_stages_are_rarely_false_and_threefold_spikes_are_caught() -> None:
+    stages = read_stages(DATA / "gitlab_dune_stages.parquet")
+    found = backtest_lateness(read_history(DATA / "gitlab_dune.parquet"), stages)
+    assert found.flagged <= 0.01 * found.stages
+    assert found.spikes_caught >= 0.85 * found.watched
+    assert found.watched > 15_000
