@@ -38,10 +38,19 @@ _is_awaitable = cast("Callable[[Any], TypeGuard[Awaitable[Any]]]", optimized_is_
 
 
 class Workers:
-    """A bounded number of threads, each with its event loop. Close it at the end."""
+    """A bounded number of threads, each with its event loop. Close it at the end.
 
-    def __init__(self, threads: int = _THREADS, limit: float = LIMIT_SECONDS) -> None:
+    `interrupt` ends what a thread, by its identity, waits for in the database.
+    """
+
+    def __init__(
+        self,
+        threads: int = _THREADS,
+        limit: float = LIMIT_SECONDS,
+        interrupt: Callable[[int], None] = lambda _thread: None,
+    ) -> None:
         self.limit = limit
+        self._interrupt = interrupt
         self._own = threading.local()
         self._loops: list[asyncio.AbstractEventLoop] = []
         self._places = threading.Semaphore(threads + _MOST_WAITING)
@@ -50,17 +59,34 @@ class Workers:
     async def run(self, work: Callable[[asyncio.AbstractEventLoop, float], T]) -> T:
         """Call `work(loop, deadline)` in one of the threads; the deadline is a time of `monotonic`.
 
-        Work that waits at the deadline never starts; work under way is no longer waited for.
-        Raises RefusedError: out of time, or too much is waiting.
+        Work that waits at the deadline never starts; work under way is no longer waited for, and what it reads from
+        the database is interrupted. Raises RefusedError: out of time, or too much is waiting.
         """
         if not self._places.acquire(blocking=False):
             raise RefusedError.because("The server has too much to do", OVERLOADED, 503)
         deadline = monotonic() + self.limit
-        future = self._pool.submit(lambda: work(self._own.loop, deadline))
+        at_work: list[int] = []
+        lock = threading.Lock()  # a thread that is being interrupted takes up nothing else meanwhile
+
+        def begin() -> T:
+            at_work.append(threading.get_ident())
+            try:
+                return work(self._own.loop, deadline)
+            finally:
+                with lock:
+                    at_work.clear()
+
+        def interrupt() -> None:
+            with lock:
+                for thread in at_work:
+                    self._interrupt(thread)
+
+        future = self._pool.submit(begin)
         future.add_done_callback(lambda _: self._places.release())
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.limit)
         except TimeoutError as error:
+            await asyncio.to_thread(interrupt)
             refused = RefusedError.because(f"The request took longer than {self.limit:g} s", TIMEOUT, 503)
             raise refused from error
 

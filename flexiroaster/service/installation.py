@@ -190,6 +190,11 @@ class Installation:
         else:
             self.signals.command(execution_id)
 
+    def interrupt(self, thread: int) -> None:
+        """End the read from the database that a thread waits for, if it does: nobody waits for its answer."""
+        if self._database is not None:
+            self._database.interrupt(thread)
+
     def hand_over(self) -> None:
         """Give up all executions that are driven here, so that others can go on with them at once."""
         with self._lock:

@@ -6,10 +6,11 @@ Reads and rare writes go through SQLAlchemy; the journal's hot statements are ea
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -22,6 +23,9 @@ from flexiroaster.store.changes import Landed, NewExecution, Transition
 __all__ = ["Backend", "Database", "open_database"]
 
 SQLITE_BUSY_SECONDS = 30
+
+CANCEL_SECONDS = 5.0
+"""How long PostgreSQL may take to be told that nobody waits for a statement any more."""
 
 
 class Backend(Protocol):
@@ -40,6 +44,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._reader = engine.execution_options(flexiroaster_read=True)
+        self._reading: dict[int, Connection] = {}  # by thread: one read at a time in each
+        self._lock = threading.Lock()
 
     @property
     def is_sqlite(self) -> bool:
@@ -50,7 +56,32 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads: one consistent view. Raises StoreError when the database is not there."""
         with _reached(), self._reader.begin() as connection:
-            yield connection
+            thread = threading.get_ident()
+            outer = self._reading.get(thread)
+            self._reading[thread] = connection
+            try:
+                yield connection
+            finally:
+                self._end_read(thread, outer)
+
+    def interrupt(self, thread: int) -> None:
+        """End the read that a thread (by its `threading.get_ident`) is waiting for, if it is; that raises StoreError
+        there. Writes are never interrupted: whether they landed must be known.
+        """
+        with self._lock:  # the connection is that thread's as long as we look at it
+            connection = self._reading.get(thread)
+            driver: Any = None if connection is None else connection.connection.driver_connection
+            if isinstance(driver, sqlite3.Connection):
+                driver.interrupt()
+            elif driver is not None:
+                driver.cancel_safe(timeout=CANCEL_SECONDS)
+
+    def _end_read(self, thread: int, outer: Connection | None) -> None:
+        with self._lock:
+            if outer is None:
+                del self._reading[thread]
+            else:
+                self._reading[thread] = outer
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
