@@ -8,7 +8,7 @@ RUN_STAMP := $(VENV)/.runtime
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint faults bench lock docs clean
+.PHONY: help demo serve graphiql test coverage lint faults bench lock docs clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,8 +16,15 @@ help: ## what can be made
 demo: $(RUN_STAMP) ## run the flights pipeline on real data and show its answer
 	@$(BIN)/flexiroaster demo
 
-test: $(STAMP) ## the tests, on SQLite and PostgreSQL; the fault suite has its own target
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --ignore=tests/faults $(PYTEST_ARGS)
+serve: $(STAMP) ## serve the API and the flights pipeline, with GraphiQL at http://127.0.0.1:8000/graphql
+	@$(BIN)/python -m graphql_api.graphiql.install || true
+	@DEBUG=true LOG_FORMAT=text $(BIN)/flexiroaster serve --demo $(SERVE_ARGS)
+
+graphiql: $(STAMP) ## fetch GraphiQL's files into the cache folder; needs npm
+	@$(BIN)/python -m graphql_api.graphiql.install
+
+test: $(STAMP) ## the tests, on SQLite and PostgreSQL, with a few trials of each fault
+	$(BIN)/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## the tests again, with what they cover, branches included
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --ignore=tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
@@ -28,8 +35,8 @@ lint: $(STAMP) ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-faults: $(STAMP) ## the fault suite with the number of trials that the promises are measured with
-	FAULT_TRIALS=full $(BIN)/pytest tests/faults $(PYTEST_ARGS)
+faults: $(STAMP) ## the fault suite with all its trials, and the figures into docs/promises.md; takes half an hour
+	$(BIN)/python -m tests.faults $(PYTEST_ARGS)
 
 bench: $(STAMP) ## measure, and write docs/performance.md
 	$(BIN)/python -m tests.bench
@@ -41,9 +48,11 @@ lock: $(STAMP) ## compile requirements/*.txt anew
 	$(BIN)/uv pip compile -q --universal --no-emit-index-url --no-annotate --no-header --upgrade \
 	  --extra test pyproject.toml -o requirements/test.txt
 
-docs: $(STAMP) ## write docs/operators.md anew
+docs: $(STAMP) ## write the generated parts of docs anew: operators, GraphQL schema and permissions
 	$(BIN)/python -m flexiroaster.operators.document > docs/operators.md.new
 	mv docs/operators.md.new docs/operators.md
+	$(BIN)/python -m graphql_api.sdl print > graphql_api/schema.graphql.new && mv graphql_api/schema.graphql.new graphql_api/schema.graphql
+	$(BIN)/python -m graphql_api.sdl permissions > docs/graphql-permissions.md.new && mv docs/graphql-permissions.md.new docs/graphql-permissions.md
 
 clean: ## remove what was made
 	rm -rf $(VENV) .flexiroaster .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks \

@@ -26,10 +26,13 @@ class Proxy:
         """How many connections there were."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self._is_cut = False
         self._serve()
 
     def cut(self) -> None:
         """Close all connections and refuse new ones."""
+        with self._lock:
+            self._is_cut = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -38,6 +41,7 @@ class Proxy:
     def mend(self) -> None:
         """Accept connections again, on the same port."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._is_cut = False
         self._serve()
 
     def drop(self) -> None:
@@ -78,6 +82,10 @@ class Proxy:
                 client.close()
                 continue
             with self._lock:
+                if self._is_cut:  # it was cut since this connection came
+                    client.close()
+                    server.close()
+                    return
                 self._sockets += [client, server]
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.tiers import FIGURES
+from tests.faults.tiers import FIGURES, TIER
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "promises.md"
@@ -26,7 +26,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.jsonl"
         figures.touch()
-        os.environ |= {FIGURES: str(figures), "FAULT_TRIALS": "full"}
+        os.environ |= {FIGURES: str(figures), TIER: "full"}
         code = pytest.main(["-q", "-n", "2", "--durations=10", *sys.argv[1:], str(ROOT / "tests" / "faults")])
         if code == 0 and not sys.argv[1:]:
             _write([json.loads(line) for line in figures.read_text().splitlines()])
@@ -36,7 +36,10 @@ def main() -> int:
 def _write(figures: list[dict[str, Any]]) -> None:
     text = PAGE.read_text()
     pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    PAGE.write_text(pattern.sub(lambda _: f"{BEGIN}\n{_table(figures)}\n{END}", text))
+    written, count = pattern.subn(lambda _: f"{BEGIN}\n{_table(figures)}\n{END}", text)
+    if count != 1:
+        raise SystemExit(f"{PAGE.name}: the lines between which the figures stand are not there")
+    PAGE.write_text(written)
 
 
 def _table(figures: list[dict[str, Any]]) -> str:
@@ -50,7 +53,7 @@ def _table(figures: list[dict[str, Any]]) -> str:
     ]
     system = f"{platform.system()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     head = [
-        f"{datetime.now(UTC).date()}, {system}. Trials / violations:",
+        f"On {datetime.now(UTC).date()}, {system}:",
         "",
         "| what was tried | SQLite | PostgreSQL |",
         "| --- | --- | --- |",

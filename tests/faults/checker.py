@@ -6,6 +6,7 @@ It knows the promises and nothing of how they are kept: it replays the events of
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -189,6 +190,17 @@ class Checker:
     def _lines(self, key: str) -> int:
         path = self._files / f"{key}.csv"
         return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+    def overlaps(self, wanted: Collection[str]) -> list[str]:
+        """Of executions of which only one may run at a time, those that began before another had ended."""
+        with self._database.connect() as connection:
+            statement = select(executions).where(executions.c.id.in_(wanted)).order_by(executions.c.started_at)
+            rows = connection.execute(statement).all()
+        return [
+            f"{later.id}: began before {former.id} had ended"
+            for former, later in itertools.pairwise(rows)
+            if not (later.started_at and former.completed_at and later.started_at >= former.completed_at)
+        ]
 
     def snapshot(self, wanted: Collection[str]) -> list[Any]:
         """All rows of these executions, to see whether anything was written between two looks."""

@@ -23,36 +23,27 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy.engine import make_url
 
-from flexiroaster.config import Settings, load_settings
+from flexiroaster.config import load_settings
 from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.obedience import obey
 from flexiroaster.engine.restore import restore
-from flexiroaster.errors import ConflictError, ErrorClass, NotAllowedError
+from flexiroaster.errors import ErrorClass, NotAllowedError
 from flexiroaster.model.command import CommandKind
-from flexiroaster.model.event import Event, EventType, utc_now
+from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.service.installation import Installation
+from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import claims, commands, definitions, recovery
-from flexiroaster.store.changes import NewExecution, NewStage, Transition
+from flexiroaster.store.changes import Transition
 from flexiroaster.store.tables import events, executions, stage_runs
 from tests.faults.checker import replayed
-from tests.faults.tiers import FULL, record, trials
+from tests.faults.command_model import CommandModel
+from tests.faults.machine_parts import EFFECT, SHAPES, facts, new_execution, shaped_pipeline
+from tests.faults.tiers import record, trials
 
 OWNER, LEASE = "machine", 3600.0
-EFFECT = {"rows": 1, "effect": {"kind": "database", "rows": 1}}
-SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
-    "chain": {"a": (), "b": ("a",), "c": ("b",)},
-    "diamond": {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")},
-    "wide": {"a": (), "b": (), "c": (), "d": ("a",)},
-}
-
-
-def _stage(stage_id: str, dependencies: tuple[str, ...], *, critical: bool, output: bool) -> dict[str, Any]:
-    kind = "output" if output else "transform" if dependencies else "input"
-    common = {"max_retries": 2, "retry_delay": 5.0, "is_critical": critical, "dependencies": list(dependencies)}
-    return {"id": stage_id, "type": kind, **common}
 
 
 class Commands(RuleBasedStateMachine):
@@ -61,6 +52,7 @@ class Commands(RuleBasedStateMachine):
     installation: Installation
     revisions: dict[tuple[str, str, bool], Any]
     ran = 0
+    reached: set[str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,48 +61,56 @@ class Commands(RuleBasedStateMachine):
         self.seen: set[int] = set()
         self.attempts: dict[str, str] = {}  # stage -> key: what runs in processes
         self.stale: list[Transition] = []
-        self.lines = 0
+        self.touched = False  # something was written since the last look
+        self.row: Any = None
+        self.states: dict[str, str] = {}
 
-    @property
-    def database(self) -> Any:
-        return self.installation.database
+    database = property(lambda self: self.installation.database)
 
     @initialize(shape=st.sampled_from(sorted(SHAPES)), soft=st.sampled_from(["", "b", "c"]), slots=st.booleans())
     def _create(self, shape: str, soft: str, slots: bool) -> None:
         key = (shape, soft, slots)
         if key not in self.revisions:
-            stages = [_stage(i, d, critical=i != soft, output=i in "bd") for i, d in SHAPES[shape].items()]
-            body: dict[str, Any] = {"name": "Machine", "stages": stages, "concurrency": 1000 if slots else None}
-            body["id"] = f"machine-{len(self.revisions)}"
-            self.revisions[key] = definitions.create(self.database, Pipeline.model_validate(body))
-        revision = self.revisions[key]
-        self.pipeline: Pipeline = revision.pipeline
+            pipeline = shaped_pipeline(f"machine-{len(self.revisions)}", shape, soft=soft, slots=slots)
+            self.revisions[key] = definitions.create(self.database, pipeline)
+        self.pipeline: Pipeline = self.revisions[key].pipeline
         self.id = f"machine-{type(self).ran}-{id(self)}"
-        self.names = {stage.id: stage.title for stage in self.pipeline.stages}
-        new = NewExecution(
-            execution_id=self.id,
-            pipeline_id=revision.id,
-            pipeline_name=self.pipeline.name,
-            revision=1,
-            variables={},
-            triggered_by="machine",
-            stages=tuple(NewStage(i, self.names[i]) for i in self.pipeline.order()),
-            event=Event(self.id, 1, EventType.EXECUTION_CREATED, "created"),
-            concurrency=self.pipeline.concurrency,
-        )
-        assert self.id in self.installation.journal.apply([new])
+        assert self.id in self.installation.journal.apply([new_execution(self.id, self.revisions[key])])
+        self.model = CommandModel(frozenset(stage.id for stage in self.pipeline.stages if stage.is_critical))
+        self.touched = True
 
     # --- everybody else --------------------------------------------------------------------------------------------
 
-    @rule(kind=st.sampled_from(sorted(CommandKind)), interrupt=st.booleans())
-    def request(self, kind: CommandKind, interrupt: bool) -> None:
-        mode = {"mode": "interrupt" if interrupt else "drain"}
+    @rule(kind=st.sampled_from(sorted(CommandKind)), interrupt=st.booleans(), deadline=st.booleans())
+    def request(self, kind: CommandKind, interrupt: bool, deadline: bool) -> None:
+        arguments: dict[str, Any] = {"mode": "interrupt" if interrupt else "drain"}
+        if deadline:
+            arguments["deadline"] = (utc_now() + timedelta(days=1)).isoformat()
+        undone = "rolled_back" in self.states.values()
+        allowed = self.model.may_ask(kind, self.row.status, anything_undone=undone)
         try:
             commands.request(
-                self.database, self.id, kind, mode, requested_by="ann", concurrency=self.pipeline.concurrency
+                self.database, self.id, kind, arguments, requested_by="ann", concurrency=self.pipeline.concurrency
             )
-        except (NotAllowedError, ConflictError):
-            return
+        except NotAllowedError:
+            assert not allowed, f"{kind} was refused"
+        else:
+            assert allowed, f"{kind} was accepted"
+            self.touched = True
+
+    @precondition(lambda self: self._paused_until() is not None)
+    @rule()
+    def nobody_resumes_it(self) -> None:
+        """The deadline of its pause passes; who drives it has a timer for that, else it becomes claimable."""
+        past = utc_now() - timedelta(seconds=1)
+        values = {"pause_deadline": past} | ({"claimable_at": past} if self.driven is None else {})
+        with self.database.write() as connection:
+            connection.execute(sqlalchemy.update(executions).where(executions.c.id == self.id).values(values))
+        self.touched = True
+        if self.driven is not None:
+            self.driven.pause_deadline = past
+            self._end_pause()
+            self._commit()
 
     @precondition(lambda self: self.driven is None)
     @rule()
@@ -119,11 +119,14 @@ class Commands(RuleBasedStateMachine):
         claimed = claims.claim_one(self.database, OWNER, self.id, lease_seconds=LEASE)
         if claimed is None:
             return
-        stored = recovery.load(self.database, self.id)
+        self.touched = True
+        stored = self._load()
         self.driven = restore(stored, claimed.token, utc_now())
         self.seen, self.attempts = set(), {}
         self.driven.waits = stored.queued
         self._obey(stored.commands)
+        if self.driven.overdue:
+            self._end_pause()
         self.driven.begin_if_pending(utc_now())
         self._commit()
 
@@ -143,8 +146,8 @@ class Commands(RuleBasedStateMachine):
     @rule()
     def come_back(self) -> None:
         """A driver that was replaced writes: nothing lands once anybody has claimed since."""
-        transition = self.stale.pop()
-        row = self._row()
+        transition, row = self.stale.pop(), self._row()
+        self.touched = True
         landed = self.installation.journal.apply([transition])
         if row.fencing_token != transition.token:
             assert landed == {}
@@ -175,13 +178,24 @@ class Commands(RuleBasedStateMachine):
     @precondition(lambda self: self.attempts)
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
-        self._end(data, lambda driven, stage: driven.stage_completed(stage, dict(EFFECT), utc_now()))
+        self._complete(data.draw(st.sampled_from(sorted(self.attempts))))
+
+    @precondition(lambda self: self.driven is not None and (self.driven.startable or self.attempts))
+    @rule(times=st.integers(1, 4))
+    def go_well(self, times: int) -> None:
+        """A few stages run, or are undone, without anything in between: what comes late is reached more often."""
+        for _ in range(times):
+            if self.driven is not None and self.driven.startable:
+                self.start(3)
+            if self.attempts:
+                self._complete(min(self.attempts))
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), error=st.sampled_from(sorted(ErrorClass)))
     def fail(self, data: st.DataObject, error: ErrorClass) -> None:
         described = {"message": "it failed", "class": error.value, "type": "error"}
-        self._end(data, lambda driven, stage: driven.stage_failed(stage, described, utc_now()))
+        stage = data.draw(st.sampled_from(sorted(self.attempts)))
+        self._ended(stage, lambda driven, stage: driven.stage_failed(stage, described, utc_now()))
 
     @precondition(lambda self: self.driven is not None and self._waiting())
     @rule(data=st.data())
@@ -202,6 +216,7 @@ class Commands(RuleBasedStateMachine):
     def exceed_the_limit(self) -> None:
         assert self.driven is not None
         self.driven.time_out(1.0, utc_now())
+        self.model.timed_out()
         self._commit()
 
     @precondition(lambda self: self.driven is not None)
@@ -215,51 +230,64 @@ class Commands(RuleBasedStateMachine):
         if self.driven is not None:
             self._forget()
             claims.release(self.database, OWNER, [self.id])
+            self.touched = True
 
     # --- what must hold --------------------------------------------------------------------------------------------
 
     @invariant()
-    def the_log_tells_the_rows(self) -> None:
-        if not hasattr(self, "id"):
-            return
+    def all_agree(self) -> None:
+        """The rows, the log, the driver, and the one that would take its place; looked at after every write."""
+        if self.touched:
+            self.touched = False
+            self._the_log_tells_the_rows()
+            self._the_next_driver_would_find_the_same()
+
+    def _the_log_tells_the_rows(self) -> None:
         with self.database.read() as connection:
             row = connection.execute(sqlalchemy.select(executions).where(executions.c.id == self.id)).one()
             stages = connection.execute(sqlalchemy.select(stage_runs).where(stage_runs.c.execution_id == self.id)).all()
             log = connection.execute(
                 sqlalchemy.select(events).where(events.c.execution_id == self.id).order_by(events.c.seq)
             ).all()
+        self.row, self.states = row, {stage.stage_id: stage.status for stage in stages}
+        self.reached.add(row.status)
         replay = replayed(self.id, stages, log)
         assert replay.problems == []
         assert row.last_seq == len(log)
-        assert (row.status, {s.stage_id: s.status for s in stages}) == (replay.status, replay.stages)
-        assert row.completed_stages == sum(s.status == "completed" for s in stages)
+        assert (row.status, self.states) == (replay.status, replay.stages)
+        assert row.completed_stages == sum(status == "completed" for status in self.states.values())
         if row.status in TERMINAL and row.goal == "run" and self.driven is None and not self._pending():
             assert row.slot is None
             assert row.claimable_at is None
 
-    @invariant()
-    def the_next_driver_would_find_the_same(self) -> None:
+    def _the_next_driver_would_find_the_same(self) -> None:
         if self.driven is None:
             return
-        stored = recovery.load(self.database, self.id)
+        stored = self._load()
         found = restore(stored, self.driven.token, utc_now())
         for command in stored.commands:  # a stop is handled only when it is over
             if command.id in self.seen:
                 obey(found, command, utc_now())
+        if found.overdue:
+            found.end_pause(utc_now())
         left = deepcopy(self.driven)
+        for command in stored.commands:  # it has yet to hear of the slot that was taken for a retry
+            left.slot = command.slot or left.slot
         left.interrupt(utc_now())
-        assert _facts(found) == _facts(left)
+        assert facts(found) == facts(left)
 
     def teardown(self) -> None:
         """From wherever it is, it can be brought to an end."""
         if not hasattr(self, "id"):
             return
         for _ in range(100):
-            row = self._row()
+            self.all_agree()
+            row = self.row
             if row.status in TERMINAL and row.goal == "run" and not self._pending():
+                assert self.model.wrong_end(row.status, self.states, len((row.error or {}).get("left", ()))) is None
                 return
             if row.status == ExecutionStatus.PAUSED and self.driven is None and not self._pending():
-                self.request(CommandKind.RESUME, False)
+                self.request(CommandKind.RESUME, False, False)
             self._go_on()
         raise AssertionError(f"it does not come to an end: {self._row()}")
 
@@ -275,14 +303,12 @@ class Commands(RuleBasedStateMachine):
                 self.start(3)
             for stage in tuple(self.attempts):
                 if self.driven is not None:
-                    self._ended(stage, lambda driven, stage: driven.stage_completed(stage, dict(EFFECT), utc_now()))
-        if self.driven is not None and self.driven.status is ExecutionStatus.PAUSED:
-            raise AssertionError("it is paused, nothing runs, and still it is driven")
+                    self._complete(stage)
+        paused = self.driven is not None and self.driven.status is ExecutionStatus.PAUSED
+        assert not paused, "nothing runs, and still it is driven"
 
-    # --- how -------------------------------------------------------------------------------------------------------
-
-    def _end(self, data: st.DataObject, how: Callable[[Execution, str], object]) -> None:
-        self._ended(data.draw(st.sampled_from(sorted(self.attempts))), how)
+    def _complete(self, stage: str) -> None:
+        self._ended(stage, lambda driven, stage: driven.stage_completed(stage, dict(EFFECT), utc_now()))
 
     def _ended(self, stage: str, how: Callable[[Execution, str], object]) -> None:
         assert self.driven is not None
@@ -296,6 +322,18 @@ class Commands(RuleBasedStateMachine):
             if command.id not in self.seen:
                 self.seen.add(command.id)
                 obey(self.driven, command, utc_now())
+                if command.id not in [number for number, outcome in self.driven.handled if outcome != "done"]:
+                    self.model.carried_out(command.kind)
+
+    def _end_pause(self) -> None:
+        assert self.driven is not None
+        if self.driven.end_pause(utc_now()):
+            self.model.stopped()
+
+    def _paused_until(self) -> Any:
+        if self.driven is not None:
+            return self.driven.pause_deadline
+        return self.row.pause_deadline if self.row is not None else None
 
     def _commit(self) -> None:
         assert self.driven is not None
@@ -303,6 +341,7 @@ class Commands(RuleBasedStateMachine):
         if transition is None:
             return
         assert self.id in self.installation.journal.apply([transition]), "it did not land"
+        self.touched = True
         if transition.release:
             assert not self.attempts, "it is let go while something runs"
             self._forget()
@@ -315,6 +354,7 @@ class Commands(RuleBasedStateMachine):
         with self.database.write() as connection:
             held = (executions.c.id == self.id) & executions.c.claimable_at.is_not(None)
             connection.execute(sqlalchemy.update(executions).where(held).values(claimable_at=past, claims=1))
+        self.touched = True
 
     def _waiting(self) -> list[str]:
         if self.driven is None:
@@ -324,56 +364,29 @@ class Commands(RuleBasedStateMachine):
     def _pending(self) -> list[Any]:
         return commands.pending(self.database, [self.id])
 
+    def _load(self) -> recovery.Stored:
+        return recovery.load(self.database, self.id, lambda _pipeline, _revision: self.pipeline)
+
     def _row(self) -> Any:
         with self.database.read() as connection:
             return connection.execute(sqlalchemy.select(executions).where(executions.c.id == self.id)).one()
 
 
-def _facts(execution: Execution) -> dict[str, Any]:
-    """What two drivers of one execution must agree on."""
-    runs = execution.stages.items()
-    return {
-        "status": execution.status,
-        "goal": execution.goal,
-        "completed": execution.completed,
-        "slot": execution.slot,
-        "error": execution.error,
-        "ended": execution.ended,
-        "stages": {i: (r.status, r.attempt, r.output, r.error, r.started_at, r.retry_at) for i, r in runs},
-        "missing": {i: r.missing for i, r in runs if r.status is StageStatus.PENDING},
-        "ready": sorted(i for i in execution.ready if execution.stages[i].status is StageStatus.PENDING),
-        "to undo": list(execution.rollback.todo) if execution.rollback is not None else None,
-    }
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+@pytest.fixture
+def opened(database_url: str) -> Iterator[Installation]:
     """One installation for all runs: nothing in it knows of another execution."""
-    import psycopg
-    from sqlalchemy.engine import make_url
-
-    folder = tmp_path_factory.mktemp("machine")
-    url = f"sqlite:///{folder / 'machine.db'}"
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres_uri")
-        with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute("DROP DATABASE IF EXISTS machine")
-            connection.execute("CREATE DATABASE machine")
-            connection.execute("ALTER DATABASE machine SET synchronous_commit = off")
-        url = make_url(server).set(database="machine").render_as_string(hide_password=False)
-    installation = Installation(_settings(url))
-    yield installation
-    installation.close()
-
-
-def _settings(url: str) -> Settings:
-    return load_settings(database_url=url, redis_url="redis://127.0.0.1:1/0")
+    url = make_url(database_url)
+    if url.get_backend_name() == "postgresql":  # no power cut is played here, and it is twice as fast
+        url = url.update_query_dict({"options": "-c synchronous_commit=off"})
+    database = url.render_as_string(hide_password=False)
+    with open_installation(load_settings(database_url=database, redis_url="redis://127.0.0.1:1/0")) as installation:
+        yield installation
 
 
 def test_whatever_happens_in_whatever_order(opened: Installation) -> None:
-    machine = type("Machine", (Commands,), {"installation": opened, "revisions": {}, "ran": 0})
+    machine = type("Machine", (Commands,), {"installation": opened, "revisions": {}, "ran": 0, "reached": set()})
     name = "SQLite" if opened.database.is_sqlite else "PostgreSQL"
-    count = trials(50, 1400 if opened.database.is_sqlite else 600)
+    count = trials(40, 1400 if opened.database.is_sqlite else 600)
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -381,9 +394,10 @@ def test_whatever_happens_in_whatever_order(opened: Installation) -> None:
             stateful_step_count=60,
             deadline=None,
             database=None,
-            derandomize=True,
-            phases=(Phase.generate,) if FULL else (Phase.generate, Phase.shrink),
+            derandomize=True,  # the same runs each time: what fails can be repeated
+            phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         ),
     )
-    record("Commands, crashes and completion in any order: only states and moves of the table", name, machine.ran, [])
+    assert machine.reached == set(ExecutionStatus)
+    record("Commands, crashes and completion in any order: only moves of the table", name, count, [])

@@ -6,11 +6,12 @@ import time
 
 from tests.faults import workload
 from tests.faults.conftest import Site
-from tests.faults.tiers import record, trials
+from tests.faults.tiers import databases, record, trials
 
 DEATHS = 3
 
 
+@databases("postgresql")
 def test_three_times_and_no_more(site: Site) -> None:
     problems: list[str] = []
     for number in range(trials(1, 5)):

@@ -7,18 +7,32 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["FIGURES", "FULL", "record", "trials"]
+import pytest
 
-FULL = os.environ.get("FAULT_TRIALS") == "full"
+__all__ = ["DATABASES", "FIGURES", "TIER", "databases", "full", "record", "trials"]
+
+TIER = "FAULT_TRIALS"
 """`FAULT_TRIALS=full`, as `make faults` sets it: the number of trials that the promises are measured with."""
+
+DATABASES = ("sqlite", "postgresql")
 
 FIGURES = "FAULT_FIGURES"
 """The variable with the file that figures are added to, one JSON line each."""
 
 
-def trials(short: int, full: int) -> int:
+def full() -> bool:
+    """Whether this run makes all trials."""
+    return os.environ.get(TIER) == "full"
+
+
+def databases(short: str) -> pytest.MarkDecorator:
+    """Both of them; in the short tier one, for a test that hardly depends on which."""
+    return pytest.mark.parametrize("database_url", DATABASES if full() else (short,), indirect=True)
+
+
+def trials(short: int, most: int) -> int:
     """The number for this run."""
-    return full if FULL else short
+    return most if full() else short
 
 
 def record(
