@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexiroaster.cli.failures import UsageError
-from flexiroaster.config import HOME, Settings
 
 if TYPE_CHECKING:
+    from flexiroaster.config import Settings
     from flexiroaster.operators.base import Access
 
 __all__ = ["access", "definition"]
-
-OUT = HOME / "demo"
 
 
 def definition() -> dict[str, Any]:
@@ -24,7 +22,7 @@ def definition() -> dict[str, Any]:
     from flexiroaster.service.definition import read_definition
 
     raw: Any = read_definition(Path(str(files("flexiroaster") / "demo" / "flights.yaml")))
-    return {**raw, "variables": {**raw.get("variables", {}), "data": str(_data()), "out": str(OUT)}}
+    return {**raw, "variables": {**raw.get("variables", {}), "data": str(_data()), "out": str(_out())}}
 
 
 def access(settings: Settings) -> Access:
@@ -32,7 +30,14 @@ def access(settings: Settings) -> Access:
     from flexiroaster.service.access import access_of
 
     allowed = access_of(settings)
-    return replace(allowed, file_roots=(*allowed.file_roots, str(_data()), str(OUT)))
+    return replace(allowed, file_roots=(*allowed.file_roots, str(_data()), str(_out())))
+
+
+def _out() -> Path:
+    """Where what the demo writes goes."""
+    from flexiroaster.config import HOME
+
+    return HOME / "demo"
 
 
 def _data() -> Path:
