@@ -12,8 +12,9 @@ from flexiroaster.service.installation import Installation
 
 if TYPE_CHECKING:
     from graphql_api.loaders import Loaders
+    from graphql_api.streams import Streams
 
-__all__ = ["Context", "Info"]
+__all__ = ["Context", "Info", "StreamContext", "StreamInfo"]
 
 
 class Context:
@@ -40,3 +41,21 @@ class Context:
 
 Info: TypeAlias = strawberry.Info[Context, None]
 """The `info` argument of this schema's resolvers."""
+
+
+class StreamContext(Context):
+    """One request that begins a subscription.
+
+    `resume` is the cursor that the transport gives, such as the header `Last-Event-ID`; it goes before `after`.
+    """
+
+    __slots__ = ("resume", "streams")
+
+    def __init__(self, installation: Installation, viewer: Viewer, streams: Streams, resume: str | None = None) -> None:
+        super().__init__(installation, viewer)
+        self.streams = streams
+        self.resume = resume
+
+
+StreamInfo: TypeAlias = strawberry.Info[StreamContext, None]
+"""The `info` argument of the resolvers of subscriptions."""

@@ -84,7 +84,8 @@ class Workers:
         future = self._pool.submit(begin)
         future.add_done_callback(lambda _: self._places.release())
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self.limit)
+            async with asyncio.timeout(self.limit):  # `wait_for` of Python 3.11 can swallow a cancellation
+                return await asyncio.wrap_future(future)
         except TimeoutError as error:
             await asyncio.to_thread(interrupt)
             refused = RefusedError.because(f"The request took longer than {self.limit:g} s", TIMEOUT, 503)

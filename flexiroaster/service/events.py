@@ -7,23 +7,56 @@ costs nobody anything, one that comes back goes on exactly where it was.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from time import monotonic
 
+from flexiroaster.errors import InputError, NotFoundError
 from flexiroaster.model.event import Event, Level
 from flexiroaster.model.execution import TERMINAL
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import batches, event_list, queries
 from flexiroaster.store.event_list import BY_NUMBER, EventFilter
 from flexiroaster.store.keyset import Page, Window, cursor_of, position_of
+from flexiroaster.store.rows import LARGE, ExecutionRow
 
-__all__ = ["EventFilter", "count", "cursor", "first", "follow", "number", "page"]
+__all__ = [
+    "Batch",
+    "EventFilter",
+    "count",
+    "cursor",
+    "first",
+    "follow",
+    "listen",
+    "number",
+    "page",
+    "since",
+]
 
 PAGE = 500
 """Events read at a time."""
 
 SHORTEST_POLL, LONGEST_POLL = 0.02, 0.25
 """Seconds between looks into the database where nobody tells of news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events after number `after` that were read together, and their execution right after: no older than they are."""
+
+    after: int
+    events: tuple[Event, ...]
+    execution: ExecutionRow
+
+    @property
+    def last(self) -> int:
+        """The number behind which the next batch begins."""
+        return self.events[-1].seq if self.events else self.after
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes after it, because the execution has ended."""
+        return self.execution.status in TERMINAL and self.execution.last_seq == self.last
 
 
 def cursor(seq: int) -> str:
@@ -64,12 +97,33 @@ def first(
     return batches.first_events(installation.database, execution_ids, limit, after=after, levels=levels)
 
 
+def since(installation: Installation, execution_id: str, after: int = 0, limit: int = PAGE) -> Batch:
+    """The events after a number, at most `limit`; the execution without what may be large (`variables`, `error`).
+
+    Raises NotFoundError; InputError (cursor) where the execution has no event of that number; StoreError.
+    """
+    events = queries.events_of(installation.database, execution_id, after=after, limit=limit) if limit else []
+    found = batches.executions_by_id(installation.database, [execution_id], LARGE).get(execution_id)
+    if found is None:
+        raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
+    if not 0 <= after <= found.last_seq:
+        raise InputError("the cursor is not one of this execution's events", argument="after")
+    if events:
+        installation.signals.seen(execution_id, events[-1].seq)
+    return Batch(after, tuple(events), found)
+
+
+def listen(installation: Installation, execution_id: str, wake: Callable[[], None]) -> Callable[[], None]:
+    """Call `wake`, on any thread, when an execution may have new events; the result ends that. Raises StoreError."""
+    return installation.signals.on_events(execution_id, wake)
+
+
 def follow(
     installation: Installation, execution_id: str, after: int = 0, timeout: float | None = None
 ) -> Iterator[Event]:
     """The events after number `after`, in order, and those to come, until the execution has ended or `timeout` seconds.
 
-    Raises NotFoundError, StoreError.
+    Raises NotFoundError, InputError (`after` is behind the last event), StoreError.
     """
     queries.execution(installation.database, execution_id)
     news = threading.Event()
@@ -87,16 +141,14 @@ def _until_the_end(
     pause = SHORTEST_POLL
     while True:
         news.clear()
-        # the state is read before the events: whatever belongs to a final state is then among them
-        ended = queries.execution(installation.database, execution_id).status in TERMINAL
-        events = queries.events_of(installation.database, execution_id, after=after, limit=PAGE)
-        for event in events:
-            after = event.seq
-            installation.signals.seen(execution_id, after)
-            yield event
-        if events:
+        batch = since(installation, execution_id, after)
+        yield from batch.events
+        after = batch.last
+        if batch.ended:
+            return
+        if batch.events:
             pause = SHORTEST_POLL
-        elif ended or (deadline is not None and monotonic() >= deadline):
+        elif deadline is not None and monotonic() >= deadline:
             return
         else:
             news.wait(pause)

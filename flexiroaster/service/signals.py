@@ -128,6 +128,14 @@ class Signals:
         """Call when an execution may have new events; the result ends that."""
         return self._bus.subscribe(f"{EVENTS}:{execution_id}", lambda _message: wake())
 
+    def on_any_events(self, hear: Callable[[str | None], None]) -> Callable[[], None]:
+        """Call with each execution that may have new events, None for any of them; the result ends that."""
+
+        def heard(message: Message) -> None:
+            hear(None if message.gap else message.topic.partition(":")[2])
+
+        return self._bus.subscribe(EVENTS, heard)
+
     def may_start(self, new: NewExecution) -> bool:
         """Whether it is worth asking the database for a slot: False where probably all are taken, and none is waited
         for. Confirm that with a read.

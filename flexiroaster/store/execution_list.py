@@ -32,6 +32,7 @@ class ExecutionFilter:
     SQLite).
     """
 
+    ids: tuple[str, ...] | None = None
     pipeline_ids: tuple[str, ...] | None = None
     statuses: tuple[ExecutionStatus, ...] | None = None
     triggered_by: tuple[str, ...] | None = None
@@ -104,6 +105,7 @@ def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> tuple[list[list[_Con
 def _conditions(wanted: ExecutionFilter) -> list[_Condition]:
     columns = executions.c
     found: list[_Condition | None] = [
+        _among(columns.id, wanted.ids),
         _among(columns.pipeline_id, wanted.pipeline_ids),
         _among(columns.status, wanted.statuses),
         _among(columns.triggered_by, wanted.triggered_by),

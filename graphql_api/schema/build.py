@@ -14,6 +14,7 @@ from graphql_api.schema.mutations.executions import ExecutionMutations
 from graphql_api.schema.mutations.pipelines import PipelineMutations
 from graphql_api.schema.queries import Query
 from graphql_api.schema.scalars import SCALARS
+from graphql_api.schema.subscriptions import Subscription
 from graphql_api.schema.types.event import Event
 from graphql_api.schema.types.pipeline import PipelineRevision
 from graphql_api.schema.types.stage_run import StageRun
@@ -31,6 +32,7 @@ def build() -> strawberry.Schema:
     schema = strawberry.Schema(
         query=Query,
         mutation=Mutation,
+        subscription=Subscription,
         types=[PipelineRevision, StageRun, Event],
         exception_handlers=HANDLERS,
         config=StrawberryConfig(scalar_map=SCALARS),

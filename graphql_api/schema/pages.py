@@ -16,9 +16,9 @@ from graphql_api.context import Info
 from graphql_api.schema.connections import Connection, Listed
 from graphql_api.schema.served import served
 
-__all__ = ["Window", "connection", "event_page", "execution_page", "pipeline_page", "revision_page"]
+__all__ = ["HEAVY", "Window", "asked", "connection", "event_page", "execution_page", "pipeline_page", "revision_page"]
 
-_HEAVY = frozenset({"variables", "error"})
+HEAVY = frozenset({"variables", "error"})
 """Columns of an execution that may be large; in the schema they have the same names."""
 
 
@@ -30,7 +30,7 @@ def connection(page: Page[Any], count: Callable[[], int]) -> Connection[Any]:
 def execution_page(info: Info, wanted: ExecutionFilter, sort: ExecutionSort, window: Window) -> Connection[Any]:
     """Executions, without what is large unless it is asked for."""
     installation = info.context.installation
-    page = executions.page(installation, wanted, sort, window, leave_out=_HEAVY - asked(info))
+    page = executions.page(installation, wanted, sort, window, leave_out=HEAVY - asked(info))
     return connection(page, lambda: executions.count(installation, wanted))
 
 

@@ -39,7 +39,7 @@ class Reader:
         """Run it and compare; remember the execution that was started last."""
         document = example.document.replace(STARTED, self.execution_id)
         if document.startswith("subscription"):
-            executions.wait(self.api.installation, self.execution_id, timeout=60)
+            self.watch(document)
             return
         data = self.api.data(document, example.variables)
         for payload in data.values():
@@ -48,6 +48,17 @@ class Reader:
                 executions.wait(self.api.installation, self.execution_id, timeout=60)
         assert example.answer is not None, f"{PAGE.name}:{example.line} shows no answer"
         assert alike(example.answer, data), f"{PAGE.name}:{example.line}: {json.dumps(data, indent=2)}"
+
+    def watch(self, document: str) -> None:
+        """Follow it to its end, over server-sent events."""
+        headers = {"accept": "text/event-stream"}
+        with self.api.http.stream("POST", self.api.url, json={"query": document}, headers=headers) as response:
+            lines = list(response.iter_lines())
+        payloads = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith('data: {"data"')]
+        events = [event for payload in payloads for event in payload["data"]["executionEvents"]["events"]]
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        assert events[-1]["type"] == "EXECUTION_COMPLETED"
+        assert "event: complete" in lines
 
 
 def alike(shown: object, given: object) -> bool:

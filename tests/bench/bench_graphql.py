@@ -114,7 +114,5 @@ def test_a_page_over_graphql(benchmark: Any, installation: Installation) -> None
             "peer": peer,
             "peer_deep": peer_deep,
         }
-        print(
-            f"first {first:.2f} ms, thousandth {last:.2f} ms ({last / first:.2f}); by hand {peer:.2f}"
-        )
+        print(f"first {first:.2f} ms, thousandth {last:.2f} ms ({last / first:.2f}); by hand {peer:.2f}")
         benchmark.pedantic(lambda: ask(None), rounds=50, warmup_rounds=5)

@@ -37,6 +37,10 @@ def wait_for_file(path: str) -> None:
         time.sleep(0.01)
 
 
+def sleep_for(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 def meet(mine: str, theirs: str) -> None:
     Path(mine).touch()
     wait_for_file(theirs)

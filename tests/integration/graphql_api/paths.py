@@ -41,8 +41,13 @@ class _Place:
 
 
 def uses(schema: GraphQLSchema) -> Iterator[Use]:
-    """One for each field of each type that a query or a mutation leads to, by a shortest way."""
-    for root, keyword in ((schema.query_type, "query"), (schema.mutation_type, "mutation")):
+    """One for each field of each type that an operation leads to, by a shortest way from each root."""
+    roots = (
+        (schema.query_type, "query"),
+        (schema.mutation_type, "mutation"),
+        (schema.subscription_type, "subscription"),
+    )
+    for root, keyword in roots:
         if root is not None:
             yield from _below(schema, root, keyword)
 
@@ -96,7 +101,8 @@ def _use(
 ) -> Use:
     selection = "" if is_leaf_type(target) else " { __typename }"
     variables = ", ".join(dict.fromkeys((*place.variables, "$never: Boolean!")))
-    document = (
-        f"{keyword}({variables}) {{{place.head}{selection} {place.tail} ... @include(if: $never) {{ __typename }} }}"
-    )
-    return Use(type_.name, name, document, place.way)
+    never = "... @include(if: $never) { __typename }"
+    body = f"{place.head}{selection} {place.tail}"
+    lone = keyword == "subscription"  # which has one field at its root
+    body = body.replace("{", f"{{ {never}", 1) if lone else f"{body} {never}"
+    return Use(type_.name, name, f"{keyword}({variables}) {{{body} }}", place.way)

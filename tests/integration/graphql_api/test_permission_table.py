@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from graphql import GraphQLInterfaceType
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from flexiroaster.config import load_settings
 from flexiroaster.model.viewer import Role
@@ -36,26 +41,61 @@ def allowed(role: Role, use: Use) -> bool:
     return all(role.covers(TABLE[step]) for step in use.way)
 
 
-def refused(api: Api, secret: str, use: Use) -> bool:
-    """Whether the server refuses the document for the role; what it does not refuse, it cannot run: a variable that
+def refused(use: Use, errors: list[dict[str, Any]]) -> bool:
+    """Whether the server refused the document for the role; what it does not refuse, it cannot run: a variable that
     every document needs has no value.
     """
-    answer = api.post(use.document, authorization=f"Bearer {secret}").json()
-    codes = {error.get("extensions", {}).get("code") for error in answer["errors"]}
-    assert codes in ({FORBIDDEN}, {"BAD_USER_INPUT"}), (use.document, answer)
+    codes = {error.get("extensions", {}).get("code") for error in errors}
+    assert codes in ({FORBIDDEN}, {"BAD_USER_INPUT"}), (use.document, errors)
     return FORBIDDEN in codes
+
+
+def over_http(api: Api, secret: str) -> Iterator[tuple[Use, bool]]:
+    """Each document and whether it is refused; subscriptions have no way over plain HTTP."""
+    for use in USES:
+        if not use.document.startswith("subscription"):
+            answer = api.post(use.document, authorization=f"Bearer {secret}").json()
+            yield use, refused(use, answer["errors"])
+
+
+def over_websocket(api: Api, secret: str) -> Iterator[tuple[Use, bool]]:
+    """Each document and whether it is refused, on one connection."""
+    url = api.url.replace("http://", "ws://")
+    with connect(url, subprotocols=[Subprotocol("graphql-transport-ws")]) as socket:
+        socket.send(json.dumps({"type": "connection_init", "payload": {"authorization": f"Bearer {secret}"}}))
+        assert json.loads(socket.recv(timeout=60))["type"] == "connection_ack"
+        for number, use in enumerate(USES):
+            socket.send(json.dumps({"id": str(number), "type": "subscribe", "payload": {"query": use.document}}))
+            yield use, refused(use, errors_of(socket, str(number)))
+
+
+def errors_of(socket: ClientConnection, operation: str) -> list[dict[str, Any]]:
+    """The errors that an operation ends with: before it begins, or as its only result."""
+    answer = json.loads(socket.recv(timeout=60))
+    assert answer["id"] == operation, answer
+    if answer["type"] == "error":
+        return list(answer["payload"])
+    assert json.loads(socket.recv(timeout=60)) == {"id": operation, "type": "complete"}
+    assert not answer["payload"].get("data"), answer
+    return list(answer["payload"]["errors"])
+
+
+WAYS = {"http": over_http, "websocket": over_websocket}
 
 
 def test_every_field_that_can_be_asked_for_is_in_a_document() -> None:
     reached = {use.type for use in USES}
-    assert {key for key in TABLE if key[0] in reached} == {(use.type, use.field) for use in USES}
-    assert {"Query", "Mutation", "Execution", "AuditEntry"} <= reached
+    interfaces = {name for name, type_ in schema._schema.type_map.items() if isinstance(type_, GraphQLInterfaceType)}
+    assert {key for key in TABLE if key[0] not in interfaces} <= {(use.type, use.field) for use in USES}
+    assert {"Query", "Mutation", "Subscription", "Execution", "AuditEntry"} <= reached
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("role", Role)
-def test_each_cell_over_http(api: Api, secrets: dict[Role, str], role: Role) -> None:
-    wrong = [u.document for u in USES if refused(api, secrets[role], u) is allowed(role, u)]
-    assert wrong == []
+def test_each_cell(api: Api, secrets: dict[Role, str], role: Role, way: str) -> None:
+    found = list(WAYS[way](api, secrets[role]))
+    assert [use.document for use, no in found if no is allowed(role, use)] == []
+    assert len(found) >= 200
 
 
 def test_the_table_has_both_answers_for_every_lesser_role() -> None:

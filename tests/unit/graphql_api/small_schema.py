@@ -145,10 +145,28 @@ class Mutation:
 
 @fields_require(Role.VIEWER)
 @strawberry.type
+class Tick:
+    number: int
+
+    __hash__ = object.__hash__  # payloads are shared by what they are, not by what they say
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
 class Subscription:
     @strawberry.subscription
     async def ticks(self) -> AsyncIterator[int]:
         yield 1
+
+    @strawberry.subscription
+    async def clock(self, ticks: int = 1) -> AsyncIterator[Tick]:
+        for number in range(ticks):
+            yield Tick(number=number)
+
+    @strawberry.subscription
+    async def silence(self) -> AsyncIterator[Tick]:
+        await asyncio.Event().wait()
+        yield Tick(number=0)
 
 
 schema = strawberry.Schema(Query, Mutation, Subscription, types=[Stage])

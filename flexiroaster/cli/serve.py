@@ -1,0 +1,52 @@
+"""`flexiroaster serve`: the API, and by default a worker in the same process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flexiroaster.cli.failures import FAILED, UsageError, reported
+
+__all__ = ["serve"]
+
+
+@reported
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to bind; default: HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port; default: PORT. 0: any.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Offer the flights pipeline, and its data.")] = False,
+    no_executor: Annotated[bool, typer.Option("--no-executor", help="Leave executions to workers.")] = False,
+) -> None:
+    """Answer GraphQL at /graphql and REST below API_PREFIX until it is told to end, and run what is started.
+
+    SIGTERM or Ctrl-C hands what is running over to others.
+    """
+    from flexiroaster.cli import flights
+    from flexiroaster.config import load_settings
+    from flexiroaster.service import logs, pipelines
+    from flexiroaster.service.installation import open_installation
+
+    try:
+        from graphql_api.app import create_app
+        from graphql_api.security import check_binding
+        from graphql_api.server import Server
+        from rest_compat.app import add_rest
+    except ModuleNotFoundError as error:
+        raise UsageError("this needs the server extra: pip install 'flexiroaster[server]'") from error
+
+    given = {"host": host, "port": port}
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    with open_installation(settings, flights.access(settings) if demo else None) as installation:
+        check_binding(installation, settings.host)
+        if demo:
+            pipelines.save(installation, flights.definition())
+        logs.configure(settings, installation.access, installation.owner)
+        if not no_executor:
+            installation.driver.listen(logs.log_events())
+            installation.take_work()
+        app = create_app(installation, settings)
+        add_rest(app, installation)
+        server = Server(app, installation)
+        if not server.run_to_end():
+            raise typer.Exit(FAILED)

@@ -1,0 +1,113 @@
+"""The ASGI application: `/graphql` over HTTP, WebSocket and SSE, and `/health/live`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import strawberry
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+
+from flexiroaster.config import Settings
+from flexiroaster.service.installation import Installation
+from graphql_api import graphiql, responses
+from graphql_api.documents import Documents
+from graphql_api.execution import LIMIT_SECONDS, Workers
+from graphql_api.guard import Guard
+from graphql_api.http import GraphQLHTTP
+from graphql_api.operations import Operations
+from graphql_api.sse import GraphQLEventStream
+from graphql_api.streams import Streams
+from graphql_api.websocket import GraphQLWebSocket, Limits
+
+__all__ = ["PATH", "create_app"]
+
+PATH = "/graphql"
+
+
+def create_app(
+    installation: Installation,
+    settings: Settings | None = None,
+    schema: strawberry.Schema | None = None,
+    *,
+    limit: float = LIMIT_SECONDS,
+    limits: Limits | None = None,
+) -> Starlette:
+    """The application over an installation, which it does not close.
+
+    `schema` stands in for ours in tests; `limit`: seconds that a query or a mutation may take; `limits`: of sockets.
+    """
+    settings = settings or installation.settings
+    schema = schema or _own_schema()
+    workers = Workers(limit=limit, interrupt=installation.interrupt)
+
+    streams = Streams(installation)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        for threads in (streams, workers):
+            await asyncio.to_thread(threads.close)
+
+    def health(_request: Request) -> Response:
+        alive = installation.healthy
+        return Response(
+            responses.dumps({"status": "ok" if alive else "failed"}), 200 if alive else 503, media_type=responses.JSON
+        )
+
+    documents = Documents(schema, debug=settings.debug)
+    operations = Operations(schema, installation, documents, workers, streams)
+    http = GraphQLHTTP(
+        schema,
+        installation,
+        documents,
+        workers,
+        page=graphiql.page if settings.debug else None,
+        stream=GraphQLEventStream(installation, operations, workers),
+    )
+    socket = GraphQLWebSocket(installation, operations, workers, limits)
+    routes: list[BaseRoute] = [Route(PATH, http), WebSocketRoute(PATH, socket), Route("/health/live", health)]
+    if settings.debug:
+        routes.append(Mount(graphiql.PREFIX, graphiql.assets()))
+    app = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=_middleware(settings),
+        exception_handlers={HTTPException: _refused},
+    )
+    app.state.streams = streams  # the server ends them before it waits for their connections
+    return app
+
+
+def _own_schema() -> strawberry.Schema:
+    from graphql_api.schema import schema
+
+    return schema
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "last-event-id", "x-request-id"],
+        expose_headers=["x-request-id"],
+        max_age=600,
+    )
+    guard = Middleware(Guard, origins=settings.cors_origins)
+    return [guard, cors] if settings.cors_origins else [guard]
+
+
+def _refused(_request: Request, error: Exception) -> Response:
+    """What Starlette refuses by itself, such as a path that leads nowhere, in the one shape of all errors."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "Internal error"
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return responses.refusal(detail, "NOT_FOUND" if status == 404 else "BAD_REQUEST", status, headers=headers)

@@ -1,0 +1,225 @@
+"""What sockets and event streams do with a request: one result of a query or a mutation, many of a subscription.
+
+A payload of a subscription is executed and encoded once for all who asked for it with the same document, variables and
+role, in a thread; what goes to each of them is the same text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias, cast
+from weakref import WeakKeyDictionary
+
+import orjson
+import strawberry
+from graphql import (
+    ExecutionResult,
+    Executor,
+    GraphQLError,
+    OperationType,
+    VariableNode,
+    Visitor,
+    create_source_event_stream,
+    visit,
+)
+
+from flexiroaster.model.viewer import Role, Viewer
+from flexiroaster.service.installation import Installation
+from graphql_api import failures, responses
+from graphql_api.context import Context, StreamContext
+from graphql_api.documents import Documents, Operation, RefusedError
+from graphql_api.execution import OVERLOADED, Workers, execute_operation
+from graphql_api.requests import GraphQLRequest
+from graphql_api.streams import Streams, StreamsClosedError
+
+__all__ = ["FailedError", "Operations", "Response", "errors_of"]
+
+MOST_FORMS = 8
+"""In how many forms a payload is kept; whoever asks in one more pays for its own."""
+
+MOST_SUBSCRIPTIONS = 5_000
+"""At once, on all connections together."""
+
+_AFTER = "after"
+
+_Form: TypeAlias = tuple[str, str | None, bytes, Role]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One result as JSON; `cursor` is where the subscription goes on behind it, if it can."""
+
+    text: str
+    cursor: str | None = None
+
+
+class FailedError(Exception):
+    """An operation ends, or never began, with these errors, each as the client may see it."""
+
+    def __init__(self, errors: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(errors[0]["message"])
+        self.errors = errors
+
+
+def errors_of(error: RefusedError | FailedError) -> list[Mapping[str, Any]]:
+    """What the client is told."""
+    if isinstance(error, FailedError):
+        return list(error.errors)
+    return [dict(each.formatted) for each in error.errors]
+
+
+class Operations:
+    """The operations of one process."""
+
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        installation: Installation,
+        documents: Documents,
+        workers: Workers,
+        streams: Streams,
+    ) -> None:
+        self._schema = schema
+        self._installation = installation
+        self._documents = documents
+        self._workers = workers
+        self._streams = streams
+        self._subscriptions = 0
+        self._encoded: WeakKeyDictionary[object, dict[_Form, asyncio.Task[str]]] = WeakKeyDictionary()
+
+    async def responses(
+        self, asked: GraphQLRequest, viewer: Viewer, resume: str | None = None, *, read_only: bool = False
+    ) -> AsyncGenerator[Response, None]:
+        """The results of an operation; of a subscription from the cursor `resume` on, if there is one.
+
+        `read_only` refuses mutations, as what web links can send must. Raises RefusedError (it is not executed),
+        FailedError, StreamsClosedError. Close it when you end early.
+        """
+        find = partial(self._documents.operation, asked.query, viewer.role, asked.variables, asked.operation_name)
+        operation = await self._workers.run(lambda *_: find())
+        if read_only and operation.type is OperationType.MUTATION:
+            raise RefusedError.because("Mutations need POST", "METHOD_NOT_ALLOWED", 405)
+        try:
+            async with aclosing(self._results(operation, asked, viewer, resume)) as results:
+                async for response in results:
+                    yield response
+        except (RefusedError, FailedError, StreamsClosedError):
+            raise
+        except Exception as error:
+            spoken = failures.spoken_by(operation.document, asked.variables)
+            raise FailedError([failures.presented(GraphQLError("", original_error=error), spoken)]) from error
+
+    async def _results(
+        self, operation: Operation, asked: GraphQLRequest, viewer: Viewer, resume: str | None
+    ) -> AsyncGenerator[Response, None]:
+        if operation.type is not OperationType.SUBSCRIPTION:
+            context = Context(self._installation, viewer)
+            yield Response(await self._workers.run(partial(self._executed, operation, asked, context, None)))
+            return
+        form = _form(operation, asked, viewer.role)
+        context = StreamContext(self._installation, viewer, self._streams, resume)
+        async with self._counted(), aclosing(await self._source(operation, asked, context)) as source:
+            async for payload in source:
+                text = await self._text(form, operation, asked, payload)
+                yield Response(text, getattr(payload, "cursor", None))
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        if self._subscriptions >= MOST_SUBSCRIPTIONS:
+            raise RefusedError.because("There are too many subscriptions, try again later", OVERLOADED, 503)
+        self._subscriptions += 1
+        try:
+            yield
+        finally:
+            self._subscriptions -= 1
+
+    async def _source(
+        self, operation: Operation, asked: GraphQLRequest, context: StreamContext
+    ) -> AsyncGenerator[object, None]:
+        """The payloads, before they are executed. Raises FailedError."""
+        executor = self._schema.execution_context_class.build(
+            self._schema._schema,  # strawberry has no public name for the schema it builds
+            operation.document,
+            context_value=context,
+            raw_variable_values=dict(asked.variables) if asked.variables else None,
+            operation_name=operation.name,
+            operation_extensions=None,
+        )
+        found: object = executor
+        if isinstance(executor, Executor):
+            begun = create_source_event_stream(executor)
+            found = await begun if executor.is_awaitable(begun) else begun
+            if isinstance(found, ExecutionResult):
+                found = found.errors or []
+        if isinstance(found, list):
+            spoken = failures.spoken_by(operation.document, asked.variables)
+            raise FailedError([failures.presented(error, spoken) for error in found])
+        return cast("AsyncGenerator[object, None]", found)
+
+    async def _text(self, form: _Form, operation: Operation, asked: GraphQLRequest, payload: object) -> str:
+        """A payload's result, made once for all who want it in this form."""
+        forms = self._encoded.setdefault(payload, {})
+        task = forms.get(form)
+        if task is None:
+            context = Context(self._installation, Viewer(form[-1], form[-1]))  # whoever it is: it is for all of a role
+            work = partial(self._executed, operation, asked, context, payload)
+            task = asyncio.create_task(self._streams.run(work))
+            if len(forms) < MOST_FORMS:
+                forms[form] = task
+            task.add_done_callback(partial(_forget_failure, forms, form))
+        return await asyncio.shield(task)
+
+    def _executed(
+        self,
+        operation: Operation,
+        asked: GraphQLRequest,
+        context: Context,
+        root: object,
+        loop: asyncio.AbstractEventLoop,
+        deadline: float,
+    ) -> str:
+        """The result as JSON, made in a worker thread."""
+        result = execute_operation(self._schema, operation, asked.variables, context, loop, deadline, root)
+        content: dict[str, Any] = {"data": result.data}
+        if result.errors:
+            spoken = failures.spoken_by(operation.document, asked.variables)
+            content["errors"] = [failures.presented(error, spoken) for error in result.errors]
+        return responses.dumps(content).decode()
+
+
+def _forget_failure(forms: dict[_Form, asyncio.Task[str]], form: _Form, task: asyncio.Task[str]) -> None:
+    if (task.cancelled() or task.exception() is not None) and forms.get(form) is task:
+        del forms[form]
+
+
+def _form(operation: Operation, asked: GraphQLRequest, role: Role) -> _Form:
+    """What the text of a payload depends on: not on where the subscription began."""
+    apart = _only_for_after(operation)
+    variables = {name: value for name, value in (asked.variables or {}).items() if name not in apart}
+    return asked.query, operation.name, orjson.dumps(variables, option=orjson.OPT_SORT_KEYS), role
+
+
+def _only_for_after(operation: Operation) -> set[str]:
+    """The variables that say where the subscription begins, and nothing else."""
+    uses = _Uses()
+    visit(operation.document, uses)
+    roots = [
+        argument.value.name.value
+        for field in operation.node.selection_set.selections
+        for argument in getattr(field, "arguments", None) or ()
+        if argument.name.value == _AFTER and isinstance(argument.value, VariableNode)
+    ]
+    return {name for name in roots if uses.found.count(name) == 2}  # here, and where it is declared
+
+
+class _Uses(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def enter_variable(self, node: VariableNode, *_: object) -> None:
+        self.found.append(node.name.value)

@@ -1,0 +1,57 @@
+"""Requests that take too long, and too many at once: the server answers, and goes on answering others."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from flexiroaster.config import load_settings
+from graphql_api import execution, responses
+from tests.integration.graphql_api.running import serving
+from tests.unit.graphql_api.small_schema import RELEASED, schema
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def settings(tmp_path: Path):
+    return load_settings(database_url=f"sqlite:///{tmp_path / 'api.db'}")
+
+
+@pytest.fixture(autouse=True)
+def _released():
+    RELEASED.clear()
+    yield
+    RELEASED.set()
+
+
+@pytest.mark.parametrize("query", ["{ slow }", "{ stuck }"])
+def test_a_request_out_of_time_is_answered_with_an_error(settings, query: str) -> None:
+    """One that waits on its loop is cancelled; one that blocks its thread is no longer waited for."""
+    with serving(settings, schema, limit=0.5) as api:
+        answer = api.post(query, accept=responses.GRAPHQL)
+        assert answer.status_code == 503
+        assert answer.json()["errors"][0]["extensions"] == {"code": "TIMEOUT"}
+        assert api.data('{ echo(text: "still here") }') == {"echo": "still here"}
+        RELEASED.set()  # the server waits for its threads
+
+
+def test_blocked_requests_leave_the_server_alive_and_their_number_is_bounded(
+    settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_MOST_WAITING", 2)
+    with serving(settings, schema) as api, ThreadPoolExecutor(20) as clients:
+        asked = [clients.submit(api.post, "{ stuck }") for _ in range(20)]
+        eventually(lambda: sum(answer.done() for answer in asked) == 10, within=60)
+        assert api.alive()
+        RELEASED.set()
+        codes = sorted(answer.result().status_code for answer in asked)
+    assert codes == [200] * 10 + [503] * 10  # eight at work and two that waited
+
+
+def test_each_thread_keeps_its_loop(settings) -> None:
+    """Loaders and whatever else belongs to a loop must not be handed from one loop to another."""
+    with serving(settings, schema) as api, ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda n: api.data(f'{{ echo(text: "{n}") }}')["echo"], range(300)))
+    assert answers == [str(n) for n in range(300)]

@@ -1,0 +1,68 @@
+"""Live streams below the sockets, where a subscriber can be as slow as a test needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from flexiroaster.config import Settings
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.service import executions, pipelines
+from flexiroaster.service.executions import ExecutionFilter
+from flexiroaster.service.installation import Installation, open_installation
+from graphql_api import changes
+from graphql_api.changes import ExecutionChange
+from graphql_api.streams import Streams
+from tests.integration.program import DAILY
+
+COMPLETED = ExecutionFilter(statuses=(ExecutionStatus.COMPLETED,))
+
+
+@pytest.fixture
+def installation(settings: Settings) -> Iterator[Installation]:
+    with open_installation(settings) as opened:
+        pipelines.save(opened, {"id": "daily", **DAILY})
+        yield opened
+
+
+def run_one(installation: Installation) -> str:
+    execution_id = executions.start(installation, "daily")
+    executions.wait(installation, execution_id, 60)
+    return execution_id
+
+
+async def until(stream: AsyncIterator[ExecutionChange], wanted: set[str]) -> None:
+    """Read on until all of these were told."""
+    async with asyncio.timeout(60):
+        async for change in stream:
+            wanted.discard(change.execution.id)
+            if not wanted:
+                return
+
+
+def test_who_is_behind_the_window_reads_from_the_store(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has ended while it was away included."""
+    monkeypatch.setattr(changes, "WINDOW", 1)
+
+    async def run() -> None:
+        streams = Streams(installation)
+        slow, quick = await streams.executions(COMPLETED), await streams.executions(COMPLETED)
+        both = asyncio.gather(anext(slow), anext(quick))
+        begun = await asyncio.to_thread(run_one, installation)
+        assert [change.execution.id for change in await both] == [begun] * 2
+        ids = set()
+        for _ in range(3):
+            ids.add(await asyncio.to_thread(run_one, installation))
+            await until(quick, {max(ids)})
+        await until(slow, ids)
+        for stream in (slow, quick):
+            await stream.aclose()  # type: ignore[attr-defined]
+        assert streams.feeds == 0
+        streams.end()
+        await asyncio.to_thread(streams.close)
+
+    asyncio.run(run())

@@ -1,0 +1,97 @@
+"""Which executions are in another state than before, as the database has it and as the bus tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flexiroaster.config import Settings
+from flexiroaster.errors import InputError, NotFoundError
+from flexiroaster.model.event import utc_now
+from flexiroaster.model.execution import LIVE, ExecutionStatus
+from flexiroaster.service import changes, events, executions, pipelines
+from flexiroaster.service.executions import ExecutionFilter
+from flexiroaster.service.installation import Installation, open_installation
+from tests.history import add_executions
+from tests.integration.program import DAILY
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def installation(settings: Settings) -> Iterator[Installation]:
+    with open_installation(settings) as opened:
+        yield opened
+
+
+def test_what_lives_and_what_has_ended_since(installation: Installation) -> None:
+    """Against the same question asked of all rows; more than a page of each."""
+    add_executions(installation, 5000)
+    rows = executions.listing(installation, limit=10_000)[0]
+    at = sorted(row.completed_at for row in rows if row.completed_at)[2000]
+    filters = (
+        ExecutionFilter(),
+        ExecutionFilter(pipeline_ids=("p1",)),
+        ExecutionFilter(statuses=(ExecutionStatus.FAILED, ExecutionStatus.RUNNING)),
+        ExecutionFilter(statuses=()),
+    )
+    for wanted in filters:
+        matching = {
+            row.id: row
+            for row in rows
+            if (wanted.pipeline_ids is None or row.pipeline_id in wanted.pipeline_ids)
+            and (wanted.statuses is None or row.status in wanted.statuses)
+        }
+        live = {id_ for id_, row in matching.items() if row.status in LIVE}
+        ended = {id_ for id_, row in matching.items() if row.completed_at and row.completed_at >= at - changes.MARGIN}
+        assert {row.id for row in changes.since(installation, wanted)} == live
+        found = changes.since(installation, wanted, at)
+        assert {row.id for row in found} == live | ended
+        assert len(found) == len(live | ended)
+        some = [row.id for row in rows[::2]]
+        assert {row.id for row in changes.among(installation, wanted, some)} == set(some) & set(matching)
+
+
+def test_the_bus_tells_of_each_execution(installation: Installation) -> None:
+    heard: set[str | None] = set()
+    end = changes.listen(installation, heard.add)
+    try:
+        execution_id = executions.start(installation, pipelines.save(installation, {"id": "daily", **DAILY}))
+        eventually(lambda: execution_id in heard)
+        executions.wait(installation, execution_id, 60)
+    finally:
+        end()
+    heard.clear()
+    again = executions.start(installation, "daily")
+    executions.wait(installation, again, 60)
+    assert not heard
+
+
+def test_cursors_are_times() -> None:
+    for at in (utc_now(), datetime(2026, 3, 1, tzinfo=UTC)):
+        assert changes.moment(changes.cursor(at)) == at
+    for garbage in ("", "x", "é", "AAAA", changes.cursor(utc_now() - timedelta(days=20_000)), "MjAyNi0wMS0wMQ"):
+        with pytest.raises(InputError):
+            changes.moment(garbage)
+
+
+def test_a_batch_is_no_newer_than_its_execution(installation: Installation) -> None:
+    execution_id = executions.start(installation, pipelines.save(installation, {"id": "daily", **DAILY}))
+    executions.wait(installation, execution_id, 60)
+    everything = executions.events(installation, execution_id)
+    after, found = 0, []
+    while True:
+        batch = events.since(installation, execution_id, after, limit=3)
+        assert batch.last <= batch.execution.last_seq == len(everything)
+        found += batch.events
+        after = batch.last
+        if batch.ended:
+            break
+    assert found == everything
+    assert events.since(installation, execution_id, after).ended
+    for number in (-1, len(everything) + 1, 2**62):
+        with pytest.raises(InputError):
+            events.since(installation, execution_id, number)
+    with pytest.raises(NotFoundError):
+        events.since(installation, "absent")
