@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flexiroaster.errors import SettingsError
@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     ai_block_high_risk: bool = False
     ai_risk_threshold_high: float = Field(default=0.7, ge=0, le=1)
     ai_risk_threshold_medium: float = Field(default=0.4, ge=0, le=1)
+    ai_gate_shadow: bool = Field(default=False, description="The gate records what it would do, and does not act.")
     ai_anomaly_detection_enabled: bool = True
     ai_anomaly_time_multiplier: float = Field(default=3.0, gt=0)
     ai_anomaly_error_threshold: int = Field(default=5, ge=1)
@@ -93,6 +94,13 @@ class Settings(BaseSettings):
     @classmethod
     def _any_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("ai_risk_threshold_medium")
+    @classmethod
+    def _not_above_high(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("ai_risk_threshold_high", 1.0):
+            raise ValueError("must not exceed AI_RISK_THRESHOLD_HIGH")
+        return value
 
     @field_validator("api_prefix")
     @classmethod

@@ -7,6 +7,7 @@ FlexiRoasterError
 ├── NotFoundError       the named thing does not exist
 ├── ConflictError       the request contradicts what is stored (a duplicate, a stale revision)
 ├── NotAllowedError     the move is not allowed in the present state
+├── BlockedError        the gate refuses a run whose risk is high
 ├── UnauthenticatedError  who asks did not say, or could not show, who they are
 ├── StoreError          the database is of a version, or in a state, we cannot serve
 ├── LeaseLostError      somebody else drives this execution now
@@ -21,6 +22,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 __all__ = [
+    "BlockedError",
     "ConflictError",
     "DefinitionError",
     "ErrorClass",
@@ -126,6 +128,12 @@ class NotAllowedError(FlexiRoasterError):
     """The move is not allowed in the present state; the message says which moves are."""
 
     code = "not_allowed"
+
+
+class BlockedError(FlexiRoasterError):
+    """The gate refuses a run whose risk is high; `details` say how high, and why. It may be forced with a reason."""
+
+    code = "blocked"
 
 
 class UnauthenticatedError(FlexiRoasterError):

@@ -15,8 +15,10 @@ from flexiroaster.cli import (
     database,
     demo,
     executions,
+    history,
     operators,
     pipelines,
+    risk,
     run,
     serve,
     services,
@@ -56,6 +58,8 @@ app.command("validate")(check.validate)
 app.command("operators")(operators.operators)
 app.add_typer(executions.app, name="executions")
 app.add_typer(pipelines.app, name="pipelines")
+app.add_typer(risk.app, name="risk")
+app.add_typer(history.app, name="history")
 app.add_typer(database.app, name="db")
 app.add_typer(tokens.app, name="token")
 app.command("serve")(serve.serve)

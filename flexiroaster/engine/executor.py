@@ -228,8 +228,9 @@ class Execution:
         return True
 
     def resume(self, reason: str, at: datetime) -> None:
-        """Go on where it was paused."""
+        """Go on where it was paused; one that began paused starts."""
         self._move(ExecutionStatus.RUNNING)
+        self.started_at = self.started_at or at
         self._event(EventType.EXECUTION_RESUMED, f"Execution resumed: {reason}", at)
         self._settle(at)
 

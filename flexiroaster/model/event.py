@@ -17,6 +17,7 @@ class EventType(StrEnum):
     """What an event reports; the part before the dot says about what."""
 
     EXECUTION_CREATED = "execution.created"
+    RISK_ASSESSED = "risk.assessed"
     EXECUTION_STARTED = "execution.started"
     EXECUTION_CLAIMED = "execution.claimed"
     EXECUTION_RELEASED = "execution.released"

@@ -18,7 +18,17 @@ from flexiroaster.model import graph
 from flexiroaster.model.json_values import unstorable
 from flexiroaster.problems import near, problems_of, quoted, render_path, shown
 
-__all__ = ["OnConflict", "Pipeline", "Stage", "StageType", "near", "parse_pipeline", "problems_of", "render_path"]
+__all__ = [
+    "RESPONSE_FIELDS",
+    "OnConflict",
+    "Pipeline",
+    "Stage",
+    "StageType",
+    "near",
+    "parse_pipeline",
+    "problems_of",
+    "render_path",
+]
 
 
 class StageType(StrEnum):
@@ -37,7 +47,9 @@ _STAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _MOST_PROBLEMS = 100  # of the graph: each unknown name is compared with all that are known
 
 _STAGE_RESPONSE_FIELDS = {"order"}
-_PIPELINE_RESPONSE_FIELDS = {"stage_count", "created_at", "updated_at", "revision"}
+
+RESPONSE_FIELDS = frozenset({"stage_count", "created_at", "updated_at", "revision"})
+"""What answers say of a pipeline beside its definition."""
 
 
 def _none_to_empty(value: object) -> object:
@@ -162,7 +174,7 @@ def parse_pipeline(raw: object) -> Pipeline:
         raw = _fields_of(raw)
     if not isinstance(raw, Mapping):
         raise DefinitionError([Problem("", f"a pipeline is a mapping with name and stages, not {shown(raw)}", "type")])
-    body = {key: value for key, value in raw.items() if key not in _PIPELINE_RESPONSE_FIELDS}
+    body = {key: value for key, value in raw.items() if key not in RESPONSE_FIELDS}
     stages = body.get("stages")
     if isinstance(stages, Sequence) and not isinstance(stages, str):
         body["stages"] = [_without_response_fields(stage) for stage in stages]

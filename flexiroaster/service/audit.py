@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from flexiroaster.engine.redaction import redactor
+from flexiroaster.errors import FlexiRoasterError, StoreError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Viewer
 from flexiroaster.service.installation import Installation
@@ -17,13 +20,18 @@ from flexiroaster.store.audit import AuditFilter, AuditRow
 from flexiroaster.store.encoding import clean
 from flexiroaster.store.keyset import Page, Window
 
-__all__ = ["AuditFilter", "AuditRow", "count", "listing", "record"]
+__all__ = ["AuditFilter", "AuditRow", "count", "listing", "record", "recorded"]
 
 LONGEST_NAME = 255
 """Of an action, a subject, an outcome, a request's id."""
 
 LONGEST_TEXT, MOST_ITEMS, MOST_LEVELS = 200, 20, 6
 """What of the arguments is kept: characters of a text, items of a list or mapping, levels of nesting."""
+
+FAILED = "error.internal"
+"""The outcome of what ended in an error that nobody expected."""
+
+_log = logging.getLogger(__name__)
 
 _SENSITIVE = re.compile(r"secret|passw|token|api_?key|authorization|credential|private_?key|cookie", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
@@ -57,6 +65,42 @@ def record(
         outcome=_name(outcome),
         request_id=None if request_id is None else _name(request_id),
     )
+
+
+@contextmanager
+def recorded(
+    installation: Installation,
+    *,
+    viewer: Viewer,
+    action: str,
+    subject: str | None,
+    arguments: Mapping[str, Any],
+    request_id: str | None = None,
+) -> Iterator[None]:
+    """Record what the block does with its outcome, also where it is refused or fails.
+
+    That the log cannot be written is logged and not raised: what was asked for is done by then.
+    """
+    outcome = FAILED
+    try:
+        yield
+        outcome = "ok"
+    except FlexiRoasterError as error:
+        outcome = error.code
+        raise
+    finally:
+        try:
+            record(
+                installation,
+                viewer=viewer,
+                action=action,
+                subject=subject,
+                arguments=arguments,
+                outcome=outcome,
+                request_id=request_id,
+            )
+        except StoreError as error:
+            _log.error("audit log not written: %s of %s, %s: %s", action, viewer.name, outcome, error)
 
 
 def listing(

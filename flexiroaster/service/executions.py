@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -16,18 +16,19 @@ import orjson
 
 from flexiroaster import faults
 from flexiroaster.engine.executor import Execution
-from flexiroaster.errors import ConflictError, LeaseLostError, NotAllowedError, NotFoundError
+from flexiroaster.errors import BlockedError, ConflictError, LeaseLostError, NotAllowedError, NotFoundError
 from flexiroaster.model import graph
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.model.pipeline import OnConflict, Pipeline, near
 from flexiroaster.service import control, pipelines
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import batches, definitions, execution_list, queries
+from flexiroaster.store import batches, definitions, event_list, execution_list, queries
 from flexiroaster.store.changes import Landed, NewExecution, NewStage
 from flexiroaster.store.definitions import Revision
+from flexiroaster.store.event_list import EventFilter
 from flexiroaster.store.execution_list import ExecutionFilter, ExecutionSort
-from flexiroaster.store.keyset import Page, Window
+from flexiroaster.store.keyset import Page, Window, cursor_of
 from flexiroaster.store.rows import ExecutionRow, StageRow
 
 __all__ = [
@@ -37,6 +38,9 @@ __all__ = [
     "StageRow",
     "by_ids",
     "count",
+    "count_logs",
+    "cursor",
+    "cursor_at",
     "events",
     "get",
     "latest",
@@ -44,6 +48,7 @@ __all__ = [
     "logs",
     "new_id",
     "page",
+    "part",
     "rerun",
     "stages",
     "stages_by_execution",
@@ -65,14 +70,17 @@ def start(
     triggered_by: str = "api",
     idempotency_key: str | None = None,
     drive: bool = True,
+    force: str | None = None,
 ) -> str:
     """Start a stored pipeline (or its id) and return the execution's id.
 
     This process drives it, or with `drive` False the next worker that claims it; it may have to queue. The same
-    `idempotency_key` with the same pipeline and variables gives the same execution, never a second one.
+    `idempotency_key` with the same pipeline and variables gives the same execution, never a second one. At a high risk
+    it may start paused, see `service/gate.py`; `force` is the reason to start it all the same.
 
     Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or does not fit),
-    ConflictError (the pipeline runs already as often as it may; the key was used for something else), StoreError.
+    BlockedError (its risk is high), InputError (`force` says nothing), ConflictError (the pipeline runs already as
+    often as it may; the key was used for something else), StoreError.
     """
     revision = pipelines.get(installation, pipeline) if isinstance(pipeline, str) else pipeline
     if not revision.pipeline.is_active:
@@ -83,26 +91,37 @@ def start(
         installation.warm_up()  # its processes start while the database is written
     owner = installation.owner if drive else None
     new = _new_execution(installation, revision, merged, triggered_by, idempotency_key, owner)
-    landed = _create(installation, new)
+    landed, new = _admit_and_create(installation, revision, new, force)
     if isinstance(landed, str):
         return landed
     faults.point("executions.after_create")
+    if new.paused and not landed.queued:
+        return new.execution_id  # a resume has it claimed
     if not drive:
         installation.tell_of_work()
     elif landed.queued:
         _wait_in_line(installation, revision, new.execution_id)
     else:
-        installation.driver.submit(Execution(new.execution_id, revision.pipeline, merged, token=1, slot=landed.slot))
+        seq = len(new.events)
+        execution = Execution(new.execution_id, revision.pipeline, merged, token=1, seq=seq, slot=landed.slot)
+        installation.driver.submit(execution)
     return new.execution_id
 
 
 def rerun(
-    installation: Installation, execution_id: str, from_stage: str, *, triggered_by: str = "api", drive: bool = True
+    installation: Installation,
+    execution_id: str,
+    from_stage: str,
+    *,
+    triggered_by: str = "api",
+    drive: bool = True,
+    force: str | None = None,
 ) -> str:
     """Start a new execution of the same revision with the same variables that runs `from_stage` and all below it.
 
     What else was completed is taken over with its tables; what was not runs as well. The id of the new execution.
-    Raises NotFoundError (execution, stage), NotAllowedError (it is live), ConflictError, StoreError.
+    Raises NotFoundError (execution, stage), NotAllowedError (it is live), BlockedError and InputError as `start`,
+    ConflictError, StoreError.
     """
     row = queries.execution(installation.database, execution_id)
     if row.status not in TERMINAL:
@@ -120,7 +139,9 @@ def rerun(
     kept = tuple(replace(s, output=taken_over.get(s.stage_id), taken_over=s.stage_id in taken_over) for s in new.stages)
     message = f"Execution created: {row.pipeline_name}, from stage {from_stage!r} of {execution_id}, by {triggered_by}"
     new = replace(new, stages=kept, parent_id=execution_id, event=replace(new.event, message=message))
-    landed = _create(installation, new)
+    landed, new = _admit_and_create(installation, revision, new, force)
+    if new.paused:
+        return new.execution_id
     if drive and isinstance(landed, Landed) and not landed.queued:
         installation.go_on(new.execution_id, token=1)
     else:
@@ -175,8 +196,16 @@ def logs(
 ) -> list[Event]:
     """The events of a level or a more serious one, oldest first. Raises NotFoundError."""
     get(installation, execution_id)
-    serious = tuple(each for each in Level if each.at_least(level))
-    return queries.events_of(installation.database, execution_id, after=after, levels=serious, limit=limit)
+    return queries.events_of(installation.database, execution_id, after=after, levels=_serious(level), limit=limit)
+
+
+def count_logs(installation: Installation, execution_id: str, *, level: Level = Level.INFO) -> int:
+    """How many events of an execution are of a level or a more serious one."""
+    return event_list.count(installation.database, execution_id, EventFilter(levels=_serious(level)))
+
+
+def _serious(least: Level) -> tuple[Level, ...]:
+    return tuple(level for level in Level if level.at_least(least))
 
 
 def page(
@@ -193,6 +222,26 @@ def page(
     return execution_list.page(installation.database, wanted or ExecutionFilter(), sort, window, leave_out)
 
 
+def part(
+    installation: Installation, wanted: ExecutionFilter, skip: int, limit: int, leave_out: Collection[str] = ()
+) -> tuple[list[ExecutionRow], int]:
+    """So many of those that match after `skip`, newest first, and how many match in all; `leave_out` as in `page`.
+
+    It costs as much as it skips; `page` does not.
+    """
+    return execution_list.part(installation.database, wanted, skip, limit, leave_out)
+
+
+def cursor(row: ExecutionRow, sort: ExecutionSort = ExecutionSort.NEWEST) -> str:
+    """The place behind an execution in that order: where the next `page` begins."""
+    return cursor_of(sort.value, *(getattr(row, column.name) for column in sort.value.key))
+
+
+def cursor_at(at: datetime, sort: ExecutionSort) -> str:
+    """The place in an order by time behind all that is before `at`."""
+    return cursor_of(sort.value, at, "")
+
+
 def count(installation: Installation, wanted: ExecutionFilter | None = None) -> int:
     """How many executions match."""
     return execution_list.count(installation.database, wanted or ExecutionFilter())
@@ -207,16 +256,13 @@ def listing(
     skip: int = 0,
     limit: int = 100,
 ) -> tuple[list[ExecutionRow], int]:
-    """A part of the executions, newest first, and how many match in all; those created in the last `hours`, if given.
-
-    It costs as much as it skips; `page` does not.
-    """
+    """As `part`, of one pipeline, in one status, created in the last `hours`, each if given."""
     wanted = ExecutionFilter(
         pipeline_ids=None if pipeline_id is None else (pipeline_id,),
         statuses=None if status is None else (status,),
         created_after=None if hours is None else utc_now() - timedelta(hours=hours),
     )
-    return execution_list.part(installation.database, wanted, skip, limit)
+    return part(installation, wanted, skip, limit)
 
 
 def by_ids(
@@ -236,6 +282,29 @@ def latest(
 ) -> dict[str, list[ExecutionRow]]:
     """The `limit` newest executions of each pipeline that has any, newest first; `leave_out` as in `page`."""
     return batches.latest_executions(installation.database, pipeline_ids, limit, leave_out)
+
+
+def _admit_and_create(
+    installation: Installation, revision: Revision, new: NewExecution, force: str | None
+) -> tuple[Landed | str, NewExecution]:
+    """As `_create`, with what the gate says of it; a blocked one that was asked for already is that earlier one.
+
+    Raises BlockedError, InputError, ConflictError, StoreError.
+    """
+    from flexiroaster.service import gate  # numpy, while the processes start
+
+    try:
+        admission = gate.admit(installation, revision, force)
+    except BlockedError:
+        earlier = new.idempotency_key and queries.by_idempotency_key(installation.database, new.idempotency_key)
+        if earlier:
+            return _same_request(new, *earlier), new
+        raise
+    admitted = admission.applied_to(new)
+    landed = _create(installation, admitted)
+    if isinstance(landed, Landed):
+        admission.note(installation, new.execution_id)
+    return landed, admitted
 
 
 def _create(installation: Installation, new: NewExecution) -> Landed | str:

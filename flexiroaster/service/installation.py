@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flexiroaster.engine.messages import Message
     from flexiroaster.engine.runner import Runner
     from flexiroaster.engine.scheduler import Scheduler
+    from flexiroaster.service.knowledge import Knowledge
     from flexiroaster.service.local_copies import LocalCopies
     from flexiroaster.service.signals import Signals
 
@@ -55,6 +56,7 @@ class Installation:
         self._scheduler: Scheduler | None = None
         self._copies: LocalCopies | None = None
         self._signals: Signals | None = None
+        self._knowledge: Knowledge | None = None
         self._journal: Journal | None = None
         self._intake: Journal | None = None
         self._database: Database | None = None
@@ -103,6 +105,16 @@ class Installation:
                 if self._signals is not None:
                     self._tell(self._driver, self._signals)
             return self._driver
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the safety engine knows of the past, as this process has it in memory."""
+        with self._lock:
+            if self._knowledge is None:
+                from flexiroaster.service.knowledge import Knowledge
+
+                self._knowledge = Knowledge(self.database, self.settings.ai_anomaly_error_threshold)
+            return self._knowledge
 
     @property
     def healthy(self) -> bool:

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
-from flexiroaster.model.pipeline import Pipeline, near
+from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline, near
 from flexiroaster.service.definition import check, check_variables, read_definition, with_defaults
 from flexiroaster.service.definition_diff import Change, differences
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import definitions, pipeline_list
 from flexiroaster.store.definitions import Revision
-from flexiroaster.store.keyset import Page, Window
+from flexiroaster.store.keyset import Page, Window, cursor_of
 from flexiroaster.store.pipeline_list import PipelineFilter, PipelineRow, PipelineSort, RevisionRow
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "check_variables",
     "count",
     "create",
+    "cursor",
     "deactivate",
     "definition",
     "delete",
@@ -39,6 +40,7 @@ __all__ = [
     "listing",
     "new_id",
     "page",
+    "part",
     "read_definition",
     "replace",
     "revision_rows",
@@ -101,10 +103,12 @@ def update(
 ) -> Revision:
     """Change these fields of a definition, each as a whole, and leave the others; what comes of it is checked whole.
 
-    None takes a field back to its default. Raises DefinitionError, NotFoundError, ConflictError (it is not at
+    None takes a field back to its default; what only answers have (`revision`, `created_at`) is left aside, so that an
+    answer can be sent back changed. Raises DefinitionError, NotFoundError, ConflictError (it is not at
     `expected_revision` any more, or was changed by somebody else at the same moment).
     """
     present = get(installation, pipeline_id)
+    changes = {name: value for name, value in changes.items() if name not in RESPONSE_FIELDS}
     unknown = [name for name in changes if name not in Pipeline.model_fields]
     if unknown:
         known = list(Pipeline.model_fields)
@@ -179,6 +183,19 @@ def page(
 ) -> Page[PipelineRow]:
     """A page of the pipelines that match, without their definitions. Raises InputError (cursor)."""
     return pipeline_list.page(installation.database, wanted or PipelineFilter(), sort, window)
+
+
+def part(installation: Installation, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
+    """So many of those that match after `skip`, oldest first, and how many match in all.
+
+    It costs as much as it skips; `page` does not.
+    """
+    return pipeline_list.part(installation.database, wanted, skip, limit)
+
+
+def cursor(row: PipelineRow, sort: PipelineSort = PipelineSort.OLDEST) -> str:
+    """The place behind a pipeline in that order: where the next `page` begins."""
+    return cursor_of(sort.value, *(getattr(row, column.name) for column in sort.value.key))
 
 
 def count(installation: Installation, wanted: PipelineFilter | None = None) -> int:

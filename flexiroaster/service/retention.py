@@ -20,6 +20,7 @@ def prune(installation: Installation, older_than: timedelta) -> int:
     Whatever is live, paused or being worked on stays. What outputs wrote stays, but can no longer be rolled back.
     Raises StoreError.
     """
+    installation.knowledge.catch_up()  # what the safety engine has learned from them stays
     before = utc_now() - older_than
     artifacts = Artifacts(installation.settings.artifacts_url)
     total = 0

@@ -9,7 +9,7 @@ from typing import Any
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 
-__all__ = ["Landed", "NewExecution", "NewStage", "StageChange", "Transition"]
+__all__ = ["Landed", "NewAssessment", "NewExecution", "NewStage", "StageChange", "Transition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,30 @@ class NewStage:
 
 
 @dataclass(frozen=True, slots=True)
+class NewAssessment:
+    """What the safety engine said before a run, and whether the gate acted by it; `forced` is why it was overruled.
+
+    `said` are the probabilities of each of its models, by their names; `data` is the whole answer as JSON.
+    """
+
+    at: datetime
+    risk_score: float
+    probability: float
+    level: str
+    gate: str
+    acted: bool
+    forced: str | None
+    said: dict[str, float]
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An execution to create, with its stages in order and its first event.
+    """An execution to create, with its stages in order, its first event and what is told beside it.
 
     With an `owner` it is claimed in the same transaction, with fencing token 1, for `lease_seconds`. At most
     `concurrency` executions of the pipeline hold a slot (None: any number); where there is none, it is `queue`d or does
-    not land. It does not land either when its `idempotency_key` is taken.
+    not land. It does not land either when its `idempotency_key` is taken. A `paused` one waits for a resume.
     """
 
     execution_id: str
@@ -97,6 +115,19 @@ class NewExecution:
     idempotency_key: str | None = None
     request_digest: str | None = None
     parent_id: str | None = None
+    paused: bool = False
+    assessment: NewAssessment | None = None
+    more_events: tuple[Event, ...] = ()
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All its events, from number 1 on."""
+        return (self.event, *self.more_events)
+
+    @property
+    def status(self) -> ExecutionStatus:
+        """The state it begins in."""
+        return ExecutionStatus.PAUSED if self.paused else ExecutionStatus.PENDING
 
 
 @dataclass(frozen=True, slots=True)

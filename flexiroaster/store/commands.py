@@ -48,6 +48,9 @@ def request(
             row = _locked(connection, execution_id)
             status = ExecutionStatus(row.status)
             check_command(kind, status)
+            if kind is CommandKind.RESUME and row.queued:
+                message = f"Cannot resume execution {execution_id}: it waits for its turn; allowed: stop"
+                raise NotAllowedError(message, status=status, command=kind)
             values: dict[str, Any] = {"claimable_at": _CLAIMABLE}
             if kind is CommandKind.RETRY:
                 _check_nothing_undone(connection, execution_id, status)
@@ -80,7 +83,7 @@ def pending(database: Database, execution_ids: Collection[str]) -> list[Command]
 
 
 def _locked(connection: Connection, execution_id: str) -> Row[*tuple[Any, ...]]:
-    columns = (executions.c.status, executions.c.slot, executions.c.pipeline_id)
+    columns = (executions.c.status, executions.c.slot, executions.c.pipeline_id, executions.c.queued)
     row = connection.execute(select(*columns).where(executions.c.id == execution_id).with_for_update()).first()
     if row is None:
         raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)

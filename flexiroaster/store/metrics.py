@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, cast, extract, func, select
+from sqlalchemy import ColumnElement, Connection, DateTime, Integer, cast, extract, func, select, type_coerce
 
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.store.database import Database
@@ -56,4 +56,4 @@ def _seconds(connection: Connection) -> ColumnElement[Any]:
     started, ended = executions.c.started_at, executions.c.completed_at
     if connection.dialect.name == "sqlite":
         return (func.julianday(ended) - func.julianday(started)) * 86_400.0
-    return extract("epoch", ended - started)
+    return extract("epoch", type_coerce(ended, DateTime) - type_coerce(started, DateTime))

@@ -23,6 +23,7 @@ __all__ = [
     "by_ids",
     "count",
     "page",
+    "part",
     "revision_page",
     "revision_rows",
 ]
@@ -89,6 +90,15 @@ def page(
     statement = select(*_COLUMNS).where(*_conditions(wanted))
     with database.read() as connection:
         return keyset.page(connection, statement, sort.value, window or Window(), _row)
+
+
+def part(database: Database, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
+    """So many of those that match after `skip`, oldest first, and how many match in all. Costs as much as it skips."""
+    conditions = _conditions(wanted)
+    statement = select(*_COLUMNS).where(*conditions).order_by(pipelines.c.created_at, pipelines.c.id)
+    with database.read() as connection:
+        total = connection.execute(select(func.count()).select_from(pipelines).where(*conditions)).scalar_one()
+        return [_row(row) for row in connection.execute(statement.offset(skip).limit(limit))], total
 
 
 def count(database: Database, wanted: PipelineFilter) -> int:

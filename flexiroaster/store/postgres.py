@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
-from flexiroaster.store.changes import Landed, NewExecution, StageChange, Transition
+from flexiroaster.store.changes import Landed, NewAssessment, NewExecution, StageChange, Transition
 from flexiroaster.store.encoding import clean, to_json
 
 __all__ = ["PostgresBackend"]
@@ -47,7 +47,8 @@ WITH input AS (
   FROM json_to_recordset(%(new)s)
        AS u (position int, id text, pipeline_id text, pipeline_name text, revision int, variables jsonb,
              triggered_by text, total int, completed int, created_at timestamptz, owner text, lease float8,
-             concurrency int, queue bool, idempotency_key text, request_digest text, parent_id text)
+             concurrency int, queue bool, idempotency_key text, request_digest text, parent_id text, status text,
+             seq bigint, risk_score float8)
 ), free AS (
   SELECT p.pipeline_id, s.slot, row_number() OVER (PARTITION BY p.pipeline_id ORDER BY s.slot) AS rank
   FROM (SELECT DISTINCT pipeline_id, concurrency FROM input WHERE concurrency IS NOT NULL) AS p
@@ -60,11 +61,11 @@ WITH input AS (
 ), landed AS (
   INSERT INTO executions (id, pipeline_id, pipeline_name, revision, status, variables, triggered_by, total_stages,
                           completed_stages, created_at, last_seq, fencing_token, lease_owner, claimable_at, claims,
-                          goal, queued, slot, idempotency_key, request_digest, parent_id)
-  SELECT u.id, u.pipeline_id, u.pipeline_name, u.revision, 'pending', u.variables, u.triggered_by, u.total, u.completed,
-         u.created_at, 1, o.token, CASE WHEN u.queued THEN NULL ELSE u.owner END,
-         CASE WHEN u.queued THEN NULL ELSE now() + make_interval(secs => u.lease) END, o.token, 'run',
-         u.queued, u.slot, u.idempotency_key, u.request_digest, u.parent_id
+                          goal, queued, slot, idempotency_key, request_digest, parent_id, risk_score)
+  SELECT u.id, u.pipeline_id, u.pipeline_name, u.revision, u.status, u.variables, u.triggered_by, u.total, u.completed,
+         u.created_at, u.seq, o.token, CASE WHEN u.queued THEN NULL ELSE u.owner END,
+         CASE WHEN u.queued OR u.status = 'paused' THEN NULL ELSE now() + make_interval(secs => u.lease) END, o.token,
+         'run', u.queued, u.slot, u.idempotency_key, u.request_digest, u.parent_id, u.risk_score
   FROM placed AS u CROSS JOIN LATERAL (SELECT (u.owner IS NOT NULL AND NOT u.queued)::int AS token) AS o
   WHERE u.queue OR NOT u.queued
   ORDER BY u.position
@@ -75,6 +76,13 @@ WITH input AS (
   SELECT u.id, u.stage_id, u.position, u.name, u.status, 0, u.output, false
   FROM json_to_recordset(%(stages)s)
        AS u (id text, stage_id text, position int, name text, status text, output json)
+  JOIN landed ON landed.id = u.id
+), assessed AS (
+  INSERT INTO risk_assessments (execution_id, pipeline_id, at, probability, level, gate, acted, forced, said, data)
+  SELECT u.id, u.pipeline_id, u.at, u.probability, u.level, u.gate, u.acted, u.forced, u.said, u.data
+  FROM json_to_recordset(%(assessments)s)
+       AS u (id text, pipeline_id text, at timestamptz, probability float8, level text, gate text, acted bool,
+             forced text, said jsonb, data json)
   JOIN landed ON landed.id = u.id
 ), event AS ({_EVENTS})
 SELECT id, slot, queued FROM landed
@@ -271,13 +279,16 @@ def _new_rows(new: Sequence[NewExecution]) -> dict[str, str | None]:
             "total": len(n.stages),
             "completed": sum(stage.taken_over for stage in n.stages),
             "created_at": n.event.at,
-            "owner": n.owner,
+            "owner": None if n.paused else n.owner,
             "lease": n.lease_seconds if n.owner else 0,
             "concurrency": n.concurrency,
             "queue": n.queue,
             "idempotency_key": n.idempotency_key,
             "request_digest": n.request_digest,
             "parent_id": n.parent_id,
+            "status": n.status,
+            "seq": len(n.events),
+            "risk_score": None if n.assessment is None else n.assessment.risk_score,
         }
         for i, n in enumerate(new)
     ]
@@ -293,7 +304,28 @@ def _new_rows(new: Sequence[NewExecution]) -> dict[str, str | None]:
         for n in new
         for i, stage in enumerate(n.stages)
     ]
-    return {"new": to_json(rows), "stages": to_json(stages), "events": _event_rows([n.event for n in new])}
+    events = [event for n in new for event in n.events]
+    return {
+        "new": to_json(rows),
+        "stages": to_json(stages),
+        "events": _event_rows(events),
+        "assessments": to_json([_assessment_row(n, n.assessment) for n in new if n.assessment is not None]),
+    }
+
+
+def _assessment_row(new: NewExecution, said: NewAssessment) -> dict[str, Any]:
+    return {
+        "id": new.execution_id,
+        "pipeline_id": new.pipeline_id,
+        "at": said.at,
+        "probability": said.probability,
+        "level": said.level,
+        "gate": said.gate,
+        "acted": said.acted,
+        "forced": said.forced and clean(said.forced),
+        "said": said.said,
+        "data": said.data,
+    }
 
 
 def _move_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from sqlalchemy import delete, select
 
 from flexiroaster.model.execution import TERMINAL
 from flexiroaster.store.database import Database
+from flexiroaster.store.safety_tables import risk_assessments
 from flexiroaster.store.tables import commands, events, executions, stage_runs
 
 __all__ = ["expired", "forget"]
@@ -33,7 +34,7 @@ def forget(database: Database, execution_ids: list[str]) -> list[str]:
     )
     with database.write() as connection:
         ids = list(connection.execute(idle.with_for_update()).scalars())
-        for table in (events, stage_runs, commands):
+        for table in (events, stage_runs, commands, risk_assessments):
             connection.execute(delete(table).where(table.c.execution_id.in_(ids)))
         connection.execute(delete(executions).where(executions.c.id.in_(ids)))
     return ids

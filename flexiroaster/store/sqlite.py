@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
-from flexiroaster.store.changes import Landed, NewExecution, NewStage, Transition
+from flexiroaster.store.changes import Landed, NewAssessment, NewExecution, NewStage, Transition
 from flexiroaster.store.encoding import clean, to_json
 
 __all__ = ["SqliteBackend"]
@@ -26,8 +26,8 @@ _NOW = "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', ? || ' seconds')"
 _CREATE = f"""
 INSERT INTO executions (id, pipeline_id, pipeline_name, revision, status, variables, triggered_by, total_stages,
                         completed_stages, created_at, last_seq, fencing_token, lease_owner, claimable_at, claims, goal,
-                        queued, slot, idempotency_key, request_digest, parent_id)
-VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, 1, ?, ?, CASE WHEN ? THEN NULL ELSE {_NOW} END, ?, 'run', ?, ?, ?, ?, ?)
+                        queued, slot, idempotency_key, request_digest, parent_id, risk_score)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? THEN NULL ELSE {_NOW} END, ?, 'run', ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """  # noqa: S608 - both parts are constants of this file
 _SLOTS = "SELECT slot FROM executions WHERE pipeline_id = ? AND slot IS NOT NULL"
@@ -55,6 +55,10 @@ _MOVE_STAGE = """
 UPDATE stage_runs SET status = ?, attempt = ?, started_at = ?, completed_at = ?, retry_at = ?, output = ?,
                       error = ?, is_anomaly = ?
 WHERE execution_id = ? AND stage_id = ?
+"""
+_ASSESS = """
+INSERT INTO risk_assessments (execution_id, pipeline_id, at, probability, level, gate, acted, forced, said, data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ADD_EVENT = """
 INSERT INTO events (execution_id, seq, at, type, level, stage_id, attempt, message, data)
@@ -98,19 +102,28 @@ def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Landed | None:
     queued = item.concurrency is not None and slot is None
     if queued and not item.queue:
         return None
-    owner = None if queued else item.owner
+    owner = None if queued or item.paused else item.owner
     token = 1 if owner else 0
     done = sum(stage.taken_over for stage in item.stages)
-    head = (item.execution_id, item.pipeline_id, clean(item.pipeline_name), item.revision, to_json(item.variables))
-    counts = (clean(item.triggered_by), len(item.stages), done, _time(item.event.at))
-    lease = (token, owner, queued, item.lease_seconds if owner else 0, token)
+    head = (item.execution_id, item.pipeline_id, clean(item.pipeline_name), item.revision, item.status)
+    asked = (to_json(item.variables), clean(item.triggered_by))
+    counts = (len(item.stages), done, _time(item.event.at), len(item.events))
+    lease = (token, owner, queued or item.paused, item.lease_seconds if owner else 0, token)
     keys = (queued, slot, item.idempotency_key, item.request_digest, item.parent_id)
-    cursor.execute(_CREATE, (*head, *counts, *lease, *keys))
+    risk_score = None if item.assessment is None else item.assessment.risk_score
+    cursor.execute(_CREATE, (*head, *asked, *counts, *lease, *keys, risk_score))
     if cursor.rowcount != 1:
         return None
     cursor.executemany(_CREATE_STAGE, [_stage_row(item.execution_id, i, s) for i, s in enumerate(item.stages)])
-    cursor.execute(_ADD_EVENT, _event_row(item.event))
+    cursor.executemany(_ADD_EVENT, map(_event_row, item.events))
+    if item.assessment is not None:
+        cursor.execute(_ASSESS, _assessment_row(item, item.assessment))
     return Landed(slot, queued)
+
+
+def _assessment_row(item: NewExecution, said: NewAssessment) -> tuple[object, ...]:
+    head = (item.execution_id, item.pipeline_id, _time(said.at), said.probability, said.level, said.gate, said.acted)
+    return (*head, said.forced and clean(said.forced), to_json(said.said), to_json(said.data))
 
 
 def _free_slot(cursor: sqlite3.Cursor, item: NewExecution) -> int | None:

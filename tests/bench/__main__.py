@@ -47,6 +47,8 @@ def page(report: dict[str, Any]) -> str:
         cold=cold(found),
         claims=claims(found),
         pages=pages(found),
+        subscribers=subscribers(found),
+        fan_out=fan_out(found),
         workers=workers(found),
     )
 
@@ -110,6 +112,23 @@ def workers(found: Found) -> str:
     return "\n".join(rows)
 
 
+def subscribers(found: Found) -> str:
+    rows = []
+    for database in ("sqlite", "postgresql"):
+        took = found["test_subscribers", database]["extra_info"]["subscriptions"]
+        late = " | ".join(f"{took[run]['p50']:.0f} / {took[run]['p99']:.0f} ms" for run in ("few", "many", "killed"))
+        rows.append(f"| {database} | {late} | {', '.join(f'{size:.0f}' for size in took['idle'])} MB |")
+    return "\n".join(rows)
+
+
+def fan_out(found: Found) -> str:
+    took = found["test_fan_out", ""]["extra_info"]["fan_out"]
+    names = {"ours": "ours", "peer": "strawberry's own handler, over the same schema and streams"}
+    return "\n".join(
+        f"| {told} | {took[name]['p50']:.0f} ms | {took[name]['p99']:.0f} ms |" for name, told in names.items()
+    )
+
+
 TEMPLATE = """\
 # Performance
 
@@ -166,6 +185,23 @@ service and answers plain JSON.
 | database | first page | thousandth | ratio | by hand | GraphQL over it |
 | --- | --- | --- | --- | --- | --- |
 {pages}
+
+## Live events
+
+Clients in a process of their own follow one execution of 100 stages of 50 ms over WebSockets; how late an event comes
+(p50 / p99), from its own time, before its commit, to its arrival. Every client has to see every event once and in
+order. In the last run ten of the 200 do not read, and the server is killed in the middle and started again; what came
+as history does not count there. Memory: of the server without clients, before and after each run with 200.
+
+| database | 10 clients | 200 clients | 200, server killed | memory |
+| --- | --- | --- | --- | --- |
+{subscribers}
+
+100 sockets of a server that also drives the execution:
+
+| | p50 | p99 |
+| --- | --- | --- |
+{fan_out}
 
 ## The flights pipeline: where its time goes
 

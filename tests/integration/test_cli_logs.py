@@ -46,8 +46,10 @@ def test_logs_follow_an_execution_to_its_end(tmp_path: Path) -> None:
     first = json.loads(follower.stdout.readline())
     assert (first["seq"], first["type"]) == (1, "execution.created"), "it tells while the execution runs"
     go_on.touch()
-    rest, complaints = follower.communicate(timeout=60)
-    assert (follower.returncode, complaints) == (0, "")
+    rest = follower.stdout.read()  # communicate() would not see what readline() has buffered
+    assert follower.stderr is not None
+    complaints = follower.stderr.read()
+    assert (follower.wait(timeout=60), complaints) == (0, "")
     run.communicate(timeout=60)
     told = [first, *documents(rest)]
     stored = documents(flexiroaster("executions", "logs", execution_id, "--level", "debug", "--json").stdout)

@@ -16,6 +16,7 @@ from flexiroaster.service import executions, pipelines
 from flexiroaster.service.events import follow
 from flexiroaster.service.installation import Installation, open_installation
 from tests.integration.test_runs import FUNCTIONS, python
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def test_readers_anywhere_see_each_event_once_and_then_the_end(
     x = start(
         installation, python("a", "wait_for_file", arguments={"path": str(go_on)}), python("b", "print_many", "a")
     )
+    eventually(lambda: executions.get(installation, x).last_seq >= 3, 60)  # nobody can go on behind what is to come
     seen: dict[str, list[int]] = {}
 
     def read(name: str, where: Installation, after: int) -> None:

@@ -87,6 +87,7 @@ def test_the_log_tells_the_whole_story_without_a_gap(installation: Installation)
     assert "ValueError: inner" in traceback
     assert [e.type for e in events if e.type != "stage.log"] == [
         "execution.created",
+        "risk.assessed",
         "execution.started",
         "stage.started",
         "stage.completed",

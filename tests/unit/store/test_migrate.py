@@ -17,10 +17,12 @@ import flexiroaster.store.migrate as migrate
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import StoreError
 from flexiroaster.store.database import open_database
+from flexiroaster.store.safety_tables import run_history
 from flexiroaster.store.tables import metadata
 
 
 def test_migrations_build_what_the_tables_say(settings: Settings) -> None:
+    assert run_history.name in metadata.tables  # the tables of the safety engine are among them
     database = open_database(settings)
     assert migrate.current(database) is None
     assert migrate.upgrade(database) is True

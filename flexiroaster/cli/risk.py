@@ -1,0 +1,204 @@
+"""`flexiroaster risk`: how likely a pipeline fails and why, and the models behind the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from flexiroaster.cli.failures import reported
+from flexiroaster.cli.options import AsJson
+from flexiroaster.cli.text import console, emit_json, moment, one_line, table
+
+if TYPE_CHECKING:
+    from flexiroaster.safety.assessment import Assessment
+    from flexiroaster.safety.backtest import Arm, Backtest
+    from flexiroaster.safety.what_if import Remedy
+
+__all__ = ["app"]
+
+
+class _ShowByDefault(TyperGroup):
+    """`risk PIPELINE` is `risk show PIPELINE`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - click's, which typer carries along
+        """What was asked for; what is no command is the id of a pipeline."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ShowByDefault,
+    help="How likely a pipeline fails, and why. `risk PIPELINE` is short for `risk show PIPELINE`.",
+    no_args_is_help=True,
+)
+
+HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="Past runs, .parquet or .csv.")]
+
+
+@app.command()
+@reported
+def show(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline's id.")], as_json: AsJson = False
+) -> None:
+    """Say how likely a pipeline would fail now, why, and what would lower that."""
+    from dataclasses import asdict
+
+    from flexiroaster.safety.gate import RiskLevel
+    from flexiroaster.safety.what_if import what_would_lower_it
+    from flexiroaster.service import risk
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        said = risk.assess(installation, pipeline)
+    remedies = () if said.level is RiskLevel.LOW else what_would_lower_it(said.question)
+    if as_json:
+        emit_json({**said.data(), "what_would_lower_it": [asdict(remedy) for remedy in remedies]})
+        return
+    _print_assessment(said)
+    _print_remedies(remedies)
+
+
+@app.command()
+@reported
+def train(
+    seed: Annotated[int, typer.Option(min=0, help="The same seed on the same history gives the same model.")] = 0,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Only if enough runs have ended since the last training.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn from the runs of this installation; the better model answers from now on."""
+    from dataclasses import asdict
+
+    from flexiroaster.service import training
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        if if_due and not training.due(installation):
+            emit_json({"trained": False}) if as_json else typer.echo("not due: too few runs have ended since the last")
+            return
+        trained = training.train(installation, seed)
+    if as_json:
+        emit_json({"trained": True, **asdict(trained)})
+        return
+    typer.echo(f"model {trained.version} from {trained.examples} runs: {trained.rung}; {trained.reason}")
+    if trained.note is not None:
+        typer.echo(trained.note)
+
+
+@app.command()
+@reported
+def models(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20, as_json: AsJson = False
+) -> None:
+    """List the trainings, newest first; the first one answers."""
+    from dataclasses import asdict
+
+    from flexiroaster.service import training
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        found = training.models(installation, limit)
+    if as_json:
+        emit_json({"models": [asdict(row) for row in found]})
+        return
+    shown = table("model", "trained", "answers", "runs", "why", right=("runs",))
+    for row in found:
+        shown.add_row(row.version, moment(row.created_at), row.rung, str(row.examples), one_line(row.reason))
+    console().print(shown)
+
+
+@app.command()
+@reported
+def backtest(
+    file: HistoryFile,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="OUT.parquet", help="Write what was said before each run.")
+    ] = None,
+    anomalies: Annotated[bool, typer.Option("--anomalies", help="Replay the durations of the stages as well.")] = False,
+    stages: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The stages; if not given, beside FILE: NAME_stages.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the models.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Replay past runs as if the engine had been on, strictly without looking ahead. Needs no database."""
+    from dataclasses import asdict
+
+    from flexiroaster.service import backtests
+
+    late = None
+    if anomalies or stages is not None:
+        late = backtests.anomalies(file, stages or file.with_name(f"{file.stem}_stages{file.suffix}"))
+    result = backtests.of_file(file, seed=seed)
+    if predictions is not None:
+        backtests.write_predictions(result, predictions)
+    if as_json:
+        emit_json(result.to_json() | ({} if late is None else {"anomalies": asdict(late)}))
+        return
+    _print_backtest(result)
+    if late is not None:
+        rates = (late.flagged / max(late.watched, 1), late.spikes_caught / max(late.watched, 1))
+        told = f"{late.stages} stages, {late.watched} watched: {100 * rates[0]:.2f} % flagged, {late.alerts} alerts"
+        typer.echo(f"durations: {told}; threefold spikes caught: {100 * rates[1]:.1f} %")
+
+
+def _print_assessment(said: Assessment) -> None:
+    shown, chance = table("", ""), said.prediction
+    shown.show_header = False
+    shown.add_row("pipeline", one_line(said.question.start.pipeline_id))
+    shown.add_row("P(failure)", f"{chance.probability:.3f} ({chance.low:.3f} to {chance.high:.3f})")
+    if said.no_history_yet:
+        shown.add_row("", "no history yet: this is the probability of other pipelines")
+    shown.add_row("level", f"{said.level}; gate: {said.gate}")
+    shown.add_row("from", f"{chance.rung} {said.model_version}: {chance.reason}")
+    shown.add_row("score", f"{said.score.score:.3f} (six factors, no probability)")
+    console().print(shown)
+    typer.echo(f"\n{one_line(said.explanation.text)}\n")
+    factors = table("factor", "value", "score", "weight", "adds", "", right=("value", "score", "weight", "adds"))
+    for f in said.score.factors:
+        value = "-" if f.value is None else f"{f.value:.3g}"
+        factors.add_row(f.name, value, f"{f.score:.2f}", f"{f.weight:.2f}", f"{f.contribution:.3f}", f.description)
+    console().print(factors)
+    typer.echo()
+    for advice in said.recommendations:
+        typer.echo(advice)
+
+
+def _print_remedies(remedies: tuple[Remedy, ...]) -> None:
+    if not remedies:
+        return
+    typer.echo("\nWhat would lower it:")
+    shown = table("change", "P(failure)", "", right=("P(failure)",))
+    for remedy in remedies:
+        shown.add_row(remedy.text, f"{remedy.probability:.3f}", "enough" if remedy.enough else "")
+    console().print(shown)
+
+
+def _print_backtest(result: Backtest) -> None:
+    typer.echo(f"{result.executions} executions of {result.pipelines} pipelines, the newest 30 % judged")
+    headings = ("AUC", "within", "PR-AUC", "Brier", "skill", "ECE", "recall", "alerts/day", "AUC if new")
+    shown = table("forecaster", "runs", *headings, right=("runs", *headings))
+    for arm in result.arms:
+        shown.add_row(*_arm(arm))
+    console().print(shown)
+    gate = result.gate
+    told = f"blocked {gate.rightly} rightly, {gate.wrongly} wrongly; let {gate.missed} failures through"
+    typer.echo(f"a gate that blocks at high risk: {told}")
+
+
+def _arm(arm: Arm) -> tuple[str, ...]:
+    if arm.all is None:
+        return (arm.name, "0", *["-"] * 9)
+    m = arm.all
+    figures: list[Any] = [m.auc, m.auc_within, m.pr_auc, m.brier, m.brier_skill, m.ece, m.recall]
+    new = None if arm.cold is None else arm.cold.auc
+    return (arm.name, str(m.runs), *map(_figure, figures), f"{arm.alerts_per_day:.1f}", _figure(new))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,139 @@
+"""Takes the runs that ended over into the states that the safety engine answers from: each once, in order, in batches.
+
+The driver does not know of it, so a change of execution state costs what it did. Whoever asks catches up first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from flexiroaster.errors import ErrorClass
+from flexiroaster.model.event import utc_now
+from flexiroaster.safety.bursts import ErrorBurst
+from flexiroaster.safety.history import Ledger
+from flexiroaster.safety.runs import Ending, Outcome, group_of
+from flexiroaster.safety.state import PipelineState, Population
+from flexiroaster.service.findings import burst, causes_gone
+from flexiroaster.store import insights, risk_states, run_history
+from flexiroaster.store.database import Database
+from flexiroaster.store.risk_states import Key
+from flexiroaster.store.run_history import PastRun
+
+__all__ = ["BATCH", "BURST", "GROUP", "INSTALLATION", "PIPELINE", "ending_of", "fold", "fold_anew"]
+
+BATCH = 500
+"""Runs folded in one transaction: while it lasts, nobody else writes to an SQLite file."""
+
+PIPELINE, GROUP, INSTALLATION, BURST = "pipeline", "group", "installation", "burst"
+
+
+def fold(database: Database, error_threshold: int, most: int = BATCH) -> int:
+    """Fold up to `most` executions that have ended since; how many. Two processes never fold the same. StoreError."""
+    with database.read() as connection:
+        if not run_history.anything_unfolded(connection, risk_states.progress(connection).folded_until):
+            return 0
+    with database.write() as connection:
+        before = risk_states.locked_progress(connection)
+        runs = run_history.unfolded(connection, before.folded_until, most)
+        if runs:
+            run_history.add(connection, runs)
+            states = _States.load(connection, runs)
+            findings = states.fold(runs, error_threshold)
+            risk_states.save(connection, states.to_json())
+            risk_states.advance(connection, before, runs[-1].finished_at, sum(run.counts for run in runs))
+            insights.resolve(connection, causes_gone(runs), utc_now())
+            for finding in findings:
+                insights.note(connection, finding, utc_now())
+    return len(runs)
+
+
+def fold_anew(connection: Connection, error_threshold: int) -> int:
+    """Forget the states and fold the whole history again, as after an import; how many runs. No insight comes of it."""
+    before, states = risk_states.forget_all(connection), _States()
+    folded, counted = 0, 0
+    for run in run_history.in_order(connection):
+        states.fold([run], error_threshold)
+        folded, counted = folded + 1, counted + run.counts
+    risk_states.save(connection, states.to_json())
+    risk_states.advance(connection, before, None, counted)
+    return folded
+
+
+def ending_of(run: PastRun) -> Ending:
+    """The end of a run, as the safety engine sees it."""
+    return Ending(run.finished_at.timestamp(), Outcome(run.status), run.duration_s)
+
+
+class _Stored(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
+S = TypeVar("S", bound=_Stored)
+
+
+@dataclass(slots=True)
+class _States:
+    """The states that a batch of runs needs."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    bursts: defaultdict[str, ErrorBurst] = field(default_factory=lambda: defaultdict(ErrorBurst))
+
+    @classmethod
+    def load(cls, connection: Connection, runs: Sequence[PastRun]) -> _States:
+        """Those in the database, and empty ones for what is new."""
+        stored, states = risk_states.load(connection, _keys(runs)), cls()
+        states.ledger.pipelines.update(_named(stored, PIPELINE, PipelineState.from_json))
+        states.ledger.groups.update(_named(stored, GROUP, Population.from_json))
+        states.bursts.update(_named(stored, BURST, ErrorBurst.from_json))
+        if (INSTALLATION, "") in stored:
+            states.ledger.installation = Population.from_json(stored[INSTALLATION, ""])
+        return states
+
+    def fold(self, runs: Iterable[PastRun], error_threshold: int) -> list[insights.Finding]:
+        """Add runs, oldest end first; what is to be told of them."""
+        found = []
+        for run in runs:
+            self.ledger.add(run.pipeline_id, ending_of(run))
+            name = _burst_name(run)
+            anomaly = name and self.bursts[name].error(run.finished_at.timestamp(), error_threshold)
+            if anomaly:
+                found.append(burst(run, anomaly))
+        return found
+
+    def to_json(self) -> dict[Key, dict[str, Any]]:
+        """All of them, to be saved."""
+        return {
+            **_keyed(PIPELINE, self.ledger.pipelines),
+            **_keyed(GROUP, self.ledger.groups),
+            **_keyed(BURST, self.bursts),
+            (INSTALLATION, ""): self.ledger.installation.to_json(),
+        }
+
+
+def _keys(runs: Sequence[PastRun]) -> set[Key]:
+    keys: set[Key] = {(INSTALLATION, "")}
+    for run in runs:
+        keys |= {(PIPELINE, run.pipeline_id), (GROUP, group_of(run.pipeline_id))}
+        if name := _burst_name(run):
+            keys.add((BURST, name))
+    return keys
+
+
+def _burst_name(run: PastRun) -> str | None:
+    """Which errors this one is counted with; None when it did not fail, or nobody knows of what."""
+    if run.status != Outcome.FAILED or run.error_class in {None, ErrorClass.CANCELLED}:
+        return None
+    return f"{run.pipeline_id}:{run.error_class}"
+
+
+def _named(stored: Mapping[Key, dict[str, Any]], scope: str, make: Callable[[dict[str, Any]], S]) -> dict[str, S]:
+    return {name: make(state) for (kind, name), state in stored.items() if kind == scope}
+
+
+def _keyed(scope: str, states: Mapping[str, _Stored]) -> dict[Key, dict[str, Any]]:
+    return {(scope, name): state.to_json() for name, state in states.items()}

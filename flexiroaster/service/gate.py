@@ -1,0 +1,128 @@
+"""The gate before a run: it starts, with a warning, or paused until somebody resumes it; or it is blocked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flexiroaster.errors import BlockedError, InputError
+from flexiroaster.model.event import Event, EventType, Level, utc_now
+from flexiroaster.safety.assessment import Assessment
+from flexiroaster.safety.gate import Gate, RiskLevel
+from flexiroaster.service import risk
+from flexiroaster.service.findings import high_risk
+from flexiroaster.service.installation import Installation
+from flexiroaster.service.pipelines import Revision
+from flexiroaster.service.risk import Judgement
+from flexiroaster.service.risk_config import rules_of
+from flexiroaster.store import insights
+from flexiroaster.store.changes import NewAssessment, NewExecution
+
+__all__ = ["Admission", "admit", "check_force"]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A run that may start: what was said of it, and how it begins (`action` is never BLOCK)."""
+
+    judgement: Judgement
+    action: Gate
+    shadow: bool
+    forced: str | None
+
+    @property
+    def assessment(self) -> Assessment:
+        """What was said."""
+        return self.judgement.assessment
+
+    def applied_to(self, new: NewExecution) -> NewExecution:
+        """The execution, with the assessment, its event, and paused where it has to be approved."""
+        told = Event(
+            new.execution_id,
+            2,
+            EventType.RISK_ASSESSED,
+            self._message(),
+            level=Level.DEBUG if self.assessment.gate is Gate.ALLOW else Level.WARNING,
+            data=self._event_data(),
+        )
+        paused = self.action is Gate.APPROVE
+        return replace(
+            new,
+            paused=paused,
+            assessment=self._row(),
+            more_events=(told, _waits(new.execution_id)) if paused else (told,),
+        )
+
+    def note(self, installation: Installation, execution_id: str) -> None:
+        """Tell people of a high risk. Raises StoreError."""
+        if self.assessment.level is RiskLevel.HIGH:
+            _note(installation, self.assessment, execution_id, self.action)
+
+    def _message(self) -> str:
+        said = self.assessment
+        told = f"Risk {said.level}: {self.judgement.text} Gate: {said.gate}"
+        if said.no_history_yet:
+            told += "; no history yet"
+        if self.forced is not None:
+            return f"{told}; forced: {self.forced}"
+        return f"{told}; only recorded (shadow mode)" if self.shadow else told
+
+    def _event_data(self) -> dict[str, Any]:
+        data = self.judgement.data
+        kept = ("probability", "no_history_yet", "risk_score", "risk_level", "gate", "recommendations", "model_version")
+        return {name: data[name] for name in kept} | {"acted": not self.shadow, "forced": self.forced}
+
+    def _row(self) -> NewAssessment:
+        said = self.assessment
+        return NewAssessment(
+            at=utc_now(),
+            risk_score=said.score.score,
+            probability=said.prediction.probability,
+            level=said.level,
+            gate=said.gate,
+            acted=not self.shadow,
+            forced=self.forced,
+            said=self.judgement.said,
+            data=self.judgement.data,
+        )
+
+
+def admit(installation: Installation, revision: Revision, force: str | None = None) -> Admission:
+    """Ask the gate. `force` is the reason to start it in spite of a gate that blocks or wants an approval.
+
+    Raises BlockedError, InputError (a reason that says nothing), StoreError.
+    """
+    check_force(force)
+    judgement = risk.before_start(installation, revision.pipeline, revision.revision)
+    said = judgement.assessment
+    shadow = rules_of(revision.pipeline, installation.settings).shadow
+    if said.gate not in {Gate.APPROVE, Gate.BLOCK}:
+        return Admission(judgement, said.gate, shadow, None)
+    if shadow or force is not None:
+        return Admission(judgement, Gate.WARN, shadow, None if shadow else force)
+    if said.gate is Gate.BLOCK:
+        _note(installation, said, None, Gate.BLOCK)
+        raise _blocked(revision.id, said)
+    return Admission(judgement, Gate.APPROVE, shadow, None)
+
+
+def check_force(force: str | None) -> None:
+    """Raises InputError for a reason that says nothing."""
+    if force is not None and not force.strip():
+        raise InputError("force: needs a reason", argument="force")
+
+
+def _blocked(pipeline_id: str, said: Assessment) -> BlockedError:
+    chance = f"it fails with probability {said.prediction.probability:.2f}"
+    message = f"Pipeline {pipeline_id} is blocked: {chance}. {said.explanation.text} It can be forced with a reason"
+    return BlockedError(message, pipeline_id=pipeline_id, risk=said.data())
+
+
+def _note(installation: Installation, said: Assessment, execution_id: str | None, action: Gate) -> None:
+    with installation.database.write() as connection:
+        insights.note(connection, high_risk(said, execution_id, action), utc_now())
+
+
+def _waits(execution_id: str) -> Event:
+    message = "Execution paused: its risk is high, somebody has to resume it"
+    return Event(execution_id, 3, EventType.EXECUTION_PAUSED, message, level=Level.WARNING)

@@ -1,0 +1,125 @@
+"""The history of runs: past ones of another system come in, and all go out, as parquet or CSV."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from flexiroaster.errors import InputError
+from flexiroaster.safety.history import History
+from flexiroaster.safety.history_file import read_history
+from flexiroaster.service.folding import fold_anew
+from flexiroaster.service.installation import Installation
+from flexiroaster.store import run_history
+from flexiroaster.store.run_history import PastRun
+
+__all__ = ["Imported", "add", "export", "history_of", "import_file"]
+
+COLUMNS = ("execution_id", "pipeline_id", "started_at", "finished_at", "status", "duration_s", "n_stages")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came of an import: runs that are new, runs that were known already, and all that are known now."""
+
+    added: int
+    known: int
+    total: int
+
+
+def import_file(installation: Installation, path: Path) -> Imported:
+    """Take the runs of a file into the history; a run that is there already is left out.
+
+    Raises HistoryFileError (the file), StoreError.
+    """
+    return add(installation, _runs_of(read_history(path)))
+
+
+def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
+    """Take runs into the history, and learn the states anew, in the order of all ends. Raises StoreError."""
+    installation.knowledge.catch_up()
+    with installation.database.write() as connection:
+        new = run_history.missing(connection, runs)
+        run_history.add(connection, new)
+        run_history.refresh_statistics(connection)
+        total = fold_anew(connection, installation.settings.ai_anomaly_error_threshold)
+    installation.knowledge.catch_up()
+    return Imported(len(new), len(runs) - len(new), total)
+
+
+def export(installation: Installation, path: Path) -> int:
+    """Write all runs that ended, in the order of their ends, to a .parquet or .csv file; how many.
+
+    Raises InputError (the name, a folder that is not there), StoreError.
+    """
+    kind = path.suffix.lower()
+    if kind not in {".parquet", ".csv"}:
+        raise InputError(f"{path}: a history is a .parquet or a .csv file")
+    installation.knowledge.catch_up()
+    with installation.database.read() as connection:
+        frame = _frame(run_history.in_order(connection))
+    try:
+        frame.write_parquet(path) if kind == ".parquet" else frame.write_csv(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return len(frame)
+
+
+def history_of(runs: Sequence[PastRun]) -> History:
+    """Runs in the order of their starts as the safety engine takes them."""
+    import numpy as np
+
+    from flexiroaster.safety.runs import Outcome
+
+    return History(
+        pipeline_id=[run.pipeline_id for run in runs],
+        started_at=np.array([run.started_at.timestamp() for run in runs]),
+        finished_at=np.array([run.finished_at.timestamp() for run in runs]),
+        outcome=[Outcome(run.status) for run in runs],
+        duration_s=[run.duration_s for run in runs],
+        n_stages=[run.n_stages for run in runs],
+        execution_id=[run.execution_id for run in runs],
+    )
+
+
+def _runs_of(history: History) -> list[PastRun]:
+    columns = zip(
+        history.pipeline_id,
+        history.started_at.tolist(),
+        history.finished_at.tolist(),
+        history.outcome,
+        history.duration_s,
+        history.n_stages,
+        history.execution_id or [""] * len(history),
+        strict=True,
+    )
+    seen: Counter[tuple[object, ...]] = Counter()
+    runs = []
+    for pipeline_id, started, finished, outcome, seconds, stages, given in columns:
+        times = (_time(started), _time(finished))
+        same = (pipeline_id, *times, outcome.value)
+        seen[same] += 1
+        name = given or f"import-{_digest((*same, seen[same]))}"
+        runs.append(PastRun(name, times[1], pipeline_id, times[0], outcome.value, seconds, stages, imported=True))
+    return runs
+
+
+def _digest(parts: tuple[object, ...]) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _frame(runs: Iterable[PastRun]) -> pl.DataFrame:
+    times = pl.Datetime("us", "UTC")
+    kinds = (pl.String, pl.String, times, times, pl.String, pl.Float64, pl.Int64)
+    rows = [tuple(getattr(run, name) for name in COLUMNS) for run in runs]
+    return pl.DataFrame(rows, schema=dict(zip(COLUMNS, kinds, strict=True)), orient="row")

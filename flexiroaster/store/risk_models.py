@@ -1,0 +1,72 @@
+"""Every training of the safety engine, newest last; the newest answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select
+
+from flexiroaster.store.database import Database
+from flexiroaster.store.safety_tables import risk_models
+
+__all__ = ["ModelRow", "NewModel", "add", "get", "listing"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A training to store: `model` are its numbers, `metrics` how the challenger did against the champion."""
+
+    created_at: datetime
+    version: str
+    rung: str
+    reason: str
+    promoted: bool
+    examples: int
+    seed: int
+    data_hash: str
+    metrics: dict[str, Any] | None
+    model: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A training as it was recorded, without the numbers of the model."""
+
+    id: int
+    created_at: datetime
+    version: str
+    rung: str
+    reason: str
+    promoted: bool
+    examples: int
+    seed: int
+    data_hash: str
+    metrics: dict[str, Any] | None
+
+
+def add(database: Database, new: NewModel) -> int:
+    """Store a training; its number."""
+    with database.write() as connection:
+        number: int = connection.execute(
+            insert(risk_models).values(**asdict(new)).returning(risk_models.c.id)
+        ).scalar_one()
+    return number
+
+
+def get(database: Database, number: int) -> dict[str, Any]:
+    """The numbers of a model."""
+    with database.read() as connection:
+        model: dict[str, Any] = connection.execute(
+            select(risk_models.c.model).where(risk_models.c.id == number)
+        ).scalar_one()
+    return model
+
+
+def listing(database: Database, limit: int) -> list[ModelRow]:
+    """The newest trainings, newest first."""
+    columns = [risk_models.c[name] for name in ModelRow.__slots__]
+    with database.read() as connection:
+        rows = connection.execute(select(*columns).order_by(risk_models.c.id.desc()).limit(limit)).all()
+    return [ModelRow(**row._mapping) for row in rows]

@@ -1,0 +1,78 @@
+"""The compact states that the safety engine answers from, and how far they know the history."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, tuple_, update
+
+from flexiroaster.store.safety_tables import risk_models, risk_progress, risk_states
+
+__all__ = ["Key", "Progress", "advance", "forget_all", "load", "locked_progress", "progress", "save"]
+
+Key = tuple[str, str]
+"""Scope and name of a state."""
+
+CHUNK = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The newest end that the states know, how many completed and failed runs are in them, and their version."""
+
+    folded_until: datetime | None
+    runs: int
+    version: int
+    model_id: int | None = None
+
+
+def progress(connection: Connection) -> Progress:
+    """How far the states are, and the number of the newest model."""
+    newest = select(risk_models.c.id).order_by(risk_models.c.id.desc()).limit(1).scalar_subquery()
+    return Progress(*connection.execute(select(*_PROGRESS, newest)).one())
+
+
+def locked_progress(connection: Connection) -> Progress:
+    """The same, locked until the transaction ends: who folds does so one after another."""
+    return Progress(*connection.execute(select(*_PROGRESS).with_for_update()).one())
+
+
+def advance(connection: Connection, before: Progress, until: datetime | None, runs: int) -> None:
+    """So many runs were folded; the newest execution among them, if there was one, ended then."""
+    newest = max((at for at in (until, before.folded_until) if at is not None), default=None)
+    values = {"folded_until": newest, "runs": before.runs + runs, "version": before.version + 1}
+    connection.execute(update(risk_progress).values(**values))
+
+
+def load(connection: Connection, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
+    """The states that exist among these."""
+    found: dict[Key, dict[str, Any]] = {}
+    key, wanted = tuple_(risk_states.c.scope, risk_states.c.name), list(keys)
+    for begin in range(0, len(wanted), CHUNK):
+        rows = connection.execute(select(risk_states).where(key.in_(wanted[begin : begin + CHUNK])))
+        found |= {(row.scope, row.name): row.state for row in rows}
+    return found
+
+
+def save(connection: Connection, states: Mapping[Key, dict[str, Any]]) -> None:
+    """Write states in place of those with the same keys."""
+    key, wanted = tuple_(risk_states.c.scope, risk_states.c.name), list(states)
+    for begin in range(0, len(wanted), CHUNK):
+        some = wanted[begin : begin + CHUNK]
+        connection.execute(delete(risk_states).where(key.in_(some)))
+        rows = [{"scope": scope, "name": name, "state": states[scope, name]} for scope, name in some]
+        connection.execute(insert(risk_states), rows)
+
+
+def forget_all(connection: Connection) -> Progress:
+    """Forget all states, to fold the history anew; the lock is held. Which executions are in it stays known."""
+    before = locked_progress(connection)
+    connection.execute(delete(risk_states))
+    connection.execute(update(risk_progress).values(runs=0, version=before.version + 1))
+    return Progress(before.folded_until, 0, before.version + 1)
+
+
+_PROGRESS = (risk_progress.c.folded_until, risk_progress.c.runs, risk_progress.c.version)

@@ -1,0 +1,167 @@
+"""The runs that ended: taken over from the executions once, imported, and read in the order of their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, insert, select, text, tuple_
+
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus
+from flexiroaster.store.database import Database
+from flexiroaster.store.safety_tables import risk_assessments, run_history
+from flexiroaster.store.tables import executions
+
+__all__ = [
+    "PastRun",
+    "add",
+    "anything_unfolded",
+    "count",
+    "in_order",
+    "missing",
+    "newest",
+    "refresh_statistics",
+    "unfolded",
+]
+
+LATE_COMMITS = timedelta(seconds=30)
+"""Ends are told by the clocks of drivers: one may be committed so much later than others that are newer."""
+
+CHUNK = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run that ended: `status` completed, failed or cancelled, `said` the probabilities given at its start.
+
+    `error_class` is that of the execution's error; imported runs have none.
+    """
+
+    execution_id: str
+    finished_at: datetime
+    pipeline_id: str
+    started_at: datetime
+    status: str
+    duration_s: float | None
+    n_stages: int | None
+    imported: bool = False
+    said: dict[str, float] | None = None
+    error_class: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it says something about failures."""
+        return self.status != ExecutionStatus.CANCELLED
+
+
+def anything_unfolded(connection: Connection, since: datetime | None) -> bool:
+    """Whether an execution has ended that is not in the history yet: one look into two indexes."""
+    return connection.execute(_unfolded(since).limit(1)).first() is not None
+
+
+def unfolded(connection: Connection, since: datetime | None, most: int) -> list[PastRun]:
+    """The executions that ended and are not in the history yet, oldest end first; `since` is the newest end in it."""
+    statement = _unfolded(since).order_by(executions.c.completed_at, executions.c.id).limit(most)
+    return [_of_execution(row) for row in connection.execute(statement)]
+
+
+def add(connection: Connection, runs: Sequence[PastRun]) -> None:
+    """Write runs that the history does not have."""
+    rows = [asdict(run) for run in runs]
+    for row in rows:
+        del row["error_class"]
+    if rows:
+        connection.execute(insert(run_history), rows)
+
+
+def refresh_statistics(connection: Connection) -> None:
+    """After many new rows: PostgreSQL would otherwise plan as if there were few, until it looks by itself."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ANALYZE run_history"))
+
+
+def missing(connection: Connection, runs: Sequence[PastRun]) -> list[PastRun]:
+    """Those of the runs that the history does not have."""
+    key = tuple_(run_history.c.execution_id, run_history.c.finished_at)
+    known: set[tuple[str, datetime]] = set()
+    for begin in range(0, len(runs), CHUNK):
+        ids = [run.execution_id for run in runs[begin : begin + CHUNK]]
+        found = connection.execute(select(*key.clauses).where(run_history.c.execution_id.in_(ids)))
+        known.update((row[0], row[1]) for row in found)
+    return [run for run in runs if (run.execution_id, run.finished_at) not in known]
+
+
+def in_order(connection: Connection) -> Iterator[PastRun]:
+    """All runs in the order of their ends, a chunk at a time."""
+    after: tuple[datetime, str] | None = None
+    key = tuple_(run_history.c.finished_at, run_history.c.execution_id)
+    while True:
+        statement = select(*_COLUMNS).order_by(run_history.c.finished_at, run_history.c.execution_id).limit(CHUNK)
+        rows = connection.execute(statement if after is None else statement.where(key > after)).all()
+        yield from map(_run, rows)
+        if len(rows) < CHUNK:
+            return
+        after = (rows[-1].finished_at, rows[-1].execution_id)
+
+
+def newest(database: Database, most: int) -> list[PastRun]:
+    """The runs that ended last, in the order of their starts."""
+    order = (run_history.c.finished_at.desc(), run_history.c.execution_id.desc())
+    with database.read() as connection:
+        rows = connection.execute(select(*_COLUMNS).order_by(*order).limit(most)).all()
+    return sorted(map(_run, rows), key=lambda run: (run.started_at, run.execution_id))
+
+
+def count(database: Database) -> int:
+    """How many runs there are."""
+    with database.read() as connection:
+        return connection.execute(select(func.count()).select_from(run_history)).scalar_one()
+
+
+_COLUMNS = [run_history.c[name] for name in PastRun.__slots__ if name != "error_class"]
+
+
+def _run(row: Row[Any]) -> PastRun:
+    return PastRun(**row._mapping)
+
+
+def _unfolded(since: datetime | None) -> Select[Any]:
+    ended: list[ColumnElement[bool]] = [
+        executions.c.completed_at.is_not(None) if since is None else executions.c.completed_at > since - LATE_COMMITS,
+        executions.c.status.in_(sorted(TERMINAL)),
+        ~exists().where(
+            run_history.c.execution_id == executions.c.id, run_history.c.finished_at == executions.c.completed_at
+        ),
+    ]
+    columns = ("id", "pipeline_id", "status", "total_stages", "created_at", "started_at", "completed_at")
+    error_class = executions.c.error["class"].as_string().label("error_class")
+    return (
+        select(*(executions.c[name] for name in columns), error_class, risk_assessments.c.said)
+        .outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
+        .where(and_(*ended))
+    )
+
+
+def _of_execution(row: Row[Any]) -> PastRun:
+    started = row.started_at or row.created_at
+    seconds = (row.completed_at - row.started_at).total_seconds() if row.started_at else None
+    return PastRun(
+        execution_id=row.id,
+        finished_at=row.completed_at,
+        pipeline_id=row.pipeline_id,
+        started_at=min(started, row.completed_at),
+        status=_outcome(ExecutionStatus(row.status), row.error_class),
+        duration_s=None if seconds is None else max(seconds, 0.0),
+        n_stages=row.total_stages,
+        said=row.said,
+        error_class=row.error_class,
+    )
+
+
+def _outcome(status: ExecutionStatus, error_class: str | None) -> str:
+    """What was rolled back failed if it has an error; otherwise a person took it back, which predicts nothing."""
+    if status is ExecutionStatus.ROLLED_BACK:
+        status = ExecutionStatus.FAILED if error_class is not None else ExecutionStatus.CANCELLED
+    return status.value

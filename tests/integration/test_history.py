@@ -1,0 +1,96 @@
+"""The history of runs goes in and out, and nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flexiroaster.config import Settings
+from flexiroaster.errors import InputError
+from flexiroaster.safety.history_file import HistoryFileError
+from flexiroaster.service import executions, history, pipelines, risk
+from flexiroaster.service.installation import Installation, open_installation
+
+CSV = """pipeline_id,started_at,finished_at,status,duration_s,n_stages
+p,2026-01-01T10:00:00Z,2026-01-01T10:05:00Z,completed,300,4
+p,2026-01-01T11:00:00Z,2026-01-01T11:05:00Z,failed,300,4
+p,2026-01-01T11:00:00Z,2026-01-01T11:05:00Z,failed,300,4
+q/r,2026-01-02T11:00:00Z,2026-01-02T11:05:00Z,cancelled,,
+"""
+PIPELINE = {
+    "id": "p",
+    "name": "p",
+    "stages": [{"id": "a", "type": "input", "config": {"source": "api", "data": [{"x": 1}]}}],
+}
+
+
+@pytest.fixture
+def installation(settings: Settings) -> Iterator[Installation]:
+    with open_installation(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "past.csv"
+    path.write_text(CSV)
+    return path
+
+
+def test_an_import_is_known_at_once_and_a_second_one_changes_nothing(installation: Installation, file: Path) -> None:
+    pipelines.save(installation, PIPELINE)
+    assert risk.assess(installation, "p").no_history_yet
+    assert history.import_file(installation, file) == history.Imported(added=4, known=0, total=4)
+    past = risk.assess(installation, "p").question.past
+    assert (past.pipeline.runs, past.pipeline.failures, past.pipeline.streak) == (3, 2, 2)
+    assert history.import_file(installation, file) == history.Imported(added=0, known=4, total=4)
+    assert risk.assess(installation, "p").question.past == past
+
+
+def test_an_import_stands_before_what_ran_here(installation: Installation, file: Path) -> None:
+    pipelines.save(installation, PIPELINE)
+    executions.wait(installation, executions.start(installation, "p"))
+    history.import_file(installation, file)
+    past = risk.assess(installation, "p").question.past.pipeline
+    assert (past.runs, past.failures, past.streak) == (4, 2, -1), "the success here is the newest"
+    executions.wait(installation, executions.start(installation, "p"))
+    assert risk.assess(installation, "p").question.past.pipeline.streak == -2
+
+
+def test_an_import_from_the_future_hides_nothing_that_ends_now(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "future.csv").write_text(CSV.replace("2026-", "2099-"))
+    pipelines.save(installation, PIPELINE)
+    history.import_file(installation, tmp_path / "future.csv")
+    executions.wait(installation, executions.start(installation, "p"))
+    assert risk.assess(installation, "p").question.past.pipeline.runs == 4
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_what_goes_out_comes_in_elsewhere(
+    installation: Installation, file: Path, tmp_path: Path, name: str, settings: Settings
+) -> None:
+    pipelines.save(installation, PIPELINE)
+    history.import_file(installation, file)
+    executions.wait(installation, executions.start(installation, "p"))
+    assert history.export(installation, tmp_path / name) == 5
+    frame = pl.read_parquet(tmp_path / name) if name.endswith("parquet") else pl.read_csv(tmp_path / name)
+    assert frame["status"].to_list() == ["completed", "failed", "failed", "cancelled", "completed"]
+    elsewhere = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'elsewhere.db'}"})
+    with open_installation(elsewhere) as another:
+        assert history.import_file(another, tmp_path / name).added == 5
+        assert another.knowledge.past("p").pipeline == installation.knowledge.past("p").pipeline
+    assert history.import_file(installation, tmp_path / name).added == 0
+
+
+def test_a_file_that_cannot_be_used(installation: Installation, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text(CSV.replace("failed", "broken", 1))
+    with pytest.raises(HistoryFileError, match='row 2: status "broken"'):
+        history.import_file(installation, bad)
+    with pytest.raises(InputError, match=r"is a .parquet or a .csv file"):
+        history.export(installation, tmp_path / "out.xlsx")
+    with pytest.raises(InputError, match="cannot be written"):
+        history.export(installation, tmp_path / "no" / "such" / "out.csv")
