@@ -23,6 +23,7 @@ from graphql_api.execution import LIMIT_SECONDS, Workers
 from graphql_api.guard import Guard
 from graphql_api.http import GraphQLHTTP
 from graphql_api.operations import Operations
+from graphql_api.places import Places
 from graphql_api.sse import GraphQLEventStream
 from graphql_api.streams import Streams
 from graphql_api.websocket import GraphQLWebSocket, Limits
@@ -64,15 +65,17 @@ def create_app(
 
     documents = Documents(schema, debug=settings.debug)
     operations = Operations(schema, installation, documents, workers, streams)
+    limits = limits or Limits()
+    places = Places(limits.connections_each)
     http = GraphQLHTTP(
         schema,
         installation,
         documents,
         workers,
         page=graphiql.page if settings.debug else None,
-        stream=GraphQLEventStream(installation, operations, workers),
+        stream=GraphQLEventStream(installation, operations, workers, places),
     )
-    socket = GraphQLWebSocket(installation, operations, workers, limits)
+    socket = GraphQLWebSocket(installation, operations, workers, places, limits)
     routes: list[BaseRoute] = [Route(PATH, http), WebSocketRoute(PATH, socket), Route("/health/live", health)]
     if settings.debug:
         routes.append(Mount(graphiql.PREFIX, graphiql.assets()))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from strawberry.dataloader import DataLoader
 
-from flexiroaster.service import attempts, executions, pipelines
+from flexiroaster.service import attempts, executions, pipelines, risk
 from flexiroaster.service.attempts import Attempt
 from flexiroaster.service.executions import ExecutionRow, StageRow
 from flexiroaster.service.pipelines import PipelineRow, Revision, RevisionRow
+from flexiroaster.service.risk import AssessmentRow
 
 if TYPE_CHECKING:
     from graphql_api.context import Context
@@ -44,6 +45,9 @@ class Loaders:
         )
         self.stage_runs: DataLoader[str, list[StageRow]] = _loader(
             lambda ids: executions.stages_by_execution(installation, ids), []
+        )
+        self.assessments: DataLoader[str, AssessmentRow | None] = _loader(
+            lambda ids: risk.of_executions(installation, ids), None
         )
         self.attempts: DataLoader[str, Mapping[str, list[Attempt]]] = _loader(
             lambda ids: attempts.by_execution(installation, ids), {}

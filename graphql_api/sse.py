@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +21,7 @@ from graphql_api import failures, responses
 from graphql_api.documents import RefusedError
 from graphql_api.execution import Workers
 from graphql_api.operations import FailedError, Operations, Response, errors_of
+from graphql_api.places import Places
 from graphql_api.requests import GraphQLRequest, from_body, from_query, read_body
 from graphql_api.security import authenticate, credentials_of
 from graphql_api.streams import StreamsClosedError
@@ -51,17 +52,22 @@ _END = {"type": "http.response.body", "body": b""}
 class GraphQLEventStream:
     """The ASGI application behind `/graphql` for requests that accept `text/event-stream`."""
 
-    def __init__(self, installation: Installation, operations: Operations, workers: Workers) -> None:
+    def __init__(self, installation: Installation, operations: Operations, workers: Workers, places: Places) -> None:
         self.installation = installation
         self.operations = operations
         self.workers = workers
+        self.places = places
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        request = Request(scope, receive)
+        with ExitStack() as held:
+            await self._answer(Request(scope, receive), scope, receive, send, held)
+
+    async def _answer(self, request: Request, scope: Scope, receive: Receive, send: Send, held: ExitStack) -> None:
         try:
             asked, viewer = await self._begun(request)
+            held.enter_context(self.places.taken_by(viewer.name))
         except RefusedError as refused:
             refusal: ASGIApp = responses.failure(errors_of(refused), refused.status)
         except UnauthenticatedError as error:

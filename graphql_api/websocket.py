@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from graphql_api import failures, responses
 from graphql_api.documents import RefusedError
 from graphql_api.execution import Workers
 from graphql_api.operations import FailedError, Operations, errors_of
+from graphql_api.places import MOST_EACH, Places
 from graphql_api.requests import GraphQLRequest, decoded
 from graphql_api.security import authenticate, credentials_of
 from graphql_api.streams import StreamsClosedError
@@ -40,6 +41,8 @@ class Limits:
     """What a connection may do. Times are seconds."""
 
     connections: int = 1_000
+    connections_each: int = MOST_EACH
+    """Of one viewer, event streams included."""
     operations: int = 50
     """At once, on one connection."""
     init_seconds: float = 10.0
@@ -54,11 +57,17 @@ class GraphQLWebSocket:
     """The ASGI application behind `/graphql` for WebSockets."""
 
     def __init__(
-        self, installation: Installation, operations: Operations, workers: Workers, limits: Limits | None = None
+        self,
+        installation: Installation,
+        operations: Operations,
+        workers: Workers,
+        places: Places,
+        limits: Limits | None = None,
     ) -> None:
         self.installation = installation
         self.operations = operations
         self.workers = workers
+        self.places = places
         self.limits = limits or Limits()
         self._open = 0
 
@@ -67,7 +76,8 @@ class GraphQLWebSocket:
         connection = _Connection(self, scope, receive, send)
         self._open += 1
         try:
-            await connection.serve(crowded=self._open > self.limits.connections)
+            with connection.held:
+                await connection.serve(crowded=self._open > self.limits.connections)
         finally:
             self._open -= 1
 
@@ -97,6 +107,8 @@ class _Connection:
         self._sending = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._viewer: Viewer | None = None
+        self.held = ExitStack()
+        """What the connection holds until it has ended."""
 
     async def serve(self, *, crowded: bool) -> None:
         """Accept, and answer until either side ends it."""
@@ -161,6 +173,10 @@ class _Connection:
             raise _CloseError(4403, error.message) from error
         except (StoreError, RefusedError) as error:
             raise _CloseError(1013, "Who you are cannot be looked up, try again later") from error
+        try:
+            self.held.enter_context(self._endpoint.places.taken_by(self._viewer.name))
+        except RefusedError as refused:
+            raise _CloseError(1013, str(refused)) from refused
         group.create_task(self._check(credentials))
         await self._tell({"type": "connection_ack"})
 

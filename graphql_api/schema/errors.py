@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HANDLERS",
+    "BlockedError",
     "ConflictError",
     "DefinitionError",
     "DefinitionProblem",
@@ -63,6 +64,14 @@ class ConflictError(Error):
 @strawberry.type
 class NotAllowedError(Error):
     """The move is not allowed in the present state; the message says which moves are."""
+
+    details: JSON
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class BlockedError(Error):
+    """The gate refuses a run whose risk is high; `details` say how high, and why. It can be forced with a reason."""
 
     details: JSON
 
@@ -122,6 +131,7 @@ HANDLERS = (
     _Handler(errors.NotFoundError, NotFoundError),
     _Handler(errors.ConflictError, ConflictError),
     _Handler(errors.NotAllowedError, NotAllowedError),
+    _Handler(errors.BlockedError, BlockedError),
     _Handler(errors.InputError, InputError),
     _Handler(errors.DefinitionError, DefinitionError),
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 import strawberry
 
 from flexiroaster.errors import InputError
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import audit, events
+from flexiroaster.service import audit, events, insights, risk
 from flexiroaster.service.audit import AuditFilter
 from flexiroaster.service.events import EventFilter
+from flexiroaster.service.insights import InsightFilter
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require, requires
 from graphql_api.schema.connections import Connection
@@ -24,12 +26,15 @@ from graphql_api.schema.filters import (
     pipeline_filter,
 )
 from graphql_api.schema.ids import decode, key_of
+from graphql_api.schema.inputs import json_object
 from graphql_api.schema.node import Node
 from graphql_api.schema.pages import Window, connection, execution_page, pipeline_page
+from graphql_api.schema.scalars import JSON
 from graphql_api.schema.served import served
 from graphql_api.schema.types.execution import Execution
 from graphql_api.schema.types.operator import Operator, operators
 from graphql_api.schema.types.pipeline import Pipeline
+from graphql_api.schema.types.risk import Insight, RiskAssessment, assessment
 from graphql_api.schema.types.system import AuditEntry, Health, Metrics, Viewer, system_health, system_metrics
 
 __all__ = ["Query"]
@@ -140,6 +145,27 @@ def _audit(
     return connection(page, lambda: audit.count(info.context.installation, wanted))
 
 
+def _risk_assessment(info: Info, pipeline_id: strawberry.ID, variables: JSON | None = None) -> RiskAssessment:
+    given = None if variables is None else json_object(variables, "variables")
+    return assessment(risk.assess(info.context.installation, key_of("Pipeline", pipeline_id), given).data())
+
+
+def _insights(
+    info: Info,
+    pipeline_id: str | None = None,
+    execution_id: str | None = None,
+    unresolved_only: bool = False,
+    created_after: datetime | None = None,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[Insight]:
+    wanted = InsightFilter(pipeline_id, execution_id, unresolved_only, created_after)
+    page = insights.page(info.context.installation, wanted, Window(first, after, last, before))
+    return connection(page, lambda: insights.count(info.context.installation, wanted))
+
+
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Query:
@@ -153,6 +179,12 @@ class Query:
     pipelines: Connection[Pipeline] = strawberry.field(resolver=_pipelines)
     execution: Execution | None = strawberry.field(resolver=_execution, description="By its id or its `executionId`.")
     executions: Connection[Execution] = strawberry.field(resolver=_executions)
+    risk_assessment: RiskAssessment = strawberry.field(
+        resolver=_risk_assessment, description="How likely a pipeline fails if it starts now, and why."
+    )
+    insights: Connection[Insight] = strawberry.field(
+        resolver=_insights, description="What the safety engine has found, newest first."
+    )
     operators: list[Operator] = strawberry.field(resolver=_operators, description="What stages can do.")
     viewer: Viewer = strawberry.field(resolver=_viewer, description="Whoever asks.")
     health: Health = strawberry.field(resolver=system_health)

@@ -12,7 +12,14 @@ from flexiroaster.model.viewer import Role
 from flexiroaster.service import control, executions
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require
-from graphql_api.schema.errors import ConflictError, DefinitionError, InputError, NotAllowedError, NotFoundError
+from graphql_api.schema.errors import (
+    BlockedError,
+    ConflictError,
+    DefinitionError,
+    InputError,
+    NotAllowedError,
+    NotFoundError,
+)
 from graphql_api.schema.ids import key_of
 from graphql_api.schema.inputs import json_object
 from graphql_api.schema.mutations.mutation import mutation
@@ -52,6 +59,9 @@ class StartExecutionInput:
         default=None, description="The same key with the same request gives the same execution, never a second one."
     )
     triggered_by: str = "graphql"
+    force: str | None = strawberry.field(
+        default=None, description="Why it is to start although the gate blocks it or wants an approval."
+    )
 
 
 @strawberry.input
@@ -82,14 +92,17 @@ class RerunExecutionInput:
 
     id: strawberry.ID
     from_stage: str = strawberry.field(description="It and all that depends on it runs; what else is done is kept.")
+    force: str | None = strawberry.field(
+        default=None, description="Why it is to start although the gate blocks it or wants an approval."
+    )
 
 
 StartExecutionPayload = Annotated[
-    ExecutionStarted | NotFoundError | NotAllowedError | ConflictError | DefinitionError | InputError,
+    ExecutionStarted | NotFoundError | NotAllowedError | BlockedError | ConflictError | DefinitionError | InputError,
     strawberry.union("StartExecutionPayload", description="Started, or why not."),
 ]
 RerunExecutionPayload = Annotated[
-    ExecutionStarted | NotFoundError | NotAllowedError | ConflictError | InputError,
+    ExecutionStarted | NotFoundError | NotAllowedError | BlockedError | ConflictError | InputError,
     strawberry.union("RerunExecutionPayload", description="Started, or why not."),
 ]
 CommandPayload = Annotated[
@@ -107,6 +120,7 @@ def _start(info: Info, input: StartExecutionInput) -> StartExecutionPayload:  # 
         triggered_by=input.triggered_by,
         idempotency_key=input.idempotency_key,
         drive=installation.drives,
+        force=input.force,
     )
     return ExecutionStarted(execution=served(executions.get(installation, execution_id)))
 
@@ -119,6 +133,7 @@ def _rerun(info: Info, input: RerunExecutionInput) -> RerunExecutionPayload:  # 
         input.from_stage,
         triggered_by="graphql",
         drive=installation.drives,
+        force=input.force,
     )
     return ExecutionStarted(execution=served(executions.get(installation, execution_id)))
 

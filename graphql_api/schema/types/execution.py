@@ -25,6 +25,7 @@ from graphql_api.schema.served import served
 from graphql_api.schema.types.artifact import Artifact
 from graphql_api.schema.types.event import Event
 from graphql_api.schema.types.failure import Failure, failure
+from graphql_api.schema.types.risk import RiskAssessment, stored_assessment
 from graphql_api.schema.types.stage_run import StageRun
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ async def _artifacts(root: strawberry.Parent[ExecutionRow], info: Info) -> list[
 
 def _failure(root: strawberry.Parent[ExecutionRow]) -> Failure | None:
     return failure(root.error)
+
+
+async def _risk(root: strawberry.Parent[ExecutionRow], info: Info) -> RiskAssessment | None:
+    row = await info.context.loaders.assessments.load(root.id)
+    return None if row is None else stored_assessment(row)
 
 
 def _allowed(root: strawberry.Parent[ExecutionRow]) -> list[CommandKind]:
@@ -133,6 +139,7 @@ class Execution(Node):
     completed_stages: int
     progress: float = strawberry.field(description="Percent of the stages that are completed, one decimal.")
     risk_score: float | None
+    risk: RiskAssessment | None = strawberry.field(resolver=_risk, description="What was said before it started.")
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None

@@ -20,8 +20,11 @@ from tests.integration.graphql_api.running import Api
 FRAMES = trials(500, 2_000)
 CLIENTS = 4
 TOO_BIG = 1009
-EXPECTED_CODES = {4400, 4401, 4409, 4429, TOO_BIG, 1007}
-"""1007: text that is not UTF-8. Anything else, 1011 above all, is ours to mend."""
+CUT_OFF = 0
+EXPECTED_CODES = {4400, 4401, 4409, 4429, TOO_BIG, 1007, CUT_OFF}
+"""1007: text that is not UTF-8. Anything else, 1011 above all, is ours to mend. The client sends a ping behind each
+frame: where the server has closed before that comes, TCP's reset may overtake the code.
+"""
 
 
 def test_malformed_frames_end_their_own_connection_only(api: Api, caplog: pytest.LogCaptureFixture) -> None:
@@ -34,7 +37,7 @@ def test_malformed_frames_end_their_own_connection_only(api: Api, caplog: pytest
                 while socket.receive()["type"] != "pong":
                     pass
         except ConnectionClosed as closed:
-            return closed.rcvd.code if closed.rcvd else 0
+            return closed.rcvd.code if closed.rcvd else CUT_OFF
         finally:
             if number % 100 == 0:
                 assert api.alive()
@@ -44,6 +47,7 @@ def test_malformed_frames_end_their_own_connection_only(api: Api, caplog: pytest
         codes = list(clients.map(send, range(FRAMES)))
     unexpected = {number: code for number, code in enumerate(codes) if code not in EXPECTED_CODES | {None}}
     assert not unexpected
+    assert codes.count(CUT_OFF) < FRAMES / 20
     assert codes.count(4400) > FRAMES / 4  # most are malformed,
     assert codes.count(None) > FRAMES / 20  # and some are not, so the server did look at them
     assert errors_of_the_server(caplog) == []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -13,7 +15,7 @@ from flexiroaster.errors import NotFoundError
 from flexiroaster.service import tokens
 from flexiroaster.service.tokens import Role
 from graphql_api.websocket import Limits
-from tests.integration.graphql_api.following import opened
+from tests.integration.graphql_api.following import opened, streamed
 from tests.integration.graphql_api.running import Api, serving
 from tests.unit.graphql_api.small_schema import schema as small_schema
 
@@ -135,6 +137,27 @@ def test_a_server_has_room_for_so_many_connections(narrow: Api) -> None:
     with opened(narrow) as socket:
         socket.send("ping")
         assert socket.receive() == {"type": "pong"}
+
+
+def test_one_viewer_has_room_for_so_many_connections(tmp_path: Path) -> None:
+    """Sockets and event streams together, so that one token cannot keep all others out."""
+    settings = load_settings(database_url=f"sqlite:///{tmp_path / 'each.db'}")
+    with serving(settings, small_schema, limits=Limits(connections_each=2)) as api:
+        names = ("greedy", "other")
+        greedy, other = (
+            {"authorization": f"Bearer {tokens.create(api.installation, name, Role.VIEWER)}"} for name in names
+        )
+        with streamed(api, SILENCE, **greedy), opened(api, init=False) as first, opened(api, init=False) as second:
+            first.init(greedy)
+            second.send("connection_init", payload=greedy)
+            assert second.closed() == 1013
+            with pytest.raises(httpx.HTTPStatusError) as refused, streamed(api, SILENCE, **greedy):
+                pass
+            assert refused.value.response.status_code == 503
+            with opened(api, init=False) as third:
+                third.init(other)
+        with opened(api, init=False) as again:
+            again.init(greedy)
 
 
 def test_pages_of_other_sites_do_not_get_in(api: Api) -> None:

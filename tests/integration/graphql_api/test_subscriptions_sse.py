@@ -136,8 +136,9 @@ def test_what_is_no_request_is_refused_with_a_status(api: Api, caplog: pytest.Lo
 
 def test_too_many_streams_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MOST_STREAMS", 1)
-    with streamed(api, "{ slow }"):
-        with pytest.raises(httpx.HTTPStatusError) as refused, streamed(api, "{ slow }"):
+    silence = "subscription { silence { number } }"
+    with streamed(api, silence):
+        with pytest.raises(httpx.HTTPStatusError) as refused, streamed(api, silence):
             pass
         assert refused.value.response.status_code == 503
     asked = {"url": api.url, "params": {"query": "{ echo }"}, "headers": {"accept": "text/event-stream"}}
