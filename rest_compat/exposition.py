@@ -1,0 +1,99 @@
+"""The figures as Prometheus and OpenMetrics take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flexiroaster.service import health, metrics, tallies
+from flexiroaster.service.health import Report, Status
+from flexiroaster.service.installation import Installation
+from flexiroaster.service.tallies import BUCKETS, Tallies
+
+__all__ = ["Exposition", "is_wanted"]
+
+_OPEN_METRICS, _TEXT = "application/openmetrics-text", "text/plain"
+
+
+def is_wanted(accept: str) -> bool:
+    """Whether a client that accepts this asks for the exposition: it names it, and does not name JSON."""
+    named = {each.partition(";")[0].strip().lower() for each in accept.split(",")}
+    return bool(named & {_OPEN_METRICS, _TEXT}) and "application/json" not in named
+
+
+class Exposition(Collector):
+    """All figures of an installation, read when they are asked for; counters count from the start of this process."""
+
+    def __init__(self, installation: Installation, streams: set[object]) -> None:
+        self._installation = installation
+        self._streams = streams
+        self._tallies = Tallies(installation)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """The exposition in the format that is accepted, and its content type. Raises StoreError."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: to describe them would be to read them."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read all."""
+        self._tallies.catch_up()
+        yield from self._counted()
+        yield from self._now()
+        yield from _parts(health.check(self._installation))
+        yield _gauge("flexiroaster_event_streams", "Open streams of events over REST.", len(self._streams))
+
+    def _counted(self) -> Iterator[Metric]:
+        ended = CounterMetricFamily("flexiroaster_executions_ended", "Executions that ended.", labels=["status"])
+        for status, number in sorted(self._tallies.executions.items()):
+            ended.add_metric([status], number)
+        yield ended
+        retries = CounterMetricFamily("flexiroaster_stage_retries", "Attempts beyond the first.", labels=["operator"])
+        for operator, number in sorted(self._tallies.retries.items()):
+            retries.add_metric([operator], number)
+        yield retries
+        times = HistogramMetricFamily(
+            "flexiroaster_stage_duration_seconds", "The last attempt of each stage.", labels=["operator"]
+        )
+        bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+        for operator, found in sorted(self._tallies.stages.items()):
+            times.add_metric([operator], list(zip(bounds, accumulate(found.counts), strict=True)), found.total)
+        yield times
+
+    def _now(self) -> Iterator[Metric]:
+        live = GaugeMetricFamily("flexiroaster_executions_live", "Executions that have not ended.", labels=["status"])
+        for status, number in tallies.live(self._installation).items():
+            live.add_metric([status], number)
+        yield live
+        found = metrics.read(self._installation)
+        yield _gauge("flexiroaster_pipelines", "Pipelines.", found.total_pipelines)
+        yield _gauge("flexiroaster_pipelines_active", "Pipelines that are active.", found.active_pipelines)
+
+
+def _parts(report: Report) -> Iterator[Metric]:
+    up = GaugeMetricFamily("flexiroaster_up", "Whether a part of the installation is healthy.", labels=["service"])
+    latency = GaugeMetricFamily("flexiroaster_latency_seconds", "How fast a part answers.", labels=["service"])
+    for name, part in (("database", report.database), ("redis", report.redis), ("executor", report.executor)):
+        up.add_metric([name], float(part.status is Status.HEALTHY))
+        if part.latency_ms is not None:
+            latency.add_metric([name], part.latency_ms / 1000)
+    yield up
+    yield latency
+    fallback = bool(report.redis.details["fallback_mode"])
+    yield _gauge("flexiroaster_redis_fallback", "Whether the database does Redis' work.", fallback)
+    driven = report.executor.details["executions"]
+    yield _gauge("flexiroaster_executions_driven", "Executions that this process drives.", driven)
+
+
+def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, about, value=float(value))

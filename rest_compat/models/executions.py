@@ -1,0 +1,190 @@
+"""Executions on the wire: how they are started, how they stand, what they logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flexiroaster.model.event import Event, Level
+from flexiroaster.model.execution import ExecutionStatus, StageStatus
+from flexiroaster.service.executions import ExecutionRow, StageRow
+from rest_compat.models.base import Answer
+from rest_compat.models.risk import RiskAssessment
+from rest_compat.parameters import TEXT, TRIGGERED_BY
+
+__all__ = [
+    "ExecutionDetail",
+    "ExecutionList",
+    "ExecutionSummary",
+    "LogLine",
+    "Logs",
+    "StageExecution",
+    "StartRequest",
+    "StartStatus",
+    "Started",
+]
+
+
+class StartRequest(BaseModel):
+    """Which pipeline to run, and with what. Other fields play no part."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    pipeline_id: str = Field(min_length=1, pattern=TEXT)
+    variables: dict[str, Any] | None = None
+    triggered_by: str = Field(default="api", **TRIGGERED_BY)
+
+
+class StartStatus(StrEnum):
+    """What became of a start."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    BLOCKED = "blocked"
+
+
+class Started(Answer):
+    """What became of a start; `execution_id` is there when it was a success."""
+
+    success: bool
+    execution_id: str
+    status: StartStatus
+    error: str | None = None
+    risk_assessment: RiskAssessment | None = None
+    message: str
+
+
+class ExecutionSummary(Answer):
+    """An execution as it stands; `progress` in percent, `duration` in seconds.
+
+    `started_at` is the time of its creation until it has started.
+    """
+
+    id: str
+    pipeline_id: str | None
+    pipeline_name: str
+    revision: int
+    status: ExecutionStatus
+    total_stages: int
+    completed_stages: int
+    progress: float
+    risk_score: float | None
+    triggered_by: str
+    created_at: datetime
+    started_at: datetime
+    completed_at: datetime | None
+    duration: float | None
+    error: str | None
+
+    @classmethod
+    def of(cls, row: ExecutionRow) -> ExecutionSummary:
+        """The execution of a row."""
+        return cls(**_fields(row))
+
+
+class StageExecution(Answer):
+    """A stage's part of an execution. `output`: what is known of its table."""
+
+    stage_id: str
+    stage_name: str
+    status: StageStatus
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration: float | None
+    retry_count: int
+    output: dict[str, Any] | None
+    error: str | None
+    is_anomaly: bool
+
+    @classmethod
+    def of(cls, row: StageRow) -> StageExecution:
+        """The stage of a row."""
+        return cls(
+            stage_id=row.stage_id,
+            stage_name=row.name,
+            status=row.status,
+            started_at=row.started_at,
+            completed_at=row.completed_at,
+            duration=row.duration,
+            retry_count=max(0, row.attempt - 1),
+            output=row.output,
+            error=_message(row.error),
+            is_anomaly=row.is_anomaly,
+        )
+
+
+class ExecutionDetail(ExecutionSummary):
+    """An execution with its stages, in topological order."""
+
+    stage_executions: list[StageExecution]
+    current_stage: str | None = Field(description="The first stage that is at work, or waits for its next attempt.")
+    variables: dict[str, Any]
+    pause_deadline: datetime | None
+
+    @classmethod
+    def of_rows(cls, row: ExecutionRow, stages: Iterable[StageRow]) -> ExecutionDetail:
+        """The execution of these rows."""
+        stages = list(stages)
+        at_work = (s.stage_id for s in stages if s.status in {StageStatus.RUNNING, StageStatus.WAITING})
+        return cls(
+            **_fields(row),
+            stage_executions=[StageExecution.of(stage) for stage in stages],
+            current_stage=next(at_work, None),
+            variables=row.variables,
+            pause_deadline=row.pause_deadline,
+        )
+
+
+class ExecutionList(Answer):
+    """A page of executions, newest first; `total` counts all that match."""
+
+    executions: list[ExecutionSummary]
+    total: int
+    cursor: str | None = Field(description="Where the next page begins; null: this is the last.")
+
+
+class LogLine(Answer):
+    """Something that happened. `id` counts from 1 without gaps within an execution."""
+
+    id: int
+    level: Level
+    message: str
+    stage_id: str | None
+    timestamp: datetime
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> LogLine:
+        """The line of an event; which kind of event, and of which attempt, is in `metadata`."""
+        about: dict[str, Any] = {"event": event.type.value}
+        if event.attempt is not None:
+            about["attempt"] = event.attempt
+        return cls(
+            id=event.seq,
+            level=event.level,
+            message=event.message,
+            stage_id=event.stage_id,
+            timestamp=event.at,
+            metadata={**(event.data or {}), **about},
+        )
+
+
+class Logs(Answer):
+    """Lines of the log, oldest first; `total` counts all that match."""
+
+    logs: list[LogLine]
+    total: int
+    after: int = Field(description="The last id seen: what to ask for the lines after these with.")
+
+
+def _fields(row: ExecutionRow) -> dict[str, Any]:
+    same = {name: getattr(row, name) for name in ExecutionSummary.model_fields}
+    return {**same, "started_at": row.started_at or row.created_at, "error": _message(row.error)}
+
+
+def _message(error: dict[str, Any] | None) -> str | None:
+    return None if error is None else str(error["message"])

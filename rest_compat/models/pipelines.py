@@ -1,0 +1,112 @@
+"""Pipelines on the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from flexiroaster.errors import ErrorClass
+from flexiroaster.model import pipeline as model
+from flexiroaster.model.pipeline import OnConflict, StageType
+from flexiroaster.service.pipelines import PipelineRow, Revision
+from rest_compat.models.base import Answer
+
+__all__ = ["PipelineDetail", "PipelineList", "PipelineStage", "PipelineSummary"]
+
+
+class PipelineStage(Answer):
+    """A step of a pipeline; times are seconds, `memory_limit` MiB. `order`: where it stands in topological order."""
+
+    id: str
+    name: str
+    type: StageType
+    description: str | None
+    config: dict[str, Any]
+    dependencies: list[str]
+    timeout: int | float | None
+    max_retries: int | None
+    retry_delay: float | None
+    retry_backoff: float | None
+    max_retry_delay: float
+    retry_on: list[ErrorClass]
+    memory_limit: int | None
+    is_critical: bool
+    order: int
+
+    @classmethod
+    def of(cls, stage: model.Stage, order: int) -> PipelineStage:
+        """The stage of a definition."""
+        fields = {name: getattr(stage, name) for name in cls.model_fields if name != "order"}
+        changed = {"name": stage.title, "description": stage.description or None, "timeout": _whole(stage.timeout)}
+        return cls(**{**fields, **changed}, order=order)
+
+
+class PipelineSummary(Answer):
+    """A pipeline at its newest revision, as lists show it."""
+
+    id: str
+    name: str
+    description: str | None
+    version: str
+    is_active: bool
+    schedule: str | None
+    stage_count: int
+    revision: int
+    created_at: datetime
+    updated_at: datetime | None
+
+    @classmethod
+    def of(cls, row: PipelineRow) -> PipelineSummary:
+        """The pipeline of a row."""
+        fields = {name: getattr(row, name) for name in cls.model_fields}
+        return cls(**{**fields, "description": row.description or None})
+
+
+class PipelineDetail(PipelineSummary):
+    """A pipeline with its stages."""
+
+    stages: list[PipelineStage]
+    config: dict[str, Any]
+    variables: dict[str, Any]
+    timeout: int | float | None
+    concurrency: int | None
+    on_conflict: OnConflict
+
+    @classmethod
+    def of_revision(cls, revision: Revision) -> PipelineDetail:
+        """The pipeline at a revision."""
+        pipeline = revision.pipeline
+        order = {stage_id: place for place, stage_id in enumerate(pipeline.order())}
+        return cls(
+            id=revision.id,
+            name=pipeline.name,
+            description=pipeline.description or None,
+            version=pipeline.version,
+            is_active=pipeline.is_active,
+            schedule=pipeline.schedule,
+            stage_count=len(pipeline.stages),
+            revision=revision.revision,
+            created_at=revision.created_at,
+            updated_at=revision.updated_at,
+            stages=[PipelineStage.of(stage, order[stage.id]) for stage in pipeline.stages],
+            config=pipeline.config,
+            variables=pipeline.variables,
+            timeout=_whole(pipeline.timeout),
+            concurrency=pipeline.concurrency,
+            on_conflict=pipeline.on_conflict,
+        )
+
+
+class PipelineList(Answer):
+    """A page of pipelines, oldest first; `total` counts all that match."""
+
+    pipelines: list[PipelineSummary]
+    total: int
+    cursor: str | None = Field(description="Where the next page begins; null: this is the last.")
+
+
+def _whole(seconds: float | None) -> int | float | None:
+    """As an integer where it is one, as clients expect of a number of seconds."""
+    return int(seconds) if seconds is not None and seconds.is_integer() else seconds

@@ -1,0 +1,93 @@
+"""What the safety engine says, on the wire: assessments before a run, and insights."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from flexiroaster.service.insights import InsightRow
+from flexiroaster.service.risk import AssessmentRow
+from rest_compat.models.base import Answer
+
+__all__ = ["Insight", "Insights", "RiskAssessment", "RiskFactor", "Severity"]
+
+
+class RiskFactor(Answer):
+    """A factor of the score: `contribution` is its weight times its score."""
+
+    name: str
+    value: float | None
+    score: float
+    weight: float
+    description: str
+    contribution: float
+
+
+class RiskAssessment(Answer):
+    """How likely the run was to fail, asked before it started. `risk_score` is the sum of the contributions."""
+
+    risk_score: float
+    risk_level: str
+    should_block: bool
+    factors: list[RiskFactor]
+    recommendations: list[str]
+    explanation: str
+
+    @classmethod
+    def of(cls, row: AssessmentRow) -> RiskAssessment:
+        """The assessment as it was stored."""
+        return cls(
+            risk_score=row.data["risk_score"],
+            risk_level=row.level,
+            should_block=row.gate == "block",
+            factors=[_factor(each) for each in row.data["factors"]],
+            recommendations=row.data["recommendations"],
+            explanation=row.data["explanation"]["text"],
+        )
+
+
+class Severity(StrEnum):
+    """How serious an insight is."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class Insight(Answer):
+    """Something that the safety engine noticed."""
+
+    id: int
+    pipeline_id: str | None
+    execution_id: str | None
+    stage_id: str | None
+    insight_type: str
+    severity: Severity
+    title: str
+    message: str
+    recommendation: str | None
+    confidence: float
+    risk_score: float | None
+    factors: list[dict[str, Any]]
+    explanation: str | None
+    action_taken: str | None
+    is_resolved: bool
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: InsightRow) -> Insight:
+        """The insight of a row."""
+        return cls.model_validate(row)
+
+
+class Insights(Answer):
+    """Insights, newest first; `total` counts all that match."""
+
+    insights: list[Insight]
+    total: int
+
+
+def _factor(data: dict[str, Any]) -> RiskFactor:
+    return RiskFactor(**{name: data[name] for name in RiskFactor.model_fields})

@@ -1,0 +1,74 @@
+"""The parameters of requests that several calls have, each with its bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import Header, Path, Query
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+__all__ = [
+    "TEXT",
+    "TRIGGERED_BY",
+    "Cursor",
+    "EmptyIsAbsent",
+    "ExecutionId",
+    "Hours",
+    "IdempotencyKey",
+    "Limit",
+    "PipelineId",
+    "Skip",
+    "Text",
+    "TriggeredBy",
+]
+
+TEXT: Final = r"^[^\x00]*$"
+"""Any text that a database can hold."""
+
+TRIGGERED_BY: Final[dict[str, Any]] = {"min_length": 1, "max_length": 255, "pattern": TEXT}
+"""Who or what started an execution."""
+
+Text = Annotated[str, StringConstraints(pattern=TEXT)]
+
+MOST: Final = 1000
+LARGEST: Final = 2**53 - 1
+LONGEST_HOURS: Final = 24 * 36_525
+
+
+class EmptyIsAbsent:
+    """Marks a parameter that may be empty, as in `?status=&skip=0`: that counts as not given."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_absent_if_empty, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(schema)
+        return {"anyOf": [*described.get("anyOf", [described]), {"type": "string", "const": ""}]}
+
+
+def _absent_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+PipelineId = Annotated[Text, Path(description="The pipeline's id.")]
+ExecutionId = Annotated[Text, Path(description="The execution's id.")]
+Skip = Annotated[int, Query(ge=0, le=LARGEST, description="Rows to leave out; `cursor` is the cheaper way.")]
+Limit = Annotated[int, Query(ge=1, le=MOST, description="Rows at most.")]
+Hours = Annotated[float, Query(gt=0, le=LONGEST_HOURS, allow_inf_nan=False, description="How far back to look.")]
+Cursor = Annotated[
+    Text | None,
+    EmptyIsAbsent(),
+    Query(description="Where a page begins, as the page before it says; goes before `skip`."),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]*$",
+        description="The same key with the same request answers with the same execution, never a second run.",
+    ),
+]
+TriggeredBy = Annotated[str, Query(**TRIGGERED_BY, description="Who or what starts it.")]

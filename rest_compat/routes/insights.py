@@ -1,0 +1,41 @@
+"""Insights: what the safety engine noticed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from flexiroaster.service import insights
+from rest_compat.calls import Reading
+from rest_compat.models.risk import Insight, Insights
+from rest_compat.parameters import EmptyIsAbsent, Hours, Limit, Text
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["insights"])
+
+OfPipeline = Annotated[Text | None, EmptyIsAbsent(), Query(description="Only those about this pipeline.")]
+OfExecution = Annotated[Text | None, EmptyIsAbsent(), Query(description="Only those about this execution.")]
+UnresolvedOnly = Annotated[bool, Query(description="Only those whose cause is not gone.")]
+
+
+@router.get("/insights")
+def list_insights(
+    call: Reading,
+    pipeline_id: OfPipeline = None,
+    execution_id: OfExecution = None,
+    unresolved_only: UnresolvedOnly = False,
+    hours: Hours = 24,
+    limit: Limit = 50,
+) -> Insights:
+    """What the safety engine noticed in the last `hours`, newest first."""
+    rows, total = insights.listing(
+        call.installation,
+        pipeline_id=pipeline_id,
+        execution_id=execution_id,
+        unresolved_only=unresolved_only,
+        hours=hours,
+        limit=limit,
+    )
+    return Insights(insights=[Insight.of(row) for row in rows], total=total)

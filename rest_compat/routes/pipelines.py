@@ -1,0 +1,98 @@
+"""Pipelines: create, list, read, change, delete, switch on and off."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from flexiroaster.service import pipelines
+from flexiroaster.service.paging import Window
+from flexiroaster.service.pipelines import PipelineFilter
+from rest_compat import etags, links
+from rest_compat.calls import Operating, Reading
+from rest_compat.models.base import Done, Refusal, Responses
+from rest_compat.models.definitions import Changes, Definition
+from rest_compat.models.pipelines import PipelineDetail, PipelineList, PipelineSummary
+from rest_compat.parameters import Cursor, EmptyIsAbsent, Limit, PipelineId, Skip
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/pipelines", tags=["pipelines"])
+
+_UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such pipeline."}}
+_CONFLICT: Responses = {409: {"model": Refusal, "description": "It contradicts what is stored."}}
+
+IsActive = Annotated[bool | None, EmptyIsAbsent(), Query(description="Only those that are, or are not, active.")]
+IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of what the client has.")]
+
+
+@router.post("", status_code=201, responses={201: links.PIPELINE, **_CONFLICT})
+def create_pipeline(call: Operating, definition: Definition) -> PipelineDetail:
+    """Check a definition whole and store it as a new pipeline."""
+    with call.audited("createPipeline", None, definition):
+        return PipelineDetail.of_revision(pipelines.create(call.installation, definition))
+
+
+@router.get("")
+def list_pipelines(
+    call: Reading, is_active: IsActive = None, skip: Skip = 0, limit: Limit = 100, cursor: Cursor = None
+) -> PipelineList:
+    """The pipelines, oldest first."""
+    wanted = PipelineFilter(is_active=is_active)
+    if cursor is None:
+        rows, total = pipelines.part(call.installation, wanted, skip, limit)
+        more = skip + len(rows) < total
+    else:
+        page = pipelines.page(call.installation, wanted, window=Window(first=limit, after=cursor))
+        rows, more, total = list(page.items), page.has_next, pipelines.count(call.installation, wanted)
+    following = pipelines.cursor(rows[-1]) if rows and more else None
+    return PipelineList(pipelines=[PipelineSummary.of(row) for row in rows], total=total, cursor=following)
+
+
+@router.get(
+    "/{pipeline_id}",
+    response_model=PipelineDetail,
+    responses={**_UNKNOWN, 304: {"description": "It is what the client has."}},
+)
+def get_pipeline(
+    call: Reading, pipeline_id: PipelineId, response: Response, if_none_match: IfNoneMatch = None
+) -> Response | PipelineDetail:
+    """A pipeline with its stages. Its `ETag` changes with it."""
+    revision = pipelines.get(call.installation, pipeline_id)
+    tag = etags.of(revision)
+    if etags.matches(if_none_match, tag):
+        return Response(status_code=304, headers=etags.headers(tag))
+    response.headers.update(etags.headers(tag))
+    return PipelineDetail.of_revision(revision)
+
+
+@router.put("/{pipeline_id}", responses={**_UNKNOWN, **_CONFLICT})
+def update_pipeline(call: Operating, pipeline_id: PipelineId, changes: Changes) -> PipelineDetail:
+    """Change some fields, each as a whole; executions keep the revision they started with."""
+    with call.audited("updatePipeline", pipeline_id, changes):
+        return PipelineDetail.of_revision(pipelines.update(call.installation, pipeline_id, changes))
+
+
+@router.delete("/{pipeline_id}", responses={**_UNKNOWN, **_CONFLICT})
+def delete_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
+    """Delete a pipeline; refused while an execution of it is live. Its history is kept."""
+    with call.audited("deletePipeline", pipeline_id, {}):
+        pipelines.delete(call.installation, pipeline_id)
+    return Done(message=f"Pipeline deleted: {pipeline_id}")
+
+
+@router.post("/{pipeline_id}/activate", responses=_UNKNOWN)
+def activate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
+    """Let it be started again."""
+    with call.audited("activatePipeline", pipeline_id, {}):
+        pipelines.activate(call.installation, pipeline_id)
+    return Done(message=f"Pipeline activated: {pipeline_id}")
+
+
+@router.post("/{pipeline_id}/deactivate", responses=_UNKNOWN)
+def deactivate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
+    """Let no execution of it start any more; those that are live go on."""
+    with call.audited("deactivatePipeline", pipeline_id, {}):
+        pipelines.deactivate(call.installation, pipeline_id)
+    return Done(message=f"Pipeline deactivated: {pipeline_id}")

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from flexiroaster.config import Settings, load_settings
+from tests.integration.rest_compat.client import Rest, serving
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def rest_settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings on either database, with a folder of their own that outlasts the tests' working directories."""
+    folder = tmp_path_factory.mktemp("rest")
+    if request.param == "sqlite":
+        yield _settings(f"sqlite:///{folder / 'rest.db'}", folder)
+        return
+    server, name = request.getfixturevalue("postgres_uri"), f"rest_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield _settings(make_url(server).set(database=name).render_as_string(hide_password=False), folder)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def rest(rest_settings: Settings) -> Iterator[Rest]:
+    """A server without tokens that runs what is started; tests leave no execution live."""
+    with serving(rest_settings) as running:
+        yield running
+
+
+def _settings(url: str, folder: Path) -> Settings:
+    return load_settings(
+        database_url=url,
+        artifacts_url=str(folder / "artifacts"),
+        output_database_url=f"sqlite:///{folder / 'output.db'}",
+        redis_url="",
+        python_modules=("tests.integration.stages",),
+        executor_retry_delay=0.01,
+        executor_workers=2,
+        executor_stop_grace=1.0,
+        cors_origins=("https://dashboard.example",),
+    )

@@ -1,0 +1,100 @@
+"""Who may do what: every operation of the description, without a token, with a bad one, and with each role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from flexiroaster.config import Settings
+from flexiroaster.service import tokens
+from flexiroaster.service.tokens import Role
+from tests.integration.rest_compat.client import Rest, assert_refused, serving
+
+PUBLIC = {"get_root", "get_health", "get_liveness", "get_readiness"}
+OPERATORS = {
+    "create_pipeline",
+    "update_pipeline",
+    "delete_pipeline",
+    "activate_pipeline",
+    "deactivate_pipeline",
+    "start_execution",
+    "execute_pipeline",
+    "stop_execution",
+    "pause_execution",
+    "resume_execution",
+    "airflow_callback",
+}
+
+
+@pytest.fixture(scope="module")
+def closed(rest_settings: Settings) -> Iterator[Rest]:
+    """A server that needs tokens."""
+    with serving(rest_settings, executor=False) as running:
+        for role in Role:
+            secret = tokens.create(running.installation, role, role)
+            setattr(running, role, {"authorization": f"Bearer {secret}"})
+        yield running
+
+
+def operations(rest: Rest) -> dict[str, tuple[str, str]]:
+    """Every operation: its name -> method and path."""
+    paths = rest.json("/api/openapi.json")["paths"]
+    return {
+        operation["operationId"]: (method, path.replace("{", "").replace("}", ""))
+        for path, item in paths.items()
+        for method, operation in item.items()
+    }
+
+
+def test_every_operation_but_the_probes_needs_a_token(closed: Rest) -> None:
+    for name, (method, path) in operations(closed).items():
+        answer = closed.http.request(method, path)
+        if name in PUBLIC:
+            assert answer.status_code == 200
+            continue
+        assert_refused(answer, 401, "A token is needed: Authorization: Bearer <token>")
+        assert answer.headers["www-authenticate"] == "Bearer"
+        wrong = closed.http.request(method, path, headers={"authorization": "Bearer frt_wrong"})
+        assert_refused(wrong, 401, "The token is not in force: it is unknown, has expired or was revoked")
+
+
+def test_who_may_look_may_not_change(closed: Rest) -> None:
+    found = operations(closed)
+    assert set(found) >= OPERATORS | PUBLIC
+    for name, (method, path) in found.items():
+        as_viewer = closed.http.request(method, path, headers=closed.viewer)
+        as_operator = closed.http.request(method, path, headers=closed.operator)
+        if name in OPERATORS:
+            assert_refused(as_viewer, 403, "This needs the role operator; the token has the role viewer")
+        else:
+            assert as_viewer.status_code not in {401, 403}, name
+        assert as_operator.status_code not in {401, 403}, name
+
+
+def test_health_tells_strangers_only_how_things_are(closed: Rest) -> None:
+    details = [service["details"] for service in closed.json("/health")["services"].values()]
+    assert details == [{}, {"fallback_mode": True}, {}]
+    known = closed.get("/health", headers=closed.viewer).json()["services"]
+    assert known["database"]["details"]["dialect"] in {"sqlite", "postgresql"}
+
+
+def test_a_stream_ends_with_its_token(closed: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rest_compat.routes import events
+
+    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(events, "CHECK_SECONDS", 0.01)
+    secret = tokens.create(closed.installation, "follower", Role.VIEWER)
+    pipeline_id = closed.post(
+        "/api/pipelines",
+        {"name": "p", "stages": [{"id": "load", "type": "input", "config": {"source": "api"}}]},
+        headers=closed.operator,
+    ).json()["id"]
+    started = closed.post(f"/api/executions/{pipeline_id}/execute", headers=closed.operator).json()
+    path = f"/api/executions/{started['execution_id']}/events"
+    with closed.http.stream("GET", path, headers={"authorization": f"Bearer {secret}"}) as live:
+        lines = live.iter_lines()
+        assert next(lines) == "id: 1"  # nobody drives it: the stream stays open
+        tokens.revoke(closed.installation, "follower")
+        for _ in lines:
+            pass
