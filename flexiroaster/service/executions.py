@@ -16,7 +16,7 @@ import orjson
 
 from flexiroaster import faults
 from flexiroaster.engine.executor import Execution
-from flexiroaster.errors import BlockedError, ConflictError, LeaseLostError, NotAllowedError, NotFoundError
+from flexiroaster.errors import BlockedError, ConflictError, InputError, LeaseLostError, NotAllowedError, NotFoundError
 from flexiroaster.model import graph
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
@@ -57,6 +57,10 @@ __all__ = [
 ]
 
 
+LONGEST_TEXT = 255
+"""Of who started an execution, and of an idempotency key."""
+
+
 def new_id() -> str:
     """A fresh execution id; ids sort by time, which keeps index pages together."""
     return f"exec-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
@@ -79,9 +83,11 @@ def start(
     it may start paused, see `service/gate.py`; `force` is the reason to start it all the same.
 
     Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or does not fit),
-    BlockedError (its risk is high), InputError (`force` says nothing), ConflictError (the pipeline runs already as
-    often as it may; the key was used for something else), StoreError.
+    BlockedError (its risk is high), InputError (`force` says nothing, a text is too long), ConflictError (the pipeline
+    runs already as often as it may; the key was used for something else), StoreError.
     """
+    _check_text("triggered_by", triggered_by)
+    _check_text("idempotency_key", idempotency_key)
     revision = pipelines.get(installation, pipeline) if isinstance(pipeline, str) else pipeline
     if not revision.pipeline.is_active:
         raise NotAllowedError(f"Pipeline is not active: {revision.id}", pipeline_id=revision.id)
@@ -282,6 +288,12 @@ def latest(
 ) -> dict[str, list[ExecutionRow]]:
     """The `limit` newest executions of each pipeline that has any, newest first; `leave_out` as in `page`."""
     return batches.latest_executions(installation.database, pipeline_ids, limit, leave_out)
+
+
+def _check_text(argument: str, given: str | None) -> None:
+    """Raises InputError for what the table cannot hold: it would fail all that is written in the same transaction."""
+    if given is not None and (len(given) > LONGEST_TEXT or "\0" in given):
+        raise InputError(f"{argument}: has at most {LONGEST_TEXT} characters, and no NUL", argument=argument)
 
 
 def _admit_and_create(

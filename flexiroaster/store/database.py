@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, OperationalError, SQLAlchemyError
 
 from flexiroaster.config import HOME, Settings, psycopg_url
-from flexiroaster.errors import StoreError
+from flexiroaster.errors import InputError, StoreError
 from flexiroaster.store.changes import Landed, NewExecution, Transition
 
 __all__ = ["Backend", "Database", "open_database"]
@@ -124,9 +124,13 @@ def open_database(settings: Settings) -> Database:
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """What the driver says of a database that is not there, as an error of ours; other errors stay as they are."""
+    """What the driver says of a database that is not there, or of a value that it cannot hold (a text with NUL, a
+    number too large), as an error of ours; other errors stay as they are.
+    """
     try:
         yield
+    except DataError as error:
+        raise InputError(f"a value is not one that the database can hold: {error.orig}") from error
     except (OperationalError, InterfaceError) as error:
         raise StoreError(f"cannot reach the database: {error.orig or error}") from error
 
