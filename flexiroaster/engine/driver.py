@@ -257,7 +257,7 @@ class Driver:
         for listener in tuple(self._listeners):
             try:
                 listener(events)
-            except Exception:
+            except Exception:  # a defect of a listener must not end the driver of all executions
                 logger.exception("a listener failed")
 
     # --- what happens ------------------------------------------------------------------------------------------

@@ -397,8 +397,8 @@ OUTPUTS = [
     Case("our own table", output(destination="database", table="flexiroaster_effects"), [
         "stages[1].config.table: 'flexiroaster_effects' is a name of FlexiRoaster's own tables; choose another",
     ]),
-    Case("file outside", output(destination="file", path="/root/x.csv"), [
-        "stages[1].config.path: file '/root/x.csv' is outside the allowed roots (FILE_ROOTS): .",
+    Case("file outside", output(destination="file", path="/elsewhere/x.csv"), [
+        "stages[1].config.path: file '/elsewhere/x.csv' is outside the allowed roots (FILE_ROOTS): .",
     ]),
     Case("our own folder", output(destination="file", path=".flexiroaster/x.csv"), [
         "stages[1].config.path: '.flexiroaster/x.csv' lies in .flexiroaster, which is FlexiRoaster's own; "

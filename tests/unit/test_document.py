@@ -77,7 +77,7 @@ class Example(Operator[ExampleConfig]):
     }
 
     def run(self, context: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # it is described here, never run
 
 
 def test_the_reference_is_up_to_date() -> None:

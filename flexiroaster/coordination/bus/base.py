@@ -130,7 +130,7 @@ class Listeners:
         started = monotonic()
         try:
             callback(message)
-        except Exception:
+        except Exception:  # a defect of one listener must not cost the others their messages
             logger.exception("a listener to %s failed", message.topic)
         if monotonic() - started > SLOW_SECONDS and callback not in self._slow:
             self._slow.add(callback)
