@@ -412,9 +412,10 @@ def test_problems_of_a_config() -> None:
 
 @pytest.mark.parametrize("members", [1, 2], ids=["while it is read", "before it is read"])
 def test_a_zipped_csv_larger_than_the_memory_it_takes(tmp_path: Path, members: int) -> None:
-    """Some 250 MB of csv, zipped, through the operator into an Arrow file: memory stays far below the table's size.
+    """Some 250 MB of csv a member, zipped, through the operator into an Arrow file: memory stays far below the size.
 
-    One member is decompressed while it is read, several are before.
+    One member is decompressed while it is read, several are before. What polars reads ahead depends on how its threads
+    are scheduled, some 100 to 200 MB whatever the size of the file, so the sizes here are well above that.
     """
     rows_of_text = "".join(
         f"{i},name-{i},{i * 7919 % 1_000_003}.25,2026-01-02T03:04:05,some more text here\n" for i in range(4000)
@@ -423,7 +424,7 @@ def test_a_zipped_csv_larger_than_the_memory_it_takes(tmp_path: Path, members: i
         for number in range(members):
             with archive.open(f"{number}.csv", "w", force_zip64=True) as member:
                 member.write(b"id,name,value,at,text\n")
-                for _ in range(1000 // members):
+                for _ in range(1000):
                     member.write(rows_of_text)
     script = """
         from pathlib import Path
@@ -451,12 +452,14 @@ def test_a_zipped_csv_larger_than_the_memory_it_takes(tmp_path: Path, members: i
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     before, unpacked, after, rows = map(int, done.stdout.split())
-    assert rows == 4_000_000
+    assert rows == 4_000_000 * members
     size = (tmp_path / "big.arrow").stat().st_size >> 20
-    assert size > 300
+    assert size > 300 * members
     if members > 1:
-        assert unpacked - before < 200, "unpacking and looking at the types takes no more than blocks and a sample"
+        text = members * 1000 * len(rows_of_text) >> 20
+        assert text > 450
+        assert unpacked - before < text - 50, "unpacking and looking at the types takes blocks and what is read ahead"
     assert after - before < size, "reading all at once would take the text and the table, twice that"
