@@ -15,7 +15,7 @@ from typing import Any
 
 from flexiroaster.engine.messages import Task
 from flexiroaster.engine.retry import backoff, worth_retrying
-from flexiroaster.engine.rollback import Rollback
+from flexiroaster.engine.rollback import Rollback, undo_when_quiet
 from flexiroaster.engine.stage_run import StageRun
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model import graph
@@ -76,7 +76,7 @@ class Execution:
 
     def begin(self, at: datetime) -> None:
         """Start it: the stages without dependencies become ready."""
-        self._move(ExecutionStatus.RUNNING)
+        self.move(ExecutionStatus.RUNNING)
         self.started_at = at
         self._event(EventType.EXECUTION_STARTED, f"Execution started: {self.pipeline.name}", at)
         self.line_up()
@@ -122,7 +122,6 @@ class Execution:
         """An attempt gave its result."""
         if self.rollback is not None and self.rollback.active:
             self.rollback.undone(self, str(output.get("undone", "")), at)
-            self._settle_rollback(at)
             return
         run = self._end_attempt(stage_id, at)
         run.move(S.COMPLETED)
@@ -133,7 +132,7 @@ class Execution:
         told = "" if rows is None else f", {rows:,} rows"
         self._stage_event(run, EventType.STAGE_COMPLETED, f"Stage completed: {run.stage.title}{told}", at, data=output)
         self._stage_ended(run, at)
-        self.undo_when_quiet(at)
+        undo_when_quiet(self, at)
 
     def stage_failed(self, stage_id: str, error: dict[str, Any], at: datetime) -> float | None:
         """An attempt failed; the seconds after which `retry` is to be called, None when there is no other attempt."""
@@ -141,16 +140,14 @@ class Execution:
             self._attempt_interrupted(stage_id, at)
             return None
         if self.rollback is not None and self.rollback.active:
-            delay = self.rollback.failed(self, error, at)
-            self._settle_rollback(at)
-            return delay
+            return self.rollback.failed(self, error, at)
         run = self._end_attempt(stage_id, at)
         run.error = error
         error_class = ErrorClass(error["class"])
         if self.stopping is not None:
             self._cancel_stage(run, at)
             self._settle(at)
-            self.undo_when_quiet(at)
+            undo_when_quiet(self, at)
             return None
         if self.error is None and worth_retrying(run.stage, error_class, run.attempt):
             return self._wait_for_retry(run, error, at)
@@ -161,22 +158,6 @@ class Execution:
         """The time to wait is over; nothing happens when the stage does not wait any more."""
         if self.stages[stage_id].status is S.WAITING and stage_id not in self.ready:
             self.ready.append(stage_id)
-
-    def begin_rollback(self, reason: str, at: datetime) -> None:
-        """Undo what the completed stages did outside; what has not ended is cancelled first."""
-        self.goal = Goal.ROLLBACK
-        self.stopping = self.stopping or reason
-        self.prepare_interrupt()
-        self._cancel_unstarted(at)
-        self._event(EventType.ROLLBACK_STARTED, f"Rollback started: {reason}", at, Level.WARNING)
-        self.undo_when_quiet(at)
-
-    def undo_when_quiet(self, at: datetime) -> None:
-        """Once nothing runs any more it is known what there is to undo: what just ended may have had its effect."""
-        if self.goal is Goal.ROLLBACK and self.rollback is None and not self.running:
-            self._cancel_unstarted(at)
-            self.rollback = Rollback.of(self)
-            self._settle_rollback(at)
 
     def log(self, stage_id: str, level: Level, message: str, at: datetime, data: dict[str, Any] | None = None) -> None:
         """A stage said something."""
@@ -196,7 +177,7 @@ class Execution:
             return
         self.stopping = reason
         self._event(EventType.EXECUTION_STOPPING, f"Stopping: {reason}", at, Level.WARNING)
-        self._cancel_unstarted(at)
+        self.cancel_unstarted(at)
         self._settle(at)
 
     def time_out(self, seconds: float, at: datetime) -> None:
@@ -211,7 +192,7 @@ class Execution:
 
         At the deadline, if there is one, the pause becomes a stop (`end_pause`).
         """
-        self._move(ExecutionStatus.PAUSED)
+        self.move(ExecutionStatus.PAUSED)
         self.pause_deadline = deadline
         if interrupt:
             self.prepare_interrupt()
@@ -229,14 +210,14 @@ class Execution:
 
     def resume(self, reason: str, at: datetime) -> None:
         """Go on where it was paused; one that began paused starts."""
-        self._move(ExecutionStatus.RUNNING)
+        self.move(ExecutionStatus.RUNNING)
         self.started_at = self.started_at or at
         self._event(EventType.EXECUTION_RESUMED, f"Execution resumed: {reason}", at)
         self._settle(at)
 
     def retry_failed(self, reason: str, at: datetime) -> None:
         """Run again what failed or was cancelled, and what was skipped because of that, with fresh attempts."""
-        self._move(ExecutionStatus.RUNNING)
+        self.move(ExecutionStatus.RUNNING)
         self.error = self.completed_at = self.stopping = None
         again = [run for run in self.stages.values() if run.status in {S.FAILED, S.CANCELLED, S.SKIPPED}]
         for run in again:
@@ -267,7 +248,7 @@ class Execution:
     def finish_up(self, at: datetime) -> None:
         """Where it is failing or stopping: what has not started never will."""
         if self.error is not None or self.stopping is not None:
-            self._cancel_unstarted(at)
+            self.cancel_unstarted(at)
             self._settle(at)
 
     def line_up(self) -> None:
@@ -361,9 +342,9 @@ class Execution:
         self._stage_event(run, EventType.STAGE_INTERRUPTED, message, at, Level.WARNING)
         self.ready.appendleft(stage_id)
         if self.stopping is not None or self.error is not None:
-            self._cancel_unstarted(at)
+            self.cancel_unstarted(at)
             self._settle(at)
-            self.undo_when_quiet(at)
+            undo_when_quiet(self, at)
 
     def _wait_for_retry(self, run: StageRun, error: dict[str, Any], at: datetime) -> float:
         delay = backoff(run.stage, run.attempt, retry_after=error.get("retry_after"))
@@ -424,7 +405,8 @@ class Execution:
             elif run.status is S.WAITING:
                 self._cancel_stage(run, at)
 
-    def _cancel_unstarted(self, at: datetime) -> None:
+    def cancel_unstarted(self, at: datetime) -> None:
+        """What has not started never will."""
         self.ready.clear()
         for run in self.stages.values():
             if run.status in {S.PENDING, S.WAITING}:
@@ -437,43 +419,19 @@ class Execution:
         self._open -= 1
         self._stage_event(run, EventType.STAGE_CANCELLED, f"Stage cancelled: {run.stage.title}", at, Level.WARNING)
 
-    def _settle_rollback(self, at: datetime) -> None:
-        """End the rollback once nothing is left to try; with what it could not undo the execution is failed."""
-        if self.rollback is None or not self.rollback.finished or self.running:
-            return
-        left, self.rollback, self.goal = self.rollback.left, None, Goal.RUN
-        self.completed_at = self.completed_at or at
-        if not left:
-            if "left" in (self.error or {}):  # of an earlier rollback: it is done now
-                self.error = None
-            self._move(ExecutionStatus.ROLLED_BACK)
-            self._event(EventType.ROLLBACK_COMPLETED, "Rolled back: every effect is undone", at, Level.WARNING)
-            return
-        told = "; ".join(f"stage {item['stage_id']!r}: {item['message']}" for item in left)
-        message = f"The rollback is incomplete; left to be done by hand: {told}"
-        self.error = {
-            "message": message,
-            "class": ErrorClass.UNKNOWN.value,
-            "stage_id": left[0]["stage_id"],
-            "left": left,
-        }
-        if self.status is not ExecutionStatus.FAILED:
-            self._move(ExecutionStatus.FAILED)
-        self._event(EventType.ROLLBACK_FAILED, message, at, Level.ERROR)
-
     def _settle(self, at: datetime) -> None:
         """End the execution once every stage has ended."""
         if self._open > 0 or self.status in TERMINAL or self.goal is Goal.ROLLBACK:
             return
         self.completed_at = at
         if self.error is not None:
-            self._move(ExecutionStatus.FAILED)
+            self.move(ExecutionStatus.FAILED)
             self._event(EventType.EXECUTION_FAILED, f"Execution failed: {self.error['message']}", at, Level.ERROR)
         elif self.stopping is not None:
-            self._move(ExecutionStatus.CANCELLED)
+            self.move(ExecutionStatus.CANCELLED)
             self._event(EventType.EXECUTION_CANCELLED, f"Execution cancelled: {self.stopping}", at, Level.WARNING)
         else:
-            self._move(ExecutionStatus.COMPLETED)
+            self.move(ExecutionStatus.COMPLETED)
             self._event(EventType.EXECUTION_COMPLETED, self._summary(), at)
 
     def _summary(self) -> str:
@@ -481,7 +439,8 @@ class Execution:
         told = f"; not completed: {', '.join(left)}" if left else ""
         return f"Execution completed: {self.completed} of {len(self.stages)} stages{told}"
 
-    def _move(self, status: ExecutionStatus) -> None:
+    def move(self, status: ExecutionStatus) -> None:
+        """Change the state. Raises NotAllowedError for a move that is not in the table."""
         check_move(self.status, status)
         self.status = status
         self.pause_deadline = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from flexiroaster.engine.executor import Execution
+from flexiroaster.engine.rollback import begin_rollback
 from flexiroaster.model.command import ALLOWED, Command, CommandKind
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
@@ -41,7 +42,7 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
             execution.retry_failed(reason, at)
         case CommandKind.ROLLBACK:
             running = execution.status is ExecutionStatus.PAUSED
-            execution.begin_rollback(reason, at)
+            begin_rollback(execution, reason, at)
             return running
     return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from flexiroaster.engine.executor import Execution
+from flexiroaster.engine.rollback import undo_when_quiet
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 from flexiroaster.store.recovery import Stored
@@ -39,7 +40,7 @@ def restore(stored: Stored, token: int, at: datetime) -> Execution:
     _take_back(execution, at)
     if stored.goal is Goal.ROLLBACK:
         execution.stopping = "rollback"
-        execution.undo_when_quiet(at)
+        undo_when_quiet(execution, at)
     elif stored.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED}:
         execution.finish_up(at)
     return execution

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from flexiroaster.engine.retry import backoff, worth_retrying
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.event import EventType, Level
-from flexiroaster.model.execution import StageStatus
+from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 from flexiroaster.model.pipeline import StageType
 
 if TYPE_CHECKING:
     from flexiroaster.engine.executor import Execution
 
-__all__ = ["Rollback"]
+__all__ = ["Rollback", "begin_rollback", "undo_when_quiet"]
 
 _UNDOABLE = frozenset({StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CANCELLED})
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -72,6 +72,7 @@ class Rollback:
         run.move(StageStatus.ROLLED_BACK)
         execution.touch(stage_id)
         execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
+        _settle(execution, at)
 
     def failed(self, execution: Execution, error: dict[str, Any], at: datetime) -> float | None:
         """The attempt failed; the seconds after which to try again, None when it is left to be done by hand."""
@@ -88,8 +89,52 @@ class Rollback:
         execution.tell(
             EventType.STAGE_UNDO_FAILED, f"{message}; left to be done by hand", at, Level.ERROR, stage_id, data
         )
+        _settle(execution, at)
         return None
 
     def _next(self) -> str:
         self.attempt, self.active = 0, False
         return self.todo.popleft()
+
+
+def begin_rollback(execution: Execution, reason: str, at: datetime) -> None:
+    """Undo what the completed stages did outside; what has not ended is cancelled first."""
+    execution.goal = Goal.ROLLBACK
+    execution.stopping = execution.stopping or reason
+    execution.prepare_interrupt()
+    execution.cancel_unstarted(at)
+    execution.tell(EventType.ROLLBACK_STARTED, f"Rollback started: {reason}", at, Level.WARNING)
+    undo_when_quiet(execution, at)
+
+
+def undo_when_quiet(execution: Execution, at: datetime) -> None:
+    """Once nothing runs any more it is known what there is to undo: what just ended may have had its effect."""
+    if execution.goal is Goal.ROLLBACK and execution.rollback is None and not execution.running:
+        execution.cancel_unstarted(at)
+        execution.rollback = Rollback.of(execution)
+        _settle(execution, at)
+
+
+def _settle(execution: Execution, at: datetime) -> None:
+    """End the rollback once nothing is left to try; with what it could not undo the execution is failed."""
+    if execution.rollback is None or not execution.rollback.finished or execution.running:
+        return
+    left, execution.rollback, execution.goal = execution.rollback.left, None, Goal.RUN
+    execution.completed_at = execution.completed_at or at
+    if not left:
+        if "left" in (execution.error or {}):  # of an earlier rollback: it is done now
+            execution.error = None
+        execution.move(ExecutionStatus.ROLLED_BACK)
+        execution.tell(EventType.ROLLBACK_COMPLETED, "Rolled back: every effect is undone", at, Level.WARNING)
+        return
+    told = "; ".join(f"stage {item['stage_id']!r}: {item['message']}" for item in left)
+    message = f"The rollback is incomplete; left to be done by hand: {told}"
+    execution.error = {
+        "message": message,
+        "class": ErrorClass.UNKNOWN.value,
+        "stage_id": left[0]["stage_id"],
+        "left": left,
+    }
+    if execution.status is not ExecutionStatus.FAILED:
+        execution.move(ExecutionStatus.FAILED)
+    execution.tell(EventType.ROLLBACK_FAILED, message, at, Level.ERROR)
