@@ -42,6 +42,7 @@ class EventType(StrEnum):
     STAGE_UNDOING = "stage.undoing"
     STAGE_UNDONE = "stage.undone"
     STAGE_UNDO_FAILED = "stage.undo_failed"
+    STAGE_ANOMALY = "stage.anomaly"
     STAGE_LOG = "stage.log"
     STAGE_PROGRESS = "stage.progress"
 

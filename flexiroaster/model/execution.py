@@ -80,13 +80,14 @@ STAGE_MOVES: MappingProxyType[StageStatus, frozenset[StageStatus]] = MappingProx
         _S.RUNNING: frozenset({_S.COMPLETED, _S.WAITING, _S.FAILED, _S.CANCELLED, _S.PENDING}),
         _S.WAITING: frozenset({_S.RUNNING, _S.FAILED, _S.CANCELLED}),
         _S.COMPLETED: frozenset({_S.ROLLED_BACK}),
-        _S.FAILED: frozenset({_S.PENDING, _S.ROLLED_BACK}),
+        _S.FAILED: frozenset({_S.PENDING, _S.ROLLED_BACK, _S.SKIPPED}),
         _S.SKIPPED: frozenset({_S.PENDING}),
         _S.CANCELLED: frozenset({_S.PENDING, _S.ROLLED_BACK}),
         _S.ROLLED_BACK: frozenset(),
     }
 )
-"""From each state of a stage, the states it may move to. Back to pending: interrupted, or asked for by `retry`."""
+"""From each state of a stage, the states it may move to. Back to pending: interrupted, or asked for by `retry` or
+`resume`. From failed to skipped: a person has decided to go on without it."""
 
 STAGE_ENDED = frozenset({_S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.ROLLED_BACK})
 

@@ -9,7 +9,16 @@ from typing import Any
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 
-__all__ = ["Landed", "NewAssessment", "NewExecution", "NewStage", "StageChange", "Transition"]
+__all__ = [
+    "Landed",
+    "NewAssessment",
+    "NewDecision",
+    "NewExecution",
+    "NewStage",
+    "StageChange",
+    "Transition",
+    "decision_id",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,29 @@ class StageChange:
     is_anomaly: bool = False
 
 
+def decision_id(execution_id: str, seq: int) -> str:
+    """The id of the decision that event number `seq` of an execution tells of."""
+    return f"{execution_id}.{seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewDecision:
+    """What the safety engine decided about a stage, and what was `taken`, which differs where the policy only records.
+
+    `seq` is the event that tells of it; `data` is the whole decision as JSON.
+    """
+
+    seq: int
+    at: datetime
+    stage_id: str | None
+    attempt: int | None
+    error_class: str | None
+    action: str
+    taken: str
+    mode: str
+    data: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """One change of an execution's state, with the events that tell of it.
@@ -34,8 +66,8 @@ class Transition:
     It lands only if the execution still has this fencing token, status (`expected`) and last event number; the
     events are numbered from `expected_seq + 1` without gaps. `release` ends the lease (of a paused execution until its
     `pause_deadline`, when anybody may claim it to stop it), `freed_slot` gives the slot of
-    its pipeline's concurrency to the next in the queue, `progress` forgets how often it was claimed, and `handled` are
-    commands (id, outcome) that it carries out.
+    its pipeline's concurrency to the next in the queue, `progress` forgets how often it was claimed, `handled` are
+    commands (id, outcome) that it carries out, and `decisions` what the safety engine said on the way.
     """
 
     execution_id: str
@@ -56,6 +88,7 @@ class Transition:
     progress: bool = False
     handled: tuple[tuple[int, str], ...] = ()
     pause_deadline: datetime | None = None
+    decisions: tuple[NewDecision, ...] = ()
 
     @property
     def last_seq(self) -> int:

@@ -21,7 +21,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
-from flexiroaster.store.changes import Landed, NewAssessment, NewExecution, StageChange, Transition
+from flexiroaster.store.changes import (
+    Landed,
+    NewAssessment,
+    NewExecution,
+    StageChange,
+    Transition,
+    decision_id,
+)
 from flexiroaster.store.encoding import clean, to_json
 
 __all__ = ["PostgresBackend"]
@@ -144,6 +151,18 @@ WHERE q.id = waiting.id
 """
 
 
+_DECIDE = """
+INSERT INTO decisions (id, execution_id, seq, pipeline_id, stage_id, attempt, at, error_class, action, taken, mode,
+                       data)
+SELECT u.id, u.execution_id, u.seq, u.pipeline_id, u.stage_id, u.attempt, u.at, u.error_class, u.action, u.taken,
+       u.mode, u.data
+FROM json_to_recordset(%(decisions)s)
+     AS u (id text, execution_id text, seq bigint, pipeline_id text, stage_id text, attempt int, at timestamptz,
+           error_class text, action text, taken text, mode text, data json, last_seq bigint, token bigint)
+JOIN executions AS e ON e.id = u.execution_id AND e.last_seq = u.last_seq AND e.fencing_token = u.token
+"""
+"""Few transitions have decisions, so the statement of the others is spared the planning."""
+
 _LOOK = "SELECT id, fencing_token, last_seq, slot, queued FROM executions WHERE id = ANY(%(ids)s)"
 
 RECONNECT_SECONDS = 8.0
@@ -234,6 +253,8 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
         statements.append((_CREATE, _new_rows(new)))
     if transitions:
         statements.append((_MOVE, _move_rows(transitions)))
+    if any(t.decisions for t in transitions):
+        statements.append((_DECIDE, _decision_rows(transitions)))
     if released := [t.execution_id for t in transitions if t.release]:
         statements.append((_WANTED, {"released": released}))
     if freed:
@@ -362,6 +383,30 @@ def _move_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
         "handled": to_json(handled),
         "events": _event_rows(events),
     }
+
+
+def _decision_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
+    rows = [
+        {
+            "id": decision_id(t.execution_id, d.seq),
+            "execution_id": t.execution_id,
+            "seq": d.seq,
+            "pipeline_id": t.pipeline_id,
+            "stage_id": d.stage_id,
+            "attempt": d.attempt,
+            "at": d.at,
+            "error_class": d.error_class,
+            "action": d.action,
+            "taken": d.taken,
+            "mode": d.mode,
+            "data": d.data,
+            "last_seq": t.last_seq,
+            "token": t.token,
+        }
+        for t in transitions
+        for d in t.decisions
+    ]
+    return {"decisions": to_json(rows)}
 
 
 def _stage_row(stage: StageChange) -> dict[str, Any]:

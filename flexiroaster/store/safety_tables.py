@@ -7,6 +7,8 @@ from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Float, Inde
 from flexiroaster.store.tables import Json, OrderedJson, UtcDateTime, metadata
 
 __all__ = [
+    "decision_overrides",
+    "decisions",
     "insights",
     "risk_assessments",
     "risk_models",
@@ -85,6 +87,44 @@ risk_assessments = Table(
     Column("forced", Text),
     Column("said", Json, nullable=False),
     Column("data", OrderedJson, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", String(96), primary_key=True),
+    Column("execution_id", String(64), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("pipeline_id", String(255), nullable=False),
+    Column("stage_id", String(255)),
+    Column("attempt", Integer),
+    Column("at", UtcDateTime, nullable=False),
+    Column("error_class", String(32)),
+    Column("action", String(16), nullable=False),
+    Column("taken", String(16), nullable=False),
+    Column("mode", String(16), nullable=False),
+    Column("data", OrderedJson, nullable=False),
+    Column("outcome", String(16)),
+    Column("outcome_at", UtcDateTime),
+    Index("ix_decisions_at_id", "at", "id"),
+    Index("ix_decisions_pipeline_id_at_id", "pipeline_id", "at", "id"),
+    Index("ix_decisions_execution_id_seq", "execution_id", "seq"),
+)
+"""What was decided, and what was `taken` instead where the policy only recorded (`mode`). `id` is execution and number
+of the event that tells of it. A row never changes, but that its outcome is joined to it once. It outlives its
+execution.
+"""
+
+decision_overrides = Table(
+    "decision_overrides",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("decision_id", String(96), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_by", String(255), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index("ix_decision_overrides_decision_id_id", "decision_id", "id"),
 )
 
 insights = Table(

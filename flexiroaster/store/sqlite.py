@@ -16,7 +16,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
-from flexiroaster.store.changes import Landed, NewAssessment, NewExecution, NewStage, Transition
+from flexiroaster.store.changes import (
+    Landed,
+    NewAssessment,
+    NewDecision,
+    NewExecution,
+    NewStage,
+    Transition,
+    decision_id,
+)
 from flexiroaster.store.encoding import clean, to_json
 
 __all__ = ["SqliteBackend"]
@@ -59,6 +67,11 @@ WHERE execution_id = ? AND stage_id = ?
 _ASSESS = """
 INSERT INTO risk_assessments (execution_id, pipeline_id, at, probability, level, gate, acted, forced, said, data)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_DECIDE = """
+INSERT INTO decisions (id, execution_id, seq, pipeline_id, stage_id, attempt, at, error_class, action, taken, mode,
+                       data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ADD_EVENT = """
 INSERT INTO events (execution_id, seq, at, type, level, stage_id, attempt, message, data)
@@ -153,6 +166,7 @@ def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
         row = (s.status, s.attempt, *times, to_json(s.output), to_json(s.error), s.is_anomaly)
         cursor.execute(_MOVE_STAGE, (*row, item.execution_id, s.stage_id))
     cursor.executemany(_ADD_EVENT, map(_event_row, item.events))
+    cursor.executemany(_DECIDE, [_decision_row(item, decision) for decision in item.decisions])
     for command_id, outcome in item.handled:
         cursor.execute(_HANDLED, (0, outcome, command_id))
     if item.release:  # a command came that its driver has not seen
@@ -160,6 +174,12 @@ def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
     if item.freed_slot is not None and (next_one := cursor.execute(_QUEUE, (item.pipeline_id,)).fetchone()):
         cursor.execute(_PROMOTE, (item.freed_slot, 0, next_one[0]))
     return Landed()
+
+
+def _decision_row(item: Transition, made: NewDecision) -> tuple[object, ...]:
+    key = (decision_id(item.execution_id, made.seq), item.execution_id, made.seq, item.pipeline_id)
+    about = (made.stage_id, made.attempt, _time(made.at), made.error_class)
+    return (*key, *about, made.action, made.taken, made.mode, to_json(made.data))
 
 
 def _event_row(event: Event) -> tuple[object, ...]:

@@ -1,0 +1,178 @@
+"""Decisions as rows: written by the journal, overridden by people, joined with what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+
+from flexiroaster.errors import NotFoundError
+from flexiroaster.store import keyset
+from flexiroaster.store.database import Database
+from flexiroaster.store.keyset import Page, Sort, Window
+from flexiroaster.store.safety_tables import decision_overrides, decisions
+
+__all__ = [
+    "DecisionFilter",
+    "DecisionRow",
+    "Override",
+    "add_override",
+    "count",
+    "count_by_action",
+    "get",
+    "of_executions",
+    "open_ones",
+    "page",
+    "set_outcomes",
+]
+
+NEWEST = Sort("decisions", decisions.c.id, decisions.c.at, descending=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Somebody decided otherwise."""
+
+    id: int
+    decision_id: str
+    action: str
+    reason: str
+    requested_by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A decision as stored. `action` is what was chosen, `taken` what was done; `mode` says why they may differ.
+
+    `data` has the situation, the verdict on each action, the versions, the explanation. `outcome` is what happened
+    next, once the execution has ended: of a retry succeeded, failed or stopped, else how the execution ended.
+    """
+
+    id: str
+    execution_id: str
+    seq: int
+    pipeline_id: str
+    stage_id: str | None
+    attempt: int | None
+    at: datetime
+    error_class: str | None
+    action: str
+    taken: str
+    mode: str
+    data: dict[str, Any]
+    outcome: str | None
+    outcome_at: datetime | None
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionFilter:
+    """Which decisions; what is None does not matter."""
+
+    pipeline_id: str | None = None
+    execution_id: str | None = None
+    actions: tuple[str, ...] | None = None
+
+
+def get(database: Database, decision_id: str) -> DecisionRow:
+    """One decision. Raises NotFoundError."""
+    with database.read() as connection:
+        row = connection.execute(select(*_COLUMNS).where(decisions.c.id == decision_id)).first()
+        if row is None:
+            raise NotFoundError(f"Decision not found: {decision_id}", decision_id=decision_id)
+        return _with_overrides(connection, [row])[0]
+
+
+def page(database: Database, wanted: DecisionFilter, window: Window) -> Page[DecisionRow]:
+    """A page of the decisions that match, newest first. Raises InputError (cursor)."""
+    with database.read() as connection:
+        statement = select(*_COLUMNS).where(*_conditions(wanted))
+        found = keyset.page(connection, statement, NEWEST, window, _row)
+        told = _overrides(connection, [item.id for item in found.items])
+    return replace(found, items=tuple(replace(item, overrides=told.get(item.id, ())) for item in found.items))
+
+
+def of_executions(database: Database, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:
+    """The decisions about these executions, oldest first."""
+    wanted = select(*_COLUMNS).where(decisions.c.execution_id.in_(list(execution_ids)))
+    with database.read() as connection:
+        rows = connection.execute(wanted.order_by(decisions.c.execution_id, decisions.c.seq)).all()
+        found: dict[str, list[DecisionRow]] = {}
+        for item in _with_overrides(connection, rows):
+            found.setdefault(item.execution_id, []).append(item)
+    return found
+
+
+def count(database: Database, wanted: DecisionFilter) -> int:
+    """How many decisions match."""
+    statement = select(func.count()).select_from(decisions).where(*_conditions(wanted))
+    with database.read() as connection:
+        return connection.execute(statement).scalar_one()
+
+
+def count_by_action(database: Database, since: datetime, until: datetime) -> dict[tuple[str, str], int]:
+    """How many were made after `since` and not after `until`, by what was chosen and what was taken."""
+    key = (decisions.c.action, decisions.c.taken)
+    made = (decisions.c.at > since, decisions.c.at <= until)
+    with database.read() as connection:
+        rows = connection.execute(select(*key, func.count()).where(*made).group_by(*key))
+        return {(action, taken): number for action, taken, number in rows}
+
+
+def add_override(
+    connection: Connection, decision_id: str, action: str, reason: str, requested_by: str, at: datetime
+) -> None:
+    """Keep beside a decision that somebody decided otherwise."""
+    values = {"decision_id": decision_id, "action": action, "reason": reason, "requested_by": requested_by, "at": at}
+    connection.execute(insert(decision_overrides).values(**values))
+
+
+def open_ones(connection: Connection, execution_ids: Collection[str]) -> list[DecisionRow]:
+    """The decisions about these executions whose outcome is not known yet, oldest first."""
+    wanted = (decisions.c.execution_id.in_(list(execution_ids)), decisions.c.outcome.is_(None))
+    rows = connection.execute(select(*_COLUMNS).where(*wanted).order_by(decisions.c.execution_id, decisions.c.seq))
+    return [_row(row) for row in rows]
+
+
+def set_outcomes(connection: Connection, outcomes: Mapping[str, str], at: datetime) -> None:
+    """Join to decisions what came of them, once."""
+    for decision_id, outcome in outcomes.items():
+        undecided = (decisions.c.id == decision_id, decisions.c.outcome.is_(None))
+        connection.execute(update(decisions).where(*undecided).values(outcome=outcome, outcome_at=at))
+
+
+_COLUMNS = [decisions.c[name] for name in DecisionRow.__slots__ if name != "overrides"]
+
+
+def _row(row: Row[Any]) -> DecisionRow:
+    return DecisionRow(**{column.name: row._mapping[column.name] for column in _COLUMNS})
+
+
+def _with_overrides(connection: Connection, rows: Collection[Row[Any]]) -> list[DecisionRow]:
+    items = [_row(row) for row in rows]
+    told = _overrides(connection, [item.id for item in items])
+    return [replace(item, overrides=told.get(item.id, ())) for item in items]
+
+
+def _overrides(connection: Connection, decision_ids: list[str]) -> dict[str, tuple[Override, ...]]:
+    if not decision_ids:
+        return {}
+    columns = [decision_overrides.c[name] for name in Override.__slots__]
+    wanted = select(*columns).where(decision_overrides.c.decision_id.in_(decision_ids))
+    found: dict[str, tuple[Override, ...]] = {}
+    for row in connection.execute(wanted.order_by(decision_overrides.c.id)):
+        found[row.decision_id] = (*found.get(row.decision_id, ()), Override(**row._mapping))
+    return found
+
+
+def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool] | None] = [
+        None if wanted.pipeline_id is None else decisions.c.pipeline_id == wanted.pipeline_id,
+        None if wanted.execution_id is None else decisions.c.execution_id == wanted.execution_id,
+        None if wanted.actions is None else decisions.c.action.in_(wanted.actions),
+    ]
+    return [condition for condition in found if condition is not None]
