@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from flexiroaster.errors import SettingsError
 from flexiroaster.problems import problem_text, render_path, shown
 
-__all__ = ["HOME", "LogFormat", "LogLevel", "Settings", "load_settings", "psycopg_url", "secrets_from"]
+__all__ = ["HOME", "LogFormat", "LogLevel", "PolicyMode", "Settings", "load_settings", "psycopg_url", "secrets_from"]
 
 HOME = Path(".flexiroaster")
 """Where the embedded database and local artifacts lie, below the working directory."""
@@ -46,6 +46,14 @@ class LogFormat(StrEnum):
 
     JSON = "json"
     TEXT = "text"
+
+
+class PolicyMode(StrEnum):
+    """What becomes of decisions: none is made; they are recorded; they are carried out as well."""
+
+    OFF = "off"
+    SHADOW = "shadow"
+    ACT = "act"
 
 
 class Settings(BaseSettings):
@@ -75,6 +83,11 @@ class Settings(BaseSettings):
     ai_anomaly_detection_enabled: bool = True
     ai_anomaly_time_multiplier: float = Field(default=3.0, gt=0)
     ai_anomaly_error_threshold: int = Field(default=5, ge=1)
+    ai_policy: PolicyMode = Field(default=PolicyMode.ACT, description="What becomes of decisions after a failure.")
+    ai_policy_pause: bool = Field(default=False, description="The policy may pause: somebody looks at paused runs.")
+    ai_policy_rollback: bool = Field(default=False, description="The policy may roll back by itself.")
+    ai_policy_attempt_cost: float = Field(default=1.0, gt=0, description="Cost of an attempt, in any unit.")
+    ai_policy_failure_cost: float = Field(default=20.0, gt=0, description="Cost of a failed run, in the same unit.")
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.JSON
     host: str = "127.0.0.1"

@@ -2,7 +2,8 @@
 
 ln limit = level + pace + 2 f sqrt(variance of the stage + variance of the pace / (stages ended + 1)), where `level` is
 the stage's usual log duration, `pace` how much slower than usual this execution's stages were so far (one machine is
-slower than another), and `f` how much they scattered. A stage that usually takes less than a second is not watched.
+slower than another), and `f` how much they scattered, times the `patience` that was asked for. A stage that usually
+takes less than a second is not watched.
 """
 
 from __future__ import annotations
@@ -93,17 +94,19 @@ class Lateness:
 
     level: Level = field(default_factory=Level)
 
-    def limit(self, execution: ExecutionPace, pipeline: PipelinePace) -> Limit:
-        """The limit for a stage that starts now."""
+    def limit(self, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0) -> Limit:
+        """The limit for a stage that starts now; `patience` widens it, on the scale of logarithms."""
         usual = math.exp(self.level.mean + execution.pace) - OFFSET_S
         if self.level.values < LEAST_RUNS or math.exp(self.level.mean) - OFFSET_S < LEAST_USUAL_S:
             return Limit(max(usual, 0.0), None)
-        width = WIDTH * execution.scatter * self._spread(execution, pipeline)
+        width = patience * WIDTH * execution.scatter * self._spread(execution, pipeline)
         return Limit(max(usual, 0.0), math.exp(self.level.mean + execution.pace + width) - OFFSET_S)
 
-    def ended(self, duration_s: float, execution: ExecutionPace, pipeline: PipelinePace) -> Anomaly | None:
+    def ended(
+        self, duration_s: float, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0
+    ) -> Anomaly | None:
         """A stage completed: learn from it, and say whether it was late (also when a timer has said so before)."""
-        limit, value = self.limit(execution, pipeline), math.log(max(duration_s, 0.0) + OFFSET_S)
+        limit, value = self.limit(execution, pipeline, patience), math.log(max(duration_s, 0.0) + OFFSET_S)
         late = limit.late_s is not None and duration_s > limit.late_s
         pace, surprise, spread = execution.pace, value - self.level.mean, self._spread(execution, pipeline)
         known, watched = self.level.values > 0, math.exp(self.level.mean) - OFFSET_S >= LEAST_USUAL_S / 10
@@ -116,9 +119,11 @@ class Lateness:
             execution.quiet_until = execution.stages + QUIET_STAGES
         return _late(duration_s, limit, alert=alert)
 
-    def still_running(self, elapsed_s: float, execution: ExecutionPace, pipeline: PipelinePace) -> Anomaly | None:
+    def still_running(
+        self, elapsed_s: float, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0
+    ) -> Anomaly | None:
         """What a timer asks about a stage that has not ended: whether it is late already. Nothing is learned."""
-        limit = self.limit(execution, pipeline)
+        limit = self.limit(execution, pipeline, patience)
         if limit.late_s is None or elapsed_s <= limit.late_s:
             return None
         return _late(elapsed_s, limit, alert=not self.level.cooling and execution.stages >= execution.quiet_until)

@@ -11,10 +11,21 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.safety.gate import RiskLevel
 
-__all__ = ["POLICY_VERSION", "Action", "Costs", "Decision", "Situation", "Verdict", "decide"]
+__all__ = [
+    "PASSING",
+    "POLICY_VERSION",
+    "Action",
+    "Costs",
+    "Decision",
+    "PolicyRules",
+    "Situation",
+    "Verdict",
+    "decide",
+]
 
 POLICY_VERSION = "1"
 
@@ -28,6 +39,10 @@ class Action(StrEnum):
     PAUSE = "pause"
     ROLLBACK = "rollback"
     TERMINATE = "terminate"
+
+
+PASSING = frozenset({ErrorClass.TRANSIENT, ErrorClass.TIMEOUT, ErrorClass.CRASH, ErrorClass.UNKNOWN})
+"""What another attempt may get around by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +59,24 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRules:
+    """What a pipeline leaves to the engine, beside to retry, to skip and to terminate: to pause an execution, since
+    somebody will look at it, and to roll it back.
+    """
+
+    mode: PolicyMode = PolicyMode.ACT
+    pause: bool = False
+    rollback: bool = False
+    costs: Costs = field(default_factory=Costs)
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """What is known when a stage has failed (`error_class`), or when something is abnormal while it runs (None).
 
     `effects_made`: the execution has written outside. `undoable`: what it wrote can be undone. `attended`: somebody
-    will look at a paused execution. `retry_odds`: P(another attempt succeeds), where known.
+    will look at a paused execution. `may_roll_back`: the engine may do so by itself. `retry_odds`: P(another attempt
+    succeeds), where known; `retry_on`: the classes of errors that the stage is repeated after.
     """
 
     error_class: ErrorClass | None
@@ -60,6 +88,8 @@ class Situation:
     retry_odds: float | None = None
     undoable: bool = True
     attended: bool = True
+    may_roll_back: bool = True
+    retry_on: frozenset[ErrorClass] = PASSING
     costs: Costs = field(default_factory=Costs)
 
     @property
@@ -89,11 +119,22 @@ class Decision:
     model_version: str | None = None
     propensity: float = 1.0
 
+    @property
+    def explanation(self) -> str:
+        """Why this action and none that comes before it, in one sentence."""
+        refused = [f"{v.action.value} ({v.reason})" for v in self.verdicts if not v.admissible]
+        before = refused[: list(Action).index(self.action)]
+        told = f"{self.action.value}: {self.reason}"
+        return f"{told}; not {', '.join(before)}" if before else told
+
     def data(self) -> dict[str, Any]:
         """The decision as strict JSON values: one immutable row."""
+        situation = {**asdict(self.situation), "retry_on": sorted(self.situation.retry_on)}
         return {
             **asdict(self),
+            "situation": situation,
             "verdicts": [{**asdict(v), "chosen": v.action is self.action} for v in self.verdicts],
+            "explanation": self.explanation,
         }
 
 
@@ -103,9 +144,6 @@ def decide(situation: Situation, model_version: str | None = None) -> Decision:
     chosen = next(verdict for verdict in verdicts if verdict.admissible)
     return Decision(situation, chosen.action, chosen.reason, verdicts, model_version=model_version)
 
-
-PASSING = frozenset({ErrorClass.TRANSIENT, ErrorClass.TIMEOUT, ErrorClass.CRASH, ErrorClass.UNKNOWN})
-"""What another attempt may get around by itself."""
 
 CURABLE = PASSING | {ErrorClass.RESOURCE, ErrorClass.DATA, ErrorClass.CONFIGURATION}
 """What a person can put right outside while the execution waits; its code is that of the revision it began with."""
@@ -133,7 +171,7 @@ def _against_continuing(s: Situation) -> str | None:
 def _against_retrying(s: Situation) -> str | None:
     if s.error_class is None:
         return "nothing failed"
-    if s.error_class not in PASSING:
+    if s.error_class not in s.retry_on:
         return f"a {s.error_class.value} error does not pass by itself"
     if s.attempts_left <= 0:
         return "no attempts are left"
@@ -161,7 +199,8 @@ def _against_pausing(s: Situation) -> str | None:
 
 
 def _hazardous(s: Situation) -> bool:
-    return s.error_class is not None and s.effects_made and s.undoable and s.risk is RiskLevel.HIGH
+    at_risk = s.error_class is not None and s.effects_made and s.risk is RiskLevel.HIGH
+    return at_risk and s.undoable and s.may_roll_back
 
 
 def _against_rollback(s: Situation) -> str | None:
@@ -169,7 +208,9 @@ def _against_rollback(s: Situation) -> str | None:
         return "whoever stopped it decides about what it wrote"
     if not s.effects_made:
         return "nothing was written outside"
-    return None if s.undoable else "what was written outside cannot be undone"
+    if not s.undoable:
+        return "what was written outside cannot be undone"
+    return None if s.may_roll_back else "that is left to people"
 
 
 def _against_terminating(_: Situation) -> str | None:

@@ -22,6 +22,8 @@ ASSUMED = {
 
 HALF_LIFE = 50.0
 STRENGTH = 4.0
+LEAST_REPEATED = 10.0
+"""Weighted repeated attempts after errors of a class, from which its odds are known."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,11 @@ class RetryOdds:
     def add(self, before: ErrorClass, *, succeeded: bool) -> None:
         """A repeated attempt ended; the attempt before it had failed with class `before`."""
         self.classes.setdefault(before.value, DecayedRate(HALF_LIFE)).add(failed=not succeeded)
+
+    def knows(self, error_class: ErrorClass) -> bool:
+        """Whether so many repeated attempts were seen after such an error that the odds say something."""
+        seen = self.classes.get(error_class.value)
+        return seen is not None and seen.runs >= LEAST_REPEATED
 
     def odds(self, error_class: ErrorClass, wider: RetryOdds | None = None) -> float:
         """P(another attempt succeeds), drawn to the odds of `wider` (the installation), those to what is assumed."""
