@@ -9,13 +9,14 @@ from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.timers import Timer
 from flexiroaster.errors import FlexiRoasterError
 
-__all__ = ["Driven"]
+__all__ = ["Driven", "late_timer"]
 
 
 @dataclass(slots=True, eq=False)
 class Driven:
-    """`attempts` maps the key of each running attempt to its stage; `timers` are by that key, "" is the whole
-    execution's. `commands` are those that were looked at, `failure` is why it is not driven any more.
+    """`attempts` maps the key of each running attempt to its stage; `timers` are by that key (its limit) and by
+    `late_timer` of it, "" is the whole execution's. `commands` are those that were looked at, `failure` is why it is
+    not driven any more.
     """
 
     execution: Execution
@@ -30,7 +31,12 @@ class Driven:
     def attempt_ended(self, key: str, stage_id: str) -> None:
         """Forget an attempt and its timer."""
         del self.attempts[key]
-        timer = self.timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
+        for name in (key, late_timer(key)):
+            if (timer := self.timers.pop(name, None)) is not None:
+                timer.cancel()
         self.progressed.pop(stage_id, None)
+
+
+def late_timer(key: str) -> str:
+    """The name of the timer by which an attempt is looked at when it would be late."""
+    return f"{key} late"

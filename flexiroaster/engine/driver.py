@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from flexiroaster import faults
-from flexiroaster.engine.driven import Driven
+from flexiroaster.engine.driven import Driven, late_timer
 from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.messages import Ended, Log, Message, Progress, Task
 from flexiroaster.engine.obedience import obey
@@ -229,6 +229,21 @@ class Driver:
         seconds = driven.execution.stages[task.stage_id].stage.timeout
         if seconds is not None:
             driven.timers[task.key] = self._timers.after(seconds, lambda: self._time_out(task, seconds))
+        if task.undo is None:
+            self._watch_late(driven, task.key, task.stage_id)
+
+    def _watch_late(self, driven: Driven, key: str, stage_id: str) -> None:
+        """Look whether the stage is late when it would be; how late that is may change while others end."""
+        seconds = driven.execution.look_late(stage_id, utc_now())
+        if seconds is not None:
+            timer = self._timers.after(seconds, lambda: self._look_late(driven, key, stage_id))
+            driven.timers[late_timer(key)] = timer
+
+    def _look_late(self, driven: Driven, key: str, stage_id: str) -> None:
+        driven.timers.pop(late_timer(key), None)
+        self._watch_late(driven, key, stage_id)
+        if driven.execution.changed:
+            self._changed(driven)
 
     def _commit(self) -> None:
         """Write all changes in one transaction; whoever's did not land has lost its lease."""
@@ -347,6 +362,8 @@ class Driver:
             delay = driven.execution.stage_failed(stage_id, message.error, now)
             if delay is not None:
                 self._retry_after(delay, driven, stage_id)
+            if driven.execution.interrupting:
+                self._end_attempts(driven)
         self._changed(driven)
 
     def _progressed(self, driven: Driven, stage_id: str, message: Progress) -> None:

@@ -37,9 +37,9 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
             execution.pause(reason, at, interrupt=interrupt, deadline=command.deadline)
             return interrupt
         case CommandKind.RESUME:
-            execution.resume(reason, at)
+            execution.resume(reason, at, command.skip)
         case CommandKind.RETRY:
-            execution.retry_failed(reason, at)
+            execution.retry_failed(reason, at, command.skip)
         case CommandKind.ROLLBACK:
             running = execution.status is ExecutionStatus.PAUSED
             begin_rollback(execution, reason, at)

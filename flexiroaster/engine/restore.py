@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.rollback import undo_when_quiet
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+from flexiroaster.safety.watch import Watch
 from flexiroaster.store.recovery import Stored
 
 __all__ = ["restore"]
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
-def restore(stored: Stored, token: int, at: datetime) -> Execution:
-    """The execution as of its last event; attempts that were running when its driver went away begin anew."""
+
+def restore(stored: Stored, token: int, at: datetime, watch: Watch | None = None) -> Execution:
+    """The execution as of its last event; attempts that were running when its driver went away begin anew. `watch` is
+    taught what has happened so far.
+    """
     execution = Execution(
         stored.execution_id,
         stored.pipeline,
@@ -30,12 +35,15 @@ def restore(stored: Stored, token: int, at: datetime) -> Execution:
         pause_deadline=stored.pause_deadline,
         overdue=stored.overdue,
         elapsed=(at - stored.running_since).total_seconds() if stored.running_since else 0.0,
+        watch=watch,
     )
     for row in stored.stages:
         run = execution.stages[row.stage_id]
         run.status, run.attempt = row.status, row.attempt
         run.started_at, run.completed_at, run.retry_at = row.started_at, row.completed_at, row.retry_at
         run.output, run.error, run.is_anomaly = row.output, row.error, row.is_anomaly
+    if watch is not None:
+        _teach(watch, execution)
     execution.line_up()
     _take_back(execution, at)
     if stored.goal is Goal.ROLLBACK:
@@ -44,6 +52,13 @@ def restore(stored: Stored, token: int, at: datetime) -> Execution:
     elif stored.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED}:
         execution.finish_up(at)
     return execution
+
+
+def _teach(watch: Watch, execution: Execution) -> None:
+    ended = [end for run in execution.stages.values() if (end := run.end()) is not None]
+    for end in sorted(ended, key=lambda end: execution.stages[end.stage_id].completed_at or _NEVER):
+        watch.stage_completed(end)
+    watch.abnormal = any(run.is_anomaly for run in execution.stages.values())
 
 
 def _take_back(execution: Execution, at: datetime) -> None:

@@ -101,6 +101,7 @@ def begin_rollback(execution: Execution, reason: str, at: datetime) -> None:
     """Undo what the completed stages did outside; what has not ended is cancelled first."""
     execution.goal = Goal.ROLLBACK
     execution.stopping = execution.stopping or reason
+    execution.give_up_held()
     execution.prepare_interrupt()
     execution.cancel_unstarted(at)
     execution.tell(EventType.ROLLBACK_STARTED, f"Rollback started: {reason}", at, Level.WARNING)

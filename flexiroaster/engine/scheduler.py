@@ -15,6 +15,7 @@ from flexiroaster.engine.driver import Driver
 from flexiroaster.engine.restore import restore
 from flexiroaster.errors import FlexiRoasterError, StoreError
 from flexiroaster.model.event import utc_now
+from flexiroaster.safety.watch import Watch
 from flexiroaster.store.claims import SUSPECT, Claim
 from flexiroaster.store.recovery import Stored
 
@@ -29,7 +30,8 @@ MAX_CLAIMS = 3
 class Scheduler:
     """A thread that claims up to `capacity` executions at a time, when it is woken and every `poll` seconds.
 
-    `claim` claims at most so many executions, suspects or others; `load` reads one back. Both raise StoreError.
+    `claim` claims at most so many executions, suspects or others; `load` reads one back, `watch` is who watches it.
+    They raise StoreError.
 
     Executions that have lost their drivers again and again are suspects: one of them may be what takes the workers
     down, and the others stood beside it. They are driven one at a time, until they make progress, so that each of them
@@ -41,6 +43,7 @@ class Scheduler:
         driver: Driver,
         claim: Callable[[int, bool], Sequence[Claim]],
         load: Callable[[str], Stored],
+        watch: Callable[[Stored], Watch | None] = lambda _: None,
         *,
         capacity: int,
         poll: float = 1.0,
@@ -48,6 +51,7 @@ class Scheduler:
         self._driver = driver
         self._claim = claim
         self._load = load
+        self._watch = watch
         self._capacity = capacity
         self._poll = poll
         self._woken = threading.Event()
@@ -90,19 +94,24 @@ class Scheduler:
 
     def _adopt(self, claim: Claim) -> None:
         try:
-            adopt(self._driver, claim, self._load)
+            adopt(self._driver, claim, self._load, self._watch)
         except StoreError:
             raise
         except (FlexiRoasterError, ValueError) as error:  # its definition cannot be read; the lease runs out again
             logger.error("cannot go on with execution %s: %s", claim.execution_id, error)  # noqa: TRY400 - it says why
 
 
-def adopt(driver: Driver, claim: Claim, load: Callable[[str], Stored]) -> None:
+def adopt(
+    driver: Driver,
+    claim: Claim,
+    load: Callable[[str], Stored],
+    watch: Callable[[Stored], Watch | None] = lambda _: None,
+) -> None:
     """Go on with an execution that was claimed for this driver. Raises StoreError, and what reading it back raises."""
     faults.point("scheduler.after_claim")
     stored = load(claim.execution_id)
     at = utc_now()
-    execution = restore(stored, claim.token, at)
+    execution = restore(stored, claim.token, at, watch(stored))
     execution.suspect = claim.claims > SUSPECT
     faults.point("scheduler.after_restore")
     if claim.claims > MAX_CLAIMS and not execution.ended:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flexiroaster.model.execution import STAGE_MOVES, StageStatus
 from flexiroaster.model.pipeline import Stage
+from flexiroaster.safety.stages import StageEnd
 from flexiroaster.store.changes import StageChange
 
 __all__ = ["StageRun"]
@@ -52,6 +53,20 @@ class StageRun:
         self.attempt = 0
         self.started_at = self.completed_at = self.retry_at = self.output = self.error = None
         self.is_anomaly = False
+
+    def end(self) -> StageEnd | None:
+        """How it completed, for the safety engine; None where it has not, or what was undone."""
+        if self.status is not StageStatus.COMPLETED or self.started_at is None or self.completed_at is None:
+            return None
+        rows, size = ((self.output or {}).get(name) for name in ("rows", "bytes"))
+        return StageEnd(
+            self.stage.id,
+            self.attempt,
+            completed=True,
+            duration_s=(self.completed_at - self.started_at).total_seconds(),
+            rows=rows if isinstance(rows, int) else None,
+            bytes=size if isinstance(size, int) else None,
+        )
 
     def change(self) -> StageChange:
         """The row as it stands now."""

@@ -43,8 +43,8 @@ ALLOWED: MappingProxyType[CommandKind, frozenset[ExecutionStatus]] = MappingProx
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as stored. `arguments` is JSON: `mode` and `deadline` (ISO 8601) of a pause, `slot` of a retry,
-    `reason` of any.
+    """A command as stored. `arguments` is JSON: `mode` and `deadline` (ISO 8601) of a pause, `slot` of a retry, `skip`
+    of a retry and a resume, `reason` of any.
     """
 
     id: int
@@ -69,6 +69,11 @@ class Command:
     def slot(self) -> int | None:
         """The slot of its pipeline's concurrency that was taken for a retry."""
         return self.arguments.get("slot")
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Failed stages that are to be skipped rather than run again."""
+        return tuple(self.arguments.get("skip") or ())
 
     @property
     def restarts_clock(self) -> bool:

@@ -21,6 +21,7 @@ from flexiroaster.model.template import placeholders
 from flexiroaster.operators.base import Access
 from flexiroaster.operators.registry import check_stage
 from flexiroaster.service.definition_file import read_definition
+from flexiroaster.service.policy_config import policy_problems
 from flexiroaster.service.risk_config import risk_problems
 
 __all__ = ["check", "check_variables", "read_definition", "unset_variables", "with_defaults", "with_stable_id"]
@@ -46,6 +47,7 @@ def check(raw: object, access: Access, variables: Mapping[str, Any] | None = Non
     for i, stage in enumerate(pipeline.stages):
         problems += check_stage(i, stage, known, access)
     problems += risk_problems(pipeline)
+    problems += policy_problems(pipeline)
     if problems:
         raise DefinitionError(problems)
     return pipeline

@@ -109,7 +109,11 @@ def start(
         _wait_in_line(installation, revision, new.execution_id)
     else:
         seq = len(new.events)
-        execution = Execution(new.execution_id, revision.pipeline, merged, token=1, seq=seq, slot=landed.slot)
+        said = (None, None) if (a := new.assessment) is None else (a.level, str(a.data["model_version"]))
+        watch = installation.watchers.watch(revision.pipeline, *said)
+        execution = Execution(
+            new.execution_id, revision.pipeline, merged, token=1, seq=seq, slot=landed.slot, watch=watch
+        )
         installation.driver.submit(execution)
     return new.execution_id
 

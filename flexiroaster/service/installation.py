@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from flexiroaster.engine.messages import Message
     from flexiroaster.engine.runner import Runner
     from flexiroaster.engine.scheduler import Scheduler
+    from flexiroaster.safety.watch import Watch
     from flexiroaster.service.knowledge import Knowledge
     from flexiroaster.service.local_copies import LocalCopies
     from flexiroaster.service.signals import Signals
+    from flexiroaster.service.watching import Watchers
 
 __all__ = ["Installation", "access_of", "open_installation"]
 
@@ -57,6 +59,7 @@ class Installation:
         self._copies: LocalCopies | None = None
         self._signals: Signals | None = None
         self._knowledge: Knowledge | None = None
+        self._watchers: Watchers | None = None
         self._journal: Journal | None = None
         self._intake: Journal | None = None
         self._database: Database | None = None
@@ -117,6 +120,16 @@ class Installation:
             return self._knowledge
 
     @property
+    def watchers(self) -> Watchers:
+        """What gives each execution that is driven here its watch."""
+        with self._lock:
+            if self._watchers is None:
+                from flexiroaster.service.watching import Watchers
+
+                self._watchers = Watchers(self.database, self.settings)
+            return self._watchers
+
+    @property
     def healthy(self) -> bool:
         """Whether the driver, if there is one, is alive."""
         return self._driver is None or self._driver.alive
@@ -172,7 +185,7 @@ class Installation:
         """Drive an execution that this process has claimed with that token, as it stands in the database."""
         from flexiroaster.engine.scheduler import adopt
 
-        adopt(self.driver, claims.Claim(execution_id, token, times), self._load)
+        adopt(self.driver, claims.Claim(execution_id, token, times), self._load, self._watch)
 
     def definition(self, pipeline_id: str, revision: int) -> Pipeline:
         """What a pipeline was at a revision, as the database has it; read once where executions are claimed.
@@ -184,6 +197,9 @@ class Installation:
 
     def _load(self, execution_id: str) -> recovery.Stored:
         return recovery.load(self.database, execution_id, self.definition)
+
+    def _watch(self, stored: recovery.Stored) -> Watch:
+        return self.watchers.watch(stored.pipeline, stored.risk_level, stored.model_version)
 
     def wake(self) -> None:
         """There may be work for this process."""
@@ -288,7 +304,7 @@ class Installation:
             self.signals.holds({claim.execution_id for claim in claimed})
             return claimed
 
-        return Scheduler(driver, claim, self._load, capacity=EXECUTIONS_PER_PROCESS * self._processes)
+        return Scheduler(driver, claim, self._load, self._watch, capacity=EXECUTIONS_PER_PROCESS * self._processes)
 
     def _start_driver(self) -> Driver:
         from flexiroaster.engine.driver import Driver, Limits

@@ -15,10 +15,10 @@ from flexiroaster.safety.features import Past
 from flexiroaster.safety.model import RiskModel
 from flexiroaster.safety.runs import group_of
 from flexiroaster.safety.state import PipelineState, Population
-from flexiroaster.service.folding import GROUP, INSTALLATION, PIPELINE, fold
+from flexiroaster.service.folding import fold
 from flexiroaster.store import risk_models, risk_states
 from flexiroaster.store.database import Database
-from flexiroaster.store.risk_states import Progress
+from flexiroaster.store.risk_states import GROUP, INSTALLATION, PIPELINE, Progress
 
 __all__ = ["Knowledge"]
 

@@ -15,7 +15,7 @@ from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.problems import near, shown
 from flexiroaster.safety.gate import Gate, Thresholds
 
-__all__ = ["GateRules", "risk_problems", "rules_of"]
+__all__ = ["GateRules", "risk_problems", "rules_of", "unknown_fields"]
 
 FIELDS = ("medium", "high", "at_high", "shadow")
 PATH = "config.risk"
@@ -47,9 +47,7 @@ def risk_problems(pipeline: Pipeline) -> list[Problem]:
         return []
     if not isinstance(own, Mapping):
         return [Problem(PATH, f"is a mapping with {', '.join(FIELDS)}, not {shown(own)}", "type")]
-    problems = [
-        Problem(f"{PATH}.{name}", f"is unknown{near(name, FIELDS)}", "unknown") for name in own if name not in FIELDS
-    ]
+    problems = unknown_fields(PATH, own, FIELDS)
     problems += [
         Problem(f"{PATH}.{name}", f"must be a probability from 0 to 1, not {shown(own[name])}", "range")
         for name in ("medium", "high")
@@ -63,6 +61,13 @@ def risk_problems(pipeline: Pipeline) -> list[Problem]:
     if not problems and "medium" in own and "high" in own and own["medium"] > own["high"]:
         problems.append(Problem(f"{PATH}.medium", f"must not exceed high ({own['high']})", "range"))
     return problems
+
+
+def unknown_fields(path: str, own: Mapping[str, Any], fields: tuple[str, ...]) -> list[Problem]:
+    """The fields of a mapping that nobody reads."""
+    return [
+        Problem(f"{path}.{name}", f"is unknown{near(name, fields)}", "unknown") for name in own if name not in fields
+    ]
 
 
 def _is_probability(value: object) -> bool:

@@ -20,6 +20,7 @@ from flexiroaster.store import definitions
 from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
 from flexiroaster.store.queries import StageRow
+from flexiroaster.store.safety_tables import risk_assessments
 from flexiroaster.store.tables import commands, events, executions, stage_runs
 
 __all__ = ["Stored", "load"]
@@ -32,7 +33,8 @@ class Stored:
     """An execution as the database has it, with its definition, its stages and the commands nobody has carried out.
 
     `running_since` is when it was started, resumed or retried last; `overdue`, whether the deadline of its pause has
-    passed by the database's clock.
+    passed by the database's clock; `risk_level` and `model_version` are those of the assessment at
+    its start, if there was one.
     """
 
     execution_id: str
@@ -51,6 +53,8 @@ class Stored:
     commands: list[Command]
     pause_deadline: datetime | None = None
     overdue: bool = False
+    risk_level: str | None = None
+    model_version: str | None = None
 
 
 def load(database: Database, execution_id: str, definition: Callable[[str, int], Pipeline] | None = None) -> Stored:
@@ -62,7 +66,12 @@ def load(database: Database, execution_id: str, definition: Callable[[str, int],
     try:
         with database.read() as connection:
             overdue = (executions.c.pause_deadline <= database_now()).label("overdue")
-            row = connection.execute(select(executions, overdue).where(key)).first()
+            assessed = (
+                risk_assessments.c.level.label("risk_level"),
+                risk_assessments.c.data["model_version"].as_string().label("model_version"),
+            )
+            joined = executions.outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
+            row = connection.execute(select(executions, overdue, *assessed).select_from(joined).where(key)).first()
             if row is None:
                 raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
             stages = connection.execute(
@@ -99,4 +108,6 @@ def load(database: Database, execution_id: str, definition: Callable[[str, int],
         commands=[Command(c.id, c.execution_id, CommandKind(c.kind), c.arguments, c.requested_by) for c in pending],
         pause_deadline=row.pause_deadline,
         overdue=bool(row.overdue),
+        risk_level=row.risk_level,
+        model_version=row.model_version,
     )

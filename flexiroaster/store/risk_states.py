@@ -11,10 +11,30 @@ from sqlalchemy import Connection, delete, insert, select, tuple_, update
 
 from flexiroaster.store.safety_tables import risk_models, risk_progress, risk_states
 
-__all__ = ["Key", "Progress", "advance", "forget_all", "load", "locked_progress", "progress", "save"]
+__all__ = [
+    "ALARMS",
+    "BURST",
+    "GROUP",
+    "INSTALLATION",
+    "ODDS",
+    "PIPELINE",
+    "STAGES",
+    "Key",
+    "Progress",
+    "advance",
+    "forget_all",
+    "load",
+    "locked_progress",
+    "progress",
+    "save",
+]
 
 Key = tuple[str, str]
 """Scope and name of a state."""
+
+PIPELINE, GROUP, INSTALLATION, BURST = "pipeline", "group", "installation", "burst"
+STAGES, ODDS, ALARMS = "stages", "odds", "alarms"
+"""Of the stages of a pipeline; of repeated attempts anywhere, and of what became of alarms (name: empty)."""
 
 CHUNK = 400
 
@@ -68,9 +88,11 @@ def save(connection: Connection, states: Mapping[Key, dict[str, Any]]) -> None:
 
 
 def forget_all(connection: Connection) -> Progress:
-    """Forget all states, to fold the history anew; the lock is held. Which executions are in it stays known."""
+    """Forget what the history of runs says, to fold it anew; the lock is held. Which executions are in it stays known,
+    and what was learned from their stages, of which there is no history.
+    """
     before = locked_progress(connection)
-    connection.execute(delete(risk_states))
+    connection.execute(delete(risk_states).where(risk_states.c.scope.not_in((STAGES, ODDS, ALARMS))))
     connection.execute(update(risk_progress).values(runs=0, version=before.version + 1))
     return Progress(before.folded_until, 0, before.version + 1)
 

@@ -78,7 +78,7 @@ class Replay:
         self.problems: list[str] = []
         self._undoing = False
 
-    def add(self, kind: EventType, stage_id: str | None, seq: int) -> None:
+    def add(self, kind: EventType, stage_id: str | None, seq: int, again: Collection[str] = ()) -> None:
         self._check_final(kind, seq)
         if kind is T.ROLLBACK_STARTED:
             self._undoing = True
@@ -88,10 +88,8 @@ class Replay:
             self._move(EXECUTION_EVENTS[kind], kind, seq)
         if kind in STAGE_EVENTS:
             self._move_stage(stage_id or "", STAGE_EVENTS[kind], seq)
-        if kind is T.EXECUTION_RETRIED:
-            for stage, status in self.stages.items():
-                if status in {S.FAILED, S.CANCELLED, S.SKIPPED}:
-                    self._move_stage(stage, S.PENDING, seq)
+        for stage in again:
+            self._move_stage(stage, S.PENDING, seq)
 
     def _check_final(self, kind: EventType, seq: int) -> None:
         allowed = BY_COMMAND | UNDOING if self._undoing else BY_COMMAND
@@ -117,13 +115,14 @@ class Replay:
 
 
 def replayed(execution_id: str, stages: Sequence[Row[Any]], log: Sequence[Row[Any]]) -> Replay:
-    """Replay an execution's events (type, stage_id, seq) in order; numbers that have a gap are a problem too."""
+    """Replay an execution's events (type, stage_id, seq, data) in order; numbers that have a gap are a problem too."""
     taken_over = {row.stage_id for row in stages if row.status == S.COMPLETED and row.started_at is None}
     replay = Replay(execution_id, [row.stage_id for row in stages], taken_over)
     if [row.seq for row in log] != list(range(1, len(log) + 1)):
         replay.problems.append(f"{execution_id}: its events are not numbered 1..{len(log)}")
     for row in log:
-        replay.add(EventType(row.type), row.stage_id, row.seq)
+        begin_anew = EventType(row.type) in {T.EXECUTION_RETRIED, T.EXECUTION_RESUMED}
+        replay.add(EventType(row.type), row.stage_id, row.seq, row.data["again"] if begin_anew else ())
     return replay
 
 

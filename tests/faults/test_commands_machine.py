@@ -32,8 +32,10 @@ from flexiroaster.engine.restore import restore
 from flexiroaster.errors import ErrorClass, NotAllowedError
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import utc_now
-from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal, StageStatus
 from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.safety.policy import PolicyRules
+from flexiroaster.safety.watch import Watch
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import claims, commands, definitions, recovery
 from flexiroaster.store.changes import Transition
@@ -67,8 +69,15 @@ class Commands(RuleBasedStateMachine):
 
     database = property(lambda self: self.installation.database)
 
-    @initialize(shape=st.sampled_from(sorted(SHAPES)), soft=st.sampled_from(["", "b", "c"]), slots=st.booleans())
-    def _create(self, shape: str, soft: str, slots: bool) -> None:
+    @initialize(
+        shape=st.sampled_from(sorted(SHAPES)),
+        soft=st.sampled_from(["", "b", "c"]),
+        slots=st.booleans(),
+        pause=st.booleans(),
+        rollback=st.booleans(),
+    )
+    def _create(self, shape: str, soft: str, slots: bool, pause: bool = False, rollback: bool = False) -> None:
+        self.rules = PolicyRules(pause=pause, rollback=rollback)
         key = (shape, soft, slots)
         if key not in self.revisions:
             pipeline = shaped_pipeline(f"machine-{len(self.revisions)}", shape, soft=soft, slots=slots)
@@ -81,9 +90,16 @@ class Commands(RuleBasedStateMachine):
 
     # --- everybody else --------------------------------------------------------------------------------------------
 
-    @rule(kind=st.sampled_from(sorted(CommandKind)), interrupt=st.booleans(), deadline=st.booleans())
-    def request(self, kind: CommandKind, interrupt: bool, deadline: bool) -> None:
+    @rule(
+        kind=st.sampled_from(sorted(CommandKind)),
+        interrupt=st.booleans(),
+        deadline=st.booleans(),
+        skip=st.sampled_from(["", "a", "b"]),
+    )
+    def request(self, kind: CommandKind, interrupt: bool, deadline: bool, skip: str = "") -> None:
         arguments: dict[str, Any] = {"mode": "interrupt" if interrupt else "drain"}
+        if skip:
+            arguments["skip"] = [skip]
         if deadline:
             arguments["deadline"] = (utc_now() + timedelta(days=1)).isoformat()
         undone = "rolled_back" in self.states.values()
@@ -121,7 +137,7 @@ class Commands(RuleBasedStateMachine):
             return
         self.touched = True
         stored = self._load()
-        self.driven = restore(stored, claimed.token, utc_now())
+        self.driven = restore(stored, claimed.token, utc_now(), Watch(rules=self.rules))
         self.seen, self.attempts = set(), {}
         self.driven.waits = stored.queued
         self._obey(stored.commands)
@@ -264,7 +280,7 @@ class Commands(RuleBasedStateMachine):
         if self.driven is None:
             return
         stored = self._load()
-        found = restore(stored, self.driven.token, utc_now())
+        found = restore(stored, self.driven.token, utc_now(), Watch(rules=self.rules))
         for command in stored.commands:  # a stop is handled only when it is over
             if command.id in self.seen:
                 obey(found, command, utc_now())
@@ -313,7 +329,10 @@ class Commands(RuleBasedStateMachine):
     def _ended(self, stage: str, how: Callable[[Execution, str], object]) -> None:
         assert self.driven is not None
         del self.attempts[stage]
+        before = self.driven.goal
         how(self.driven, stage)
+        if before is Goal.RUN and self.driven.goal is Goal.ROLLBACK:  # the policy has chosen so
+            self.model.carried_out("rollback")
         self._commit()
 
     def _obey(self, pending: list[Any]) -> None:

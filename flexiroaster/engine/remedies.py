@@ -1,0 +1,201 @@
+"""What follows when a stage has failed or something is abnormal: decided, recorded with the event, and carried out.
+
+The safety engine decides. Where it only records, or there is none, the stage's own rules hold: another attempt while
+its error may pass and attempts are left, then skipped if it is not critical, else the execution fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from flexiroaster.engine.retry import backoff, worth_retrying
+from flexiroaster.engine.rollback import begin_rollback
+from flexiroaster.errors import ErrorClass
+from flexiroaster.model.event import EventType, Level
+from flexiroaster.model.execution import ExecutionStatus, StageStatus
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.safety.anomaly import Anomaly, AnomalyKind
+from flexiroaster.safety.policy import Action, Situation
+from flexiroaster.store.changes import NewDecision, decision_id
+
+if TYPE_CHECKING:
+    from flexiroaster.engine.executor import Execution
+    from flexiroaster.engine.stage_run import StageRun
+
+__all__ = ["after_anomaly", "after_failure", "fail_as_well", "failure_of"]
+
+Data = dict[str, Any]
+
+
+def after_failure(execution: Execution, run: StageRun, error: Data, at: datetime) -> float | None:
+    """Decide what to do about a failed attempt, and do it; the seconds to the next attempt, if there is to be one."""
+    error_class = ErrorClass(error["class"])
+    usual = _usual(run, error_class)
+    taken, told = _decided(execution, run, error_class, usual, at)
+    data = {"error": error, **told}
+    if taken is Action.RETRY:
+        return _wait_for_retry(execution, run, data, at)
+    _CARRY_OUT[taken](execution, run, data, at)
+    return None
+
+
+def fail_as_well(execution: Execution, run: StageRun, error: Data, at: datetime) -> None:
+    """A stage that ran on has failed too, while the execution was failing already: there is nothing to decide."""
+    _skip(execution, run, {"error": error}, at)
+
+
+def after_anomaly(execution: Execution, run: StageRun, anomaly: Anomaly, at: datetime) -> None:
+    """Tell of something abnormal, and decide whether the execution may go on."""
+    told: Data = {}
+    taken = Action.CONTINUE
+    if anomaly.alert and execution.status is ExecutionStatus.RUNNING and execution.stopping is None:
+        taken, told = _decided(execution, run, None, Action.CONTINUE, at)
+    if anomaly.kind is not AnomalyKind.RETRIES:
+        run.is_anomaly = True
+    message = f"{_TITLES[anomaly.kind]}: {run.stage.title}: {anomaly.message}"
+    execution.stage_event(run, EventType.STAGE_ANOMALY, message, at, Level.WARNING, {**asdict(anomaly), **told})
+    if taken is Action.PAUSE:
+        execution.pause(f"{told['decision']['reason']}, after an anomaly at high risk", at)
+
+
+_TITLES = {
+    AnomalyKind.LATE: "Stage is late",
+    AnomalyKind.VOLUME: "Stage gave an unusual amount",
+    AnomalyKind.RETRIES: "Attempts are repeated unusually often",
+    AnomalyKind.ERROR_BURST: "Errors come thick and fast",
+}
+
+
+def _usual(run: StageRun, error_class: ErrorClass) -> Action:
+    """What the stage's own rules say."""
+    if worth_retrying(run.stage, error_class, run.attempt):
+        return Action.RETRY
+    return Action.TERMINATE if run.stage.is_critical else Action.SKIP
+
+
+def _decided(
+    execution: Execution, run: StageRun, error_class: ErrorClass | None, usual: Action, at: datetime
+) -> tuple[Action, Data]:
+    """What is to be done, and what the next event tells of the decision; the decision is recorded with that event."""
+    watch = execution.watch
+    decision = None if watch is None else watch.decide(_situation(execution, run, error_class))
+    if watch is None or decision is None:
+        return usual, {}
+    taken = decision.action if watch.acts else usual
+    seq = execution.seq + 1
+    execution.decisions.append(
+        NewDecision(
+            seq=seq,
+            at=at,
+            stage_id=run.stage.id,
+            attempt=run.attempt,
+            error_class=None if error_class is None else error_class.value,
+            action=decision.action.value,
+            taken=taken.value,
+            mode=watch.rules.mode.value,
+            data=decision.data(),
+        )
+    )
+    told = {
+        "id": decision_id(execution.id, seq),
+        "action": decision.action.value,
+        "taken": taken.value,
+        "reason": decision.reason,
+        "explanation": decision.explanation,
+    }
+    return taken, {"decision": told}
+
+
+def _situation(execution: Execution, run: StageRun, error_class: ErrorClass | None) -> Situation:
+    watch = execution.watch
+    if watch is None:
+        raise AssertionError("only what is watched has a situation")
+    effects = [
+        (other.output or {}).get("effect") or {}
+        for other in execution.stages.values()
+        if other.stage.type is StageType.OUTPUT and other.status is StageStatus.COMPLETED
+    ]
+    return Situation(
+        error_class=error_class,
+        attempts_left=max(0, (run.stage.max_retries or 0) - run.attempt + 1),
+        critical=run.stage.is_critical,
+        effects_made=bool(effects),
+        anomaly=watch.abnormal,
+        risk=watch.risk,
+        retry_odds=None if error_class is None else watch.retry_odds(error_class),
+        undoable=all(effect.get("undoable", True) for effect in effects),
+        attended=watch.rules.pause,
+        may_roll_back=watch.rules.rollback,
+        retry_on=frozenset(run.stage.retry_on),
+        costs=watch.rules.costs,
+    )
+
+
+def _wait_for_retry(execution: Execution, run: StageRun, data: Data, at: datetime) -> float:
+    error = data["error"]
+    delay = backoff(run.stage, run.attempt, retry_after=error.get("retry_after"))
+    run.move(StageStatus.WAITING)
+    run.retry_at = at + timedelta(seconds=delay)
+    left = (run.stage.max_retries or 0) - run.attempt + 1
+    message = f"Stage failed, next attempt in {delay:.1f} s ({left} left): {run.stage.title}: {error['message']}"
+    execution.stage_event(run, EventType.STAGE_RETRYING, message, at, Level.WARNING, {**data, "delay": delay})
+    return delay
+
+
+def _fail(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+    """The execution fails; what runs may finish, since a later retry can use it, nothing else starts."""
+    _tell_failed(execution, run, data, at)
+    execution.error = failure_of(run, data["error"])
+    execution.skip_the_rest(f"the critical stage {run.stage.id!r} failed", at)
+    execution.stage_over(run, at)
+
+
+def _skip(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+    """What needs it is skipped, and the rest goes on."""
+    _tell_failed(execution, run, data, at)
+    execution.stage_over(run, at)
+
+
+def _hold(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+    """The execution is paused, not failed: a resume runs the stage again, or a person decides otherwise."""
+    _tell_failed(execution, run, data, at)
+    execution.hold(run)
+    if execution.status is ExecutionStatus.RUNNING:
+        execution.pause(f"stage {run.stage.id!r} failed: {data['decision']['reason']}", at)
+
+
+def _roll_back(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+    """What the execution wrote is undone; it is paused until that is done."""
+    _tell_failed(execution, run, data, at)
+    execution.hold(run)
+    reason = f"stage {run.stage.id!r} failed: {data['decision']['reason']}"
+    if execution.status is ExecutionStatus.RUNNING:
+        execution.pause(reason, at, interrupt=True)
+    begin_rollback(execution, reason, at)
+
+
+_CARRY_OUT: dict[Action, Callable[[Execution, StageRun, Data, datetime], None]] = {
+    Action.SKIP: _skip,
+    Action.PAUSE: _hold,
+    Action.ROLLBACK: _roll_back,
+    Action.TERMINATE: _fail,
+}
+
+
+def _tell_failed(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+    run.move(StageStatus.FAILED)
+    tried = f" after {run.attempt} attempts" if run.attempt > 1 else ""
+    message = f"Stage failed{tried}: {run.stage.title}: {data['error']['message']}"
+    execution.stage_event(run, EventType.STAGE_FAILED, message, at, Level.ERROR, data)
+
+
+def failure_of(run: StageRun, error: Data) -> Data:
+    """The error of an execution that failed because of this stage's."""
+    return {
+        "message": f"Stage {run.stage.id!r} failed: {error['message']}",
+        "class": error["class"],
+        "stage_id": run.stage.id,
+    }
