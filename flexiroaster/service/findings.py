@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.safety.anomaly import Anomaly
+from flexiroaster.safety.anomaly import Anomaly, AnomalyKind
 from flexiroaster.safety.gate import Gate, RiskLevel
 from flexiroaster.store.insights import Finding
 from flexiroaster.store.run_history import PastRun
@@ -14,9 +14,36 @@ from flexiroaster.store.run_history import PastRun
 if TYPE_CHECKING:
     from flexiroaster.safety.assessment import Assessment
 
-__all__ = ["ERROR_BURST", "HIGH_RISK", "burst", "causes_gone", "high_risk"]
+__all__ = [
+    "ANOMALIES",
+    "ERROR_BURST",
+    "HIGH_RISK",
+    "anomaly_cause",
+    "anomaly_of_event",
+    "burst",
+    "causes_gone",
+    "high_risk",
+]
 
 HIGH_RISK, ERROR_BURST = "high_risk", "error_burst"
+
+ANOMALIES = (AnomalyKind.LATE.value, AnomalyKind.VOLUME.value, AnomalyKind.RETRIES.value)
+"""The types of insights about what was abnormal while a run went on."""
+
+_TOLD = {
+    AnomalyKind.LATE: (
+        "Stage {stage} of {pipeline} takes unusually long",
+        "Look at the amount of data it gets, and at what else runs on the machine.",
+    ),
+    AnomalyKind.VOLUME: (
+        "Stage {stage} of {pipeline} gives an unusual amount of data",
+        "Look at what has changed at its source.",
+    ),
+    AnomalyKind.RETRIES: (
+        "Attempts of {pipeline} are repeated unusually often",
+        "Look at the errors before the repetitions: what it reaches outside may be failing.",
+    ),
+}
 
 _ACTIONS = {
     Gate.WARN: "started with a warning",
@@ -33,6 +60,34 @@ _ADVICE = {
     "code": "Its code or its expressions are wrong: a repetition does not help.",
     "configuration": "It asks for what is not there or not permitted: look at its definition and the settings.",
 }
+
+
+def anomaly_cause(kind: AnomalyKind, pipeline_id: str, stage_id: str | None) -> str:
+    """What findings about the same thing have in common."""
+    stage = f":{stage_id}" if kind is not AnomalyKind.RETRIES else ""
+    return f"{kind.value}:{pipeline_id}{stage}"
+
+
+def anomaly_of_event(pipeline_id: str, execution_id: str, data: Mapping[str, Any]) -> Finding | None:
+    """What an event about something abnormal (its data, with `stage_id`) tells people; None while a cooldown lasts."""
+    if not data.get("alert"):
+        return None
+    kind, stage_id = AnomalyKind(data["kind"]), data.get("stage_id")
+    title, advice = _TOLD[kind]
+    decision = data.get("decision") or {}
+    return Finding(
+        cause=anomaly_cause(kind, pipeline_id, stage_id),
+        insight_type=kind.value,
+        severity="high" if decision.get("taken") == "pause" else "medium",
+        title=title.format(stage=stage_id, pipeline=pipeline_id),
+        message=f"{pipeline_id}, stage {stage_id}: {data['message']}",
+        recommendation=advice,
+        confidence=0.9,
+        pipeline_id=pipeline_id,
+        execution_id=execution_id,
+        stage_id=None if kind is AnomalyKind.RETRIES else stage_id,
+        action_taken="paused" if decision.get("taken") == "pause" else None,
+    )
 
 
 def burst(run: PastRun, anomaly: Anomaly) -> Finding:

@@ -19,17 +19,16 @@ from flexiroaster.safety.history import Ledger
 from flexiroaster.safety.runs import Ending, Outcome, group_of
 from flexiroaster.safety.state import PipelineState, Population
 from flexiroaster.service.findings import burst, causes_gone
+from flexiroaster.service.stage_folding import fold_stages
 from flexiroaster.store import insights, risk_states, run_history
 from flexiroaster.store.database import Database
-from flexiroaster.store.risk_states import Key
+from flexiroaster.store.risk_states import BURST, GROUP, INSTALLATION, PIPELINE, Key
 from flexiroaster.store.run_history import PastRun
 
-__all__ = ["BATCH", "BURST", "GROUP", "INSTALLATION", "PIPELINE", "ending_of", "fold", "fold_anew"]
+__all__ = ["BATCH", "ending_of", "fold", "fold_anew"]
 
 BATCH = 500
 """Runs folded in one transaction: while it lasts, nobody else writes to an SQLite file."""
-
-PIPELINE, GROUP, INSTALLATION, BURST = "pipeline", "group", "installation", "burst"
 
 
 def fold(database: Database, error_threshold: int, most: int = BATCH) -> int:
@@ -41,6 +40,7 @@ def fold(database: Database, error_threshold: int, most: int = BATCH) -> int:
         before = risk_states.locked_progress(connection)
         runs = run_history.unfolded(connection, before.folded_until, most)
         if runs:
+            fold_stages(connection, runs)
             run_history.add(connection, runs)
             states = _States.load(connection, runs)
             findings = states.fold(runs, error_threshold)

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from flexiroaster.model.event import utc_now
+from flexiroaster.safety.alarms import Alarms
 from flexiroaster.service.findings import ERROR_BURST
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import insights
+from flexiroaster.store import insights, risk_states
 from flexiroaster.store.insights import InsightFilter, InsightRow
 from flexiroaster.store.keyset import Page, Window
+from flexiroaster.store.risk_states import ALARMS
 
-__all__ = ["InsightFilter", "InsightRow", "count", "listing", "page"]
+__all__ = ["Accuracy", "InsightFilter", "InsightRow", "accuracy", "count", "listing", "page"]
 
 BURST_LASTS = timedelta(hours=1)
 BATCHES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How often alarms of one type were raised, in runs that have ended, and how many of those runs completed all the
+    same: those alarms were false. `false_rate` is None while there was none.
+    """
+
+    insight_type: str
+    raised: int
+    false_alarms: int
+    false_rate: float | None
+
+
+def accuracy(installation: Installation) -> list[Accuracy]:
+    """The record of each type of alarm since this installation began, by name. Raises StoreError."""
+    installation.knowledge.catch_up(batches=BATCHES)
+    with installation.database.read() as connection:
+        stored = risk_states.load(connection, [(ALARMS, "")])
+    kinds = Alarms.from_json(stored.get((ALARMS, ""), {})).kinds
+    return [Accuracy(kind, known.raised, known.false, known.false_rate) for kind, known in sorted(kinds.items())]
 
 
 def page(

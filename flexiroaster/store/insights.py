@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, func, insert, select, update
 
 from flexiroaster.store import keyset
 from flexiroaster.store.database import Database
 from flexiroaster.store.keyset import Page, Sort, Window
 from flexiroaster.store.safety_tables import insights
 
-__all__ = ["Finding", "InsightFilter", "InsightRow", "count", "note", "page", "part", "resolve", "resolve_older"]
+__all__ = [
+    "Finding",
+    "InsightFilter",
+    "InsightRow",
+    "count",
+    "note",
+    "open_causes",
+    "page",
+    "part",
+    "resolve",
+    "resolve_older",
+]
 
 NEWEST = Sort("insights", insights.c.id, descending=True)
 
@@ -78,13 +90,23 @@ class InsightFilter:
 
 
 def note(connection: Connection, finding: Finding, at: datetime) -> None:
-    """Tell of a finding: a new insight, or once more the open one of the same cause."""
+    """Tell of a finding: a new insight, or once more the open one of the same cause. What is told of an execution
+    again, while it runs and when it has ended, counts once.
+    """
     values = asdict(finding)
     newer = {name: value for name, value in values.items() if name != "cause"}
-    counted = {"occurrences": insights.c.occurrences + 1, "last_seen_at": at}
+    same = insights.c.execution_id == finding.execution_id
+    more = 1 if finding.execution_id is None else case((same, 0), else_=1)
+    counted = {"occurrences": insights.c.occurrences + more, "last_seen_at": at}
     known = connection.execute(update(insights).where(*_open(finding.cause)).values(**newer, **counted))
     if known.rowcount == 0:
         connection.execute(insert(insights).values(**values, occurrences=1, created_at=at, last_seen_at=at))
+
+
+def open_causes(connection: Connection, types: Collection[str]) -> set[str]:
+    """The causes of the open insights of these types."""
+    wanted = (insights.c.insight_type.in_(list(types)), insights.c.resolved_at.is_(None))
+    return set(connection.execute(select(insights.c.cause).where(*wanted)).scalars())
 
 
 def resolve(connection: Connection, causes: list[str], at: datetime) -> None:

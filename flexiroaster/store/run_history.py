@@ -36,7 +36,8 @@ CHUNK = 2000
 class PastRun:
     """A run that ended: `status` completed, failed or cancelled, `said` the probabilities given at its start.
 
-    `error_class` is that of the execution's error; imported runs have none.
+    `error_class` is that of the execution's error, and `rolled_back` whether what it did was undone; imported runs
+    have neither.
     """
 
     execution_id: str
@@ -49,6 +50,7 @@ class PastRun:
     imported: bool = False
     said: dict[str, float] | None = None
     error_class: str | None = None
+    rolled_back: bool = False
 
     @property
     def counts(self) -> bool:
@@ -71,7 +73,8 @@ def add(connection: Connection, runs: Sequence[PastRun]) -> None:
     """Write runs that the history does not have."""
     rows = [asdict(run) for run in runs]
     for row in rows:
-        del row["error_class"]
+        for name in _NOT_KEPT:
+            del row[name]
     if rows:
         connection.execute(insert(run_history), rows)
 
@@ -120,7 +123,8 @@ def count(database: Database) -> int:
         return connection.execute(select(func.count()).select_from(run_history)).scalar_one()
 
 
-_COLUMNS = [run_history.c[name] for name in PastRun.__slots__ if name != "error_class"]
+_NOT_KEPT = ("error_class", "rolled_back")
+_COLUMNS = [run_history.c[name] for name in PastRun.__slots__ if name not in _NOT_KEPT]
 
 
 def _run(row: Row[Any]) -> PastRun:
@@ -157,6 +161,7 @@ def _of_execution(row: Row[Any]) -> PastRun:
         n_stages=row.total_stages,
         said=row.said,
         error_class=row.error_class,
+        rolled_back=row.status == ExecutionStatus.ROLLED_BACK,
     )
 
 
