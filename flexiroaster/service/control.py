@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+
+from sqlalchemy import Connection
 
 from flexiroaster.errors import InputError
 from flexiroaster.model.command import CommandKind
@@ -12,7 +15,7 @@ from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import commands, queries
 
-__all__ = ["pause", "resume", "retry", "rollback", "stop"]
+__all__ = ["pause", "request", "resume", "retry", "rollback", "stop"]
 
 LONGEST_PAUSE = timedelta(days=3650)
 
@@ -23,7 +26,7 @@ def stop(installation: Installation, execution_id: str, reason: str = "", *, req
 
     Raises NotFoundError, NotAllowedError (it has ended).
     """
-    _request(installation, execution_id, CommandKind.STOP, {"reason": reason}, requested_by)
+    request(installation, execution_id, CommandKind.STOP, {"reason": reason}, requested_by)
 
 
 def pause(
@@ -48,12 +51,12 @@ def pause(
             message = f"deadline: must lie ahead, and by {LONGEST_PAUSE.days} days at most"
             raise InputError(message, argument="deadline")
         arguments["deadline"] = (utc_now() + deadline).isoformat()
-    _request(installation, execution_id, CommandKind.PAUSE, arguments, requested_by)
+    request(installation, execution_id, CommandKind.PAUSE, arguments, requested_by)
 
 
 def resume(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
     """Go on with a paused execution. Raises NotFoundError, NotAllowedError (it is not paused)."""
-    _request(installation, execution_id, CommandKind.RESUME, {"reason": reason}, requested_by)
+    request(installation, execution_id, CommandKind.RESUME, {"reason": reason}, requested_by)
 
 
 def retry(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
@@ -62,7 +65,7 @@ def retry(installation: Installation, execution_id: str, reason: str = "", *, re
     Raises NotFoundError, NotAllowedError (it has neither failed nor been cancelled), ConflictError (its pipeline runs
     already as often as it may).
     """
-    _request(installation, execution_id, CommandKind.RETRY, {"reason": reason}, requested_by)
+    request(installation, execution_id, CommandKind.RETRY, {"reason": reason}, requested_by)
 
 
 def rollback(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
@@ -71,18 +74,33 @@ def rollback(installation: Installation, execution_id: str, reason: str = "", *,
 
     Raises NotFoundError, NotAllowedError (it is still live and not paused, or rolled back already).
     """
-    _request(installation, execution_id, CommandKind.ROLLBACK, {"reason": reason}, requested_by)
+    request(installation, execution_id, CommandKind.ROLLBACK, {"reason": reason}, requested_by)
 
 
-def _request(
-    installation: Installation, execution_id: str, kind: CommandKind, arguments: dict[str, Any], requested_by: str
+def request(
+    installation: Installation,
+    execution_id: str,
+    kind: CommandKind,
+    arguments: dict[str, Any],
+    requested_by: str,
+    beside: Callable[[Connection], None] | None = None,
 ) -> ExecutionStatus:
+    """Store a command and have it carried out; the state it was asked for in. `beside` writes in the same transaction.
+
+    Raises NotFoundError, NotAllowedError, ConflictError, StoreError.
+    """
     concurrency = None
     if kind is CommandKind.RETRY:
         row = queries.execution(installation.database, execution_id)
         concurrency = installation.definition(row.pipeline_id, row.revision).concurrency
     status = commands.request(
-        installation.database, execution_id, kind, arguments, requested_by=requested_by, concurrency=concurrency
+        installation.database,
+        execution_id,
+        kind,
+        arguments,
+        requested_by=requested_by,
+        concurrency=concurrency,
+        beside=beside,
     )
     installation.tell_of_command(execution_id)
     return status

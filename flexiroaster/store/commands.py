@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, insert, select, update
@@ -36,10 +36,12 @@ def request(
     *,
     requested_by: str,
     concurrency: int | None = None,
+    beside: Callable[[Connection], None] | None = None,
 ) -> ExecutionStatus:
     """Store a command, and let somebody claim the execution if nobody drives it; the state it was in.
 
-    `concurrency` is that of the pipeline: a retry needs a slot again. Raises NotFoundError, NotAllowedError (not in
+    `concurrency` is that of the pipeline: a retry needs a slot again. `beside` writes what belongs to it in the same
+    transaction. Raises NotFoundError, NotAllowedError (not in
     this state; a retry of what was undone in part), ConflictError (no slot is free).
     """
     now = utc_now()
@@ -67,6 +69,8 @@ def request(
                 )
             )
             connection.execute(update(executions).where(executions.c.id == execution_id).values(values))
+            if beside is not None:
+                beside(connection)
     except IntegrityError as error:
         raise ConflictError(f"Another execution of the pipeline of {execution_id} is running") from error
     return status

@@ -114,3 +114,14 @@ def fail_unless(table: pd.DataFrame, path: str) -> pd.DataFrame:
 def print_many() -> None:
     for i in range(300):
         print(i)
+
+
+def needs_file(path: str) -> pd.DataFrame:
+    """Its data is not there until somebody puts it right."""
+    if not Path(path).exists():
+        raise pd.errors.ParserError(f"no usable data beside {Path(path).name}")
+    return pd.DataFrame({"x": [1]})
+
+
+def refuses_connection() -> None:
+    raise ConnectionError("nobody answers")

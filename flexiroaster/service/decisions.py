@@ -1,0 +1,103 @@
+"""What the safety engine decided about failures and anomalies, and what people decided instead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from flexiroaster.errors import ConflictError, InputError
+from flexiroaster.model.command import CommandKind
+from flexiroaster.model.event import utc_now
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.safety.policy import Action
+from flexiroaster.service import control
+from flexiroaster.service.installation import Installation
+from flexiroaster.store import decisions, queries
+from flexiroaster.store.decisions import DecisionFilter, DecisionRow, Override
+from flexiroaster.store.keyset import Page, Window
+
+__all__ = ["Action", "DecisionFilter", "DecisionRow", "Override", "count", "get", "of_executions", "override", "page"]
+
+LONGEST_REASON = 4000
+
+
+def get(installation: Installation, decision_id: str) -> DecisionRow:
+    """One decision, with what people decided instead. Raises NotFoundError, StoreError."""
+    return decisions.get(installation.database, decision_id)
+
+
+def page(
+    installation: Installation, wanted: DecisionFilter | None = None, window: Window | None = None
+) -> Page[DecisionRow]:
+    """A page of the decisions that match, newest first. Raises InputError (cursor), StoreError."""
+    return decisions.page(installation.database, wanted or DecisionFilter(), window or Window())
+
+
+def count(installation: Installation, wanted: DecisionFilter | None = None) -> int:
+    """How many decisions match. Raises StoreError."""
+    return decisions.count(installation.database, wanted or DecisionFilter())
+
+
+def of_executions(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:
+    """The decisions about these executions, oldest first; one about which nothing was decided is missing."""
+    return decisions.of_executions(installation.database, execution_ids)
+
+
+def override(
+    installation: Installation, decision_id: str, action: Action, reason: str, *, requested_by: str = ""
+) -> DecisionRow:
+    """Have something else done than was decided; the decision, with this kept beside it.
+
+    Continue resumes, retry runs the failed stage again, skip goes on without it, pause, rollback and terminate (a stop)
+    are what they say. It is a command like any other: whoever drives the execution carries it out. Raises NotFoundError
+    (decision, or its execution is gone), InputError (no reason, an action that does not fit), ConflictError (something
+    was decided since, or the pipeline runs already), NotAllowedError (not in this state), StoreError.
+    """
+    _check_reason(reason)
+    decision = decisions.get(installation.database, decision_id)
+    row = queries.execution(installation.database, decision.execution_id)
+    newest = decisions.of_executions(installation.database, [row.id])[row.id][-1]
+    if newest.id != decision.id:
+        message = f"Something was decided since {decision_id}: {newest.id}, {newest.action}"
+        raise ConflictError(message, decision_id=newest.id)
+    kind, arguments = _command(decision, action, row.status)
+    control.request(
+        installation,
+        row.id,
+        kind,
+        {**arguments, "reason": f"decision {decision_id} overridden: {reason}"},
+        requested_by,
+        beside=lambda connection: decisions.add_override(
+            connection, decision_id, action.value, reason, requested_by, utc_now()
+        ),
+    )
+    return decisions.get(installation.database, decision_id)
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.strip() or len(reason) > LONGEST_REASON or "\0" in reason:
+        message = f"reason: says why, in at most {LONGEST_REASON} characters without NUL"
+        raise InputError(message, argument="reason")
+
+
+def _command(decision: DecisionRow, action: Action, status: ExecutionStatus) -> tuple[CommandKind, dict[str, Any]]:
+    """The command that does it. Raises InputError."""
+    failed = decision.error_class is not None
+    if failed and action is Action.CONTINUE:
+        raise InputError("action: a stage has failed: retry or skip it, not continue", argument="action")
+    if not failed and action in {Action.RETRY, Action.SKIP}:
+        raise InputError(f"action: nothing has failed that there were to {action}", argument="action")
+    again = CommandKind.RESUME if status is ExecutionStatus.PAUSED else CommandKind.RETRY
+    match action:
+        case Action.CONTINUE:
+            return CommandKind.RESUME, {}
+        case Action.RETRY:
+            return again, {}
+        case Action.SKIP:
+            return again, {"skip": [decision.stage_id]}
+        case Action.PAUSE:
+            return CommandKind.PAUSE, {"mode": "drain"}
+        case Action.ROLLBACK:
+            return CommandKind.ROLLBACK, {}
+        case Action.TERMINATE:
+            return CommandKind.STOP, {}
