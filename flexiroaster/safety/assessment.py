@@ -76,7 +76,8 @@ def judged(question: Question, row: NDArray[np.float64]) -> Assessment:
     start, past, model = question.start, question.past, question.model
     prediction, score = model.predict(row), factor_score(start, past.pipeline)
     explanation = explain_probability(model, row, start, past)
-    level, gate = question.thresholds.level(prediction.probability), question.thresholds.gate(prediction.probability)
+    level = question.thresholds.level(prediction.probability)
+    gate = question.thresholds.gate(prediction.probability, has_run=past.pipeline.runs > 0)
     return Assessment(
         question=question,
         features=dict(zip(NAMES, row.tolist(), strict=True)),

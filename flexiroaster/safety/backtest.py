@@ -49,7 +49,8 @@ class Arm:
 class Blocked:
     """What a gate that blocks at high risk would have done with the runs whose outcome is known.
 
-    `rightly` blocked would have failed, `wrongly` blocked would have completed, `missed` were let through and failed.
+    `rightly` blocked would have failed, `wrongly` blocked would have completed, `missed` were let through and failed. A
+    pipeline that has never run to an end is let through.
     """
 
     rightly: int
@@ -108,7 +109,7 @@ def backtest(history: History, thresholds: Thresholds | None = None, *, share: f
     }
     begin = min(int((1 - share) * len(history)), len(history) - 1)
     judged = (np.arange(len(history)) >= begin) & ~np.isnan(history.target)
-    part = _Judged(history, judged, known.earlier_runs < COLD, limits.high)
+    part = _Judged(history, judged, known.earlier_runs, limits.high)
     return Backtest(
         executions=len(history),
         pipelines=len(set(history.pipeline_id)),
@@ -147,18 +148,22 @@ class _Judged:
 
     history: History
     rows: NDArray[np.bool_]
-    cold: NDArray[np.bool_]
+    earlier_runs: NDArray[np.int64]
     high: float
 
     def arm(self, name: str, said: Floats) -> Arm:
         answered = self.rows & ~np.isnan(said)
         alerts = int((said[answered] >= self.high).sum())
         return Arm(
-            name, self._measure(said, answered), self._measure(said, answered & self.cold), alerts / self._days()
+            name,
+            self._measure(said, answered),
+            self._measure(said, answered & (self.earlier_runs < COLD)),
+            alerts / self._days(),
         )
 
     def blocked(self, said: Floats) -> Blocked:
-        stopped, failed = said[self.rows] >= self.high, self.history.target[self.rows] > 0
+        stopped = (said[self.rows] >= self.high) & (self.earlier_runs[self.rows] > 0)
+        failed = self.history.target[self.rows] > 0
         counts = (stopped & failed, stopped & ~failed, ~stopped & failed, ~stopped & ~failed)
         return Blocked(*(int(c.sum()) for c in counts))
 

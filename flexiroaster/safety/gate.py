@@ -27,11 +27,16 @@ class Gate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Probabilities from which a risk is medium and high, and what happens at high risk (below it: a warning)."""
+    """Probabilities from which a risk is medium and high, and what happens at high risk (below it: a warning).
+
+    Without `block_unknown` a pipeline that has never run to an end is not blocked: the probability is that of others,
+    and blocked it would never get a history of its own.
+    """
 
     medium: float = 0.4
     high: float = 0.7
     at_high: Gate = Gate.WARN
+    block_unknown: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.medium <= self.high <= 1:
@@ -43,7 +48,9 @@ class Thresholds:
             return RiskLevel.HIGH
         return RiskLevel.MEDIUM if probability >= self.medium else RiskLevel.LOW
 
-    def gate(self, probability: float) -> Gate:
-        """What the gate answers at this probability of failure."""
-        answers = {RiskLevel.LOW: Gate.ALLOW, RiskLevel.MEDIUM: Gate.WARN, RiskLevel.HIGH: self.at_high}
+    def gate(self, probability: float, *, has_run: bool = True) -> Gate:
+        """What the gate answers at this probability of failure; `has_run`, whether the pipeline ever ran to an end."""
+        spared = self.at_high is Gate.BLOCK and not has_run and not self.block_unknown
+        at_high = Gate.WARN if spared else self.at_high
+        answers = {RiskLevel.LOW: Gate.ALLOW, RiskLevel.MEDIUM: Gate.WARN, RiskLevel.HIGH: at_high}
         return answers[self.level(probability)]

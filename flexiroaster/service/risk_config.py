@@ -35,9 +35,9 @@ def rules_of(pipeline: Pipeline, settings: Settings) -> GateRules:
     high = float(own.get("high", max(settings.ai_risk_threshold_high, own.get("medium", 0.0))))
     medium = float(own.get("medium", min(settings.ai_risk_threshold_medium, high)))
     usual = Gate.BLOCK if settings.ai_block_high_risk else Gate.WARN
-    return GateRules(
-        Thresholds(medium, high, Gate(own.get("at_high", usual))), bool(own.get("shadow", settings.ai_gate_shadow))
-    )
+    at_high = Gate(own.get("at_high", usual))
+    thresholds = Thresholds(medium, high, at_high, block_unknown="at_high" in own)  # its own word holds from the start
+    return GateRules(thresholds, bool(own.get("shadow", settings.ai_gate_shadow)))
 
 
 def risk_problems(pipeline: Pipeline) -> list[Problem]:

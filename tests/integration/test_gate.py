@@ -165,6 +165,18 @@ def test_the_settings_decide_where_the_pipeline_says_nothing(settings: Settings,
         assert executions.wait(installation, executions.start(installation, "good")).status == "completed"
 
 
+def test_a_pipeline_without_a_history_is_not_blocked_by_the_setting(settings: Settings) -> None:
+    """An installation where everything fails would otherwise never run anything new."""
+    changed = settings.model_copy(update={"ai_block_high_risk": True, "ai_risk_threshold_high": 0.0})
+    with open_installation(changed.model_copy(update={"ai_risk_threshold_medium": 0.0})) as installation:
+        pipelines.save(installation, pipeline("new"))
+        execution_id = executions.start(installation, "new")
+        assert executions.wait(installation, execution_id).status == "completed"
+        assert risk.of_executions(installation, [execution_id])[execution_id].gate == "warn"
+        with pytest.raises(BlockedError):
+            executions.start(installation, "new")
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
