@@ -100,7 +100,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         CORSMiddleware,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type", "last-event-id", "x-request-id"],
+        allow_headers=["authorization", "content-type", "last-event-id", "traceparent", "x-request-id"],
         expose_headers=["x-request-id"],
         max_age=600,
     )

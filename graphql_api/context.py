@@ -18,15 +18,18 @@ __all__ = ["Context", "Info", "StreamContext", "StreamInfo"]
 
 
 class Context:
-    """One request: who asks, of which installation, and the loaders that batch its reads."""
+    """One request: who asks, of which installation, as part of which trace, and the loaders that batch its reads."""
 
-    __slots__ = ("_loaders", "installation", "request_id", "settings", "viewer")
+    __slots__ = ("_loaders", "installation", "request_id", "settings", "traceparent", "viewer")
 
-    def __init__(self, installation: Installation, viewer: Viewer, request_id: str = "") -> None:
+    def __init__(
+        self, installation: Installation, viewer: Viewer, request_id: str = "", traceparent: str | None = None
+    ) -> None:
         self.installation = installation
         self.settings: Settings = installation.settings
         self.viewer = viewer
         self.request_id = request_id
+        self.traceparent = traceparent
         self._loaders: Loaders | None = None
 
     @property

@@ -92,7 +92,9 @@ class GraphQLHTTP:
         refusal = _wrong_way(operation, posted, media_type)
         if refusal is not None:
             return refusal
-        context = Context(self.installation, viewer, request.scope.get("state", {}).get("request_id", ""))
+        request_id = request.scope.get("state", {}).get("request_id", "")
+        traceparent = ",".join(request.headers.getlist("traceparent"))  # several are none: that is malformed
+        context = Context(self.installation, viewer, request_id, traceparent)
         try:
             result = execute_operation(self.schema, operation, asked.variables, context, loop, deadline)
             return _result(result, operation, asked, request.headers, media_type)

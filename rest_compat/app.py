@@ -87,6 +87,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
             "idempotency-key",
             "if-none-match",
             "last-event-id",
+            "traceparent",
             "x-request-id",
         ],
         expose_headers=["etag", "x-request-id"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import Header, Path, Query
+from fastapi import Depends, Header, Path, Query, Request
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
@@ -21,6 +21,7 @@ __all__ = [
     "PipelineId",
     "Skip",
     "Text",
+    "Traceparent",
     "TriggeredBy",
 ]
 
@@ -71,4 +72,19 @@ IdempotencyKey = Annotated[
         description="The same key with the same request answers with the same execution, never a second run.",
     ),
 ]
+
+
+def _traceparent(
+    request: Request,
+    traceparent: Annotated[
+        str | None,
+        Header(description="W3C trace context: the execution's trace is part of that one. Malformed: ignored."),
+    ] = None,
+) -> str | None:
+    if traceparent is None:
+        return None
+    return ",".join(request.headers.getlist("traceparent"))  # several are none: that is malformed
+
+
+Traceparent = Annotated[str | None, Depends(_traceparent)]
 TriggeredBy = Annotated[str, Query(**TRIGGERED_BY, description="Who or what starts it.")]

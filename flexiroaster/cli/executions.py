@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -159,7 +160,9 @@ def rerun(
 
     with open_installation() as installation:
         logged(installation)
-        new_id = executions.rerun(installation, execution_id, from_stage, triggered_by="cli")
+        new_id = executions.rerun(
+            installation, execution_id, from_stage, triggered_by="cli", traceparent=os.environ.get("TRACEPARENT")
+        )
         row = executions.wait(installation, new_id)
     typer.echo(f"{row.status}: {row.id}")
     print_error(row, err=True)

@@ -56,8 +56,10 @@ def follow(
     variables: Mapping[str, Any],
     view: View,
     timeout: float | None = None,
+    traceparent: str | None = None,
 ) -> Followed:
-    """Run a pipeline to its end. It is stopped at the first signal, and when `timeout` (s) has passed.
+    """Run a pipeline to its end, below `traceparent`. It is stopped at the first signal, and when `timeout` (s) has
+    passed.
 
     Raises what starting it raises; StoreError when the database cannot be reached; KeyboardInterrupt at the second
     signal, whatever still runs then: the caller closes the installation, which kills it.
@@ -66,7 +68,9 @@ def follow(
     unlisten = installation.driver.listen(inbox.put)
     try:
         with _signals_to(inbox):
-            execution_id = executions.start(installation, revision, variables, triggered_by="cli")
+            execution_id = executions.start(
+                installation, revision, variables, triggered_by="cli", traceparent=traceparent
+            )
             arguments = (installation, execution_id, inbox)
             threading.Thread(target=_tell_the_end, args=arguments, name="flexiroaster-wait", daemon=True).start()
             interrupted = _attend(installation, execution_id, inbox, view, timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +35,8 @@ def run(
 ) -> None:
     """Run a definition and watch it: progress on stderr, the outcome on stdout.
 
-    Where LOG_LEVEL or LOG_FORMAT is set, stderr gets the log in place of the progress.
+    Where LOG_LEVEL or LOG_FORMAT is set, stderr gets the log in place of the progress. Where traces are sent, this
+    run is part of the one that TRACEPARENT names.
 
     A definition without an id gets one made of its name, so that the same file is always the same pipeline. Relative
     paths in it are relative to the working directory. Exits with 0 when the execution completed, 1 when it failed,
@@ -57,7 +59,7 @@ def run(
         silent = logged(installation)
         revision = pipelines.save(installation, raw)
         with shown(revision.pipeline, quiet=as_json, silent=silent) as view:
-            followed = follow(installation, revision, variables, view, timeout)
+            followed = follow(installation, revision, variables, view, timeout, os.environ.get("TRACEPARENT"))
         stages = executions.stages(installation, followed.execution.id)
     if as_json:
         emit_json(document(followed.execution, stages))

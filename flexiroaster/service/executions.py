@@ -21,6 +21,7 @@ from flexiroaster.model import graph
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.model.pipeline import OnConflict, Pipeline, near
+from flexiroaster.model.traceparent import valid_traceparent
 from flexiroaster.service import control, pipelines
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import batches, definitions, event_list, execution_list, queries
@@ -75,12 +76,14 @@ def start(
     idempotency_key: str | None = None,
     drive: bool = True,
     force: str | None = None,
+    traceparent: str | None = None,
 ) -> str:
     """Start a stored pipeline (or its id) and return the execution's id.
 
     This process drives it, or with `drive` False the next worker that claims it; it may have to queue. The same
     `idempotency_key` with the same pipeline and variables gives the same execution, never a second one. At a high risk
-    it may start paused, see `service/gate.py`; `force` is the reason to start it all the same.
+    it may start paused, see `service/gate.py`; `force` is the reason to start it all the same. With a `traceparent` its
+    trace is part of that one; one that is malformed is ignored.
 
     Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or does not fit),
     BlockedError (its risk is high), InputError (`force` says nothing, a text is too long), ConflictError (the pipeline
@@ -96,7 +99,7 @@ def start(
     if drive:
         installation.warm_up()  # its processes start while the database is written
     owner = installation.owner if drive else None
-    new = _new_execution(installation, revision, merged, triggered_by, idempotency_key, owner)
+    new = _new_execution(installation, revision, merged, triggered_by, idempotency_key, owner, traceparent)
     landed, new = _admit_and_create(installation, revision, new, force)
     if isinstance(landed, str):
         return landed
@@ -126,10 +129,13 @@ def rerun(
     triggered_by: str = "api",
     drive: bool = True,
     force: str | None = None,
+    traceparent: str | None = None,
 ) -> str:
     """Start a new execution of the same revision with the same variables that runs `from_stage` and all below it.
 
     What else was completed is taken over with its tables; what was not runs as well. The id of the new execution.
+    `traceparent` is as in `start`.
+
     Raises NotFoundError (execution, stage), NotAllowedError (it is live), BlockedError and InputError as `start`,
     ConflictError, StoreError.
     """
@@ -143,9 +149,8 @@ def rerun(
     again = {from_stage, *graph.downstream(edges, from_stage)}
     done = {s.stage_id: s.output for s in stages(installation, execution_id) if s.status is StageStatus.COMPLETED}
     taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in again}
-    new = _new_execution(
-        installation, revision, row.variables, triggered_by, None, installation.owner if drive else None
-    )
+    owner = installation.owner if drive else None
+    new = _new_execution(installation, revision, row.variables, triggered_by, None, owner, traceparent)
     kept = tuple(replace(s, output=taken_over.get(s.stage_id), taken_over=s.stage_id in taken_over) for s in new.stages)
     message = f"Execution created: {row.pipeline_name}, from stage {from_stage!r} of {execution_id}, by {triggered_by}"
     new = replace(new, stages=kept, parent_id=execution_id, event=replace(new.event, message=message))
@@ -369,11 +374,14 @@ def _new_execution(
     triggered_by: str,
     idempotency_key: str | None,
     owner: str | None,
+    traceparent: str | None,
 ) -> NewExecution:
     pipeline: Pipeline = revision.pipeline
     execution_id = new_id()
     titles = {stage.id: stage.title for stage in pipeline.stages}
     message = f"Execution created: {pipeline.name}, revision {revision.revision}, by {triggered_by}"
+    parent = valid_traceparent(traceparent)  # whoever drives it reads that in its first event
+    data = None if parent is None else {"traceparent": parent}
     digest = None
     if idempotency_key is not None:
         body = orjson.dumps([revision.id, variables], option=orjson.OPT_SORT_KEYS, default=str)
@@ -386,7 +394,7 @@ def _new_execution(
         variables=variables,
         triggered_by=triggered_by,
         stages=tuple(NewStage(i, titles[i]) for i in pipeline.order()),
-        event=Event(execution_id, 1, EventType.EXECUTION_CREATED, message),
+        event=Event(execution_id, 1, EventType.EXECUTION_CREATED, message, data=data),
         owner=owner,
         lease_seconds=installation.settings.execution_lock_ttl,
         concurrency=pipeline.concurrency,

@@ -14,7 +14,7 @@ from rest_compat.calls import Call, Operating
 from rest_compat.models.base import Refusal, Responses
 from rest_compat.models.executions import Started, StartRequest, StartStatus
 from rest_compat.models.risk import RiskAssessment
-from rest_compat.parameters import TRIGGERED_BY, IdempotencyKey, PipelineId, TriggeredBy
+from rest_compat.parameters import TRIGGERED_BY, IdempotencyKey, PipelineId, Traceparent, TriggeredBy
 
 __all__ = ["router"]
 
@@ -46,9 +46,12 @@ ExecuteBody = Annotated[
 
 
 @router.post("", status_code=202, responses=_RESPONSES)
-def start_execution(call: Operating, asked: StartRequest, idempotency_key: IdempotencyKey = None) -> Started:
+def start_execution(
+    call: Operating, asked: StartRequest, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None
+) -> Started:
     """Start a pipeline."""
-    return _started(call, asked.pipeline_id, asked.variables or {}, asked.triggered_by, idempotency_key)
+    variables = asked.variables or {}
+    return _started(call, asked.pipeline_id, variables, asked.triggered_by, idempotency_key, traceparent)
 
 
 @router.post("/{pipeline_id}/execute", status_code=202, responses=_RESPONSES)
@@ -58,13 +61,14 @@ def execute_pipeline(
     body: ExecuteBody = None,
     triggered_by: TriggeredBy = "api",
     idempotency_key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
 ) -> Started:
     """Start a pipeline; the same as the other call."""
     envelope = _envelope(body or {})
     if envelope is None:
-        return _started(call, pipeline_id, body or {}, triggered_by, idempotency_key)
+        return _started(call, pipeline_id, body or {}, triggered_by, idempotency_key, traceparent)
     by = envelope.triggered_by or triggered_by
-    return _started(call, pipeline_id, envelope.variables or {}, by, idempotency_key)
+    return _started(call, pipeline_id, envelope.variables or {}, by, idempotency_key, traceparent)
 
 
 def _envelope(body: Mapping[str, Any]) -> Envelope | None:
@@ -75,7 +79,12 @@ def _envelope(body: Mapping[str, Any]) -> Envelope | None:
 
 
 def _started(
-    call: Call, pipeline_id: str, variables: Mapping[str, Any], triggered_by: str, idempotency_key: str | None
+    call: Call,
+    pipeline_id: str,
+    variables: Mapping[str, Any],
+    triggered_by: str,
+    idempotency_key: str | None,
+    traceparent: str | None,
 ) -> Started:
     asked = {"variables": variables, "triggered_by": triggered_by, "idempotency_key": idempotency_key}
     with call.audited("startExecution", pipeline_id, asked):
@@ -86,6 +95,7 @@ def _started(
             triggered_by=triggered_by,
             idempotency_key=idempotency_key,
             drive=call.installation.drives,
+            traceparent=traceparent,
         )
     said = risk.of_executions(call.installation, [execution_id]).get(execution_id)
     return Started(

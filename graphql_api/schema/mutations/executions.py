@@ -121,6 +121,7 @@ def _start(info: Info, input: StartExecutionInput) -> StartExecutionPayload:  # 
         idempotency_key=input.idempotency_key,
         drive=installation.drives,
         force=input.force,
+        traceparent=info.context.traceparent,
     )
     return ExecutionStarted(execution=served(executions.get(installation, execution_id)))
 
@@ -134,6 +135,7 @@ def _rerun(info: Info, input: RerunExecutionInput) -> RerunExecutionPayload:  # 
         triggered_by="graphql",
         drive=installation.drives,
         force=input.force,
+        traceparent=info.context.traceparent,
     )
     return ExecutionStarted(execution=served(executions.get(installation, execution_id)))
 
