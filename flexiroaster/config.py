@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     file_roots: tuple[str, ...] = Field(default=(".",), description="Folders or URL prefixes stages may use.")
     python_modules: tuple[str, ...] = Field(default=(), description="Modules python stages may call; pkg.* too.")
     http_allowed_hosts: tuple[str, ...] = Field(default=(), description="Hosts allowed though private.")
+    otel_exporter_otlp_endpoint: str = Field(default="", repr=False, description="Collector of traces; optional.")
+    otel_exporter_otlp_traces_endpoint: str = Field(default="", repr=False, description="The same, as a full URL.")
+    otel_sdk_disabled: bool = False
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -122,6 +125,18 @@ class Settings(BaseSettings):
             raise ValueError(f"must be empty, or begin with / and not end with it, such as /api, not {shown(value)}")
         return value
 
+    @field_validator("otel_exporter_otlp_endpoint", "otel_exporter_otlp_traces_endpoint")
+    @classmethod
+    def _an_http_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must be an http:// or https:// URL")
+        return value
+
+    @field_validator("otel_sdk_disabled", mode="before")
+    @classmethod
+    def _only_true_is_true(cls, value: object) -> object:  # so says the specification of that variable
+        return value.strip().lower() == "true" if isinstance(value, str) else value
+
     @field_validator("database_url", "output_database_url")
     @classmethod
     def _a_database_we_speak(cls, value: str) -> str:
@@ -129,6 +144,19 @@ class Settings(BaseSettings):
         if value and scheme.partition("+")[0] not in {"sqlite", "postgresql", "postgres"}:
             raise ValueError("must be a postgresql:// or sqlite:/// URL")
         return value
+
+    @property
+    def traces_endpoint(self) -> str:
+        """Where traces go, the full URL; empty: nowhere."""
+        if self.otel_sdk_disabled:
+            return ""
+        base = self.otel_exporter_otlp_endpoint.rstrip("/")
+        return self.otel_exporter_otlp_traces_endpoint or (f"{base}/v1/traces" if base else "")
+
+    @property
+    def traces_variable(self) -> str:
+        """The variable that says so."""
+        return f"OTEL_EXPORTER_OTLP_{'TRACES_' if self.otel_exporter_otlp_traces_endpoint else ''}ENDPOINT"
 
 
 def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - overrides have the fields' types, checked by pydantic

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flexiroaster.service.knowledge import Knowledge
     from flexiroaster.service.local_copies import LocalCopies
     from flexiroaster.service.signals import Signals
+    from flexiroaster.service.tracing.following import Tracing
     from flexiroaster.service.watching import Watchers
 
 __all__ = ["Installation", "access_of", "open_installation"]
@@ -57,6 +58,7 @@ class Installation:
         self._keeper: LeaseKeeper | None = None
         self._scheduler: Scheduler | None = None
         self._copies: LocalCopies | None = None
+        self._tracing: Tracing | None = None
         self._signals: Signals | None = None
         self._knowledge: Knowledge | None = None
         self._watchers: Watchers | None = None
@@ -102,9 +104,12 @@ class Installation:
         """The driver of this process's executions."""
         with self._lock:
             if self._driver is None:
+                self._tracing = self._tracing or self._open_tracing()  # what is wrong with it is told first
                 self._driver = self._start_driver()
                 self._keeper = self._keep_leases(self._driver)
                 self._copies = self._forget_copies(self._driver)
+                if self._tracing is not None:
+                    self._driver.listen(self._tracing.committed)
                 if self._signals is not None:
                     self._tell(self._driver, self._signals)
             return self._driver
@@ -246,12 +251,15 @@ class Installation:
             database, self._database = self._database, None
             signals, self._signals = self._signals, None
             copies, self._copies = self._copies, None
+            tracing, self._tracing = self._tracing, None
         for helper in helpers:
             helper.close()
         if driver is not None:
             driver.close()
         if copies is not None:
             copies.close()
+        if tracing is not None:
+            tracing.close()
         if signals is not None:
             signals.close()
         for journal in journals:
@@ -292,6 +300,13 @@ class Installation:
         copies = LocalCopies(Artifacts(self.settings.artifacts_url))
         driver.listen(copies.committed)
         return copies
+
+    def _open_tracing(self) -> Tracing | None:
+        if not self.settings.traces_endpoint:
+            return None
+        from flexiroaster.service.tracing import open_tracing
+
+        return open_tracing(self.settings, self.owner, self.database)
 
     def _start_scheduler(self, driver: Driver) -> Scheduler:
         from flexiroaster.engine.scheduler import Scheduler

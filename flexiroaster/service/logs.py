@@ -21,7 +21,7 @@ __all__ = ["configure", "log_events"]
 
 _LEVELS = logging.getLevelNamesMapping()
 
-_WORDY = ("alembic", "httpx", "httpcore", "sqlalchemy", "botocore", "s3fs", "fsspec", "asyncio")
+_WORDY = ("alembic", "httpx", "httpcore", "sqlalchemy", "botocore", "s3fs", "fsspec", "asyncio", "urllib3")
 """Libraries that tell on every line what no operator of ours asks for; what goes wrong in them is logged."""
 
 _QUIET = {EventType.STAGE_PROGRESS}

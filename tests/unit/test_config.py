@@ -55,6 +55,8 @@ def test_names_and_defaults_of_the_contract() -> None:
         ("DATABASE_URL", "mysql://u:pw@h/d", "DATABASE_URL: must be a postgresql:// or sqlite:/// URL"),
         ("API_PREFIX", "api",
          'API_PREFIX: must be empty, or begin with / and not end with it, such as /api, not "api"'),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317",
+         "OTEL_EXPORTER_OTLP_ENDPOINT: must be an http:// or https:// URL"),
         ("CONNECTIONS", '{"a": 3}', "CONNECTIONS.a: must be text"),
     ],
 )  # fmt: skip
@@ -93,6 +95,25 @@ def test_settings_are_frozen_and_show_no_secret() -> None:
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
 def test_every_spelling_of_postgresql_runs_on_psycopg_3(scheme: str) -> None:
     assert psycopg_url(f"{scheme}://u@h/d?x=1") == "postgresql+psycopg://u@h/d?x=1"
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        ({}, ""),
+        ({"ENDPOINT": "http://c:4318"}, "http://c:4318/v1/traces"),
+        ({"ENDPOINT": "http://c:4318/x/"}, "http://c:4318/x/v1/traces"),
+        ({"ENDPOINT": "http://c:4318", "TRACES_ENDPOINT": "https://t/in"}, "https://t/in"),
+    ],
+)
+@pytest.mark.parametrize(("disabled", "on"), [("", True), ("false", True), ("1", True), ("TRUE", False)])
+def test_where_traces_go(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], endpoint: str, disabled: str, on: bool
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+    assert load_settings().traces_endpoint == (endpoint if on else "")
 
 
 def test_other_urls_stay() -> None:

@@ -1,0 +1,29 @@
+"""OpenTelemetry traces of executions, for installations that have a collector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flexiroaster.errors import SettingsError
+
+if TYPE_CHECKING:
+    from flexiroaster.config import Settings
+    from flexiroaster.service.tracing.following import Tracing
+    from flexiroaster.store.database import Database
+
+__all__ = ["open_tracing"]
+
+
+def open_tracing(settings: Settings, owner: str, database: Database) -> Tracing:
+    """What traces the executions that this process (`owner`) drives, to the collector of the settings.
+
+    Raises SettingsError when OpenTelemetry is not installed.
+    """
+    try:
+        from flexiroaster.service.tracing.following import Tracing
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "opentelemetry":
+            raise
+        message = f"{settings.traces_variable}: traces need the otel extra: pip install 'flexiroaster[otel]'"
+        raise SettingsError(message) from error
+    return Tracing(settings.traces_endpoint, owner, database)

@@ -1,0 +1,124 @@
+"""Follows the executions that this process drives, and traces them.
+
+The driver's thread only leaves the events here. Another one makes spans of them, and reads from the database what
+happened to an execution before it was driven here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from flexiroaster.coordination.outbox import Outbox
+from flexiroaster.errors import NotFoundError, StoreError
+from flexiroaster.model.event import ENDS, Event, EventType
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.service.tracing.execution import TOLD, ExecutionTrace
+from flexiroaster.service.tracing.spans import Spans
+from flexiroaster.store import definitions, event_list, queries
+from flexiroaster.store.database import Database
+from flexiroaster.store.event_list import EventFilter
+from flexiroaster.store.keyset import MOST, Window
+
+__all__ = ["Tracing"]
+
+logger = logging.getLogger(__name__)
+
+MOST_WAITING = 10_000
+"""Transactions whose events may wait for their spans; what comes beyond is missing in the traces."""
+
+MOST_KEPT = 10_000
+"""Executions whose trace is in memory; that of another one is read again when more happens to it."""
+
+MOST_DEFINITIONS = 256
+"""Revisions of pipelines that are in memory."""
+
+_LEAVES = ENDS | {EventType.EXECUTION_RELEASED}
+_PAST = (EventType.EXECUTION_CREATED, *TOLD)
+
+
+@dataclass(slots=True, eq=False)
+class _Committed:
+    """Events of one execution, all of one transaction; `done` where they are traced."""
+
+    events: Sequence[Event]
+    done: bool = False
+
+
+class Tracing:
+    """Thread-safe. Close it after the driver and before the database."""
+
+    def __init__(self, endpoint: str, owner: str, database: Database) -> None:
+        self._spans = Spans(endpoint, owner)
+        self._database = database
+        self._definition = lru_cache(MOST_DEFINITIONS)(partial(definitions.definition, database))
+        self._traces: OrderedDict[str, ExecutionTrace] = OrderedDict()
+        self._outbox: Outbox[_Committed] = Outbox(self._follow, name="flexiroaster-traces", limit=MOST_WAITING)
+
+    def committed(self, events: Sequence[Event]) -> None:
+        """A listener for the driver: these events of one execution are durable."""
+        if events:
+            self._outbox.put(_Committed(events))
+
+    def close(self) -> None:
+        """Send what has not been sent; a collector that does not answer is waited for a little only."""
+        self._outbox.close()
+        self._spans.close()
+
+    def _follow(self, batch: Sequence[_Committed]) -> bool:
+        for committed in batch:
+            if committed.done:
+                continue
+            try:
+                self._trace(committed.events)
+            except StoreError:
+                return False  # once the database is back
+            except Exception:  # a defect in one trace must not cost the others
+                logger.exception("cannot trace execution %s", committed.events[0].execution_id)
+            committed.done = True
+        return True
+
+    def _trace(self, events: Sequence[Event]) -> None:
+        execution_id, first, last = events[0].execution_id, events[0].seq, events[-1]
+        trace = self._traces.pop(execution_id, None)
+        if trace is None or trace.seq != first - 1:  # somebody else has driven it meanwhile
+            trace = self._read(execution_id, first)
+        if trace is None:
+            return
+        for event in events:
+            trace.hear(event)
+        if last.type not in _LEAVES:
+            self._traces[execution_id] = trace
+            if len(self._traces) > MOST_KEPT:
+                self._traces.popitem(last=False)
+
+    def _read(self, execution_id: str, before: int) -> ExecutionTrace | None:
+        """The trace as of what is in the database before an event; None where the execution is gone."""
+        try:
+            row = queries.execution(self._database, execution_id)
+        except NotFoundError:
+            return None
+        try:
+            pipeline: Pipeline | None = self._definition(row.pipeline_id, row.revision)
+        except NotFoundError:
+            pipeline = None
+        past = _events_before(self._database, execution_id, before)
+        if not past or past[0].type is not EventType.EXECUTION_CREATED:
+            return None
+        trace = ExecutionTrace(self._spans, row, pipeline, past[0])
+        for event in past[1:]:
+            trace.hear(event, past=True)
+        return trace
+
+
+def _events_before(database: Database, execution_id: str, before: int) -> list[Event]:
+    wanted, cursor, found = EventFilter(before=before, types=_PAST), None, list[Event]()
+    while True:
+        page = event_list.page(database, execution_id, wanted, Window(first=MOST, after=cursor))
+        found += page.items
+        if not page.has_next:
+            return found
+        cursor = page.cursors[-1]
