@@ -16,7 +16,7 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import LeaseLostError, StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.service import control, executions, pipelines
-from flexiroaster.service.installation import open_installation
+from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.tracing import following, spans
 from flexiroaster.store import claims
 from tests.collector import Collector, Span, collecting
@@ -144,6 +144,19 @@ def test_each_attempt_of_a_failing_stage_is_a_span(traced: Settings, collector: 
     assert not collector.named("stage c")
 
 
+def starts(installation: Installation, execution_id: str) -> list[int]:
+    """When each attempt began."""
+    events = executions.events(installation, execution_id)
+    return [nanoseconds(event.at) for event in events if event.type == "stage.started"]
+
+
+def lose(installation: Installation, execution_id: str) -> None:
+    """Drive it no longer, without a word: as if the process had died."""
+    installation.driver.lose([execution_id], LeaseLostError("lost"))
+    eventually(lambda: execution_id not in installation.driver.driven)
+    claims.release(installation.database, installation.owner, [execution_id])
+
+
 @pytest.mark.parametrize("how", ["handed over", "lost"])
 def test_whoever_drives_it_the_trace_is_the_same(
     traced: Settings, collector: Collector, tmp_path: Path, how: str
@@ -152,29 +165,43 @@ def test_whoever_drives_it_the_trace_is_the_same(
     with open_installation(traced) as first:
         x = begin(first, rows("a", {"x": 1}), waits_for(go_on))
         eventually(lambda: {s.status for s in executions.stages(first, x)} == {"completed", "running"}, within=60)
-        if how == "handed over":
-            first.hand_over()
-        else:
-            first.driver.lose([x], LeaseLostError("lost"))
-            eventually(lambda: x not in first.driver.driven)
-            claims.release(first.database, first.owner, [x])
+        first.hand_over() if how == "handed over" else lose(first, x)
         with open_installation(traced) as second:
             second.take_work()
-            eventually(lambda: len([e for e in executions.events(second, x) if e.type == "stage.started"]) == 3)
+            eventually(lambda: len(starts(second, x)) == 3)
             go_on.touch()
             assert executions.wait(second, x, 60).status == "completed"
-            events = executions.events(second, x)
+            events, began = executions.events(second, x), starts(second, x)
     root = assert_one_tree(collector.spans)
     assert [span.by for span in collector.named("stage a")] == [first.owner]
     interrupted, done = sorted(collector.named("stage w"), key=lambda span: span.start)
     assert interrupted.attributes["flexiroaster.stage.outcome"] == "interrupted"
     assert not interrupted.failed
     assert interrupted.by == (first.owner if how == "handed over" else second.owner)
-    starts = [nanoseconds(e.at) for e in events if (e.type, e.stage_id) == ("stage.started", "w")]
-    assert [interrupted.start, done.start] == starts
+    assert [interrupted.start, done.start] == began[1:]
     assert done.by == root.by == second.owner
     assert root.start == at(events, "execution.started")
     assert [name for name, _ in root.events] == (["execution.released"] if how == "handed over" else [])
+
+
+@SQLITE
+def test_one_that_comes_back_is_told_from_what_others_did_meanwhile(
+    traced: Settings, collector: Collector, tmp_path: Path
+) -> None:
+    go_on = tmp_path / "go-on"
+    with open_installation(traced) as first, open_installation(traced) as second:
+        x = begin(first, waits_for(go_on))
+        for began, gives, takes in ((1, first, second), (2, second, first)):
+            eventually(lambda began=began: len(starts(first, x)) == began, within=60)
+            lose(gives, x)
+            assert takes.take_over(x)
+        eventually(lambda: len(starts(first, x)) == 3, within=60)
+        go_on.touch()
+        assert executions.wait(first, x, 60).status == "completed"
+        tries = starts(first, x)
+    assert_one_tree(collector.spans)
+    found = sorted((span.start, span.by) for span in collector.named("stage w"))
+    assert found == [(began, by) for began, by in zip(tries, (second.owner, first.owner, first.owner), strict=True)]
 
 
 def test_a_retry_and_a_rollback_after_the_end_go_below_it(
@@ -279,18 +306,17 @@ def test_a_collector_that_does_not_answer_holds_up_nothing(
 def test_spans_of_a_database_that_was_away_come_later(
     traced: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really, failures = following.queries.execution, iter([StoreError("away")])
+    asked = threading.Event()
 
-    def read(*arguments: Any) -> Any:
-        failure = next(failures, None)
-        if failure is not None:
-            raise failure
-        return really(*arguments)
+    def away(*_: Any) -> Any:
+        asked.set()
+        raise StoreError("away")
 
-    with open_installation(traced) as installation:
-        monkeypatch.setattr(following.queries, "execution", read)
+    with open_installation(traced) as installation, monkeypatch.context() as patch:
+        patch.setattr(following.queries, "execution", away)
         x = begin(installation, rows("a", {"x": 1}))
         installation.driver.wait(x, 60)
+        assert asked.wait(60)
     assert [span.name for span in collector.spans] == ["stage a", "execution T"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flexiroaster.config import load_settings
+from flexiroaster.service import executions
 from tests.collector import Collector, collecting
 from tests.integration.program import DAILY, flexiroaster, write_definition
 from tests.integration.rest_compat.client import Rest, serving
@@ -100,7 +101,9 @@ def test_a_start_names_the_parent(rest: Rest, collector: Collector, door: str) -
 @pytest.mark.parametrize("header", MALFORMED)
 def test_a_malformed_one_begins_a_trace(rest: Rest, collector: Collector, header: str) -> None:
     for door in ("execute", "executions", "startExecution"):
-        trace, parent = parent_of(collector, start(rest, door, [("traceparent", header)]))
+        execution_id = start(rest, door, [("traceparent", header)])
+        assert executions.events(rest.installation, execution_id, limit=1)[0].data is None
+        trace, parent = parent_of(collector, execution_id)
         assert trace != TRACE
         assert parent == ""
 
