@@ -264,7 +264,8 @@ class Driver:
                 logger.warning("a write did not land: %s", lost)
                 self._abandon(driven, lost)
                 continue
-            self._publish(transition.events)
+            if transition.events:  # it may only say that commands were carried out
+                self._publish(transition.events)
             if transition.release:
                 self._forget(driven)
 
