@@ -8,7 +8,7 @@ from typing import Any
 from flexiroaster.errors import ConflictError, InputError
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import utc_now
-from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.safety.policy import Action
 from flexiroaster.service import control
 from flexiroaster.service.installation import Installation
@@ -16,14 +16,33 @@ from flexiroaster.store import decisions, queries
 from flexiroaster.store.decisions import DecisionFilter, DecisionRow, Override
 from flexiroaster.store.keyset import Page, Window
 
-__all__ = ["Action", "DecisionFilter", "DecisionRow", "Override", "count", "get", "of_executions", "override", "page"]
+__all__ = [
+    "LONGEST_REASON",
+    "Action",
+    "DecisionFilter",
+    "DecisionRow",
+    "Override",
+    "by_ids",
+    "count",
+    "get",
+    "of_execution",
+    "of_executions",
+    "override",
+    "page",
+]
 
 LONGEST_REASON = 4000
+BATCHES = 20
 
 
 def get(installation: Installation, decision_id: str) -> DecisionRow:
     """One decision, with what people decided instead. Raises NotFoundError, StoreError."""
     return decisions.get(installation.database, decision_id)
+
+
+def by_ids(installation: Installation, decision_ids: Collection[str]) -> dict[str, DecisionRow]:
+    """These decisions, read together; one that does not exist is missing. Raises StoreError."""
+    return decisions.by_ids(installation.database, decision_ids)
 
 
 def page(
@@ -36,6 +55,19 @@ def page(
 def count(installation: Installation, wanted: DecisionFilter | None = None) -> int:
     """How many decisions match. Raises StoreError."""
     return decisions.count(installation.database, wanted or DecisionFilter())
+
+
+def of_execution(installation: Installation, execution_id: str) -> list[DecisionRow]:
+    """The decisions about one execution, oldest first, with what came of them if it has ended.
+
+    Raises NotFoundError (execution), StoreError.
+    """
+    row = queries.execution(installation.database, execution_id)
+    found = of_executions(installation, [execution_id]).get(execution_id, [])
+    if row.status not in TERMINAL or all(decision.outcome is not None for decision in found):
+        return found
+    installation.knowledge.catch_up(batches=BATCHES)
+    return of_executions(installation, [execution_id]).get(execution_id, [])
 
 
 def of_executions(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:

@@ -20,6 +20,7 @@ __all__ = [
     "DecisionRow",
     "Override",
     "add_override",
+    "by_ids",
     "count",
     "count_by_action",
     "get",
@@ -85,6 +86,13 @@ def get(database: Database, decision_id: str) -> DecisionRow:
         if row is None:
             raise NotFoundError(f"Decision not found: {decision_id}", decision_id=decision_id)
         return _with_overrides(connection, [row])[0]
+
+
+def by_ids(database: Database, decision_ids: Collection[str]) -> dict[str, DecisionRow]:
+    """These decisions; one that does not exist is missing."""
+    with database.read() as connection:
+        rows = connection.execute(select(*_COLUMNS).where(decisions.c.id.in_(list(decision_ids)))).all()
+        return {item.id: item for item in _with_overrides(connection, rows)}
 
 
 def page(database: Database, wanted: DecisionFilter, window: Window) -> Page[DecisionRow]:
