@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from strawberry.dataloader import DataLoader
 
-from flexiroaster.service import attempts, executions, pipelines, risk
+from flexiroaster.service import attempts, decisions, executions, pipelines, risk
 from flexiroaster.service.attempts import Attempt
+from flexiroaster.service.decisions import DecisionRow
 from flexiroaster.service.executions import ExecutionRow, StageRow
 from flexiroaster.service.pipelines import PipelineRow, Revision, RevisionRow
 from flexiroaster.service.risk import AssessmentRow
@@ -51,6 +52,12 @@ class Loaders:
         )
         self.attempts: DataLoader[str, Mapping[str, list[Attempt]]] = _loader(
             lambda ids: attempts.by_execution(installation, ids), {}
+        )
+        self.decisions: DataLoader[str, DecisionRow | None] = _loader(
+            lambda ids: decisions.by_ids(installation, ids), None
+        )
+        self.execution_decisions: DataLoader[str, list[DecisionRow]] = _loader(
+            lambda ids: decisions.of_executions(installation, ids), []
         )
         self.latest_executions: DataLoader[str, list[ExecutionRow]] = _loader(
             lambda ids: executions.latest(installation, ids), []

@@ -10,6 +10,7 @@ from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graphql_api.schema.errors import HANDLERS
+from graphql_api.schema.mutations.decisions import DecisionMutations
 from graphql_api.schema.mutations.executions import ExecutionMutations
 from graphql_api.schema.mutations.pipelines import PipelineMutations
 from graphql_api.schema.queries import Query
@@ -23,7 +24,7 @@ __all__ = ["build"]
 
 
 @strawberry.type
-class Mutation(PipelineMutations, ExecutionMutations):
+class Mutation(PipelineMutations, ExecutionMutations, DecisionMutations):
     """What can be changed. Each is written down in the audit log."""
 
 

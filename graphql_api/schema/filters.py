@@ -8,15 +8,18 @@ from typing import TypeVar
 import strawberry
 
 from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.service.decisions import Action, DecisionFilter
 from flexiroaster.service.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
 from graphql_api.schema.ids import key_of
 
 __all__ = [
+    "DecisionFilterInput",
     "ExecutionFilterInput",
     "ExecutionSort",
     "PipelineFilterInput",
     "PipelineSort",
+    "decision_filter",
     "execution_filter",
     "pipeline_filter",
 ]
@@ -50,6 +53,15 @@ class PipelineFilterInput:
     text: str | None = strawberry.field(default=None, description="In the id, the name or the description.")
 
 
+@strawberry.input(name="DecisionFilter")
+class DecisionFilterInput:
+    """Which decisions: all conditions that are given hold."""
+
+    pipeline_id: strawberry.ID | None = None
+    execution_id: strawberry.ID | None = None
+    actions: list[Action] | None = strawberry.field(default=None, description="What was chosen.")
+
+
 def execution_filter(given: ExecutionFilterInput | None) -> ExecutionFilter:
     """The service's filter."""
     if given is None:
@@ -71,6 +83,17 @@ def pipeline_filter(given: PipelineFilterInput | None) -> PipelineFilter:
     if given is None:
         return PipelineFilter()
     return PipelineFilter(ids=_keys("Pipeline", given.ids), is_active=given.is_active, text=given.text)
+
+
+def decision_filter(given: DecisionFilterInput | None) -> DecisionFilter:
+    """The service's filter."""
+    if given is None:
+        return DecisionFilter()
+    return DecisionFilter(
+        pipeline_id=None if given.pipeline_id is None else key_of("Pipeline", given.pipeline_id),
+        execution_id=None if given.execution_id is None else key_of("Execution", given.execution_id),
+        actions=None if given.actions is None else tuple(action.value for action in given.actions),
+    )
 
 
 def _keys(kind: str, ids: list[strawberry.ID] | None) -> tuple[str, ...] | None:

@@ -48,5 +48,5 @@ def bare(given: str) -> str:
     return key if kind in KINDS else given
 
 
-KINDS = frozenset({"Pipeline", "PipelineRevision", "Execution", "StageRun", "Event"})
+KINDS = frozenset({"Pipeline", "PipelineRevision", "Execution", "StageRun", "Event", "Decision"})
 """The types that have global ids."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from graphql import FieldNode, FragmentSpreadNode, GraphQLResolveInfo, InlineFragmentNode, SelectionSetNode
 
-from flexiroaster.service import events, executions, pipelines
+from flexiroaster.service import decisions, events, executions, pipelines
+from flexiroaster.service.decisions import DecisionFilter
 from flexiroaster.service.events import EventFilter
 from flexiroaster.service.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.paging import Page, Window
@@ -16,7 +17,17 @@ from graphql_api.context import Info
 from graphql_api.schema.connections import Connection, Listed
 from graphql_api.schema.served import served
 
-__all__ = ["HEAVY", "Window", "asked", "connection", "event_page", "execution_page", "pipeline_page", "revision_page"]
+__all__ = [
+    "HEAVY",
+    "Window",
+    "asked",
+    "connection",
+    "decision_page",
+    "event_page",
+    "execution_page",
+    "pipeline_page",
+    "revision_page",
+]
 
 HEAVY = frozenset({"variables", "error"})
 """Columns of an execution that may be large; in the schema they have the same names."""
@@ -53,6 +64,13 @@ def event_page(info: Info, execution_id: str, wanted: EventFilter, window: Windo
     installation = info.context.installation
     page = events.page(installation, execution_id, wanted, window)
     return connection(page, lambda: events.count(installation, execution_id, wanted))
+
+
+def decision_page(info: Info, wanted: DecisionFilter, window: Window) -> Connection[Any]:
+    """Decisions of the safety engine, newest first."""
+    installation = info.context.installation
+    page = decisions.page(installation, wanted, window)
+    return connection(page, lambda: decisions.count(installation, wanted))
 
 
 def asked(info: Info) -> frozenset[str]:

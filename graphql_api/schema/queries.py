@@ -18,23 +18,26 @@ from graphql_api.context import Info
 from graphql_api.permissions import fields_require, requires
 from graphql_api.schema.connections import Connection
 from graphql_api.schema.filters import (
+    DecisionFilterInput,
     ExecutionFilterInput,
     ExecutionSort,
     PipelineFilterInput,
     PipelineSort,
+    decision_filter,
     execution_filter,
     pipeline_filter,
 )
 from graphql_api.schema.ids import decode, key_of
 from graphql_api.schema.inputs import json_object
 from graphql_api.schema.node import Node
-from graphql_api.schema.pages import Window, connection, execution_page, pipeline_page
+from graphql_api.schema.pages import Window, connection, decision_page, execution_page, pipeline_page
 from graphql_api.schema.scalars import JSON
 from graphql_api.schema.served import served
+from graphql_api.schema.types.decision import Decision
 from graphql_api.schema.types.execution import Execution
 from graphql_api.schema.types.operator import Operator, operators
 from graphql_api.schema.types.pipeline import Pipeline
-from graphql_api.schema.types.risk import Insight, RiskAssessment, assessment
+from graphql_api.schema.types.risk import Insight, InsightAccuracy, RiskAssessment, assessment
 from graphql_api.schema.types.system import AuditEntry, Health, Metrics, Viewer, system_health, system_metrics
 
 __all__ = ["Query"]
@@ -81,12 +84,17 @@ async def _find_event(info: Info, key: str) -> object:
     return found[0] if found and found[0].seq == int(seq) else None
 
 
+async def _find_decision(info: Info, key: str) -> object:
+    return await info.context.loaders.decisions.load(key)
+
+
 _FIND = {
     "Pipeline": _find_pipeline,
     "PipelineRevision": _find_revision,
     "Execution": _find_execution,
     "StageRun": _find_stage_run,
     "Event": _find_event,
+    "Decision": _find_decision,
 }
 
 
@@ -166,6 +174,21 @@ def _insights(
     return connection(page, lambda: insights.count(info.context.installation, wanted))
 
 
+def _insight_accuracy(info: Info) -> list[InsightAccuracy]:
+    return served(insights.accuracy(info.context.installation))
+
+
+def _decisions(
+    info: Info,
+    filter: DecisionFilterInput | None = None,  # noqa: A002 - the API's name
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> Connection[Decision]:
+    return decision_page(info, decision_filter(filter), Window(first, after, last, before))
+
+
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Query:
@@ -184,6 +207,12 @@ class Query:
     )
     insights: Connection[Insight] = strawberry.field(
         resolver=_insights, description="What the safety engine has found, newest first."
+    )
+    insight_accuracy: list[InsightAccuracy] = strawberry.field(
+        resolver=_insight_accuracy, description="How often each type of alarm was false, in this installation."
+    )
+    decisions: Connection[Decision] = strawberry.field(
+        resolver=_decisions, description="What the safety engine decided, newest first."
     )
     operators: list[Operator] = strawberry.field(resolver=_operators, description="What stages can do.")
     viewer: Viewer = strawberry.field(resolver=_viewer, description="Whoever asks.")

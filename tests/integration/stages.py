@@ -111,6 +111,12 @@ def fail_unless(table: pd.DataFrame, path: str) -> pd.DataFrame:
     return table
 
 
+def fail_on_data_unless(table: pd.DataFrame, path: str) -> pd.DataFrame:
+    if not Path(path).exists():
+        raise pd.errors.ParserError("row 2 is bad")
+    return table
+
+
 def print_many() -> None:
     for i in range(300):
         print(i)

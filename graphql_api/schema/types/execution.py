@@ -23,6 +23,7 @@ from graphql_api.schema.pages import Window, event_page
 from graphql_api.schema.scalars import JSON, BigInt
 from graphql_api.schema.served import served
 from graphql_api.schema.types.artifact import Artifact
+from graphql_api.schema.types.decision import Decision
 from graphql_api.schema.types.event import Event
 from graphql_api.schema.types.failure import Failure, failure
 from graphql_api.schema.types.risk import RiskAssessment, stored_assessment
@@ -70,6 +71,10 @@ def _failure(root: strawberry.Parent[ExecutionRow]) -> Failure | None:
 async def _risk(root: strawberry.Parent[ExecutionRow], info: Info) -> RiskAssessment | None:
     row = await info.context.loaders.assessments.load(root.id)
     return None if row is None else stored_assessment(row)
+
+
+async def _decisions(root: strawberry.Parent[ExecutionRow], info: Info) -> list[Decision]:
+    return served(await info.context.loaders.execution_decisions.load(root.id))
 
 
 def _allowed(root: strawberry.Parent[ExecutionRow]) -> list[CommandKind]:
@@ -140,6 +145,9 @@ class Execution(Node):
     progress: float = strawberry.field(description="Percent of the stages that are completed, one decimal.")
     risk_score: float | None
     risk: RiskAssessment | None = strawberry.field(resolver=_risk, description="What was said before it started.")
+    decisions: list[Decision] = strawberry.field(
+        resolver=_decisions, description="What the safety engine decided while it ran, oldest first."
+    )
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None

@@ -15,7 +15,7 @@ from flexiroaster.service.risk import AssessmentRow
 from graphql_api.permissions import fields_require
 from graphql_api.schema.scalars import JSON
 
-__all__ = ["Insight", "RiskAssessment", "assessment", "stored_assessment"]
+__all__ = ["Insight", "InsightAccuracy", "RiskAssessment", "assessment", "stored_assessment"]
 
 
 @fields_require(Role.VIEWER)
@@ -101,6 +101,19 @@ class Insight:
     created_at: datetime
     last_seen_at: datetime
     resolved_at: datetime | None
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class InsightAccuracy:
+    """How often alarms of one type were raised in runs that have ended, and how many were false: the run completed all
+    the same.
+    """
+
+    insight_type: str
+    raised: int
+    false_alarms: int
+    false_rate: float | None = strawberry.field(description="Of those raised, 0 to 1; null while there was none.")
 
 
 def stored_assessment(row: AssessmentRow) -> RiskAssessment:

@@ -14,12 +14,14 @@ from flexiroaster.config import Settings
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service import pipelines
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.store.changes import decision_id
+from flexiroaster.store.safety_tables import decision_overrides, decisions
 from flexiroaster.store.tables import stage_runs
 from graphql_api.context import Context
 from graphql_api.documents import Documents
 from graphql_api.execution import execute_operation
 from graphql_api.schema import schema
-from tests.history import add_executions
+from tests.history import BEGINNING, add_executions
 from tests.statements import statements
 
 DOCUMENTS = Documents(schema)
@@ -35,6 +37,12 @@ OPERATIONS = {
         "{ executions(first: %d) { nodes { stageRuns { stageId attempts { number } } artifacts { rows } } } }",
         3,
     ),
+    "executions with what was decided and overridden": (
+        "{ executions(first: %d) { nodes { decisions { action overrides { reason } execution { status } } } } }",
+        4,
+    ),
+    "decisions": ("{ decisions(first: %d) { nodes { action overrides { action } execution { status } } } }", 3),
+    "decisions and how many": ("{ decisions(first: %d) { totalCount nodes { id } } }", 3),
     "pipelines": ("{ pipelines(first: %d) { nodes { name stageCount isActive } } }", 1),
     "pipelines with definitions and what ran last": (
         "{ pipelines(first: %d) { nodes { name stages { stageId operator } timeout order "
@@ -52,6 +60,7 @@ def installation(settings: Settings) -> Iterator[Installation]:
             pipelines.create(opened, {"id": f"p{i}", "name": f"Pipeline {i}", "stages": [stage]})
         rows = add_executions(opened, 60, pipelines=12)
         add_stage_runs(opened, [row["id"] for row in rows])
+        add_decisions(opened, rows)
         yield opened
 
 
@@ -65,6 +74,30 @@ def add_stage_runs(installation: Installation, execution_ids: list[str]) -> None
     ]
     with installation.database.write() as connection:
         connection.execute(insert(stage_runs), rows)
+
+
+def add_decisions(installation: Installation, of: list[dict[str, Any]]) -> None:
+    """Two decisions about each execution, each overridden, as they would stand in the database."""
+    said = {"error_class": "data", "action": "terminate", "taken": "terminate", "mode": "act", "attempt": 1}
+    data = {"verdicts": [{"action": "terminate", "admissible": True, "chosen": True, "reason": "why"}]}
+    rows = [
+        {
+            "id": decision_id(row["id"], seq),
+            "execution_id": row["id"],
+            "pipeline_id": row["pipeline_id"],
+            "seq": seq,
+            "stage_id": "a",
+            "at": row["created_at"],
+            "data": data,
+            **said,
+        }
+        for row in of
+        for seq in (5, 7)
+    ]
+    instead = {"action": "skip", "reason": "why", "requested_by": "ana", "at": BEGINNING}
+    with installation.database.write() as connection:
+        connection.execute(insert(decisions), rows)
+        connection.execute(insert(decision_overrides), [{"decision_id": row["id"], **instead} for row in rows])
 
 
 def run(installation: Installation, text: str) -> dict[str, Any]:
@@ -114,3 +147,14 @@ def test_many_nodes_of_one_type_are_one_statement(installation: Installation) ->
         found = run(installation, f"{{ nodes(ids: [{listed}]) {{ id ... on Execution {{ status }} }} }}")
     assert [node["id"] for node in found["nodes"]] == ids
     assert len(sent) == 1
+
+
+def test_many_decisions_are_found_again_with_one_statement_and_one_for_their_overrides(
+    installation: Installation,
+) -> None:
+    ids = [n["id"] for n in run(installation, "{ decisions(first: 20) { nodes { id } } }")["decisions"]["nodes"]]
+    listed = ", ".join(f'"{node_id}"' for node_id in ids)
+    with statements(installation) as sent:
+        found = run(installation, f"{{ nodes(ids: [{listed}]) {{ id ... on Decision {{ action }} }} }}")
+    assert [node["id"] for node in found["nodes"]] == ids
+    assert len(sent) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from graphql import GraphQLEnumType, GraphQLInputObjectType, GraphQLInterfaceType, GraphQLObjectType
 
+from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import EventType, Level
@@ -15,6 +16,7 @@ from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.model.pipeline import OnConflict, Stage, StageType
 from flexiroaster.model.pipeline import Pipeline as PipelineModel
 from flexiroaster.model.viewer import Role
+from flexiroaster.safety.policy import Action
 from graphql_api.permissions import undeclared
 from graphql_api.schema import schema
 from graphql_api.sdl import changes, permission_table, sdl
@@ -38,10 +40,11 @@ def test_every_field_declares_who_may_use_it() -> None:
 
 @pytest.mark.parametrize(
     "enum",
-    [ExecutionStatus, StageStatus, StageType, OnConflict, EventType, Level, ErrorClass, CommandKind, Role],
-)
+    [ExecutionStatus, StageStatus, StageType, OnConflict, EventType, Level, ErrorClass, CommandKind, Role, PolicyMode,
+     Action],
+)  # fmt: skip
 def test_enums_are_those_of_the_model(enum: type[StrEnum]) -> None:
-    shown = schema._schema.type_map[enum.__name__]
+    shown = schema._schema.type_map["DecisionAction" if enum is Action else enum.__name__]
     assert isinstance(shown, GraphQLEnumType)
     assert list(shown.values) == [member.name for member in enum]
 
