@@ -17,7 +17,7 @@ from graphql_api.streams import Streams
 from rest_compat import failures
 from rest_compat.access_log import AccessLog
 from rest_compat.exposition import Exposition
-from rest_compat.routes import airflow, docs, events, executions, insights, pipelines, starts, system
+from rest_compat.routes import airflow, decisions, docs, events, executions, insights, pipelines, starts, system
 
 __all__ = ["Beside", "add_rest", "create_app"]
 
@@ -54,7 +54,7 @@ def create_app(installation: Installation, streams: Streams) -> FastAPI:
     app.include_router(system.router, responses=failures.RESPONSES)
     app.include_router(insights.router, responses=failures.RESPONSES)
     app.include_router(docs.router, prefix=settings.api_prefix)
-    for each in (pipelines, starts, executions, events, airflow):
+    for each in (pipelines, starts, executions, decisions, events, airflow):
         app.include_router(each.router, prefix=settings.api_prefix, responses=failures.RESPONSES)
     return app
 

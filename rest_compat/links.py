@@ -28,6 +28,7 @@ EXECUTION = _links(
     "$response.body#/execution_id",
     "get_execution",
     "get_logs",
+    "list_decisions",
     "follow_events",
     "pause_execution",
     "resume_execution",

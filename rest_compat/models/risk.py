@@ -6,11 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from flexiroaster.service.insights import InsightRow
+from flexiroaster.service.insights import Accuracy, InsightRow
 from flexiroaster.service.risk import AssessmentRow
 from rest_compat.models.base import Answer
 
-__all__ = ["Insight", "Insights", "RiskAssessment", "RiskFactor", "Severity"]
+__all__ = ["FalseAlarms", "Insight", "Insights", "RiskAssessment", "RiskFactor", "Severity"]
 
 
 class RiskFactor(Answer):
@@ -82,11 +82,30 @@ class Insight(Answer):
         return cls.model_validate(row)
 
 
+class FalseAlarms(Answer):
+    """How often alarms of one type were raised in runs that have ended, and how many were false: the run completed all
+    the same. `false_rate` is null while there was none.
+    """
+
+    insight_type: str
+    raised: int
+    false_alarms: int
+    false_rate: float | None
+
+    @classmethod
+    def of(cls, known: Accuracy) -> FalseAlarms:
+        """The record of one type of alarm."""
+        return cls.model_validate(known)
+
+
 class Insights(Answer):
-    """Insights, newest first; `total` counts all that match."""
+    """Insights, newest first; `total` counts all that match. `false_alarms`: how well this installation's alarms were
+    founded, whatever was asked for.
+    """
 
     insights: list[Insight]
     total: int
+    false_alarms: list[FalseAlarms]
 
 
 def _factor(data: dict[str, Any]) -> RiskFactor:

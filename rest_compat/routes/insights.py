@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from flexiroaster.service import insights
 from rest_compat.calls import Reading
-from rest_compat.models.risk import Insight, Insights
+from rest_compat.models.risk import FalseAlarms, Insight, Insights
 from rest_compat.parameters import EmptyIsAbsent, Hours, Limit, Text
 
 __all__ = ["router"]
@@ -38,4 +38,5 @@ def list_insights(
         hours=hours,
         limit=limit,
     )
-    return Insights(insights=[Insight.of(row) for row in rows], total=total)
+    accuracy = [FalseAlarms.of(known) for known in insights.accuracy(call.installation)]
+    return Insights(insights=[Insight.of(row) for row in rows], total=total, false_alarms=accuracy)

@@ -31,6 +31,8 @@ CALLS = {
     ("post", "/api/executions/{execution_id}/resume"),
     ("get", "/api/executions/{execution_id}/logs"),
     ("get", "/api/executions/{execution_id}/events"),
+    ("get", "/api/executions/{execution_id}/decisions"),
+    ("post", "/api/executions/{execution_id}/decisions/{decision_id}/override"),
 }
 
 

@@ -23,6 +23,7 @@ OPERATORS = {
     "stop_execution",
     "pause_execution",
     "resume_execution",
+    "override_decision",
     "airflow_callback",
 }
 

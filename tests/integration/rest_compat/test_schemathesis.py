@@ -27,7 +27,7 @@ STRICT = [option for name in LENIENT for option in ("--exclude-operation-id", na
 
 @pytest.mark.parametrize(
     ("options", "operations", "least"),
-    [(["--exclude-checks", "negative_data_rejection"], 24, 500), (STRICT, 22, 300)],
+    [(["--exclude-checks", "negative_data_rejection"], 26, 500), (STRICT, 24, 300)],
     ids=["everything", "refusals"],
 )
 def test_no_request_that_is_generated_fails(rest: Rest, options: list[str], operations: int, least: int) -> None:

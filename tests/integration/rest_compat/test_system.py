@@ -12,8 +12,10 @@ from flexiroaster import __version__
 from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import utc_now
+from flexiroaster.safety.alarms import AlarmCount, Alarms
 from flexiroaster.service import audit, metrics
 from flexiroaster.service.audit import AuditFilter
+from flexiroaster.store import risk_states
 from flexiroaster.store.insights import Finding, note, resolve
 from tests.integration.rest_compat.client import INPUT, Rest, assert_error, assert_invalid, assert_refused, serving
 from tests.proxy import free_port
@@ -132,16 +134,30 @@ def test_insights_are_a_list(rest: Rest) -> None:
         note(connection, other, utc_now())
         resolve(connection, ["other cause"], utc_now())
     everything = rest.json("/insights")
-    assert list(everything) == ["insights", "total"]
+    assert list(everything) == ["insights", "total", "false_alarms"]
     assert [each["pipeline_id"] for each in everything["insights"]] == ["q", "p"]
     newest = everything["insights"][0]
     assert list(newest) == INSIGHT
     assert (newest["severity"], newest["confidence"], newest["is_resolved"]) == ("low", 0.5, True)
     query = {"pipeline_id": "p", "execution_id": "e", "unresolved_only": "true", "hours": 1, "limit": 5}
-    assert rest.json("/insights", **query) == {"insights": everything["insights"][1:], "total": 1}
-    assert rest.json("/insights", pipeline_id="none") == {"insights": [], "total": 0}
+    assert rest.json("/insights", **query) == {
+        "insights": everything["insights"][1:],
+        "total": 1,
+        "false_alarms": everything["false_alarms"],
+    }
+    assert rest.json("/insights", pipeline_id="none")["total"] == 0
     assert rest.json("/metrics")["recent_insights"] == everything["insights"]
     assert_invalid(rest.get("/insights?limit=0"), (["query", "limit"], "greater_than_equal"))
+
+
+def test_insights_come_with_how_often_alarms_were_false(rest: Rest) -> None:
+    counts = Alarms({"stage_late": AlarmCount(raised=4, false=1), "volume": AlarmCount()})
+    with rest.installation.database.write() as connection:
+        risk_states.save(connection, {(risk_states.ALARMS, ""): counts.to_json()})
+    assert rest.json("/insights")["false_alarms"] == [
+        {"insight_type": "stage_late", "raised": 4, "false_alarms": 1, "false_rate": 0.25},
+        {"insight_type": "volume", "raised": 0, "false_alarms": 0, "false_rate": None},
+    ]
 
 
 def test_a_callback_is_recorded_with_its_execution(rest: Rest) -> None:
