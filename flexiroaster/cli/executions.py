@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexiroaster.cli.carrying_out import carry_out
+from flexiroaster.cli.decisions import decisions, override
 from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
 from flexiroaster.cli.logs import logged
 from flexiroaster.cli.options import AsJson, parse_duration
@@ -170,20 +172,17 @@ def rerun(
         raise typer.Exit(FAILED)
 
 
+app.command("decisions")(decisions)
+app.command("override")(override)
+
+
 def _command(name: str, execution_id: str, reason: str, **options: bool | timedelta | None) -> None:
-    """Ask for it; where nobody drives the execution, carry it out here and stay until it is done."""
-    from flexiroaster.service import control, executions
+    from flexiroaster.service import control
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         getattr(control, name)(installation, execution_id, reason, requested_by="cli", **options)
-        logged(installation)
-        if installation.take_over(execution_id):
-            row = executions.wait(installation, execution_id)
-            typer.echo(f"{row.status}: {row.id}")
-            print_error(row, err=True)
-        else:
-            typer.echo(f"{name} requested: whoever drives {execution_id} carries it out")
+        carry_out(installation, execution_id, name)
 
 
 def _print_head(row: ExecutionRow) -> None:

@@ -1,0 +1,105 @@
+"""Decisions on the command line, where nobody drives the execution: the command carries the override out itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexiroaster.config import load_settings
+from flexiroaster.service import executions, pipelines
+from flexiroaster.service.installation import open_installation
+from tests.integration.decided import PAUSE, decided_pipeline
+from tests.integration.program import flexiroaster
+
+MODULES = "tests.integration.stages"
+WHY = ("--reason", "known to be harmless")
+
+
+def decided(good: Path, policy: dict[str, Any] | None = None) -> str:
+    """Run a pipeline that fails until it has ended or is paused, and leave it; the execution's id."""
+    with open_installation(load_settings(python_modules=(MODULES,), redis_url="")) as installation:
+        pipelines.save(installation, decided_pipeline("p", good, policy, output=True))
+        execution_id = executions.start(installation, "p", drive=True)
+        executions.wait(installation, execution_id, timeout=60)
+    return execution_id
+
+
+def document(execution_id: str) -> list[dict[str, Any]]:
+    shown = flexiroaster("executions", "decisions", execution_id, "--json")
+    assert shown.returncode == 0, shown.stderr
+    found: list[dict[str, Any]] = json.loads(shown.stdout)["decisions"]
+    return found
+
+
+def test_a_paused_run_is_looked_at_and_the_stage_skipped(tmp_path: Path) -> None:
+    execution_id = decided(tmp_path / "good", PAUSE)
+    (decision,) = document(execution_id)
+    assert (decision["action"], decision["taken"], decision["error_class"]) == ("pause", "pause", "data")
+    assert (decision["outcome"], decision["overrides"]) == (None, [])
+    assert len(decision["verdicts"]) == 6
+
+    done = flexiroaster("executions", "override", decision["id"], "skip", *WHY)
+    assert (done.returncode, done.stdout) == (0, f"completed: {execution_id}\n"), done.stderr
+    shown = flexiroaster("executions", "decisions", execution_id)
+    assert shown.returncode == 0, shown.stderr
+    heading, line = shown.stdout.splitlines()
+    assert heading.split() == ["decision", "at", "stage", "attempt", "error", "chosen", "taken", "reason", "outcome",
+                               "overridden"]  # fmt: skip
+    cells = line.split()
+    assert (cells[0], cells[3:8]) == (decision["id"], ["check", "1", "data", "pause", "pause"])
+    assert "a person can remove the cause, and what is done stays done" in line
+    assert cells[-4:] == ["completed", "skip", "by", "cli"]
+    (told,) = document(execution_id)[0]["overrides"]
+    assert (told["action"], told["reason"], told["requested_by"]) == ("skip", WHY[1], "cli")
+
+
+@pytest.mark.parametrize(
+    ("action", "mended", "status", "error"),
+    [
+        ("retry", True, "completed", ""),
+        ("retry", False, "paused", ""),
+        ("rollback", False, "rolled_back", "Error: Stage 'check' failed: row 2 is bad\n"),
+        ("terminate", False, "failed", "Error: Stage 'check' failed: row 2 is bad\n"),
+    ],
+)
+def test_what_else_a_person_may_decide(tmp_path: Path, action: str, mended: bool, status: str, error: str) -> None:
+    execution_id = decided(tmp_path / "good", PAUSE)
+    (decision,) = document(execution_id)
+    if mended:
+        (tmp_path / "good").touch()
+    done = flexiroaster("executions", "override", decision["id"], action, *WHY, PYTHON_MODULES=json.dumps([MODULES]))
+    assert (done.returncode, done.stdout) == (0, f"{status}: {execution_id}\n"), done.stderr
+    assert done.stderr.endswith(error)
+    if status == "paused":  # it failed again, and the first decision is not the newest any more
+        late = flexiroaster("executions", "override", decision["id"], "skip", *WHY)
+        assert (late.returncode, late.stderr.count("\n")) == (1, 1)
+        assert late.stderr.startswith(f"Error: Something was decided since {decision['id']}: ")
+
+
+def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path) -> None:
+    execution_id = decided(tmp_path / "good")
+    (decision,) = document(execution_id)
+    assert (decision["action"], decision["outcome"]) == ("terminate", "failed")
+
+    def refusal(*arguments: str) -> tuple[int, str]:
+        done = flexiroaster("executions", *arguments)
+        return done.returncode, done.stderr
+
+    of = decision["id"]
+    assert refusal("override", of, "pause", *WHY) == (
+        1, "Error: Cannot pause execution with status: failed; allowed: retry, rollback\n"
+    )  # fmt: skip
+    assert refusal("override", of, "continue", *WHY) == (
+        1, "Error: action: a stage has failed: retry or skip it, not continue\n"
+    )  # fmt: skip
+    assert refusal("override", of, "juggle", *WHY) == (
+        2, "Error: 'juggle': an action is one of continue, retry, skip, pause, rollback, terminate\n"
+    )  # fmt: skip
+    assert refusal("override", "exec-none.1", "skip", *WHY) == (1, "Error: Decision not found: exec-none.1\n")
+    assert refusal("decisions", "exec-none") == (1, "Error: Execution not found: exec-none\n")
+    code, told = refusal("override", of, "skip")
+    assert (code, "--reason" in told) == (2, True)
+    assert document(execution_id)[0]["overrides"] == []
