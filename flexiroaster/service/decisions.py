@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from sqlalchemy import Connection
+
 from flexiroaster.errors import ConflictError, InputError
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import utc_now
@@ -88,10 +90,8 @@ def override(
     _check_reason(reason)
     decision = decisions.get(installation.database, decision_id)
     row = queries.execution(installation.database, decision.execution_id)
-    newest = decisions.of_executions(installation.database, [row.id])[row.id][-1]
-    if newest.id != decision.id:
-        message = f"Something was decided since {decision_id}: {newest.id}, {newest.action}"
-        raise ConflictError(message, decision_id=newest.id)
+    with installation.database.read() as connection:
+        _check_newest(connection, decision)
     kind, arguments = _command(decision, action, row.status)
     control.request(
         installation,
@@ -99,11 +99,23 @@ def override(
         kind,
         {**arguments, "reason": f"decision {decision_id} overridden: {reason}"},
         requested_by,
-        beside=lambda connection: decisions.add_override(
-            connection, decision_id, action.value, reason, requested_by, utc_now()
-        ),
+        beside=lambda connection: _keep(connection, decision, action, reason, requested_by),
     )
     return decisions.get(installation.database, decision_id)
+
+
+def _keep(connection: Connection, decision: DecisionRow, action: Action, reason: str, requested_by: str) -> None:
+    """Keep it beside the decision; the row of the execution is locked. Raises ConflictError."""
+    _check_newest(connection, decision)
+    decisions.add_override(connection, decision.id, action.value, reason, requested_by, utc_now())
+
+
+def _check_newest(connection: Connection, decision: DecisionRow) -> None:
+    """Raises ConflictError if something else was decided about its execution since."""
+    newest = decisions.newest(connection, decision.execution_id)
+    if newest is not None and newest[0] != decision.id:
+        message = f"Something was decided since {decision.id}: {newest[0]}, {newest[1]}"
+        raise ConflictError(message, decision_id=newest[0])
 
 
 def _check_reason(reason: str) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "count",
     "count_by_action",
     "get",
+    "newest",
     "of_executions",
     "open_ones",
     "page",
@@ -137,6 +138,13 @@ def add_override(
     """Keep beside a decision that somebody decided otherwise."""
     values = {"decision_id": decision_id, "action": action, "reason": reason, "requested_by": requested_by, "at": at}
     connection.execute(insert(decision_overrides).values(**values))
+
+
+def newest(connection: Connection, execution_id: str) -> tuple[str, str] | None:
+    """Id and action of the newest decision about an execution, if there is one."""
+    wanted = select(decisions.c.id, decisions.c.action).where(decisions.c.execution_id == execution_id)
+    row = connection.execute(wanted.order_by(decisions.c.seq.desc()).limit(1)).first()
+    return None if row is None else (row.id, row.action)
 
 
 def open_ones(connection: Connection, execution_ids: Collection[str]) -> list[DecisionRow]:
