@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from flexiroaster.cli.logs import logged
-from flexiroaster.cli.outcome import print_error
+from flexiroaster.cli.outcome import print_error, summary
+from flexiroaster.cli.text import emit_json
 
 if TYPE_CHECKING:
     from flexiroaster.service.installation import Installation
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["carry_out"]
 
 
-def carry_out(installation: Installation, execution_id: str, what: str) -> None:
+def carry_out(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
     """Carry out what was asked for and stay until it is done, unless somebody else drives the execution."""
     from flexiroaster.service import executions
 
     logged(installation)
-    if installation.take_over(execution_id):
-        row = executions.wait(installation, execution_id)
+    here = installation.take_over(execution_id)
+    row = (executions.wait if here else executions.get)(installation, execution_id)
+    if as_json:
+        emit_json({**summary(row), "command": what, "carried_out": here})
+    elif here:
         typer.echo(f"{row.status}: {row.id}")
         print_error(row, err=True)
     else:

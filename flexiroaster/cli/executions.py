@@ -12,7 +12,7 @@ from flexiroaster.cli.decisions import decisions, override
 from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
 from flexiroaster.cli.logs import logged
 from flexiroaster.cli.options import AsJson, parse_duration
-from flexiroaster.cli.outcome import document, print_error, print_stages
+from flexiroaster.cli.outcome import document, print_error, print_stages, summary
 from flexiroaster.cli.text import console, duration, emit_json, emit_ndjson, moment, one_line, styled, table
 from flexiroaster.model.event import Level
 from flexiroaster.model.execution import ExecutionStatus
@@ -45,7 +45,7 @@ def listing(
     with open_installation() as installation:
         found, total = executions.listing(installation, pipeline_id=pipeline, status=status, limit=limit)
     if as_json:
-        emit_json({"total": total, "executions": [_summary(row) for row in found]})
+        emit_json({"total": total, "executions": [summary(row) for row in found]})
         return
     shown = table("id", "pipeline", "status", "stages", "created", "duration", right=("stages", "duration"))
     for row in found:
@@ -68,7 +68,7 @@ def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
         row = executions.get(installation, execution_id)
         stages = executions.stages(installation, execution_id)
     if as_json:
-        emit_json({**_summary(row), **document(row, stages), "variables": row.variables})
+        emit_json({**summary(row), **document(row, stages), "variables": row.variables})
         return
     _print_head(row)
     print_stages(stages)
@@ -109,9 +109,9 @@ Reason = Annotated[str, typer.Option(help="Why; it stands in the log.")]
 
 @app.command()
 @reported
-def stop(execution_id: ExecutionId, reason: Reason = "") -> None:
+def stop(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Stop an execution: its stages are asked to end, and killed after the grace period."""
-    _command("stop", execution_id, reason)
+    _command("stop", execution_id, reason, as_json=as_json)
 
 
 @app.command()
@@ -123,31 +123,32 @@ def pause(
     limit: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="Stop it unless it is resumed within 2h, 30m, 1d ...")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Start no further stage until `resume`; running stages may finish, unless they are interrupted."""
     deadline = None if limit is None else parse_duration("--for", limit)
-    _command("pause", execution_id, reason, interrupt=interrupt, deadline=deadline)
+    _command("pause", execution_id, reason, as_json=as_json, interrupt=interrupt, deadline=deadline)
 
 
 @app.command()
 @reported
-def resume(execution_id: ExecutionId, reason: Reason = "") -> None:
+def resume(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Go on with a paused execution."""
-    _command("resume", execution_id, reason)
+    _command("resume", execution_id, reason, as_json=as_json)
 
 
 @app.command()
 @reported
-def retry(execution_id: ExecutionId, reason: Reason = "") -> None:
+def retry(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Run the failed, cancelled and skipped stages again; completed ones keep their results."""
-    _command("retry", execution_id, reason)
+    _command("retry", execution_id, reason, as_json=as_json)
 
 
 @app.command()
 @reported
-def rollback(execution_id: ExecutionId, reason: Reason = "") -> None:
+def rollback(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Undo what the stages wrote outside, in reverse order."""
-    _command("rollback", execution_id, reason)
+    _command("rollback", execution_id, reason, as_json=as_json)
 
 
 @app.command()
@@ -155,6 +156,7 @@ def rollback(execution_id: ExecutionId, reason: Reason = "") -> None:
 def rerun(
     execution_id: ExecutionId,
     from_stage: Annotated[str, typer.Option("--from", metavar="STAGE", help="Run this stage and all below it again.")],
+    as_json: AsJson = False,
 ) -> None:
     """Start a new execution that takes over what was completed before a stage, and follow it to its end."""
     from flexiroaster.service import executions
@@ -166,8 +168,11 @@ def rerun(
             installation, execution_id, from_stage, triggered_by="cli", traceparent=os.environ.get("TRACEPARENT")
         )
         row = executions.wait(installation, new_id)
-    typer.echo(f"{row.status}: {row.id}")
-    print_error(row, err=True)
+    if as_json:
+        emit_json(summary(row))
+    else:
+        typer.echo(f"{row.status}: {row.id}")
+        print_error(row, err=True)
     if row.status is not ExecutionStatus.COMPLETED:
         raise typer.Exit(FAILED)
 
@@ -176,13 +181,13 @@ app.command("decisions")(decisions)
 app.command("override")(override)
 
 
-def _command(name: str, execution_id: str, reason: str, **options: bool | timedelta | None) -> None:
+def _command(name: str, execution_id: str, reason: str, *, as_json: bool, **options: bool | timedelta | None) -> None:
     from flexiroaster.service import control
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         getattr(control, name)(installation, execution_id, reason, requested_by="cli", **options)
-        carry_out(installation, execution_id, name)
+        carry_out(installation, execution_id, name, as_json=as_json)
 
 
 def _print_head(row: ExecutionRow) -> None:
@@ -193,31 +198,14 @@ def _print_head(row: ExecutionRow) -> None:
     shown.add_row("status", styled(row.status))
     shown.add_row("created", f"{moment(row.created_at)} by {row.triggered_by}")
     shown.add_row("duration", duration(row.duration))
+    if row.risk_score is not None:
+        shown.add_row("risk score", f"{row.risk_score:.3f}")
     if row.pause_deadline is not None:
         shown.add_row("paused until", moment(row.pause_deadline))
     for name, value in row.variables.items():
         shown.add_row(f"${{{name}}}", one_line(str(value)))
     console().print(shown)
     typer.echo()
-
-
-def _summary(row: ExecutionRow) -> dict[str, Any]:
-    return {
-        "execution_id": row.id,
-        "pipeline_id": row.pipeline_id,
-        "pipeline_name": row.pipeline_name,
-        "revision": row.revision,
-        "status": row.status,
-        "triggered_by": row.triggered_by,
-        "completed_stages": row.completed_stages,
-        "total_stages": row.total_stages,
-        "created_at": row.created_at,
-        "started_at": row.started_at,
-        "completed_at": row.completed_at,
-        "duration": row.duration,
-        "error": row.error,
-        "pause_deadline": row.pause_deadline,
-    }
 
 
 def _print_event(event: Event, as_json: bool) -> None:

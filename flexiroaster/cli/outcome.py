@@ -13,7 +13,28 @@ if TYPE_CHECKING:
 
     from flexiroaster.service.executions import ExecutionRow, StageRow
 
-__all__ = ["document", "print_error", "print_stages", "stage_document"]
+__all__ = ["document", "print_error", "print_stages", "stage_document", "summary"]
+
+
+def summary(row: ExecutionRow) -> dict[str, Any]:
+    """An execution without its stages, as lists and commands write it."""
+    return {
+        "execution_id": row.id,
+        "pipeline_id": row.pipeline_id,
+        "pipeline_name": row.pipeline_name,
+        "revision": row.revision,
+        "status": row.status,
+        "triggered_by": row.triggered_by,
+        "risk_score": row.risk_score,
+        "completed_stages": row.completed_stages,
+        "total_stages": row.total_stages,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "completed_at": row.completed_at,
+        "duration": row.duration,
+        "error": row.error,
+        "pause_deadline": row.pause_deadline,
+    }
 
 
 def document(execution: ExecutionRow, stages: Iterable[StageRow]) -> dict[str, Any]:

@@ -42,3 +42,28 @@ def test_rollback_and_retry_without_any_worker(tmp_path: Path) -> None:
     again = flexiroaster("executions", "stop", execution_id)
     assert again.returncode == 1
     assert again.stderr == "Error: Cannot stop execution with status: rolled_back; allowed: nothing\n"
+
+    again = flexiroaster("executions", "stop", execution_id, "--json")
+    assert (again.returncode, again.stderr) == (1, "")
+    assert json.loads(again.stdout)["error"] == {
+        "code": "not_allowed",
+        "message": "Cannot stop execution with status: rolled_back; allowed: nothing",
+    }
+
+
+def test_scripts_get_a_document(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps(DEFINITION))
+    execution_id = json.loads(flexiroaster("run", "p.json", "--json").stdout)["execution_id"]
+    (tmp_path / "in.csv").write_text("x\n1\n")
+    retried = json.loads(flexiroaster("executions", "retry", execution_id, "--json").stdout)
+    assert {name: retried[name] for name in ("execution_id", "command", "carried_out", "status")} == {
+        "execution_id": execution_id,
+        "command": "retry",
+        "carried_out": True,
+        "status": "completed",
+    }
+    again = json.loads(flexiroaster("executions", "rerun", execution_id, "--from", "s", "--json").stdout)
+    assert (again["status"], again["pipeline_id"]) == ("completed", retried["pipeline_id"])
+    shown = json.loads(flexiroaster("executions", "show", execution_id, "--json").stdout)
+    assert 0 <= shown["risk_score"] <= 1
+    assert f"risk score  {shown['risk_score']:.3f}" in flexiroaster("executions", "show", execution_id).stdout
