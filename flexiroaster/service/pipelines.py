@@ -72,11 +72,15 @@ def replace(
 ) -> Revision:
     """Check a definition and store it as the next revision of a pipeline; executions keep the one they have.
 
+    One that says nothing of `is_active` leaves the pipeline switched on or off as it is.
+
     Raises DefinitionError, NotFoundError, ConflictError (it is not at `expected_revision` any more).
     """
     pipeline = with_defaults(check(raw, installation.access), installation.settings)
     pipeline = pipeline.model_copy(update={"id": pipeline_id})
-    return definitions.replace(installation.database, pipeline, expected_revision)
+    said = raw.model_fields_set if isinstance(raw, Pipeline) else raw
+    keep_active = isinstance(said, Collection) and "is_active" not in said
+    return definitions.replace(installation.database, pipeline, expected_revision, keep_active=keep_active)
 
 
 def save(installation: Installation, raw: object) -> Revision:

@@ -62,8 +62,10 @@ def create(database: Database, pipeline: Pipeline) -> Revision:
     return Revision(pipeline, revision, now, None)
 
 
-def replace(database: Database, pipeline: Pipeline, expected_revision: int | None = None) -> Revision:
-    """Store the next revision of a pipeline; an equal definition makes none.
+def replace(
+    database: Database, pipeline: Pipeline, expected_revision: int | None = None, *, keep_active: bool = False
+) -> Revision:
+    """Store the next revision of a pipeline; an equal definition makes none. With `keep_active` it stays on or off.
 
     Raises NotFoundError, or ConflictError when it is not at `expected_revision` any more.
     """
@@ -73,6 +75,8 @@ def replace(database: Database, pipeline: Pipeline, expected_revision: int | Non
         if expected_revision is not None and found.revision != expected_revision:
             message = f"Pipeline {pipeline.id} is at revision {found.revision}, not {expected_revision}"
             raise ConflictError(message, revision=found.revision)
+        if keep_active:
+            pipeline = pipeline.model_copy(update={"is_active": found.is_active})
         same = _definition(connection, found.id, found.revision) == _document(pipeline)
         if same and found.is_active == pipeline.is_active:
             return Revision(pipeline, found.revision, found.created_at, found.updated_at)

@@ -9,6 +9,7 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError, DefinitionError, NotAllowedError, NotFoundError
+from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.service import control, executions, pipelines
 from flexiroaster.service.definition_diff import Change, ChangeKind, differences
 from flexiroaster.service.installation import Installation, open_installation
@@ -97,6 +98,18 @@ def test_switched_off_and_on(installation: Installation) -> None:
     for switch in (pipelines.activate, pipelines.deactivate):
         with pytest.raises(NotFoundError, match=r"^Pipeline not found: nobody$"):
             switch(installation, "nobody")
+
+
+def test_saving_again_leaves_a_pipeline_off_unless_the_definition_says_otherwise(installation: Installation) -> None:
+    pipelines.save(installation, definition())
+    pipelines.deactivate(installation, "p")
+    for raw in (definition(), definition(name="Other"), Pipeline.model_validate(definition())):
+        assert pipelines.save(installation, raw).pipeline.is_active is False
+    assert pipelines.get(installation, "p").pipeline.is_active is False
+    for raw in (definition(is_active=True), Pipeline.model_validate(definition(is_active=True))):
+        pipelines.deactivate(installation, "p")
+        assert pipelines.save(installation, raw).pipeline.is_active is True
+        assert pipelines.get(installation, "p").pipeline.is_active is True
 
 
 def test_delete_waits_for_what_is_live_and_keeps_history(installation: Installation) -> None:
