@@ -52,7 +52,8 @@ def run(
     settings = load_settings()
     raw = definition.with_stable_id(definition.read_definition(file))
     access = access_for(settings, file, root, allow_module)
-    definition.check(raw, access, variables)
+    pipeline = definition.check(raw, access)
+    definition.check_variables(pipeline, access, {**pipeline.variables, **variables})
     _import_from(Path.cwd(), file.resolve().parent)
     with open_installation(settings, access) as installation:
         installation.warm_up()

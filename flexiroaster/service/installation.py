@@ -179,12 +179,16 @@ class Installation:
         Raises NotFoundError, StoreError.
         """
         if not self.signals.may_claim(execution_id):
-            return execution_id in self.driver.driven
+            return self._is_driven_here(execution_id)
         ttl = self.settings.execution_lock_ttl
         claim = claims.claim_one(self.database, self.owner, execution_id, lease_seconds=ttl)
         if claim is not None:
             self.go_on(execution_id, claim.token, claim.claims)
-        return execution_id in self.driver.driven
+        return self._is_driven_here(execution_id)
+
+    def _is_driven_here(self, execution_id: str) -> bool:
+        """Asked without starting a driver: to find that somebody else drives it takes none."""
+        return self._driver is not None and execution_id in self._driver.driven
 
     def go_on(self, execution_id: str, token: int, times: int = 1) -> None:
         """Drive an execution that this process has claimed with that token, as it stands in the database."""

@@ -176,6 +176,16 @@ def test_a_variable_without_a_value() -> None:
     assert done.stderr == "stages[1].config: variable 'least' has no value\n"
 
 
+def test_every_problem_of_the_variables_is_told_at_once() -> None:
+    stages = [{"id": n, "type": "input", "config": {"source": "file", "path": f"${{{n}}}"}} for n in ("one", "two")]
+    done = flexiroaster("run", write_definition({"name": "Two", "stages": stages}), "--var", "one=5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "stages[0].config.path: must be text or a list, not 5",
+        "stages[1].config: variable 'two' has no value",
+    ]
+
+
 def test_modules_are_found_beside_the_file_and_lines_cannot_steer_the_terminal(tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
