@@ -47,6 +47,11 @@ def fails_with(secret: str) -> None:
     raise ValueError(f"refused: {secret}")
 
 
+def fails_unless(path: str) -> None:
+    if not Path(path).exists():
+        raise ValueError("not yet")
+
+
 def interrupts() -> None:
     raise KeyboardInterrupt
 
