@@ -15,7 +15,7 @@ from flexiroaster.safety.features import Past
 from flexiroaster.safety.model import RiskModel
 from flexiroaster.safety.runs import group_of
 from flexiroaster.safety.state import PipelineState, Population
-from flexiroaster.service.folding import fold
+from flexiroaster.service.folding import BATCH, fold
 from flexiroaster.store import risk_models, risk_states
 from flexiroaster.store.database import Database
 from flexiroaster.store.risk_states import GROUP, INSTALLATION, PIPELINE, Progress
@@ -51,22 +51,27 @@ class Knowledge:
         self._pasts: OrderedDict[str, Past] = OrderedDict()
         self._model = RiskModel()
         self._looked_at = float("-inf")
+        self._caught_up_from = float("-inf")
         self._moments: dict[tuple[object, ...], _Moment] = {}
 
     def catch_up(self, *, no_older_than: float = 0.0, batches: int | None = None) -> None:
         """Fold what has ended since, `batches` of them at most, unless that was done `no_older_than` seconds ago.
 
-        Raises StoreError.
+        Who had to wait for others that caught up meanwhile does not do it again. Raises StoreError.
         """
+        asked = monotonic()
         with self._lock:
-            if monotonic() - self._looked_at < no_older_than:
+            began = monotonic()
+            if self._caught_up_from > asked or began - self._looked_at < no_older_than:
                 return
-            while batches is None or batches > 0:
-                if fold(self._database, self._error_threshold) == 0:
-                    break
+            left = True
+            while left and (batches is None or batches > 0):
+                left = fold(self._database, self._error_threshold) == BATCH
                 batches = None if batches is None else batches - 1
             self._look()
             self._looked_at = monotonic()
+            if not left:
+                self._caught_up_from = began
 
     @property
     def model(self) -> RiskModel:

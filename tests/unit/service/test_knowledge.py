@@ -1,0 +1,49 @@
+"""Many who ask at once what is known of the past: the runs that have ended are taken over for all of them together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flexiroaster.config import load_settings
+from flexiroaster.service import knowledge
+from flexiroaster.service.installation import open_installation
+from tests.waiting import eventually
+
+
+def test_who_waited_for_one_that_began_later_does_not_fold_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    folds: list[str] = []
+    go_on = threading.Event()
+
+    def now() -> float:
+        looks.append(time.monotonic())
+        return looks[-1]
+
+    def fold(*_arguments: object) -> int:
+        folds.append(threading.current_thread().name)
+        assert go_on.wait(60)
+        return 1
+
+    monkeypatch.setattr(knowledge, "monotonic", now)
+    monkeypatch.setattr(knowledge, "fold", fold)
+    with open_installation(load_settings(database_url=f"sqlite:///{tmp_path / 'k.db'}")) as installation:
+        known = installation.knowledge
+        first = threading.Thread(target=known.catch_up, name="first")
+        first.start()
+        eventually(lambda: folds == ["first"])
+        others = [threading.Thread(target=known.catch_up) for _ in range(5)]
+        for other in others:
+            other.start()
+        eventually(lambda: len(looks) == 2 + len(others))  # all have asked, and wait for the first
+        go_on.set()
+        for thread in (first, *others):
+            thread.join()
+        assert len(folds) == 2, "the first began before the others asked; one of them did it for all"
+        known.catch_up()
+        assert len(folds) == 3
