@@ -50,6 +50,7 @@ def page(report: dict[str, Any]) -> str:
         subscribers=subscribers(found),
         fan_out=fan_out(found),
         workers=workers(found),
+        load=load(found),
     )
 
 
@@ -129,6 +130,18 @@ def fan_out(found: Found) -> str:
     )
 
 
+def load(found: Found) -> str:
+    rows = []
+    for name, told in {"nothing": "nothing", "faults": "a worker killed, Redis stopped"}.items():
+        took = found["test_load", name]["extra_info"]["load"]
+        ours, bare = took["ours"], took["peer"]
+        times = " | ".join(f"{each['p50']:.0f} / {each['p99']:.0f} ms" for each in (ours["reads"], ours["starts"]))
+        peer = f"{bare['rate']:.0f}/s | {bare['reads']['p50']:.0f} / {bare['reads']['p99']:.0f} ms"
+        over = f"{bare['rate'] / ours['rate']:.1f} | {ours['reads']['p50'] / bare['reads']['p50']:.1f}"
+        rows.append(f"| {told} | {ours['rate']:.0f}/s | {times} | {peer} | {over} |")
+    return "\n".join(rows)
+
+
 TEMPLATE = """\
 # Performance
 
@@ -202,6 +215,19 @@ as history does not count there. Memory: of the server without clients, before a
 | | p50 | p99 |
 | --- | --- | --- |
 {fan_out}
+
+## Under load
+
+50 clients for a minute on PostgreSQL with Redis, a server that drives nothing and two workers, all of them and the
+clients on these cores. Each client asks again as soon as it was answered, over REST (six of ten) and GraphQL: nine
+reads (lists, executions with their stages, logs, health, metrics) to one start of a pipeline of two stages that saves
+rows. The second time a worker gets SIGKILL after 20 seconds and Redis is stopped; 20 seconds later both are back. The
+bare route is one of Starlette's that answers a constant to as many clients. No answer may be other than the expected
+one, and every execution that was accepted ends once and has saved its rows once. Times are p50 / p99.
+
+| meanwhile | calls | reads | starts | bare calls | bare | ratio of calls | of reads, p50 |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{load}
 
 ## The flights pipeline: where its time goes
 

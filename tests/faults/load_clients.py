@@ -2,7 +2,7 @@
 
     python -m tests.faults.load_clients URL CLIENTS SECONDS PIPELINE
 
-Reads and starts are mixed as `CALLS` says, half of them over GraphQL. Whatever is not the expected answer is an error,
+Reads and starts are mixed as `CALLS` says, over REST and GraphQL. Whatever is not the expected answer is an error,
 also one that never came. A line goes out when all clients have their first answer, and one at the end with what was
 seen. Without PIPELINE all calls are `GET /` of a bare server, which is what others are compared with.
 """
@@ -46,12 +46,19 @@ class Seen:
     """What all clients saw. Times are milliseconds."""
 
     seconds: float = 0.0
-    reads: list[float] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=dict)
+    times: dict[str, list[float]] = field(default_factory=dict)
+    """Call -> how long each took."""
     started: dict[str, str] = field(default_factory=dict)
     """Idempotency key -> the execution that it started."""
     errors: list[str] = field(default_factory=list)
+
+    @property
+    def reads(self) -> list[float]:
+        return [time for name, times in self.times.items() if not name.startswith("start") for time in times]
+
+    @property
+    def starts(self) -> list[float]:
+        return [time for name, times in self.times.items() if name.startswith("start") for time in times]
 
 
 class Client:
@@ -83,9 +90,7 @@ class Client:
             await call(self)
         except Exception as error:  # noqa: BLE001 - whatever went wrong counts
             self.seen.errors.append(f"{name}: {type(error).__name__}: {error}")
-        times = self.seen.starts if name.startswith("start") else self.seen.reads
-        times.append(round(1000 * (perf_counter() - began), 2))
-        self.seen.calls[name] = self.seen.calls.get(name, 0) + 1
+        self.seen.times.setdefault(name, []).append(round(1000 * (perf_counter() - began), 2))
 
     async def bare(self) -> None:
         await self._get("/")
