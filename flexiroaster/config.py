@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     ai_risk_threshold_high: float = Field(default=0.7, ge=0, le=1)
     ai_risk_threshold_medium: float = Field(default=0.4, ge=0, le=1)
     ai_gate_shadow: bool = Field(default=False, description="The gate records what it would do, and does not act.")
+    ai_train_every: int | None = Field(default=None, ge=0, description="Ended runs between trainings; 0: none.")
     ai_anomaly_detection_enabled: bool = True
     ai_anomaly_time_multiplier: float = Field(default=3.0, gt=0)
     ai_anomaly_error_threshold: int = Field(default=5, ge=1)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.event import utc_now
 from flexiroaster.safety.bursts import ErrorBurst
+from flexiroaster.safety.features import Past
 from flexiroaster.safety.history import Ledger
 from flexiroaster.safety.runs import Ending, Outcome, group_of
 from flexiroaster.safety.state import PipelineState, Population
@@ -22,22 +23,42 @@ from flexiroaster.service.findings import burst, causes_gone
 from flexiroaster.service.stage_folding import fold_stages
 from flexiroaster.store import insights, risk_states, run_history
 from flexiroaster.store.database import Database
-from flexiroaster.store.risk_states import BURST, GROUP, INSTALLATION, PIPELINE, Key
+from flexiroaster.store.risk_states import BURST, GROUP, INSTALLATION, PIPELINE, Key, Progress
 from flexiroaster.store.run_history import PastRun
 
-__all__ = ["BATCH", "ending_of", "fold", "fold_anew"]
+__all__ = ["BATCH", "Folded", "ending_of", "fold", "fold_anew", "look"]
 
 BATCH = 500
 """Runs folded in one transaction: while it lasts, nobody else writes to an SQLite file."""
 
 
-def fold(database: Database, error_threshold: int, most: int = BATCH) -> int:
-    """Fold up to `most` executions that have ended since; how many. Two processes never fold the same. StoreError."""
+def look(database: Database, known: Progress | None) -> tuple[Progress, bool]:
+    """How far the states are, and whether an execution has ended since; `known` is what was seen last. StoreError.
+
+    One statement, so that a question that finds nothing new costs one.
+    """
     with database.read() as connection:
-        if not run_history.anything_unfolded(connection, risk_states.progress(connection).folded_until):
-            return 0
-    with database.write() as connection:
-        before = risk_states.locked_progress(connection)
+        since = known or risk_states.progress(connection)
+        return risk_states.progress_and(connection, run_history.anything_unfolded(since.folded_until))
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """How many executions were folded, how far the states are then, and what is known of their pipelines."""
+
+    executions: int
+    progress: Progress
+    pasts: Mapping[str, Past]
+
+
+def fold(database: Database, error_threshold: int, most: int = BATCH) -> Folded:
+    """Fold up to `most` executions that have ended since. Two processes never fold the same. Raises StoreError.
+
+    If a crash of the machine takes it back, the same executions are folded again.
+    """
+    pasts: Mapping[str, Past] = {}
+    with database.write_again() as connection:
+        before = now = risk_states.locked_progress(connection)
         runs = run_history.unfolded(connection, before.folded_until, most)
         if runs:
             fold_stages(connection, runs)
@@ -45,11 +66,12 @@ def fold(database: Database, error_threshold: int, most: int = BATCH) -> int:
             states = _States.load(connection, runs)
             findings = states.fold(runs, error_threshold)
             risk_states.save(connection, states.to_json())
-            risk_states.advance(connection, before, runs[-1].finished_at, sum(run.counts for run in runs))
+            pasts = {name: states.ledger.past(name) for name in states.ledger.pipelines}
+            now = risk_states.advance(connection, before, runs[-1].finished_at, sum(run.counts for run in runs))
             insights.resolve(connection, causes_gone(runs), utc_now())
             for finding in findings:
                 insights.note(connection, finding, utc_now())
-    return len(runs)
+    return Folded(len(runs), now, pasts)
 
 
 def fold_anew(connection: Connection, error_threshold: int) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flexiroaster.engine.scheduler import Scheduler
     from flexiroaster.safety.watch import Watch
     from flexiroaster.service.knowledge import Knowledge
+    from flexiroaster.service.learner import Learner
     from flexiroaster.service.local_copies import LocalCopies
     from flexiroaster.service.signals import Signals
     from flexiroaster.service.tracing.following import Tracing
@@ -57,6 +58,7 @@ class Installation:
         self._driver: Driver | None = None
         self._keeper: LeaseKeeper | None = None
         self._scheduler: Scheduler | None = None
+        self._learner: Learner | None = None
         self._copies: LocalCopies | None = None
         self._tracing: Tracing | None = None
         self._signals: Signals | None = None
@@ -117,10 +119,10 @@ class Installation:
     @property
     def knowledge(self) -> Knowledge:
         """What the safety engine knows of the past, as this process has it in memory."""
+        from flexiroaster.service.knowledge import Knowledge  # outside the lock: it takes its time
+
         with self._lock:
             if self._knowledge is None:
-                from flexiroaster.service.knowledge import Knowledge
-
                 self._knowledge = Knowledge(self.database, self.settings.ai_anomaly_error_threshold)
             return self._knowledge
 
@@ -171,6 +173,7 @@ class Installation:
             if self._scheduler is None:
                 signals = self.signals
                 self._scheduler = self._start_scheduler(self.driver)
+                self._learner = self._start_learner(self.driver)
                 signals.on_work(self.wake)
 
     def take_over(self, execution_id: str) -> bool:
@@ -235,9 +238,10 @@ class Installation:
     def hand_over(self) -> None:
         """Give up all executions that are driven here, so that others can go on with them at once."""
         with self._lock:
-            scheduler, self._scheduler = self._scheduler, None
-        if scheduler is not None:
-            scheduler.close()
+            helpers = [helper for helper in (self._scheduler, self._learner) if helper is not None]
+            self._scheduler = self._learner = None
+        for helper in helpers:
+            helper.close()
         if self._driver is not None and (given := self._driver.hand_over()):
             claims.release(self.database, self.owner, given)
             self.signals.gave_up(given)
@@ -248,8 +252,8 @@ class Installation:
         with self._lock:
             self._closed = True
             driver, self._driver = self._driver, None
-            helpers = [helper for helper in (self._scheduler, self._keeper) if helper is not None]
-            self._scheduler = self._keeper = None
+            helpers = [helper for helper in (self._scheduler, self._learner, self._keeper) if helper is not None]
+            self._scheduler = self._learner = self._keeper = None
             journals = {j for j in (self._journal, self._intake) if j is not None}
             self._journal = self._intake = None
             database, self._database = self._database, None
@@ -288,6 +292,13 @@ class Installation:
                 self._signals.holds(held)
 
         return LeaseKeeper(driver, renew, renewed, ttl=ttl, interval=self.settings.heartbeat_interval)
+
+    def _start_learner(self, driver: Driver) -> Learner:
+        from flexiroaster.service.learner import Learner
+
+        learner = Learner(self.database, lambda: self.knowledge, self.settings, self.owner)
+        driver.listen(learner.committed)
+        return learner
 
     @staticmethod
     def _tell(driver: Driver, signals: Signals) -> None:

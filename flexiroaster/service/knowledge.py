@@ -7,15 +7,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from time import monotonic
 from typing import TypeVar, cast
 
 from flexiroaster.errors import ConflictError
+from flexiroaster.safety.choice import refresh_due
 from flexiroaster.safety.features import Past
 from flexiroaster.safety.model import RiskModel
 from flexiroaster.safety.runs import group_of
 from flexiroaster.safety.state import PipelineState, Population
-from flexiroaster.service.folding import BATCH, fold
+from flexiroaster.service.folding import BATCH, fold, look
 from flexiroaster.store import risk_models, risk_states
 from flexiroaster.store.database import Database
 from flexiroaster.store.risk_states import GROUP, INSTALLATION, PIPELINE, Progress
@@ -54,24 +56,30 @@ class Knowledge:
         self._caught_up_from = float("-inf")
         self._moments: dict[tuple[object, ...], _Moment] = {}
 
-    def catch_up(self, *, no_older_than: float = 0.0, batches: int | None = None) -> None:
+    def catch_up(self, *, no_older_than: float = 0.0, batches: int | None = None) -> bool:
         """Fold what has ended since, `batches` of them at most, unless that was done `no_older_than` seconds ago.
 
-        Who had to wait for others that caught up meanwhile does not do it again. Raises StoreError.
+        Who had to wait for others that caught up meanwhile does not do it again. Whether there is more. Raises
+        StoreError.
         """
         asked = monotonic()
         with self._lock:
             began = monotonic()
             if self._caught_up_from > asked or began - self._looked_at < no_older_than:
-                return
-            left = True
-            while left and (batches is None or batches > 0):
-                left = fold(self._database, self._error_threshold) == BATCH
-                batches = None if batches is None else batches - 1
-            self._look()
+                return False
+            now, more = look(self._database, self._progress)
+            self._forget_what_changed(now)
+            for _ in count() if batches is None else range(batches):
+                if not more:
+                    break
+                folded = fold(self._database, self._error_threshold)
+                more = folded.executions == BATCH
+                self._forget_what_changed(folded.progress)
+                self._pasts.update(folded.pasts)
             self._looked_at = monotonic()
-            if not left:
+            if not more:
                 self._caught_up_from = began
+            return more
 
     @property
     def model(self) -> RiskModel:
@@ -82,6 +90,15 @@ class Knowledge:
     def runs(self) -> int:
         """How many completed and failed runs are known; as of the last `catch_up`."""
         return self._progress.runs if self._progress is not None else 0
+
+    def training_due(self, every: int | None) -> bool:
+        """Whether enough runs have ended since the last training: `every` so many, by the engine's own rule if None.
+
+        As of the last `catch_up`.
+        """
+        if every is None:
+            return self.runs > 0 and refresh_due(self.model, self.runs)
+        return self.runs - self.model.runs_at_refresh >= max(every, 1)
 
     @property
     def version(self) -> tuple[int, int | None]:
@@ -110,10 +127,7 @@ class Knowledge:
         self._moments[key] = _Moment(made, self.version, now)
         return made
 
-    def _look(self) -> None:
-        """Forget what has changed in the database."""
-        with self._database.read() as connection:
-            now = risk_states.progress(connection)
+    def _forget_what_changed(self, now: Progress) -> None:
         before, self._progress = self._progress, now
         if before is None or before.version != now.version:
             self._pasts.clear()

@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.errors import NotAllowedError
+from flexiroaster.errors import ConflictError, NotAllowedError
 from flexiroaster.model.event import utc_now
-from flexiroaster.safety.choice import refresh, refresh_due
+from flexiroaster.safety.choice import refresh
 from flexiroaster.safety.drift import drift
 from flexiroaster.safety.examples import Examples
 from flexiroaster.safety.history import History, feature_rows
 from flexiroaster.safety.model import RiskModel, Rung
 from flexiroaster.service.history import history_of
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import risk_models, run_history
+from flexiroaster.service.training_process import LIMIT_SECONDS
+from flexiroaster.store import risk_models, run_history, training_claims
 from flexiroaster.store.risk_models import ModelRow, NewModel
 from flexiroaster.store.run_history import PastRun
 
-__all__ = ["ModelRow", "Trained", "due", "models", "train"]
+__all__ = ["ModelRow", "Trained", "due", "learn", "models", "train"]
 
 MOST_RUNS = 120_000
 """Newest runs that a training looks at: what their features need of the past is among them."""
@@ -46,17 +47,31 @@ class Trained:
 
 
 def due(installation: Installation) -> bool:
-    """Whether enough runs have ended since the last training. Raises StoreError."""
+    """Whether enough runs have ended since the last training: AI_TRAIN_EVERY of them if that says so. StoreError."""
     knowledge = installation.knowledge
     knowledge.catch_up()
-    return knowledge.runs > 0 and refresh_due(knowledge.model, knowledge.runs)
+    return knowledge.training_due(installation.settings.ai_train_every or None)
 
 
 def train(installation: Installation, seed: int = 0) -> Trained:
+    """Learn now, because somebody asks for it, as `learn` does.
+
+    Raises ConflictError while another process trains, NotAllowedError where nothing has run yet, StoreError.
+    """
+    database, owner = installation.database, installation.owner
+    if not training_claims.claim_at_once(database, owner, lease_seconds=LIMIT_SECONDS):
+        raise ConflictError("A training is under way already")
+    try:
+        return learn(installation, seed)
+    finally:
+        training_claims.release(database, owner, pause_seconds=0.0)
+
+
+def learn(installation: Installation, seed: int = 0) -> Trained:
     """Learn from the newest runs: recalibrate the prior, train a local model, and let what is better answer.
 
-    Reproducible by seed and data. Without the extra `safety` there is no local model. Raises NotAllowedError where
-    nothing has run yet, StoreError.
+    For whoever has claimed the training. Reproducible by seed and data. Without the extra `safety` there is no local
+    model. Raises NotAllowedError where nothing has run yet, StoreError.
     """
     knowledge = installation.knowledge
     knowledge.catch_up()

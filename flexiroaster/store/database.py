@@ -44,6 +44,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._reader = engine.execution_options(flexiroaster_read=True)
+        if not self.is_sqlite:  # BEGIN and COMMIT would be two round trips, and READ COMMITTED gives nothing for them
+            self._reader = self._reader.execution_options(isolation_level="AUTOCOMMIT")
         self._reading: dict[int, Connection] = {}  # by thread: one read at a time in each
         self._lock = threading.Lock()
 
@@ -54,7 +56,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads: one consistent view. Raises StoreError when the database is not there."""
+        """Only reads: on SQLite one consistent view, on PostgreSQL one for each statement.
+
+        Raises StoreError when the database is not there.
+        """
         with _reached(), self._reader.begin() as connection:
             thread = threading.get_ident()
             outer = self._reading.get(thread)
@@ -88,6 +93,26 @@ class Database:
         """A transaction that may write; on SQLite it holds the write lock from its start. Raises StoreError, too."""
         with _reached(), self.engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def write_again(self) -> Iterator[Connection]:
+        """A transaction for what is done again if it is lost: it does not wait for the disk. Raises StoreError, too.
+
+        A power cut may take it back, with nothing that was committed after it left: the next ordinary commit is on
+        the disk together with all before it.
+        """
+        with _reached(), self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            if self.is_sqlite:
+                driver.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with connection.begin():
+                    if not self.is_sqlite:
+                        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+                    yield connection
+            finally:
+                if self.is_sqlite:
+                    driver.execute("PRAGMA synchronous = FULL")
 
     def backend(self) -> Backend:
         """The journal's own connection to this database."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, delete, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from flexiroaster.store.safety_tables import risk_models, risk_progress, risk_states
 
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "locked_progress",
     "progress",
+    "progress_and",
     "save",
 ]
 
@@ -51,20 +53,27 @@ class Progress:
 
 def progress(connection: Connection) -> Progress:
     """How far the states are, and the number of the newest model."""
-    newest = select(risk_models.c.id).order_by(risk_models.c.id.desc()).limit(1).scalar_subquery()
-    return Progress(*connection.execute(select(*_PROGRESS, newest)).one())
+    return Progress(*connection.execute(select(*_PROGRESS, _NEWEST)).one())
+
+
+def progress_and(connection: Connection, condition: ColumnElement[bool]) -> tuple[Progress, bool]:
+    """The same, and whether a condition on other tables holds."""
+    *values, holds = connection.execute(select(*_PROGRESS, _NEWEST, condition)).one()
+    return Progress(*values), bool(holds)
 
 
 def locked_progress(connection: Connection) -> Progress:
     """The same, locked until the transaction ends: who folds does so one after another."""
-    return Progress(*connection.execute(select(*_PROGRESS).with_for_update()).one())
+    return Progress(*connection.execute(select(*_PROGRESS, _NEWEST).with_for_update(of=risk_progress)).one())
 
 
-def advance(connection: Connection, before: Progress, until: datetime | None, runs: int) -> None:
-    """So many runs were folded; the newest execution among them, if there was one, ended then."""
+def advance(connection: Connection, before: Progress, until: datetime | None, runs: int) -> Progress:
+    """So many runs were folded; the newest execution among them, if there was one, ended then. How far that is."""
     newest = max((at for at in (until, before.folded_until) if at is not None), default=None)
-    values = {"folded_until": newest, "runs": before.runs + runs, "version": before.version + 1}
+    now = Progress(newest, before.runs + runs, before.version + 1, before.model_id)
+    values = {"folded_until": now.folded_until, "runs": now.runs, "version": now.version}
     connection.execute(update(risk_progress).values(**values))
+    return now
 
 
 def load(connection: Connection, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
@@ -79,12 +88,13 @@ def load(connection: Connection, keys: Collection[Key]) -> dict[Key, dict[str, A
 
 def save(connection: Connection, states: Mapping[Key, dict[str, Any]]) -> None:
     """Write states in place of those with the same keys."""
-    key, wanted = tuple_(risk_states.c.scope, risk_states.c.name), list(states)
-    for begin in range(0, len(wanted), CHUNK):
-        some = wanted[begin : begin + CHUNK]
-        connection.execute(delete(risk_states).where(key.in_(some)))
-        rows = [{"scope": scope, "name": name, "state": states[scope, name]} for scope, name in some]
-        connection.execute(insert(risk_states), rows)
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(risk_states)
+    written = insert.on_conflict_do_update(
+        index_elements=[risk_states.c.scope, risk_states.c.name], set_={"state": insert.excluded.state}
+    )
+    rows = [{"scope": scope, "name": name, "state": state} for (scope, name), state in states.items()]
+    for begin in range(0, len(rows), CHUNK):
+        connection.execute(written, rows[begin : begin + CHUNK])
 
 
 def forget_all(connection: Connection) -> Progress:
@@ -97,4 +107,5 @@ def forget_all(connection: Connection) -> Progress:
     return Progress(before.folded_until, 0, before.version + 1)
 
 
+_NEWEST = select(risk_models.c.id).order_by(risk_models.c.id.desc()).limit(1).scalar_subquery()
 _PROGRESS = (risk_progress.c.folded_until, risk_progress.c.runs, risk_progress.c.version)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, insert, select, text, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, text, tuple_
 
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.store.database import Database
@@ -58,9 +58,9 @@ class PastRun:
         return self.status != ExecutionStatus.CANCELLED
 
 
-def anything_unfolded(connection: Connection, since: datetime | None) -> bool:
+def anything_unfolded(since: datetime | None) -> ColumnElement[bool]:
     """Whether an execution has ended that is not in the history yet: one look into two indexes."""
-    return connection.execute(_unfolded(since).limit(1)).first() is not None
+    return exists(select(executions.c.id).where(*_not_in_history(since)))
 
 
 def unfolded(connection: Connection, since: datetime | None, most: int) -> list[PastRun]:
@@ -131,20 +131,23 @@ def _run(row: Row[Any]) -> PastRun:
     return PastRun(**row._mapping)
 
 
-def _unfolded(since: datetime | None) -> Select[Any]:
-    ended: list[ColumnElement[bool]] = [
+def _not_in_history(since: datetime | None) -> list[ColumnElement[bool]]:
+    return [
         executions.c.completed_at.is_not(None) if since is None else executions.c.completed_at > since - LATE_COMMITS,
         executions.c.status.in_(sorted(TERMINAL)),
         ~exists().where(
             run_history.c.execution_id == executions.c.id, run_history.c.finished_at == executions.c.completed_at
         ),
     ]
+
+
+def _unfolded(since: datetime | None) -> Select[Any]:
     columns = ("id", "pipeline_id", "status", "total_stages", "created_at", "started_at", "completed_at")
     error_class = executions.c.error["class"].as_string().label("error_class")
     return (
         select(*(executions.c[name] for name in columns), error_class, risk_assessments.c.said)
         .outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
-        .where(and_(*ended))
+        .where(*_not_in_history(since))
     )
 
 

@@ -54,8 +54,14 @@ risk_progress = Table(
     Column("folded_until", UtcDateTime),
     Column("runs", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("training_owner", String(255)),
+    Column("training_until", UtcDateTime),
 )
-"""One row: up to which end the states know `run_history`, how many completed and failed runs are in them."""
+"""One row: up to which end the states know `run_history`, how many completed and failed runs are in them.
+
+`training_owner` trains until `training_until` unless it renews that. Without an owner it is when the next training that
+nobody asked for may begin.
+"""
 
 risk_models = Table(
     "risk_models",

@@ -52,6 +52,20 @@ def test_assess_when_something_has_ended_each_time(benchmark, busy: Installation
     benchmark.extra_info.update(p95_ms=1000 * times[int(0.95 * len(times))])
 
 
+def test_assess_right_after_an_end_while_the_learner_runs(benchmark, busy: Installation) -> None:
+    """As in a worker or a server: a question comes the moment a run has ended, which is folded in the background."""
+    busy.take_work()
+    revision = pipelines.save(busy, chain(3))
+
+    def end_one() -> tuple[tuple[Installation, str], dict[str, object]]:
+        executions.wait(busy, executions.start(busy, revision))
+        return (busy, "chain3"), {}
+
+    benchmark.pedantic(risk.assess, setup=end_one, rounds=100)
+    times = sorted(benchmark.stats.stats.data)
+    benchmark.extra_info.update(p95_ms=1000 * times[int(0.95 * len(times))])
+
+
 def test_train(benchmark, busy: Installation) -> None:
     benchmark.extra_info.update(runs=RUNS)
     benchmark.pedantic(training.train, args=(busy,), rounds=1)

@@ -1,0 +1,102 @@
+"""Learns in the background from what was run: the states soon after it ended, the model when that is due."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from flexiroaster.config import Settings
+from flexiroaster.errors import StoreError
+from flexiroaster.model.event import ENDS, Event
+from flexiroaster.service.trainer import Trainer
+from flexiroaster.store.database import Database
+
+if TYPE_CHECKING:
+    from flexiroaster.service.knowledge import Knowledge
+
+__all__ = ["Learner"]
+
+logger = logging.getLogger(__name__)
+
+FOLD_SECONDS = 0.2
+"""Least time between two folds: executions that end meanwhile are folded together."""
+
+LOOK_SECONDS = 30.0
+"""How often it looks for what other processes have left behind."""
+
+TRAINING_SECONDS = 0.25
+"""How often it looks how a training under way is."""
+
+RETRY_SECONDS = 5.0
+
+
+class Learner:
+    """One thread. Nobody depends on it: who asks catches up, and normally finds nothing to do."""
+
+    def __init__(self, database: Database, knowledge: Callable[[], Knowledge], settings: Settings, owner: str) -> None:
+        self._database = database
+        self._knowledge = knowledge
+        self._settings = settings
+        self._owner = owner
+        self._wanted = True
+        self._folded_at = float("-inf")
+        self._ended = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flexiroaster-learner", daemon=True)
+        self._thread.start()
+
+    def committed(self, events: Sequence[Event]) -> None:
+        """A listener of the driver: executions may have ended. Does not wait."""
+        if any(event.type in ENDS for event in events):
+            self._ended.set()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the thread, and a training under way. Closing twice is fine."""
+        self._closing.set()
+        self._ended.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            knowledge = self._knowledge()  # here, since it imports what workers otherwise do without
+        except StoreError:  # closed before it began
+            return
+        trainer = Trainer(self._database, knowledge, self._settings, self._owner)
+        while not self._closing.is_set():
+            self._turn(knowledge, trainer)
+        try:
+            trainer.close()
+        except StoreError as error:
+            logger.warning("the claim of a training was not given up, it has to expire: %s", error)
+
+    def _turn(self, knowledge: Knowledge, trainer: Trainer) -> None:
+        try:
+            self._fold(knowledge)
+            trainer.look()
+        except StoreError as error:
+            logger.warning("nothing is learned from what has ended, for the moment: %s", error)
+            self._closing.wait(RETRY_SECONDS)
+        except Exception:  # a defect here must not end all learning
+            logger.exception("nothing is learned from what has ended, for the moment")
+            self._closing.wait(RETRY_SECONDS)
+        else:
+            self._wait(TRAINING_SECONDS if trainer.busy else LOOK_SECONDS)
+
+    def _fold(self, knowledge: Knowledge) -> None:
+        """One batch, if there may be any: starts in this process wait meanwhile."""
+        if self._ended.is_set():
+            self._ended.clear()
+            self._wanted = True
+        if self._wanted or monotonic() - self._folded_at >= LOOK_SECONDS:
+            self._wanted = True  # also if this fails
+            self._folded_at = monotonic()
+            self._wanted = knowledge.catch_up(batches=1)
+
+    def _wait(self, seconds: float) -> None:
+        if not self._wanted:
+            self._ended.wait(seconds)
+        if self._wanted or self._ended.is_set():
+            self._closing.wait(max(0.0, self._folded_at + FOLD_SECONDS - monotonic()))

@@ -1,0 +1,230 @@
+"""Learning in the background: what ended is folded and the model trained, by whoever takes work, by one at a time."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from flexiroaster.config import Settings
+from flexiroaster.errors import ConflictError
+from flexiroaster.service import executions, history, learner, pipelines, risk, trainer, training
+from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.service.trainer import Trainer
+from flexiroaster.store import run_history, training_claims
+from flexiroaster.store.clock import database_then
+from flexiroaster.store.safety_tables import risk_progress
+from tests.integration.program import started
+from tests.integration.test_risk import made_up, pipeline
+from tests.waiting import eventually
+
+PATIENCE = 90.0
+"""Seconds for a process to start and to train, on a machine that does much else."""
+
+
+@pytest.fixture
+def observer(settings: Settings) -> Iterator[Installation]:
+    """An installation that takes no work: whatever is folded or trained, it was not this one."""
+    with open_installation(settings) as opened:
+        pipelines.save(opened, {**pipeline("good"), "concurrency": None})
+        yield opened
+
+
+@contextmanager
+def worker(settings: Settings, log: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker process; ended with SIGTERM."""
+    said = {"DATABASE_URL": settings.database_url, "EXECUTOR_WORKERS": "1", "EXECUTION_LOCK_TTL": "3", **env}
+    with log.open("ab") as file:
+        process = started("worker", env=said, stdout=subprocess.DEVNULL, stderr=file)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def run_elsewhere(observer: Installation, count: int) -> None:
+    """Executions that a worker runs and folds."""
+    before = run_history.count(observer.database)
+    for _ in range(count):
+        executions.start(observer, "good", drive=False)
+    eventually(lambda: run_history.count(observer.database) == before + count, PATIENCE)
+
+
+def claim(installation: Installation) -> tuple[Any, ...]:
+    with installation.database.read() as connection:
+        return tuple(connection.execute(select(risk_progress.c.training_owner, risk_progress.c.training_until)).one())
+
+
+def nobody_trains(installation: Installation) -> bool:
+    return claim(installation)[0] is None
+
+
+def trainings(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that train for it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"training_process" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def test_a_worker_folds_what_it_ran_and_trains_when_the_setting_says_so(observer: Installation, tmp_path: Path) -> None:
+    with worker(observer.settings, tmp_path / "log", AI_TRAIN_EVERY="4"):
+        run_elsewhere(observer, 3)
+        run_elsewhere(observer, 1)
+        eventually(lambda: training.models(observer) and nobody_trains(observer), PATIENCE)
+    assert [row.examples for row in training.models(observer)] == [4]
+    assert claim(observer)[1] is not None, "a pause follows"
+    assert "The risk model was trained" in (tmp_path / "log").read_text()
+
+
+def test_without_the_setting_it_trains_by_the_rule_of_the_engine(observer: Installation, tmp_path: Path) -> None:
+    history.add(observer, made_up(700))
+    with worker(observer.settings, tmp_path / "log"):
+        eventually(lambda: training.models(observer), PATIENCE)
+    [row] = training.models(observer)
+    assert row.examples == sum(run.counts for run in made_up(700))
+    assert row.metrics is not None
+    assert row.metrics["comparison"] is not None, "with a challenger"
+    assert not training.due(observer)
+
+
+def test_zero_is_never(observer: Installation, tmp_path: Path) -> None:
+    history.add(observer, made_up(700))
+    with worker(observer.settings, tmp_path / "log", AI_TRAIN_EVERY="0"):
+        run_elsewhere(observer, 1)  # which is folded after the first look at what is due
+        run_elsewhere(observer, 1)
+        assert training.due(observer)
+        assert claim(observer) == (None, None)
+
+
+def test_two_workers_train_once(observer: Installation, tmp_path: Path) -> None:
+    history.add(observer, made_up(700))
+    with ExitStack() as stack:
+        for name in ("one", "two"):
+            stack.enter_context(worker(observer.settings, tmp_path / name, AI_TRAIN_EVERY="500"))
+        eventually(lambda: training.models(observer) and nobody_trains(observer), PATIENCE)
+        _may_begin_at_once(observer)
+        run_elsewhere(observer, 40)  # both look again
+    assert len(training.models(observer)) == 1
+    told = [(tmp_path / name).read_text().count("The risk model was trained") for name in ("one", "two")]
+    assert sum(told) == 1
+
+
+def _may_begin_at_once(installation: Installation) -> None:
+    with installation.database.write() as connection:
+        connection.execute(update(risk_progress).values(training_until=database_then(-1)))
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_training_ends_with_its_worker(observer: Installation, tmp_path: Path, end: signal.Signals) -> None:
+    history.add(observer, made_up(3000))
+    with worker(observer.settings, tmp_path / "first") as first:
+        eventually(lambda: trainings(first), PATIENCE)
+        [pid] = trainings(first)
+        first.send_signal(end)
+        first.wait(30)
+        eventually(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), PATIENCE)
+    assert nobody_trains(observer) == (end is signal.SIGTERM), "a claim is given up, or has to expire"
+    assert training.models(observer) == []
+    with worker(observer.settings, tmp_path / "second"):
+        eventually(lambda: training.models(observer), PATIENCE)
+    assert "Traceback" not in (tmp_path / "first").read_text() + (tmp_path / "second").read_text()
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended and only nobody has asked how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_closing_does_not_wait_for_a_training(settings: Settings) -> None:
+    with open_installation(settings) as installation:
+        history.add(installation, made_up(3000))
+        installation.take_work()
+        eventually(lambda: not nobody_trains(installation), PATIENCE)
+    with open_installation(settings) as another:
+        assert nobody_trains(another)
+        assert training.models(another) == []
+
+
+def test_a_question_finds_what_ended_folded(settings: Settings) -> None:
+    with open_installation(settings) as installation:
+        pipelines.save(installation, pipeline("good"))
+        installation.take_work()
+        executions.wait(installation, executions.start(installation, "good"))
+        eventually(lambda: run_history.count(installation.database) == 1)
+        assert risk.assess(installation, "good").question.past.pipeline.runs == 1
+
+
+def test_what_goes_wrong_is_told_and_tried_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(learner, "RETRY_SECONDS", 0.1)
+    with open_installation(settings) as installation:
+        pipelines.save(installation, pipeline("good"))
+        execution_id = executions.start(installation, "good")
+        executions.wait(installation, execution_id)
+        with installation.database.write() as connection:
+            connection.execute(text("ALTER TABLE risk_progress RENAME TO elsewhere"))
+        installation.take_work()
+        eventually(lambda: "nothing is learned" in caplog.text)
+        with installation.database.write() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO risk_progress"))
+        eventually(lambda: run_history.count(installation.database) == 1)
+
+
+def test_a_training_that_fails_is_told_once_and_waits(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, trainer.logger.name)
+    monkeypatch.setattr(trainer, "FIRST_PAUSE", 0.0)
+    broken = settings.model_copy(update={"database_url": "sqlite:////no/such/folder/x.db"})
+    with open_installation(settings) as installation:
+        history.add(installation, made_up(100))
+        broken_trainer = Trainer(installation.database, installation.knowledge, broken, installation.owner)
+
+        def failures() -> list[logging.LogRecord]:
+            broken_trainer.look()
+            return [record for record in caplog.records if "failed" in record.getMessage()]
+
+        eventually(lambda: len(failures()) == 2, PATIENCE)
+        monkeypatch.setattr(trainer, "FIRST_PAUSE", 60.0)
+        eventually(lambda: len(failures()) == 3, PATIENCE)
+        assert [record.levelno for record in failures()] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+        assert "the folder '/no/such/folder' does not exist" in failures()[0].getMessage()
+        assert not broken_trainer.busy, "it waits"
+        assert not training_claims.claim(installation.database, "another", model_id=None, lease_seconds=9), "all wait"
+        assert training.train(installation).examples > 0, "but not who asks for it"
+
+
+def test_who_trains(observer: Installation) -> None:
+    database = observer.database
+    assert training_claims.claim(database, "one", model_id=None, lease_seconds=60)
+    assert not training_claims.claim(database, "two", model_id=None, lease_seconds=60)
+    with pytest.raises(ConflictError, match="under way"):
+        training.train(observer)
+    assert training_claims.renew(database, "one", lease_seconds=-1)
+    assert training_claims.claim(database, "two", model_id=None, lease_seconds=60), "it has expired"
+    assert not training_claims.renew(database, "one", lease_seconds=60)
+    training_claims.release(database, "one", pause_seconds=0)
+    assert claim(observer)[0] == "two"
+    training_claims.release(database, "two", pause_seconds=60)
+    assert not training_claims.claim(database, "one", model_id=None, lease_seconds=60)
+    assert training_claims.claim_at_once(database, "one", lease_seconds=60)
+    training_claims.release(database, "one", pause_seconds=0)
+    assert not training_claims.claim(database, "one", model_id=7, lease_seconds=60), "it was due for another model"
