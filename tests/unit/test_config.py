@@ -121,6 +121,8 @@ def test_other_urls_stay() -> None:
 
 
 def as_documented(value: object) -> str:
+    if value is None:
+        return "unset"
     if value == "":
         return "empty"
     if isinstance(value, bool | int | float):
