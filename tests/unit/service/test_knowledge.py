@@ -11,39 +11,42 @@ import pytest
 from flexiroaster.config import load_settings
 from flexiroaster.service import knowledge
 from flexiroaster.service.installation import open_installation
+from flexiroaster.store.database import Database
+from flexiroaster.store.risk_states import Progress
 from tests.waiting import eventually
 
 
-def test_who_waited_for_one_that_began_later_does_not_fold_again(
+def test_who_waited_for_one_that_began_later_does_not_look_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[float] = []
-    folds: list[str] = []
+    asked: list[float] = []
+    looks: list[str] = []
     go_on = threading.Event()
+    real = knowledge.look
 
     def now() -> float:
-        looks.append(time.monotonic())
-        return looks[-1]
+        asked.append(time.monotonic())
+        return asked[-1]
 
-    def fold(*_arguments: object) -> int:
-        folds.append(threading.current_thread().name)
+    def look(database: Database, since: Progress | None) -> tuple[Progress, bool]:
+        looks.append(threading.current_thread().name)
         assert go_on.wait(60)
-        return 1
+        return real(database, since)
 
     monkeypatch.setattr(knowledge, "monotonic", now)
-    monkeypatch.setattr(knowledge, "fold", fold)
+    monkeypatch.setattr(knowledge, "look", look)
     with open_installation(load_settings(database_url=f"sqlite:///{tmp_path / 'k.db'}")) as installation:
         known = installation.knowledge
         first = threading.Thread(target=known.catch_up, name="first")
         first.start()
-        eventually(lambda: folds == ["first"])
+        eventually(lambda: looks == ["first"])
         others = [threading.Thread(target=known.catch_up) for _ in range(5)]
         for other in others:
             other.start()
-        eventually(lambda: len(looks) == 2 + len(others))  # all have asked, and wait for the first
+        eventually(lambda: len(asked) == 2 + len(others))  # all have asked, and wait for the first
         go_on.set()
         for thread in (first, *others):
             thread.join()
-        assert len(folds) == 2, "the first began before the others asked; one of them did it for all"
+        assert len(looks) == 2, "the first began before the others asked; one of them did it for all"
         known.catch_up()
-        assert len(folds) == 3
+        assert len(looks) == 3
