@@ -1,18 +1,25 @@
-"""Learns in the background from what was run: the states soon after it ended, the model when that is due."""
+"""Learns in the background from what was run: the states soon after it ended, the model when that is due. Insights of
+what is abnormal do not wait for the end.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
-from flexiroaster.model.event import ENDS, Event
+from flexiroaster.model.event import ENDS, Event, EventType, utc_now
+from flexiroaster.service.findings import anomaly_of_event
 from flexiroaster.service.trainer import Trainer
+from flexiroaster.store import insights
+from flexiroaster.store.batches import executions_by_id
 from flexiroaster.store.database import Database
+from flexiroaster.store.rows import LARGE
 
 if TYPE_CHECKING:
     from flexiroaster.service.knowledge import Knowledge
@@ -44,13 +51,15 @@ class Learner:
         self._wanted = True
         self._folded_at = float("-inf")
         self._ended = threading.Event()
+        self._told: deque[Event] = deque()  # anomalies that people are to hear of
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flexiroaster-learner", daemon=True)
         self._thread.start()
 
     def committed(self, events: Sequence[Event]) -> None:
-        """A listener of the driver: executions may have ended. Does not wait."""
-        if any(event.type in ENDS for event in events):
+        """A listener of the driver: executions may have ended, or something is abnormal. Does not wait."""
+        self._told.extend(event for event in events if event.type is EventType.STAGE_ANOMALY)
+        if self._told or any(event.type in ENDS for event in events):
             self._ended.set()
 
     def close(self, timeout: float = 5.0) -> None:
@@ -74,6 +83,7 @@ class Learner:
 
     def _turn(self, knowledge: Knowledge, trainer: Trainer) -> None:
         try:
+            self._tell()
             self._fold(knowledge)
             trainer.look()
         except StoreError as error:
@@ -84,6 +94,19 @@ class Learner:
             self._closing.wait(RETRY_SECONDS)
         else:
             self._wait(TRAINING_SECONDS if trainer.busy else LOOK_SECONDS)
+
+    def _tell(self) -> None:
+        """Have insights of what is abnormal in executions that run. A fold at their end finds what this has missed."""
+        told = [self._told.popleft() for _ in range(len(self._told))]
+        if not told:
+            return
+        rows = executions_by_id(self._database, {event.execution_id for event in told}, LARGE)
+        with self._database.write() as connection:
+            for event in told:
+                data = {**(event.data or {}), "stage_id": event.stage_id}
+                pipeline_id = rows[event.execution_id].pipeline_id
+                if (finding := anomaly_of_event(pipeline_id, event.execution_id, data)) is not None:
+                    insights.note(connection, finding, utc_now())
 
     def _fold(self, knowledge: Knowledge) -> None:
         """One batch, if there may be any: starts in this process wait meanwhile."""

@@ -82,6 +82,8 @@ def test_a_stage_that_hangs_is_flagged_before_it_ends(installation: Installation
     assert event.message.startswith("Stage is late: slow: ")
     assert event.data is not None
     assert (event.data["kind"], event.data["alert"], event.data["decision"]["action"]) == ("late", True, "continue")
+    eventually(lambda: insights.page(installation, InsightFilter(execution_id=x)).items)
+    assert executions.stages(installation, x)[0].status == "running", "people hear of it while it runs"
     (tmp_path / "go").touch()
     ended(installation, x)
     assert len(told(installation, x)) == 1, "it is told once, not again when it ends"
