@@ -229,7 +229,8 @@ class Driver:
         seconds = driven.execution.stages[task.stage_id].stage.timeout
         if seconds is not None:
             driven.timers[task.key] = self._timers.after(seconds, lambda: self._time_out(task, seconds))
-        if task.undo is None:
+        watch = driven.execution.watch
+        if task.undo is None and watch is not None and watch.looks:
             self._watch_late(driven, task.key, task.stage_id)
 
     def _watch_late(self, driven: Driven, key: str, stage_id: str) -> None:

@@ -278,7 +278,7 @@ class Execution(ExecutionState):
 
     def _look_at(self, run: StageRun, at: datetime) -> None:
         """Flag what is unusual about a stage that completed; that it was late may have been told before."""
-        if self.watch is None or (end := run.end()) is None:
+        if self.watch is None or not self.watch.looks or (end := run.end()) is None:
             return
         for found in self.watch.stage_completed(end):
             if found.kind is not AnomalyKind.LATE or not run.is_anomaly:

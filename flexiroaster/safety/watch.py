@@ -50,6 +50,11 @@ class Watch:
     _stages: dict[str, StageState] = field(default_factory=dict)
     _retries: RetryPile | None = None
 
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at stages at all: it is asked to, and something is known of them."""
+        return self.watches and self.remembered.stages is not None
+
     def late_after(self, stage_id: str) -> float | None:
         """Seconds after which a stage that starts now is late; None where that is not known or not watched."""
         state = self._state(stage_id)
@@ -64,7 +69,7 @@ class Watch:
 
     def attempt_starts(self, *, repeated: bool) -> Anomaly | None:
         """Whether repetitions pile up."""
-        if not self.watches or self.remembered.stages is None:
+        if not self.looks or self.remembered.stages is None:
             return None
         if self._retries is None:
             self._retries = RetryPile.from_json(self.remembered.stages["retries"])
@@ -96,7 +101,7 @@ class Watch:
 
     def _state(self, stage_id: str) -> StageState | None:
         """What is remembered of a stage, as a copy; None of one that is new."""
-        if not self.watches or self.remembered.stages is None:
+        if not self.looks or self.remembered.stages is None:
             return None
         if stage_id not in self._stages:
             known = self.remembered.stages["stages"].get(stage_id)
