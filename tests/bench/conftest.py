@@ -13,6 +13,11 @@ from flexiroaster.service import executions, pipelines
 from flexiroaster.service.installation import Installation, open_installation
 
 
+@pytest.fixture(scope="session")
+def durable() -> bool:
+    return True
+
+
 def noop_stage(stage_id: str, *dependencies: str) -> dict[str, Any]:
     config = {"operation": "python", "function": "tests.bench.functions:noop"}
     return {"id": stage_id, "type": "transform", "config": config, "dependencies": list(dependencies)}

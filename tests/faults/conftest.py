@@ -17,6 +17,7 @@ from flexiroaster.service.installation import Installation
 from tests.faults import workload
 from tests.faults.checker import Checker
 from tests.faults.processes import Fleet, eventually
+from tests.faults.tiers import full
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class Site:
         """Executions of the outputs pipeline, which anybody may claim."""
         return workload.start(self.installation, workload.outputs_pipeline(self.folder), count)
 
-    def wait(self, executions: list[str], seconds: float = 60.0) -> None:
+    def wait(self, executions: list[str], seconds: float = 120.0) -> None:
         """Until all have ended; those that have not are the checker's to tell."""
         try:
             eventually(lambda: self.checker.all_ended(executions), seconds)
@@ -54,6 +55,12 @@ class Site:
         for process in self.fleet.processes:
             if process.ended is None:
                 print(f"{process.log_path.name}, pid {process.pid}, frozen: {process.frozen}:\n{process.log[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def durable() -> bool:
+    """With all trials: what the promises are measured with is set as an installation is."""
+    return full()
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import uuid
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from sqlalchemy.engine import make_url
 
 from flexiroaster.config import Settings, load_settings
+from tests.conftest import postgres_database
 from tests.integration.rest_compat.client import Rest, serving
 
 
@@ -17,14 +16,12 @@ def rest_settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     """Settings on either database, with a folder of their own that outlasts the tests' working directories."""
     folder = tmp_path_factory.mktemp("rest")
     if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), folder / "rest.db")
         yield _settings(f"sqlite:///{folder / 'rest.db'}", folder)
         return
-    server, name = request.getfixturevalue("postgres_uri"), f"rest_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield _settings(make_url(server).set(database=name).render_as_string(hide_password=False), folder)
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    server, template = request.getfixturevalue("postgres_uri"), request.getfixturevalue("postgres_template")
+    with postgres_database(server, template) as url:
+        yield _settings(url, folder)
 
 
 @pytest.fixture(scope="module")

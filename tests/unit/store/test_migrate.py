@@ -21,6 +21,11 @@ from flexiroaster.store.safety_tables import run_history
 from flexiroaster.store.tables import metadata
 
 
+@pytest.fixture
+def migrated() -> bool:
+    return False
+
+
 def test_migrations_build_what_the_tables_say(settings: Settings) -> None:
     assert run_history.name in metadata.tables  # the tables of the safety engine are among them
     database = open_database(settings)
