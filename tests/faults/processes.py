@@ -30,7 +30,7 @@ _PASSED = (
 )
 
 
-def eventually(check: Callable[[], Any], seconds: float = 30.0, what: str = "it") -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
     """Wait until `check` gives something true, and give that."""
     deadline = time.monotonic() + seconds
     while not (found := check()):
@@ -87,7 +87,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         return self._process.wait(seconds)
 
     def said(self) -> str:

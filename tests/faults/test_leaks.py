@@ -57,7 +57,7 @@ def test_nothing_is_left_over(installation: Installation, site: Site) -> None:
     assert executions.wait(installation, watched, 30).status == "completed"
     limits = Held(2, 2, 0)
     with suppress(AssertionError):  # what is still there after that time is a leak, and told below
-        eventually(lambda: all(n <= w + m for n, w, m in zip(_held(installation), before, limits, strict=True)), 10)
+        eventually(lambda: all(n <= w + m for n, w, m in zip(_held(installation), before, limits, strict=True)), 60)
     after = _held(installation)
     problems = [
         f"{name}: {was} before, {now} after"

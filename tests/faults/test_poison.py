@@ -28,7 +28,7 @@ def _poisoned(site: Site, number: int) -> list[str]:
     (poison,) = workload.start(site.installation, body, 1)
     others = site.start(6)
     worker = site.fleet.worker()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not site.checker.all_ended([poison, *others]) and time.monotonic() < deadline:
         if worker.ended is not None:  # what a supervisor does
             worker = site.fleet.worker()

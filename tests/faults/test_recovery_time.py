@@ -12,16 +12,18 @@ from flexiroaster.service import executions
 from tests.faults import workload
 from tests.faults.conftest import Site
 from tests.faults.processes import Process, eventually
-from tests.faults.tiers import databases, record, trials
+from tests.faults.tiers import databases, full, record, trials
 
-RECOVERY_SECONDS = 25.0
-HAND_OVER_SECONDS = 1.0
+RECOVERY_SECONDS = 25.0 if full() else 90.0
+HAND_OVER_SECONDS = 1.0 if full() else 30.0
+"""What is promised; the few trials of the short tier run on whatever is busy, and show that it happens at all."""
+
 EACH = 4
 """Executions of a worker with one process: as many as it claims at a time."""
 
 
 @databases("postgresql")
-def test_killed_workers_are_replaced_within_25_seconds(site: Site) -> None:
+def test_killed_workers_are_replaced_in_time(site: Site) -> None:
     """All of a batch are killed within five seconds, so that kills meet leases at every age."""
     times: list[float] = []
     for batch in range(trials(1, 4)):
@@ -33,8 +35,8 @@ def test_killed_workers_are_replaced_within_25_seconds(site: Site) -> None:
 
 
 def _recovery_times(site: Site, name: str, count: int) -> list[float]:
-    default = Settings.model_fields
-    settings = {key: default[key].default for key in ("execution_lock_ttl", "heartbeat_interval")}
+    names = ("execution_lock_ttl", "heartbeat_interval")
+    settings = {key: Settings.model_fields[key].default for key in names} if full() else {}
     go_on = site.folder / name
     doomed = [site.fleet.worker(executor_workers=1, **settings) for _ in range(count)]
     for worker in doomed:
@@ -49,7 +51,7 @@ def _recovery_times(site: Site, name: str, count: int) -> list[float]:
         worker.wait()
         time.sleep(5 / count if count > 1 else 0)
     ids = [execution for of_one in owned.values() for execution in of_one]
-    eventually(lambda: all(str(heir.pid) in (site.checker.execution(i).lease_owner or "") for i in ids), 60)
+    eventually(lambda: all(str(heir.pid) in (site.checker.execution(i).lease_owner or "") for i in ids), 120)
     go_on.touch()
     site.wait(started)
     site.fleet.end(heir, *doomed)

@@ -46,7 +46,7 @@ def installation(settings: Settings) -> Iterator[Installation]:
         yield opened
 
 
-def eventually(check: Callable[[], Any], seconds: float = 20) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -290,12 +290,12 @@ def test_another_worker_goes_on_where_one_was_ended(settings: Settings, tmp_path
             second = start_worker(settings, tmp_path / "second.log")
             eventually(lambda: b"Working;" in (tmp_path / "second.log").read_bytes())
             first.send_signal(end)
-            began = time.monotonic()
             first.wait(20)
             eventually(lambda: any(e.type == "stage.interrupted" for e in executions.events(installation, x)))
             if end is signal.SIGTERM:
-                eventually(lambda: executions.stages(installation, x)[1].status == "running", 3)
-                assert time.monotonic() - began < 5
+                eventually(lambda: executions.stages(installation, x)[1].status == "running")
+                told = [e.type for e in executions.events(installation, x)]
+                assert "execution.released" in told, "it was handed over, nobody waited for the end of its lease"
             go_on.touch()
             assert eventually(lambda: executions.get(installation, x).status == "completed")
             stages = executions.stages(installation, x)

@@ -27,7 +27,10 @@ from flexiroaster.errors import SettingsError
 from tests.proxy import Proxy, free_port, running_proxy
 from tests.waiting import eventually, open_descriptors
 
-TIMEOUT = 0.4
+TIMEOUT = 1.0
+"""Of those tests that wait for it, as Redis is frozen."""
+
+PATIENT = 5.0
 
 Connect = Callable[..., RedisLink]
 
@@ -37,7 +40,7 @@ def connect() -> Iterator[Connect]:
     """Makes links that are closed at the end."""
     links: list[RedisLink] = []
 
-    def make(url: str, timeout: float = TIMEOUT) -> RedisLink:
+    def make(url: str, timeout: float = PATIENT) -> RedisLink:
         link = RedisLink(load_settings(redis_url=url, redis_socket_timeout=timeout), "test")
         links.append(link)
         return link
@@ -86,7 +89,7 @@ def test_calls_reach_redis_and_say_who_calls(redis_url: str, connect: Connect) -
     assert names == [f"flexiroaster-{os.getpid()}"]
     latency = link.ping()
     assert latency is not None
-    assert 0 < latency < 1000
+    assert latency > 0
     state = link.state
     assert (state.configured, state.available, state.fallback_mode, state.last_error) == (True, True, False, None)
     assert state.since is not None
@@ -122,7 +125,7 @@ def test_nothing_listens_at_the_start(connect: Connect, caplog: pytest.LogCaptur
     port = free_port()
     link = connect(f"redis://localhost:{port}/0")
     assert not ping(link)
-    assert seconds(lambda: [ping(link) for _ in range(1000)]) < 0.5
+    assert seconds(lambda: [ping(link) for _ in range(1000)]) < 100 * TIMEOUT
     state = link.state
     assert (state.available, state.fallback_mode) == (False, True)
     assert state.last_error is not None
@@ -152,10 +155,10 @@ def test_killed_in_the_middle_and_started_again(connect: Connect, caplog: pytest
     assert ping(link)
     server.terminate()
     assert not ping(link)
-    assert seconds(lambda: [ping(link) for _ in range(1000)]) < 0.5
+    assert seconds(lambda: [ping(link) for _ in range(1000)]) < 100 * TIMEOUT
     error = link.state.last_error
     with server:
-        assert eventually(lambda: link.available, 5) < 2.5
+        eventually(lambda: link.available)
         assert ping(link)
         assert link.state.last_error is None
         away = f"Redis at 127.0.0.1:{port} is away, the database does its work: "
@@ -182,17 +185,17 @@ def test_frozen_it_costs_one_time_out_not_one_a_call(
     frozen_server: tuple[str, Callable[[], None], Callable[[], None]], connect: Connect
 ) -> None:
     url, freeze, thaw = frozen_server
-    link = connect(url)
+    link = connect(url, TIMEOUT)
     for number in range(20):
-        link.call(lambda client, n=number: client.set(f"key{n}", f"value{n}"), None)
+        eventually(lambda n=number: link.call(lambda client: client.set(f"key{n}", f"value{n}"), None))
     freeze()
-    assert TIMEOUT * 0.9 < seconds(lambda: get(link, "key0")) < TIMEOUT + 0.5
+    assert seconds(lambda: get(link, "key0")) > 0.9 * TIMEOUT
     assert get(link, "key1") == "Redis cannot say"
-    assert seconds(lambda: [get(link, "key2") for _ in range(1000)]) < 0.3
+    assert seconds(lambda: [get(link, "key2") for _ in range(1000)]) < 100 * TIMEOUT
     assert link.state.last_error is not None
     assert "Timeout" in link.state.last_error
     thaw()
-    assert eventually(lambda: link.available, 5) < 2.5
+    eventually(lambda: link.available)
     # no late answer to an earlier question is taken for this one's
     assert [get(link, f"key{n}") for n in range(20)] == [f"value{n}".encode() for n in range(20)]
 
@@ -201,22 +204,23 @@ def test_many_threads_at_a_frozen_server_wait_side_by_side(
     frozen_server: tuple[str, Callable[[], None], Callable[[], None]], connect: Connect
 ) -> None:
     url, freeze, _ = frozen_server
-    link = connect(url)
-    assert ping(link)
+    link = connect(url, TIMEOUT)
+    eventually(lambda: ping(link))
     freeze()
     with ThreadPoolExecutor(20) as threads:
         started = monotonic()
         answers = list(threads.map(lambda _: [get(link, "x") for _ in range(50)], range(20)))
-    assert monotonic() - started < 2 * TIMEOUT + 1
+    assert monotonic() - started < 15 * TIMEOUT, "20 in a row would take 20 times as long"
     assert {answer for some in answers for answer in some} == {"Redis cannot say"}
 
 
-def test_frozen_from_the_start_the_first_call_waits_once(proxy: Proxy, through: RedisLink) -> None:
+def test_frozen_from_the_start_the_first_call_waits_once(proxy: Proxy, connect: Connect) -> None:
+    link = connect(f"redis://127.0.0.1:{proxy.port}/0", TIMEOUT)
     proxy.freeze()
-    assert seconds(lambda: ping(through)) < TIMEOUT + 0.5
-    assert seconds(lambda: [ping(through) for _ in range(1000)]) < 0.3
+    assert not ping(link)
+    assert seconds(lambda: [ping(link) for _ in range(1000)]) < 100 * TIMEOUT
     proxy.thaw()
-    assert eventually(lambda: ping(through), 5) < 2.5
+    eventually(lambda: ping(link))
 
 
 def test_cut_off_and_back_again_and_again(proxy: Proxy, through: RedisLink, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,7 +230,7 @@ def test_cut_off_and_back_again_and_again(proxy: Proxy, through: RedisLink, capl
         proxy.cut()
         assert not ping(through)
         proxy.mend()
-        assert eventually(lambda: through.available, 5) < 2.5
+        eventually(lambda: through.available)
         assert ping(through)
     assert [message.split()[4] for message in messages(caplog)] == ["away,", "back"] * 3
 
@@ -239,16 +243,16 @@ def test_a_connection_that_was_closed_while_idle_is_replaced(proxy: Proxy, throu
 
 
 def test_a_slow_redis_is_no_help(proxy: Proxy, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "PROBE_TIMEOUT", 0.2)
-    link = connect(f"redis://127.0.0.1:{proxy.port}/0", 5.0)
-    assert ping(link)
-    proxy.delay = 0.15  # each way
+    monkeypatch.setattr(link_module, "PROBE_TIMEOUT", 1.0)
+    link = connect(f"redis://127.0.0.1:{proxy.port}/0")
+    eventually(lambda: ping(link))
+    proxy.delay = 0.8  # each way
     assert ping(link)  # what it said is still true
     assert link.state.last_error is not None
-    assert link.state.last_error.startswith("an answer took 0.")
+    assert link.state.last_error.startswith("an answer took ")
     assert not ping(link)
     proxy.delay = 0
-    assert eventually(lambda: link.available, 5) < 2.5
+    eventually(lambda: link.available)
 
 
 def test_a_refusal_that_concerns_one_key_closes_nothing(redis_url: str, connect: Connect) -> None:
@@ -272,7 +276,7 @@ def test_a_redis_that_cannot_be_written_is_away(redis_url: str, connect: Connect
             assert link.state.last_error == "You can't write against a read only replica."
         finally:
             admin.execute_command("REPLICAOF", "NO", "ONE")
-    assert eventually(lambda: link.available, 5) < 2.5
+    eventually(lambda: link.available)
 
 
 def test_a_wrong_password_is_not_shown(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
@@ -309,7 +313,7 @@ def test_too_many_at_once_get_the_default_and_redis_stays(
     redis_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_server, "MAX_CONNECTIONS", 2)
-    link = connect(redis_url, 5.0)
+    link = connect(redis_url)
     assert ping(link)
     with ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(link.call, lambda client: client.blpop(["queue"], 0), None) for _ in range(2)]
@@ -318,7 +322,7 @@ def test_too_many_at_once_get_the_default_and_redis_stays(
         with redis.Redis.from_url(redis_url) as other:
             other.rpush("queue", "a", "b")
         assert {future.result() for future in waiting} == {(b"queue", b"a"), (b"queue", b"b")}
-    assert link.wait(5)
+    assert link.wait(60)
 
 
 def test_our_own_mistakes_are_not_taken_for_redis(redis_url: str, connect: Connect) -> None:
@@ -332,10 +336,12 @@ def test_our_own_mistakes_are_not_taken_for_redis(redis_url: str, connect: Conne
 
 def test_later_never_waits_and_close_does_what_is_left(proxy: Proxy, through: RedisLink, redis_url: str) -> None:
     assert ping(through)
-    proxy.delay = 0.05
-    assert seconds(lambda: through.later(lambda client: client.set("a", "1"))) < 0.05
-    through.close()
+    proxy.freeze()
+    through.later(lambda client: client.set("a", "1"))
     with redis.Redis.from_url(redis_url) as other:
+        assert other.get("a") is None, "it was not waited for"
+        proxy.thaw()
+        through.close()
         assert other.get("a") == b"1"
     through.later(lambda client: client.set("a", "2"))
     assert not ping(through)

@@ -58,7 +58,7 @@ def proxy(redis_url: str) -> Iterator[Proxy]:
 @pytest.fixture
 def link(proxy: Proxy) -> Iterator[RedisLink]:
     url = f"redis://127.0.0.1:{proxy.port}/0"
-    opened = RedisLink(load_settings(redis_url=url, redis_socket_timeout=0.4), "ns")
+    opened = RedisLink(load_settings(redis_url=url, redis_socket_timeout=5.0), "ns")
     yield opened
     opened.close()
 

@@ -30,14 +30,16 @@ def proxy(redis_url: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def shared(settings: Settings, proxy: Proxy, tmp_path: Path) -> Settings:
-    """Through the proxy."""
+def shared(settings: Settings, proxy: Proxy, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """Through the proxy; a Redis that is not frozen gets all the time that a busy machine may take."""
+    freezes = hasattr(request.node, "callspec") and request.node.callspec.params.get("outage") == "freeze"
     changes = {
         "python_modules": (FUNCTIONS,),
         "artifacts_url": str(tmp_path / "artifacts"),
         "executor_stop_grace": 0.5,
         "redis_url": f"redis://127.0.0.1:{proxy.port}/0",
-        "redis_socket_timeout": 0.4,
+        "redis_socket_timeout": 1.0 if freezes else 20.0,
+        "execution_lock_ttl": 60.0,  # of which no call to Redis takes more than a third
     }
     return settings.model_copy(update=changes)
 
@@ -46,7 +48,7 @@ def shared(settings: Settings, proxy: Proxy, tmp_path: Path) -> Settings:
 def driving(shared: Settings) -> Iterator[Installation]:
     with open_installation(shared) as opened:
         opened.take_work()
-        assert opened.signals.health().redis.available
+        eventually(lambda: opened.signals.health().redis.available)
         yield opened
 
 
@@ -54,7 +56,7 @@ def driving(shared: Settings) -> Iterator[Installation]:
 def serving(shared: Settings) -> Iterator[Installation]:
     """Another process's side of it, which starts and reads."""
     with open_installation(shared) as opened:
-        assert opened.signals.health().redis.available
+        eventually(lambda: opened.signals.health().redis.available)
         yield opened
 
 
@@ -133,7 +135,7 @@ def test_states_are_right_without_redis(
             client.flushall()
             client.script_flush()
     end(driving, x)
-    assert eventually(lambda: executions.get(serving, x).status == "cancelled", 3)
+    assert eventually(lambda: executions.get(serving, x).status == "cancelled")
     end_outage(proxy)
     eventually(lambda: serving.signals.health().redis.available)
     assert executions.get(serving, x).status == "cancelled"

@@ -119,13 +119,13 @@ def test_processes_that_fold_at_once_fold_each_run_once(settings: Settings, inst
     pipelines.save(installation, pipeline("good"))
     for _ in range(2):
         run(installation, "good")
-    _multiply_ended(installation, 400)
+    _multiply_ended(installation, 150)
     context = multiprocessing.get_context("spawn")
     with context.Pool(3) as pool:
         folded = sum(pool.map(_fold_all, [settings] * 3))
-    assert folded >= 401  # the second start has folded the first end
-    assert risk.assess(installation, "good").question.past.pipeline.runs == 402
-    assert run_history.count(installation.database) == 402
+    assert folded >= 151  # the second start has folded the first end
+    assert risk.assess(installation, "good").question.past.pipeline.runs == 152
+    assert run_history.count(installation.database) == 152
 
 
 def _fold_all(settings: Settings) -> int:

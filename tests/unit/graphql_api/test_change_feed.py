@@ -47,7 +47,7 @@ def states(found: Sequence[ExecutionChange] | None) -> list[tuple[str, str]]:
 
 
 def soon(awaitable: Any) -> Any:
-    return asyncio.wait_for(awaitable, 10)
+    return asyncio.wait_for(awaitable, 60)
 
 
 def test_only_new_states_are_told_and_the_last_one_counts() -> None:

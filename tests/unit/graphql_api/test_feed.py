@@ -84,7 +84,7 @@ def test_everybody_gets_each_event_once_and_in_order(steps: list[int], begins: l
             for _ in range(step % 5):
                 await asyncio.sleep(0)
         history.add(ended=True)
-        found = await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        found = await asyncio.wait_for(asyncio.gather(*tasks), 60)
         for (after, _), numbers in zip(begins, found, strict=True):
             assert numbers == list(range(after + 1, len(history.events) + 1))
 
@@ -165,7 +165,7 @@ def test_news_that_come_while_reading_are_read_too() -> None:
             await asyncio.sleep(0)  # its look at the events is over
         history.add(ended=True)
         kept = await reading
-        await asyncio.wait_for(history.feed.news(kept.batch.last), 5)
+        await asyncio.wait_for(history.feed.news(kept.batch.last), 60)
         rest = await everything(history, kept.batch.last)
         assert [*(event.seq for event in kept.batch.events), *rest] == [2]
 
@@ -181,6 +181,6 @@ def test_closed_it_ends_all_who_wait() -> None:
         await asyncio.sleep(0)
         history.feed.close()
         with pytest.raises(StreamsClosedError):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, 60)
 
     asyncio.run(run())
