@@ -8,7 +8,7 @@ RUN_STAMP := $(VENV)/.runtime
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve graphiql test coverage lint faults bench lock docs clean
+.PHONY: help demo serve graphiql test coverage lint histories faults bench lock docs clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,17 +23,24 @@ serve: $(STAMP) ## serve the API and the flights pipeline, with GraphiQL at http
 graphiql: $(STAMP) ## fetch GraphiQL's files into the cache folder; needs npm
 	@$(BIN)/python -m graphql_api.graphiql.install
 
+# Each test process has a core to itself at best: more threads of OpenMP only wait for each other there. And the many
+# processes that tests start need not compile our modules each time, where the environment says to write no byte code.
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --dist worksteal
+
 test: $(STAMP) ## the tests, on SQLite and PostgreSQL, with a few trials of each fault
-	$(BIN)/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	$(TEST) -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## the tests again, with what they cover, branches included
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --ignore=tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(TEST) -n $(PYTEST_WORKERS) --ignore=tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: $(STAMP) ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+histories: $(STAMP) ## what the safety engine must show on the whole of ../shared/data; takes some minutes
+	SAFETY_HISTORIES=whole OMP_NUM_THREADS=1 $(BIN)/pytest tests/acceptance/test_safety_histories.py $(PYTEST_ARGS)
 
 faults: $(STAMP) ## the fault suite with all its trials, and the figures into docs/promises.md; takes half an hour
 	$(BIN)/python -m tests.faults $(PYTEST_ARGS)

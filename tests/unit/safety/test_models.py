@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ from flexiroaster.safety.calibration import sigmoid
 from flexiroaster.safety.choice import refresh, refresh_due
 from flexiroaster.safety.examples import Examples
 from flexiroaster.safety.features import GROUPS, NAMES
-from flexiroaster.safety.history import feature_rows
-from flexiroaster.safety.learning import learn
+from flexiroaster.safety.history import History, feature_rows
+from flexiroaster.safety.learning import Learned, learn
 from flexiroaster.safety.model import Calibrated, RiskModel, Rung
 from flexiroaster.safety.prior import PRIOR, made_up_rows
 from flexiroaster.safety.runs import Outcome
@@ -217,35 +217,43 @@ def test_without_history_the_prior_answers_and_says_so() -> None:
     assert prediction.high - prediction.low > 0.05
 
 
-def test_an_outcome_teaches_nothing_before_its_run_has_ended() -> None:
-    """All outcomes that came after a moment are turned round: what had been said until then stays the same."""
-    history = made_up(1300, cancelled=0.0)
-    longer = np.random.default_rng(0).exponential(40 * 3600.0, 1300)
+@pytest.fixture(scope="module")
+def lived() -> tuple[History, Learned]:
+    """Runs of which many take days, and what was said at each of their starts."""
+    longer = np.random.default_rng(0).exponential(40 * 3600.0, RUNS)
+    history = made_up(RUNS)
     history = replace(history, finished_at=history.started_at + longer)
-    moment = history.started_at[1000]
-    later, rows = history.finished_at >= moment, feature_rows(history)
+    learned = learn(history, feature_rows(history))
+    assert len([t for t in learned.trainings if t.examples < MOMENT - 50]) > 1
+    return history, learned
+
+
+RUNS, MOMENT = 800, 730
+
+
+def test_an_outcome_teaches_nothing_before_its_run_has_ended(lived: tuple[History, Learned]) -> None:
+    """All outcomes that came after a moment are turned round: what had been said until then stays the same."""
+    history, one = lived
+    later, rows = history.finished_at >= history.started_at[MOMENT], feature_rows(history)
     turned = [_other(o) if late else o for o, late in zip(history.outcome, later, strict=True)]
-    assert later[:1000].sum() > 20
-    one, two = learn(history, rows), learn(replace(history, outcome=turned), rows)
-    assert len([t for t in one.trainings if t.examples < 950]) > 1
-    assert (one.champion[:1001] == two.champion[:1001]).all()
-    assert np.array_equal(one.challenger[:1001], two.challenger[:1001], equal_nan=True)
-    assert (one.said[Rung.RECALIBRATED][:1001] == two.said[Rung.RECALIBRATED][:1001]).all()
+    assert later[:MOMENT].sum() > 20
+    two = learn(replace(history, outcome=turned), rows)
+    said, then = slice(MOMENT + 1), slice(MOMENT + 1, None)
+    assert (one.champion[said] == two.champion[said]).all()
+    assert np.array_equal(one.challenger[said], two.challenger[said], equal_nan=True)
+    assert (one.said[Rung.RECALIBRATED][said] == two.said[Rung.RECALIBRATED][said]).all()
+    assert (one.said[Rung.RECALIBRATED][then] != two.said[Rung.RECALIBRATED][then]).any(), "it does teach afterwards"
 
 
 def _other(outcome: Outcome) -> Outcome:
-    return Outcome.COMPLETED if outcome is Outcome.FAILED else Outcome.FAILED
+    turned = {Outcome.FAILED: Outcome.COMPLETED, Outcome.COMPLETED: Outcome.FAILED}
+    return turned.get(outcome, outcome)
 
 
-def test_what_is_said_does_not_depend_on_what_comes_later() -> None:
+def test_what_is_said_does_not_depend_on_what_comes_later(lived: tuple[History, Learned]) -> None:
     """The same history, cut off: what had been said up to there stays the same, bit by bit."""
-    history = made_up(1500)
-    cut = replace(
-        history,
-        **{name: getattr(history, name)[:1100] for name in ("pipeline_id", "started_at", "finished_at", "outcome")},
-        **{name: getattr(history, name)[:1100] for name in ("duration_s", "n_stages", "execution_id")},
-    )
-    whole, part = learn(history, feature_rows(history)), learn(cut, feature_rows(cut))
-    assert len(whole.trainings) > 1
-    assert (whole.champion[:1100] == part.champion).all()
-    assert np.array_equal(whole.challenger[:1100], part.challenger, equal_nan=True)
+    history, whole = lived
+    cut = replace(history, **{field.name: getattr(history, field.name)[:MOMENT] for field in fields(history)})
+    part = learn(cut, feature_rows(cut))
+    assert (whole.champion[:MOMENT] == part.champion).all()
+    assert np.array_equal(whole.challenger[:MOMENT], part.challenger, equal_nan=True)
