@@ -70,13 +70,13 @@ def test_an_abandoned_reader_leaves_nothing_behind(installation: Installation) -
     gc.collect()
     gc.freeze()  # what is there already need not be gone through
     try:
-        for _ in range(20):
+        for _ in range(60):
             assert [event.seq for event in islice(follow(installation, x), 2)] == [1, 2]
         gc.collect()
         alive = [item for item in gc.get_objects() if isinstance(item, threading.Event)]
     finally:
         gc.unfreeze()
-    assert len(alive) < 10, "each reader has one; threads that start meanwhile have some as well"
+    assert len(alive) < 30, "each reader has one; threads that start meanwhile have some as well"
 
 
 def test_there_must_be_an_execution(installation: Installation) -> None:
