@@ -223,9 +223,7 @@ def lived() -> tuple[History, Learned]:
     longer = np.random.default_rng(0).exponential(40 * 3600.0, RUNS)
     history = made_up(RUNS)
     history = replace(history, finished_at=history.started_at + longer)
-    learned = learn(history, feature_rows(history))
-    assert len([t for t in learned.trainings if t.examples < MOMENT - 50]) > 1
-    return history, learned
+    return history, learn(history, feature_rows(history))
 
 
 RUNS, MOMENT = 800, 730
@@ -243,6 +241,7 @@ def test_an_outcome_teaches_nothing_before_its_run_has_ended(lived: tuple[Histor
     assert np.array_equal(one.challenger[said], two.challenger[said], equal_nan=True)
     assert (one.said[Rung.RECALIBRATED][said] == two.said[Rung.RECALIBRATED][said]).all()
     assert (one.said[Rung.RECALIBRATED][then] != two.said[Rung.RECALIBRATED][then]).any(), "it does teach afterwards"
+    assert len([t for t in one.trainings if t.examples < MOMENT - 50]) > 1
 
 
 def _other(outcome: Outcome) -> Outcome:
