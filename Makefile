@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN_STAMP := $(VENV)/.runtime
-PYTEST_WORKERS ?= 2
+# one more than the two cores that CI has: many a test waits, for a process or a lease
+PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve graphiql test coverage lint histories faults bench lock docs clean

@@ -30,9 +30,8 @@ DAILY = {"name": "Daily sales", "variables": {"least": 5}, "stages": [ORDERS, BI
 def environment(**extra: str) -> dict[str, str]:
     home = Path("home")
     home.mkdir(exist_ok=True)
-    kept = {
-        name: os.environ[name] for name in ("PATH", "XDG_RUNTIME_DIR", "COVERAGE_PROCESS_START") if name in os.environ
-    }
+    names = ("PATH", "XDG_RUNTIME_DIR", "COVERAGE_PROCESS_START", "OMP_NUM_THREADS")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return {**kept, "HOME": str(home.resolve()), "COLUMNS": "120", **extra}
 
 

@@ -21,7 +21,7 @@ from tests.integration.test_runs import python
 
 __all__ = ["settings"]  # the fixture, with short leases
 
-SOON = timedelta(seconds=4)
+SOON = timedelta(seconds=3)
 """Time enough to see the pause, however busy the machine is."""
 
 FAR = timedelta(hours=2)

@@ -27,7 +27,7 @@ class Api:
         self.installation = server.installation
         self.port = port
         self.url = f"http://127.0.0.1:{port}/graphql"
-        self.http = httpx.Client(timeout=30)
+        self.http = httpx.Client(timeout=120)
 
     def post(self, query: str, variables: Mapping[str, Any] | None = None, **headers: str) -> httpx.Response:
         """Send an operation; `accept_encoding=` in `headers` becomes `accept-encoding`."""

@@ -33,7 +33,8 @@ def test_a_request_out_of_time_is_answered_with_an_error(settings, query: str) -
         answer = api.post(query, accept=responses.GRAPHQL)
         assert answer.status_code == 503
         assert answer.json()["errors"][0]["extensions"] == {"code": "TIMEOUT"}
-        assert api.data('{ echo(text: "still here") }') == {"echo": "still here"}
+        echo = '{ echo(text: "still here") }'  # which may be out of time as well, as long as the machine is busy
+        eventually(lambda: api.post(echo).json() == {"data": {"echo": "still here"}})
         RELEASED.set()  # the server waits for its threads
 
 
