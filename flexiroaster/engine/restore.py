@@ -16,9 +16,11 @@ __all__ = ["restore"]
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-def restore(stored: Stored, token: int, at: datetime, watch: Watch | None = None) -> Execution:
+def restore(
+    stored: Stored, token: int, at: datetime, watch: Watch | None = None, *, lost_by: str | None = None
+) -> Execution:
     """The execution as of its last event; attempts that were running when its driver went away begin anew. `watch` is
-    taught what has happened so far.
+    taught what has happened so far; `lost_by` is whose lease ran out, if one did.
     """
     execution = Execution(
         stored.execution_id,
@@ -45,6 +47,9 @@ def restore(stored: Stored, token: int, at: datetime, watch: Watch | None = None
     if watch is not None:
         _teach(watch, execution)
     execution.line_up()
+    if lost_by is not None:
+        message = f"Execution taken over, the lease of its worker has run out: {lost_by}"
+        execution.tell(EventType.EXECUTION_CLAIMED, message, at, Level.WARNING, data={"lost_by": lost_by})
     _take_back(execution, at)
     if stored.goal is Goal.ROLLBACK:
         execution.stopping = "rollback"

@@ -111,7 +111,7 @@ def adopt(
     faults.point("scheduler.after_claim")
     stored = load(claim.execution_id)
     at = utc_now()
-    execution = restore(stored, claim.token, at, watch(stored))
+    execution = restore(stored, claim.token, at, watch(stored), lost_by=claim.lost_by)
     execution.suspect = claim.claims > SUSPECT
     faults.point("scheduler.after_restore")
     if claim.claims > MAX_CLAIMS and not execution.ended:

@@ -5,7 +5,7 @@ A claim is one statement that raises the fencing token, so whoever drove the exe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,14 @@ __all__ = ["SUSPECT", "Claim", "claim", "claim_one", "release", "renew", "waitin
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An execution that was claimed: with this token its state may be written. `claims` counts since it progressed."""
+    """An execution that was claimed: with this token its state may be written. `claims` counts since it progressed,
+    `lost_by` is who drove it until its lease ran out; None where nobody did.
+    """
 
     execution_id: str
     token: int
     claims: int
+    lost_by: str | None = None
 
 
 SUSPECT = 2
@@ -36,25 +39,25 @@ _NOW = {
     "sqlite": "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', :seconds || ' seconds')",
     "postgresql": "now() + make_interval(secs => :seconds)",
 }
-_SKIP_LOCKED = {"sqlite": "", "postgresql": "FOR UPDATE SKIP LOCKED"}
+_CLAIMABLE = """
+SELECT id, lease_owner FROM executions
+WHERE claimable_at IS NOT NULL AND claimable_at <= {now} AND claims >= :least AND claims < :below
+ORDER BY claimable_at, id LIMIT :most
+"""
+_CLAIMABLE_ONE = """
+SELECT id, lease_owner FROM executions WHERE id = :id AND claimable_at IS NOT NULL AND claimable_at <= {now}
+"""
+_TAKE = """
+UPDATE executions AS x
+SET fencing_token = fencing_token + 1, claims = claims + 1, lease_owner = :owner, claimable_at = {then}
+"""
+_TAKE_FOUND = f"""
+WITH found AS ({{claimable}}) {_TAKE}
+FROM found WHERE x.id = found.id RETURNING x.id, x.fencing_token, x.claims, found.lease_owner
+"""
+_TAKE_THESE = f"{_TAKE} WHERE id IN :ids RETURNING id, fencing_token, claims"
+"""SQLite cannot return what was there before, so it reads that first: a writer is alone there."""
 
-_CLAIM = """
-WITH claimable AS (
-  SELECT id FROM executions
-  WHERE claimable_at IS NOT NULL AND claimable_at <= {now} AND claims >= :least AND claims < :below
-  ORDER BY claimable_at, id LIMIT :most {skip_locked}
-)
-UPDATE executions
-SET fencing_token = fencing_token + 1, claims = claims + 1, lease_owner = :owner, claimable_at = {then}
-WHERE id IN (SELECT id FROM claimable)
-RETURNING id, fencing_token, claims
-"""
-_CLAIM_ONE = """
-UPDATE executions
-SET fencing_token = fencing_token + 1, claims = claims + 1, lease_owner = :owner, claimable_at = {then}
-WHERE id = :id AND claimable_at IS NOT NULL AND claimable_at <= {now}
-RETURNING id, fencing_token, claims
-"""
 _RENEW = """
 UPDATE executions SET claimable_at = {then}
 WHERE id IN :ids AND claimable_at IS NOT NULL AND lease_owner = :owner AND claimable_at > {now}
@@ -74,14 +77,14 @@ def claim(database: Database, owner: str, *, most: int, lease_seconds: float, su
     by themselves, the others without them.
     """
     least, below = (SUSPECT, _ANY) if suspects else (0, SUSPECT)
-    rows = _execute(database, _CLAIM, owner=owner, most=most, then=lease_seconds, least=least, below=below)
-    return [Claim(*row) for row in rows]
+    found = {"least": least, "below": below, "most": most}
+    return _claim(database, owner, lease_seconds, _CLAIMABLE, "FOR UPDATE SKIP LOCKED", found)
 
 
 def claim_one(database: Database, owner: str, execution_id: str, *, lease_seconds: float) -> Claim | None:
     """Claim this execution if nobody drives it and it needs somebody; None otherwise. Raises StoreError."""
-    rows = _execute(database, _CLAIM_ONE, owner=owner, id=execution_id, then=lease_seconds)
-    return Claim(*rows[0]) if rows else None
+    claims = _claim(database, owner, lease_seconds, _CLAIMABLE_ONE, "FOR UPDATE", {"id": execution_id})
+    return claims[0] if claims else None
 
 
 def renew(database: Database, owner: str, execution_ids: Collection[str], *, lease_seconds: float) -> set[str]:
@@ -91,8 +94,12 @@ def renew(database: Database, owner: str, execution_ids: Collection[str], *, lea
     """
     if not execution_ids:
         return set()
-    rows = _execute(database, _RENEW, owner=owner, ids=list(execution_ids), then=lease_seconds)
-    return {row[0] for row in rows}
+    try:
+        with database.write() as connection:
+            rows = _rows(connection, _RENEW, lease_seconds, owner=owner, ids=list(execution_ids))
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot renew leases: {error}") from error
+    return {row.id for row in rows}
 
 
 def release(database: Database, owner: str, execution_ids: Collection[str]) -> None:
@@ -115,21 +122,36 @@ def waiting(database: Database) -> bool:
         raise StoreError(f"cannot look for work: {error}") from error
 
 
-def _execute(database: Database, template: str, *, then: float, **parameters: Any) -> list[Any]:  # noqa: ANN401 - bound
+def _claim(
+    database: Database, owner: str, lease_seconds: float, claimable: str, lock: str, found: Mapping[str, object]
+) -> list[Claim]:
+    """Claim what the statement `claimable` finds. Whoever gives an execution up is not its owner any more, so who still
+    is has lost its lease.
+    """
     try:
         with database.write() as connection:
-            statement = text(_sql(connection, template, then))
-            if "ids" in parameters:
-                statement = statement.bindparams(bindparam("ids", expanding=True))
-            return list(connection.execute(statement, {**parameters, "seconds": 0, "lease": then}).all())
+            if not database.is_sqlite:
+                statement = _TAKE_FOUND.replace("{claimable}", f"{claimable} {lock}")
+                return [Claim(*row) for row in _rows(connection, statement, lease_seconds, owner=owner, **found)]
+            owners: dict[str, str | None] = dict(_rows(connection, claimable, None, **found))
+            if not owners:
+                return []
+            taken = _rows(connection, _TAKE_THESE, lease_seconds, owner=owner, ids=list(owners))
+            return [Claim(row.id, row.fencing_token, row.claims, owners[row.id]) for row in taken]
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot claim or renew leases: {error}") from error
+        raise StoreError(f"cannot claim executions: {error}") from error
+
+
+def _rows(connection: Connection, template: str, then: float | None, **parameters: object) -> list[Any]:
+    statement = text(_sql(connection, template, then))
+    if "ids" in parameters:
+        statement = statement.bindparams(bindparam("ids", expanding=True))
+    times = {"seconds": 0} if then is None else {"seconds": 0, "lease": then}
+    return list(connection.execute(statement, {**parameters, **times}).all())
 
 
 def _sql(connection: Connection, template: str, then: float | None) -> str:
     """The statement in the database's dialect; every part is a constant of this file."""
     dialect = connection.dialect.name
     now = _NOW[dialect]
-    return template.format(
-        now=now, then="" if then is None else now.replace(":seconds", ":lease"), skip_locked=_SKIP_LOCKED[dialect]
-    )
+    return template.format(now=now, then="" if then is None else now.replace(":seconds", ":lease"))

@@ -70,10 +70,12 @@ WITH input AS (
                           completed_stages, created_at, last_seq, fencing_token, lease_owner, claimable_at, claims,
                           goal, queued, slot, idempotency_key, request_digest, parent_id, risk_score)
   SELECT u.id, u.pipeline_id, u.pipeline_name, u.revision, u.status, u.variables, u.triggered_by, u.total, u.completed,
-         u.created_at, u.seq, o.token, CASE WHEN u.queued THEN NULL ELSE u.owner END,
+         u.created_at, u.seq, o.token, CASE WHEN o.token = 1 THEN u.owner END,
          CASE WHEN u.queued OR u.status = 'paused' THEN NULL ELSE now() + make_interval(secs => u.lease) END, o.token,
          'run', u.queued, u.slot, u.idempotency_key, u.request_digest, u.parent_id, u.risk_score
-  FROM placed AS u CROSS JOIN LATERAL (SELECT (u.owner IS NOT NULL AND NOT u.queued)::int AS token) AS o
+  FROM placed AS u CROSS JOIN LATERAL (
+    SELECT (u.owner IS NOT NULL AND NOT u.queued AND u.status <> 'paused')::int AS token
+  ) AS o
   WHERE u.queue OR NOT u.queued
   ORDER BY u.position
   ON CONFLICT DO NOTHING

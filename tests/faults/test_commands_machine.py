@@ -132,12 +132,15 @@ class Commands(RuleBasedStateMachine):
     @rule()
     def claim(self) -> None:
         """As scheduler and driver do: claim, load, restore, carry the commands out, begin."""
+        owner = self._row().lease_owner
         claimed = claims.claim_one(self.database, OWNER, self.id, lease_seconds=LEASE)
         if claimed is None:
             return
+        assert claimed.lost_by == owner
         self.touched = True
         stored = self._load()
-        self.driven = restore(stored, claimed.token, utc_now(), Watch(rules=self.rules))
+        watch = Watch(rules=self.rules)
+        self.driven = restore(stored, claimed.token, utc_now(), watch, lost_by=claimed.lost_by)
         self.seen, self.attempts = set(), {}
         self.driven.waits = stored.queued
         self._obey(stored.commands)
