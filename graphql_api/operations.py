@@ -34,7 +34,7 @@ from graphql_api.context import Context, StreamContext
 from graphql_api.documents import Documents, Operation, RefusedError
 from graphql_api.execution import OVERLOADED, Workers, execute_operation
 from graphql_api.requests import GraphQLRequest
-from graphql_api.streams import Streams, StreamsClosedError
+from graphql_api.streams import Streams, StreamsClosedError, Transport
 
 __all__ = ["FailedError", "Operations", "Response", "errors_of"]
 
@@ -88,23 +88,28 @@ class Operations:
         self._documents = documents
         self._workers = workers
         self._streams = streams
-        self._subscriptions = 0
         self._encoded: WeakKeyDictionary[object, dict[_Form, asyncio.Task[str]]] = WeakKeyDictionary()
 
     async def responses(
-        self, asked: GraphQLRequest, viewer: Viewer, resume: str | None = None, *, read_only: bool = False
+        self,
+        asked: GraphQLRequest,
+        viewer: Viewer,
+        over: Transport,
+        *,
+        resume: str | None = None,
+        read_only: bool = False,
     ) -> AsyncGenerator[Response, None]:
         """The results of an operation; of a subscription from the cursor `resume` on, if there is one.
 
-        `read_only` refuses mutations, as what web links can send must. Raises RefusedError (it is not executed),
-        FailedError, StreamsClosedError. Close it when you end early.
+        `over` is what they are sent over; `read_only` refuses mutations, as what web links can send must. Raises
+        RefusedError (it is not executed), FailedError, StreamsClosedError. Close it when you end early.
         """
         find = partial(self._documents.operation, asked.query, viewer.role, asked.variables, asked.operation_name)
         operation = await self._workers.run(lambda *_: find())
         if read_only and operation.type is OperationType.MUTATION:
             raise RefusedError.because("Mutations need POST", "METHOD_NOT_ALLOWED", 405)
         try:
-            async with aclosing(self._results(operation, asked, viewer, resume)) as results:
+            async with aclosing(self._results(operation, asked, viewer, over, resume)) as results:
                 async for response in results:
                     yield response
         except (RefusedError, FailedError, StreamsClosedError):
@@ -114,7 +119,7 @@ class Operations:
             raise FailedError([failures.presented(GraphQLError("", original_error=error), spoken)]) from error
 
     async def _results(
-        self, operation: Operation, asked: GraphQLRequest, viewer: Viewer, resume: str | None
+        self, operation: Operation, asked: GraphQLRequest, viewer: Viewer, over: Transport, resume: str | None
     ) -> AsyncGenerator[Response, None]:
         if operation.type is not OperationType.SUBSCRIPTION:
             context = Context(self._installation, viewer)
@@ -122,20 +127,21 @@ class Operations:
             return
         form = _form(operation, asked, viewer.role)
         context = StreamContext(self._installation, viewer, self._streams, resume)
-        async with self._counted(), aclosing(await self._source(operation, asked, context)) as source:
+        async with self._counted(over), aclosing(await self._source(operation, asked, context)) as source:
             async for payload in source:
                 text = await self._text(form, operation, asked, payload)
                 yield Response(text, getattr(payload, "cursor", None))
 
     @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
-        if self._subscriptions >= MOST_SUBSCRIPTIONS:
+    async def _counted(self, over: Transport) -> AsyncIterator[None]:
+        opened = self._streams.subscriptions
+        if opened.total() >= MOST_SUBSCRIPTIONS:
             raise RefusedError.because("There are too many subscriptions, try again later", OVERLOADED, 503)
-        self._subscriptions += 1
+        opened[over] += 1
         try:
             yield
         finally:
-            self._subscriptions -= 1
+            opened[over] -= 1
 
     async def _source(
         self, operation: Operation, asked: GraphQLRequest, context: StreamContext

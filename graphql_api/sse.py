@@ -24,7 +24,7 @@ from graphql_api.operations import FailedError, Operations, Response, errors_of
 from graphql_api.places import Places
 from graphql_api.requests import GraphQLRequest, from_body, from_query, read_body
 from graphql_api.security import authenticate, credentials_of
-from graphql_api.streams import StreamsClosedError
+from graphql_api.streams import StreamsClosedError, Transport
 
 __all__ = ["EVENT_STREAM", "GraphQLEventStream"]
 
@@ -121,7 +121,9 @@ class GraphQLEventStream:
     async def _stream(self, request: Request, asked: GraphQLRequest, viewer: Viewer, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         resume = request.headers.get("last-event-id") or None
-        found = self.operations.responses(asked, viewer, resume, read_only=request.method == "GET")
+        found = self.operations.responses(
+            asked, viewer, Transport.SSE, resume=resume, read_only=request.method == "GET"
+        )
         async with aclosing(_events(found)) as events:
             async for event in events:  # while a client does not read, this waits, and holds one event
                 await send({"type": "http.response.body", "body": event, "more_body": True})

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -25,7 +27,7 @@ from graphql_api.documents import RefusedError
 from graphql_api.execution import Workers
 from graphql_api.feed import EventBatch, Feed, StreamsClosedError
 
-__all__ = ["Streams", "StreamsClosedError"]
+__all__ = ["Streams", "StreamsClosedError", "Transport"]
 
 LOOK_SECONDS = 5.0
 """How often a feed looks into the database although nobody told of news: behind the bus, should that be silent."""
@@ -53,10 +55,19 @@ class _AnyFeed(Protocol):
 F = TypeVar("F", bound=_AnyFeed)
 
 
+class Transport(StrEnum):
+    """What the results of a GraphQL operation go over when there may be many."""
+
+    WEBSOCKET = "websocket"
+    SSE = "sse"
+
+
 class Streams:
     """The live streams of one process, on one event loop. `end` and `close` it before its installation."""
 
     def __init__(self, installation: Installation) -> None:
+        self.subscriptions: Counter[Transport] = Counter(dict.fromkeys(Transport, 0))
+        """How many subscriptions are open over each."""
         self._installation = installation
         self._workers = Workers(_READERS)
         self._turns = asyncio.Semaphore(_AT_ONCE)

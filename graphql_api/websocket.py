@@ -26,7 +26,7 @@ from graphql_api.operations import FailedError, Operations, errors_of
 from graphql_api.places import MOST_EACH, Places
 from graphql_api.requests import GraphQLRequest, decoded
 from graphql_api.security import authenticate, credentials_of
-from graphql_api.streams import StreamsClosedError
+from graphql_api.streams import StreamsClosedError, Transport
 
 __all__ = ["PROTOCOL", "GraphQLWebSocket", "Limits"]
 
@@ -211,7 +211,8 @@ class _Connection:
 
     async def _operate(self, id_: str, asked: GraphQLRequest, viewer: Viewer) -> None:
         try:
-            async with aclosing(self._endpoint.operations.responses(asked, viewer)) as found:
+            results = self._endpoint.operations.responses(asked, viewer, Transport.WEBSOCKET)
+            async with aclosing(results) as found:
                 head = f'{{"id":{orjson.dumps(id_).decode()},"type":"next","payload":'
                 async for response in found:
                     await self._send(f"{head}{response.text}}}")

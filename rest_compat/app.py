@@ -47,7 +47,7 @@ def create_app(installation: Installation, streams: Streams) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.installation, app.state.streams, app.state.open_streams = installation, streams, set()
-    app.state.exposition = Exposition(installation, app.state.open_streams)
+    app.state.exposition = Exposition(installation, streams, app.state.open_streams)
     failures.install(app)
     app.add_exception_handler(airflow.WrongSecretError, airflow.answer_wrong_secret)
     app.include_router(system.probes, responses=failures.UNEXPECTED)

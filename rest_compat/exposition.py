@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from flexiroaster.service import health, metrics, tallies
 from flexiroaster.service.health import Report, Status
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.tallies import BUCKETS, Tallies
+from flexiroaster.service.tallies import Histogram, Tallies
+from graphql_api.streams import Streams
 
 __all__ = ["Exposition", "is_wanted"]
 
@@ -29,9 +31,10 @@ def is_wanted(accept: str) -> bool:
 class Exposition(Collector):
     """All figures of an installation, read when they are asked for; counters count from the start of this process."""
 
-    def __init__(self, installation: Installation, streams: set[object]) -> None:
+    def __init__(self, installation: Installation, streams: Streams, opened: set[object]) -> None:
         self._installation = installation
         self._streams = streams
+        self._opened = opened
         self._tallies = Tallies(installation)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -51,9 +54,16 @@ class Exposition(Collector):
         yield from self._counted()
         yield from self._now()
         yield from _parts(health.check(self._installation))
-        yield _gauge("flexiroaster_event_streams", "Open streams of events over REST.", len(self._streams))
+        yield from self._live()
 
     def _counted(self) -> Iterator[Metric]:
+        yield from self._executions()
+        losses = "Executions that were taken over because the lease of their worker had run out."
+        yield CounterMetricFamily("flexiroaster_lease_losses", losses, value=self._tallies.lease_losses)
+        about = "How likely it was held that an execution fails, from 0 to 1, when it was started."
+        yield _histogram("flexiroaster_start_risk_ratio", about, "level", self._tallies.risks)
+
+    def _executions(self) -> Iterator[Metric]:
         ended = CounterMetricFamily("flexiroaster_executions_ended", "Executions that ended.", labels=["status"])
         for status, number in sorted(self._tallies.executions.items()):
             ended.add_metric([status], number)
@@ -62,13 +72,8 @@ class Exposition(Collector):
         for operator, number in sorted(self._tallies.retries.items()):
             retries.add_metric([operator], number)
         yield retries
-        times = HistogramMetricFamily(
-            "flexiroaster_stage_duration_seconds", "The last attempt of each stage.", labels=["operator"]
-        )
-        bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
-        for operator, found in sorted(self._tallies.stages.items()):
-            times.add_metric([operator], list(zip(bounds, accumulate(found.counts), strict=True)), found.total)
-        yield times
+        times = "The last attempt of each stage."
+        yield _histogram("flexiroaster_stage_duration_seconds", times, "operator", self._tallies.stages)
 
     def _now(self) -> Iterator[Metric]:
         live = GaugeMetricFamily("flexiroaster_executions_live", "Executions that have not ended.", labels=["status"])
@@ -78,6 +83,14 @@ class Exposition(Collector):
         found = metrics.read(self._installation)
         yield _gauge("flexiroaster_pipelines", "Pipelines.", found.total_pipelines)
         yield _gauge("flexiroaster_pipelines_active", "Pipelines that are active.", found.active_pipelines)
+
+    def _live(self) -> Iterator[Metric]:
+        about = "Open subscriptions over GraphQL."
+        opened = GaugeMetricFamily("flexiroaster_subscriptions", about, labels=["transport"])
+        for transport, number in self._streams.subscriptions.items():
+            opened.add_metric([transport], number)
+        yield opened
+        yield _gauge("flexiroaster_event_streams", "Open streams of events over REST.", len(self._opened))
 
 
 def _parts(report: Report) -> Iterator[Metric]:
@@ -97,3 +110,11 @@ def _parts(report: Report) -> Iterator[Metric]:
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, about, value=float(value))
+
+
+def _histogram(name: str, about: str, label: str, found: Mapping[str, Histogram]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, about, labels=[label])
+    for value, histogram in sorted(found.items()):
+        bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        family.add_metric([value], list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.total)
+    return family

@@ -1,7 +1,7 @@
 """What executions came to since a process began to count: for systems that collect figures over time.
 
 Everything is read from the database, so that a process that drives nothing counts what the workers did. Each look reads
-what has ended since the one before, by key, so that it costs what is new.
+what has started, what has ended and whose lease has been lost since the one before, so that it costs what is new.
 """
 
 from __future__ import annotations
@@ -9,94 +9,135 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.event import utc_now
-from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.model.pipeline import Stage
 from flexiroaster.operators.registry import operator_of
+from flexiroaster.safety.gate import RiskLevel
 from flexiroaster.service import executions
 from flexiroaster.service.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.service.installation import Installation
+from flexiroaster.service.lease_losses import LeaseLosses
 from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import definition
+from flexiroaster.store import assessments
 
-__all__ = ["BUCKETS", "Durations", "Tallies", "live"]
+__all__ = ["PROBABILITIES", "SECONDS", "Histogram", "Tallies", "live"]
 
-BUCKETS = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
-"""Upper bounds of durations, in seconds; beyond the last there is no bound."""
+SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
+"""Upper bounds of durations; beyond the last there is no bound."""
+
+PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Upper bounds of probabilities; the default thresholds of medium and high are among them."""
 
 SETTLED = timedelta(seconds=5)
-"""What ended less long ago waits for the next look: another process may be about to write what ended before it."""
+"""What happened less long ago waits for the next look: another process may be about to write what happened before."""
 
 _AT_A_TIME = 500
 _LOOKS = 20
 _LARGE = frozenset({"variables", "error"})
 
 
-@dataclass(slots=True)
-class Durations:
-    """A histogram: how many durations in each bucket (the last one has no bound), and their sum."""
+class Histogram:
+    """How many values there are up to each of the bounds, how many beyond the last, and their sum."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    total: float = 0.0
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
 
-    def add(self, seconds: float) -> None:
+    def add(self, value: float) -> None:
         """Count one."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
 
 class Tallies:
-    """Counts that only grow. Thread-safe."""
+    """Counts that only grow: executions by how they ended, retries and durations of stages by operator, lease losses,
+    and the probabilities of failure that starts were given, by level. Thread-safe.
+    """
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._lock = threading.Lock()
-        self._behind: str | None = None
-        self._begun = utc_now()
-        self.executions: Counter[ExecutionStatus] = Counter()
+        begun = utc_now()
+        self._ended = _Passing(installation, ExecutionSort.COMPLETED_FIRST, begun, lambda row: row.completed_at)
+        self._started = _Passing(installation, ExecutionSort.OLDEST, begun, lambda row: row.created_at)
+        self._losses = LeaseLosses(begun)
+        self.executions: Counter[ExecutionStatus] = Counter(dict.fromkeys(sorted(TERMINAL), 0))
         self.retries: Counter[str] = Counter()
-        self.stages: dict[str, Durations] = {}
+        self.stages: dict[str, Histogram] = {}
+        self.risks = {level.value: Histogram(PROBABILITIES) for level in RiskLevel}
+
+    @property
+    def lease_losses(self) -> int:
+        """Executions taken over from a worker whose lease had run out."""
+        return self._losses.count
 
     def catch_up(self) -> None:
-        """Count what has ended since the last look; after a long silence only a part, the rest with the next look.
+        """Count what has happened since the last look; after a long silence only a part, the rest with the next look.
 
         Raises StoreError.
         """
         with self._lock:
             until = utc_now() - SETTLED
-            for _ in range(_LOOKS):
-                if not self._count(until):
-                    return
+            self._ended.each(until, self._count_ended)
+            self._started.each(until, self._count_risks)
+            self._losses.look(self._installation.database)
 
-    def _count(self, until: datetime) -> bool:
-        """Count a page; whether there may be another one."""
-        ended = self._next(until)
+    def _count_ended(self, ended: Sequence[ExecutionRow]) -> None:
         found = executions.stages_by_execution(self._installation, [row.id for row in ended])
+        operators = {row.id: self._operators(row) for row in ended}
         for row in ended:
             self.executions[row.status] += 1
-            self._count_stages(row, found.get(row.id, ()))
-            self._behind = executions.cursor(row, ExecutionSort.COMPLETED_FIRST)
-        return len(ended) == _AT_A_TIME
+            self._count_stages(operators[row.id], found.get(row.id, ()))
 
-    def _next(self, until: datetime) -> list[ExecutionRow]:
-        cursor = self._behind or executions.cursor_at(self._begun, ExecutionSort.COMPLETED_FIRST)
-        window = Window(first=_AT_A_TIME, after=cursor)
-        page = executions.page(self._installation, None, ExecutionSort.COMPLETED_FIRST, window, _LARGE)
-        return [row for row in page.items if row.completed_at is not None and row.completed_at <= until]
+    def _count_risks(self, started: Sequence[ExecutionRow]) -> None:
+        for level, probability in assessments.probabilities(self._installation.database, [row.id for row in started]):
+            self.risks[level].add(probability)
 
-    def _count_stages(self, row: ExecutionRow, stages: Sequence[StageRow]) -> None:
-        pipeline = definition(self._installation, row.pipeline_id, row.revision)
-        operators = {stage.id: _operator(stage) for stage in pipeline.stages}
+    def _count_stages(self, operators: dict[str, str], stages: Sequence[StageRow]) -> None:
         for stage in stages:
             operator = operators[stage.stage_id]
             self.retries[operator] += max(0, stage.attempt - 1)
             if stage.duration is not None:
-                self.stages.setdefault(operator, Durations()).add(max(0.0, stage.duration))
+                self.stages.setdefault(operator, Histogram(SECONDS)).add(max(0.0, stage.duration))
+
+    def _operators(self, row: ExecutionRow) -> dict[str, str]:
+        pipeline = definition(self._installation, row.pipeline_id, row.revision)
+        return {stage.id: _operator(stage) for stage in pipeline.stages}
+
+
+class _Passing:
+    """Executions in an order by time, each given once."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        sort: ExecutionSort,
+        begin: datetime,
+        time: Callable[[ExecutionRow], datetime | None],
+    ) -> None:
+        self._installation = installation
+        self._sort = sort
+        self._time = time
+        self._behind = executions.cursor_at(begin, sort)
+
+    def each(self, until: datetime, count: Callable[[Sequence[ExecutionRow]], None]) -> None:
+        """Have those up to that time counted, page by page; a page that cannot be comes again. Raises StoreError."""
+        for _ in range(_LOOKS):
+            window = Window(first=_AT_A_TIME, after=self._behind)
+            page = executions.page(self._installation, None, self._sort, window, _LARGE)
+            rows = [row for row in page.items if (at := self._time(row)) is not None and at <= until]
+            if rows:
+                count(rows)
+                self._behind = executions.cursor(rows[-1], self._sort)
+            if len(rows) < _AT_A_TIME:
+                return
 
 
 def _operator(stage: Stage) -> str:

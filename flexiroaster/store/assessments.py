@@ -12,7 +12,7 @@ from sqlalchemy import select
 from flexiroaster.store.database import Database
 from flexiroaster.store.safety_tables import risk_assessments
 
-__all__ = ["AssessmentRow", "by_executions"]
+__all__ = ["AssessmentRow", "by_executions", "probabilities"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +36,11 @@ def by_executions(database: Database, execution_ids: Collection[str]) -> dict[st
     with database.read() as connection:
         rows = connection.execute(select(*columns).where(risk_assessments.c.execution_id.in_(list(execution_ids))))
         return {row.execution_id: AssessmentRow(**row._mapping) for row in rows}
+
+
+def probabilities(database: Database, execution_ids: Collection[str]) -> list[tuple[str, float]]:
+    """Level and probability of failure of each of those executions that was assessed."""
+    columns = (risk_assessments.c.level, risk_assessments.c.probability)
+    with database.read() as connection:
+        rows = connection.execute(select(*columns).where(risk_assessments.c.execution_id.in_(list(execution_ids))))
+        return [(row.level, row.probability) for row in rows]
