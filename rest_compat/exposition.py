@@ -62,6 +62,11 @@ class Exposition(Collector):
         yield CounterMetricFamily("flexiroaster_lease_losses", losses, value=self._tallies.lease_losses)
         about = "How likely it was held that an execution fails, from 0 to 1, when it was started."
         yield _histogram("flexiroaster_start_risk_ratio", about, "level", self._tallies.risks)
+        told = "Decisions about failures and anomalies, by what was chosen and what was done."
+        decided = CounterMetricFamily("flexiroaster_decisions", told, labels=["action", "taken"])
+        for labels, number in sorted(self._tallies.decisions.items()):
+            decided.add_metric(labels, number)
+        yield decided
 
     def _executions(self) -> Iterator[Metric]:
         ended = CounterMetricFamily("flexiroaster_executions_ended", "Executions that ended.", labels=["status"])

@@ -18,13 +18,14 @@ from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.model.pipeline import Stage
 from flexiroaster.operators.registry import operator_of
 from flexiroaster.safety.gate import RiskLevel
+from flexiroaster.safety.policy import Action
 from flexiroaster.service import executions
 from flexiroaster.service.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.lease_losses import LeaseLosses
 from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import definition
-from flexiroaster.store import assessments
+from flexiroaster.store import assessments, decisions
 
 __all__ = ["PROBABILITIES", "SECONDS", "Histogram", "Tallies", "live"]
 
@@ -58,7 +59,8 @@ class Histogram:
 
 class Tallies:
     """Counts that only grow: executions by how they ended, retries and durations of stages by operator, lease losses,
-    and the probabilities of failure that starts were given, by level. Thread-safe.
+    decisions by what was chosen and taken, and the probabilities of failure that starts were given, by level.
+    Thread-safe.
     """
 
     def __init__(self, installation: Installation) -> None:
@@ -68,9 +70,11 @@ class Tallies:
         self._ended = _Passing(installation, ExecutionSort.COMPLETED_FIRST, begun, lambda row: row.completed_at)
         self._started = _Passing(installation, ExecutionSort.OLDEST, begun, lambda row: row.created_at)
         self._losses = LeaseLosses(begun)
+        self._decided_until = begun
         self.executions: Counter[ExecutionStatus] = Counter(dict.fromkeys(sorted(TERMINAL), 0))
         self.retries: Counter[str] = Counter()
         self.stages: dict[str, Histogram] = {}
+        self.decisions: Counter[tuple[str, str]] = Counter({(action.value, action.value): 0 for action in Action})
         self.risks = {level.value: Histogram(PROBABILITIES) for level in RiskLevel}
 
     @property
@@ -88,6 +92,13 @@ class Tallies:
             self._ended.each(until, self._count_ended)
             self._started.each(until, self._count_risks)
             self._losses.look(self._installation.database)
+            self._count_decisions(until)
+
+    def _count_decisions(self, until: datetime) -> None:
+        """Those made since the last look, by what was chosen and what was taken."""
+        if until > self._decided_until:
+            self.decisions.update(decisions.count_by_action(self._installation.database, self._decided_until, until))
+            self._decided_until = until
 
     def _count_ended(self, ended: Sequence[ExecutionRow]) -> None:
         found = executions.stages_by_execution(self._installation, [row.id for row in ended])

@@ -143,6 +143,27 @@ def test_what_starts_were_given_is_told_by_level(rest: Rest, monkeypatch: pytest
         assert after[bucket] - before[bucket] == under
 
 
+def test_decisions_are_counted_by_what_was_chosen_and_done(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallies, "SETTLED", tallies.SETTLED * 0)
+    before = figures(rest)
+    bad = {
+        "id": "bad",
+        "type": "transform",
+        "config": {"operation": "sql", "query": "select x"},
+        "dependencies": ["load"],
+    }
+    rest.reaches(rest.start(rest.pipeline(INPUT, bad)), "failed")
+    shadow = {"policy": {"mode": "shadow", "pause": True}}
+    rest.reaches(rest.start(rest.pipeline(INPUT, bad, config=shadow)), "failed")
+    after = figures(rest)
+    name = "flexiroaster_decisions_total"
+    grown = {labels: after[name, labels] - before.get((name, labels), 0) for n, labels in after if n == name}
+    assert {labels: number for labels, number in grown.items() if number} == {
+        "terminateterminate": 1,
+        "pauseterminate": 1,
+    }
+
+
 def _said(rest: Rest, execution_id: str) -> tuple[str, float]:
     found = risk.of_executions(rest.installation, [execution_id])[execution_id]
     return found.level, found.probability
