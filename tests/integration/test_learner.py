@@ -128,7 +128,11 @@ def _may_begin_at_once(installation: Installation) -> None:
         connection.execute(update(risk_progress).values(training_until=database_then(-1)))
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("database_url", "end"),
+    [("postgresql", signal.SIGTERM), ("sqlite", signal.SIGKILL)],
+    indirect=["database_url"],
+)
 def test_a_training_ends_with_its_worker(observer: Installation, tmp_path: Path, end: signal.Signals) -> None:
     history.add(observer, made_up(3000))
     with worker(observer.settings, tmp_path / "first") as first:

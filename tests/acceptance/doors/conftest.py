@@ -24,6 +24,7 @@ from tests.acceptance.doors.graphql_door import GraphQLDoor
 from tests.acceptance.doors.python_door import PythonDoor
 from tests.acceptance.doors.rest_door import RestDoor
 from tests.acceptance.doors.table import DOORS, able
+from tests.faults.tiers import DATABASES, full
 from tests.integration.graphql_api.served import ROOT, served
 
 
@@ -48,7 +49,7 @@ class House:
             return list(connection.execute(sqlalchemy.text(f'SELECT n FROM "{table}" ORDER BY n')).scalars())
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=DATABASES if full() else ["postgresql"])
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The server is one process, Python is this one, the command line one for each call."""
     folder = tmp_path_factory.mktemp("doors")
