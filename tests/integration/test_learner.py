@@ -15,6 +15,7 @@ from sqlalchemy import select, text, update
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
+from flexiroaster.model.event import utc_now
 from flexiroaster.service import executions, history, learner, pipelines, risk, trainer, training
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.trainer import Trainer
@@ -144,6 +145,8 @@ def test_a_training_ends_with_its_worker(observer: Installation, tmp_path: Path,
     assert nobody_trains(observer) == (end is signal.SIGTERM), "a claim is given up, or has to expire"
     assert training.models(observer) == []
     with worker(observer.settings, tmp_path / "second"):
+        eventually(lambda: claim(observer)[1] < utc_now(), PATIENCE)
+        run_elsewhere(observer, 1)  # it looks again, rather than in half a minute
         eventually(lambda: training.models(observer), PATIENCE)
     assert "Traceback" not in (tmp_path / "first").read_text() + (tmp_path / "second").read_text()
 

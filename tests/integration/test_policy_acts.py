@@ -15,8 +15,11 @@ from flexiroaster.service import control, decisions, executions
 from flexiroaster.service.decisions import Action, DecisionRow
 from flexiroaster.service.executions import ExecutionRow
 from flexiroaster.service.installation import Installation, open_installation
+from tests.faults.tiers import databases
 from tests.integration.test_control import begin, eventually, seqs_have_no_gap
 from tests.integration.test_runs import FUNCTIONS, python
+
+pytestmark = databases("postgresql")  # tests/integration/test_watching.py has the other one
 
 DATA = {"id": "load", "type": "input", "config": {"source": "api", "data": [{"x": 1}]}}
 SAVE = {

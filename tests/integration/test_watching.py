@@ -17,8 +17,11 @@ from flexiroaster.service.insights import Accuracy, InsightFilter
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import risk_states
 from flexiroaster.store.risk_states import STAGES
+from tests.faults.tiers import databases
 from tests.integration.test_control import begin, eventually
 from tests.integration.test_runs import FUNCTIONS, python, rows
+
+pytestmark = databases("sqlite")  # tests/integration/test_policy_acts.py has the other one
 
 ALARMING = {"risk": {"medium": 0.0, "high": 0.0, "at_high": "warn"}, "policy": {"pause": True}}
 """Whatever is asked about it is at high risk, and somebody looks at what is paused."""
