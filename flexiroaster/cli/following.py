@@ -16,7 +16,7 @@ from flexiroaster.cli.progress import View
 from flexiroaster.errors import FlexiRoasterError, NotAllowedError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import TERMINAL
-from flexiroaster.service import control, executions
+from flexiroaster.service import control, decisions, executions
 from flexiroaster.service.executions import ExecutionRow
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import Revision
@@ -111,6 +111,8 @@ def _stop(installation: Installation, execution_id: str, reason: str) -> None:
 def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) -> None:
     try:
         while executions.wait(installation, execution_id).status not in TERMINAL:
+            if decisions.awaits_a_person(installation, execution_id):
+                break
             sleep(PAUSED_SECONDS)  # somebody has paused it: it may go on
     except FlexiRoasterError as error:
         inbox.put(_End(error))

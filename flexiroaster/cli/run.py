@@ -80,6 +80,9 @@ def _print_outcome(execution: ExecutionRow, stages: list[StageRow]) -> None:
     typer.echo(f"{execution.status}{took}: {name} ({execution.id})")
     print_stages(stages)
     print_error(execution, err=True)
+    if execution.status == "paused":
+        hint = f"it waits for a person: flexiroaster executions decisions {execution.id}"
+        typer.echo(f"Paused by the safety engine; {hint}", err=True)
 
 
 def _exit_code(followed: Followed) -> int:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from flexiroaster.errors import ConflictError, InputError
 from flexiroaster.model.command import CommandKind
-from flexiroaster.model.event import utc_now
+from flexiroaster.model.event import EventType, utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.safety.policy import Action
 from flexiroaster.service import control
@@ -24,6 +24,7 @@ __all__ = [
     "DecisionFilter",
     "DecisionRow",
     "Override",
+    "awaits_a_person",
     "by_ids",
     "count",
     "get",
@@ -75,6 +76,15 @@ def of_execution(installation: Installation, execution_id: str) -> list[Decision
 def of_executions(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:
     """The decisions about these executions, oldest first; one about which nothing was decided is missing."""
     return decisions.of_executions(installation.database, execution_ids)
+
+
+def awaits_a_person(installation: Installation, execution_id: str) -> bool:
+    """Whether an execution is paused because that was decided, and nobody has resumed it since. Raises StoreError."""
+    made = decisions.of_executions(installation.database, [execution_id]).get(execution_id, [])
+    if not made or made[-1].taken != Action.PAUSE:
+        return False
+    since = queries.events_of(installation.database, execution_id, after=made[-1].seq)
+    return all(event.type is not EventType.EXECUTION_RESUMED for event in since)
 
 
 def override(

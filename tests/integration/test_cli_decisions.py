@@ -56,6 +56,16 @@ def test_a_paused_run_is_looked_at_and_the_stage_skipped(tmp_path: Path) -> None
     assert (told["action"], told["reason"], told["requested_by"]) == ("skip", WHY[1], "cli")
 
 
+def test_run_ends_when_the_engine_has_paused_it_and_says_who_is_waited_for(tmp_path: Path) -> None:
+    stage = {"id": "load", "type": "input", "config": {"source": "file", "path": "absent.csv"}, "max_retries": 0}
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps({"name": "P", "stages": [stage], "config": {"policy": {"pause": True}}}))
+    done = flexiroaster("run", str(file))
+    assert done.returncode == 1
+    assert done.stdout.startswith("paused: P, revision 1 (exec-")
+    assert "Paused by the safety engine; it waits for a person: flexiroaster executions decisions exec-" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("action", "mended", "status", "error"),
     [
