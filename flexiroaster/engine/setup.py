@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -48,5 +48,11 @@ class Setup:
     def message(self) -> dict[str, Any]:
         """As JSON."""
         plain = {f.name: getattr(self.access, f.name) for f in fields(self.access)}
-        access = {name: dict(v) if isinstance(v, Mapping) else v for name, v in plain.items()}
+        access = {name: _plain(value) for name, value in plain.items()}
         return {"access": access, "artifacts_url": self.artifacts_url, "cache": self.cache, "work": self.work}
+
+
+def _plain(value: str | Mapping[str, str] | Collection[str]) -> str | dict[str, str] | list[str]:
+    if isinstance(value, str):
+        return value
+    return dict(value) if isinstance(value, Mapping) else list(value)

@@ -78,7 +78,7 @@ class Access:
     `file_roots` are folders or URL prefixes that files may lie under; `connections` maps a name to an SQLAlchemy URL;
     `output_url` is the database that outputs write to when no connection is named; `python_modules` are the modules,
     or packages with a trailing `.*`, that a python stage may call; `http_hosts` are hosts allowed although their
-    address is private.
+    address is private. `own_tables` are the tables of FlexiRoaster itself, out of reach wherever they are.
     """
 
     file_roots: tuple[str, ...] = ()
@@ -87,6 +87,7 @@ class Access:
     python_modules: tuple[str, ...] = ()
     http_hosts: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    own_tables: Collection[str] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

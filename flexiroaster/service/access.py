@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from functools import cached_property
 from pathlib import Path
 
 from flexiroaster.config import HOME, Settings, psycopg_url, secrets_from
@@ -12,17 +14,46 @@ __all__ = ["access_of"]
 
 def access_of(settings: Settings) -> Access:
     """What the settings let stages reach."""
+    file = _database_file(settings)
     return Access(
         file_roots=settings.file_roots,
         connections={name: psycopg_url(url) for name, url in settings.connections.items()},
-        output_url=_output_url(settings),
+        output_url=_output_url(settings, file),
         python_modules=settings.python_modules,
         http_hosts=settings.http_allowed_hosts,
         secrets=secrets_from(),
+        own_tables=_OwnTables(),
     )
 
 
-def _output_url(settings: Settings) -> str:
+class _OwnTables(Collection[str]):
+    """The names of FlexiRoaster's own tables, from their metadata on first use: most checks need no SQLAlchemy."""
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        from flexiroaster.store.own_tables import OWN_TABLES
+
+        return OWN_TABLES
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _database_file(settings: Settings) -> Path | None:
+    """The installation's SQLite file, whether it exists or not."""
+    url = psycopg_url(settings.database_url)
+    if url.startswith("postgresql"):
+        return None
+    return (Path(url.removeprefix("sqlite:///")) if url else HOME / "flexiroaster.db").resolve()
+
+
+def _output_url(settings: Settings, file: Path | None) -> str:
     """Where database outputs write that name no connection.
 
     PostgreSQL: the installation's own database. SQLite has one writer, and a long output would hold up every change
@@ -30,8 +61,6 @@ def _output_url(settings: Settings) -> str:
     """
     if settings.output_database_url:
         return psycopg_url(settings.output_database_url)
-    url = psycopg_url(settings.database_url)
-    if url.startswith("postgresql"):
-        return url
-    path = Path(url.removeprefix("sqlite:///")) if url else HOME / "flexiroaster.db"
-    return f"sqlite:///{path.with_name(f'{path.stem}-output.db').resolve()}"
+    if file is None:
+        return psycopg_url(settings.database_url)
+    return f"sqlite:///{file.with_name(f'{file.stem}-output.db')}"

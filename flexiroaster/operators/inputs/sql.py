@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, CursorResult, TextClause
 
     from flexiroaster.operators.inputs.inference import Shape
+    from flexiroaster.operators.inputs.spool import Spool
 
 __all__ = ["SqlConfig", "SqlInput"]
 
-_SQLITE_ATTACH = 24  # the action code that sqlite3's authorizer is asked about
 _SQLITE_STEPS = 10_000  # virtual machine instructions between two looks at the clock
 
 
@@ -48,6 +48,10 @@ class SqlInput(Operator[SqlConfig]):
 
     The result streams through a file, so it may be larger than memory. Types are those of the values: of all of them,
     not of the first. On SQLite the file is opened read-only, on PostgreSQL the transaction is.
+
+    FlexiRoaster's own tables cannot be read, directly or through a view; other tables in the same database can. There,
+    on PostgreSQL, a query can call built-in functions only, and of the volatile ones only `random`, `clock_timestamp`
+    and the like.
     """
 
     stage_type = StageType.INPUT
@@ -75,6 +79,7 @@ class SqlInput(Operator[SqlConfig]):
         """The result, lazily, from a file in `workdir`. Raises StageError, never with the statement's values."""
         from flexiroaster.operators.databases import normalize_url
         from flexiroaster.operators.inputs.sql_errors import querying
+        from flexiroaster.operators.own_tables import reading
 
         name = self.config.connection
         if name not in context.access.connections:
@@ -83,8 +88,10 @@ class SqlInput(Operator[SqlConfig]):
         url = _read_only(normalize_url(context.access.connections[name]), name)
         with _connected(url, name) as connection, querying(name, url):
             deadline = _limit(connection, self.config.timeout)
-            batches = connection.execute(self._statement(), self.config.parameters)
-            return self._spooled(batches, context.workdir / "query", deadline)
+            with reading(connection, self.config.query, context.access.own_tables):
+                batches = connection.execute(self._statement(), self.config.parameters)
+                spool = self._spooled(batches, context.workdir / "query", deadline)
+        return spool.finish()
 
     def _statement(self) -> TextClause:
         from sqlalchemy import bindparam, text
@@ -94,7 +101,7 @@ class SqlInput(Operator[SqlConfig]):
         options = {"yield_per": self.config.batch_size}
         return statement.bindparams(*(bindparam(name, expanding=True) for name in lists)).execution_options(**options)
 
-    def _spooled(self, result: CursorResult[Any], folder: Path, deadline: float | None) -> pl.LazyFrame:
+    def _spooled(self, result: CursorResult[Any], folder: Path, deadline: float | None) -> Spool:
         from flexiroaster.operators.inputs.spool import Spool
 
         names = _names(result)
@@ -103,7 +110,7 @@ class SqlInput(Operator[SqlConfig]):
             if deadline is not None and time.monotonic() > deadline:
                 raise StageError(f"the query took more than {self.config.timeout:g} s", ErrorClass.TIMEOUT)
             spool.append(dict(zip(names, zip(*rows, strict=True), strict=True)))
-        return spool.finish()
+        return spool
 
 
 def _read_only(url: URL, name: str) -> URL:
@@ -129,15 +136,8 @@ def _connected(url: URL, name: str) -> Iterator[Connection]:
             connection.execution_options(postgresql_readonly=True)
         elif connection.dialect.name == "sqlite":
             connection.detach()  # not kept: the next attempt may find another file in its place
-            _restrict_sqlite(connection)
+            _sqlite(connection).execute("PRAGMA query_only = ON")
         yield connection
-
-
-def _restrict_sqlite(connection: Connection) -> None:
-    """No writing, and no other files: ATTACH would open any that the process may read."""
-    driver = _sqlite(connection)
-    driver.execute("PRAGMA query_only = ON")
-    driver.set_authorizer(lambda action, *_: int(action == _SQLITE_ATTACH))
 
 
 def _sqlite(connection: Connection) -> sqlite3.Connection:

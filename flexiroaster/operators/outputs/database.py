@@ -57,7 +57,8 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
     """Write the rows to a table of a PostgreSQL or SQLite database.
 
     The table is created where it is absent. Columns go by name: those that the data lacks become NULL or their
-    default, those that the table lacks are an error, and so are types that do not fit. Rows and the record of the
+    default, those that the table lacks are an error, and so are types that do not fit. FlexiRoaster's own tables cannot
+    be written to, neither by name nor through a trigger or a partition. Rows and the record of the
     effect (in the table `flexiroaster_effects` beside it) are one transaction, so a repeated attempt changes nothing.
 
     `append` adds the rows; its undo deletes them: by the tracking columns, else by a copy of their primary keys; a
@@ -85,9 +86,10 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
         if given is not None and given not in known:
             yield Problem("connection", f"unknown connection {given!r}{near(given, known)}", "unknown_connection")
         if self.config.table is not None:
-            message = _objection(self.config.table)
+            is_reserved = effects.is_reserved(self.config.table, access.own_tables)
+            message = _objection(self.config.table, is_reserved=is_reserved)
             if message:
-                yield Problem("table", message, "reserved" if effects.is_reserved(self.config.table) else "invalid")
+                yield Problem("table", message, "reserved" if is_reserved else "invalid")
         if self.config.mode is Mode.UPSERT and not self.config.key:
             yield Problem("key", "is required for upsert: the columns that identify a row", "missing")
         if len(set(self.config.key)) < len(self.config.key):
@@ -120,7 +122,8 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
 
         for problem in self.check((), context.access):
             raise StageError(f"config.{problem}", ErrorClass.CONFIGURATION)
-        table = self.config.table or default_table(context.pipeline_name, context.stage_id)
+        own = context.access.own_tables
+        table = self.config.table or default_table(context.pipeline_name, context.stage_id, own)
         return Request(self._url(context.access), table, self.config)
 
     def _url(self, access: Access) -> str:
@@ -132,9 +135,9 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
         return access.output_url
 
 
-def _objection(table: str) -> str | None:
+def _objection(table: str, *, is_reserved: bool) -> str | None:
     """Why a table of that name is not written to, if it is not."""
-    if effects.is_reserved(table):
+    if is_reserved:
         return f"{table!r} is a name of FlexiRoaster's own tables; choose another"
     if table.casefold().startswith("sqlite_"):
         return f"{table!r} is a name that SQLite keeps for itself; choose another"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from flexiroaster.operators.databases import engine_for
 from flexiroaster.operators.outputs.effects import RESERVED_PREFIX, Key, gone, key_hash
 from flexiroaster.operators.outputs.ledger import Ledger
 from flexiroaster.operators.outputs.statements import LockTable, lock_name
+from flexiroaster.operators.own_tables import writing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -105,9 +106,9 @@ class Undo:
 
 
 class Destination:
-    """A database by its URL, and the schema in it that is written to (PostgreSQL)."""
+    """A database by its URL, the schema in it that is written to (PostgreSQL), and the tables that never are."""
 
-    def __init__(self, url: str, schema: str | None) -> None:
+    def __init__(self, url: str, schema: str | None, own_tables: Collection[str]) -> None:
         engine = engine_for(url)
         self.dialect = engine.dialect.name
         if self.dialect not in {"postgresql", "sqlite"}:
@@ -117,19 +118,22 @@ class Destination:
         self._engine = _read_committed(engine) if self.dialect == "postgresql" else engine
         self.schema = self._schema(schema)
         self.ledger = Ledger(self.schema)
+        self._own_tables = own_tables
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction, with the effects table in place; committed at the end, rolled back on an error.
 
-        What the database refuses about the data is raised as StageError (data).
+        What the database refuses about the data is raised as StageError (data), a write that reaches one of
+        FlexiRoaster's own tables as StageError (configuration).
         """
         with _refusals():
             self.ledger.ensure(self._engine)
         with _refusals(), self._engine.begin() as connection:
             if self.dialect == "postgresql":
                 _limit_waits(connection)
-            yield connection
+            with writing(connection, self._own_tables):
+                yield connection
 
     def _schema(self, given: str | None) -> str | None:
         """The schema by name, so that whatever the search path is later, the same tables are meant."""

@@ -7,7 +7,7 @@ an undo none at all: an attempt that was frozen meanwhile must not bring back wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +16,6 @@ from flexiroaster.operators.base import Result, StageContext
 
 __all__ = [
     "EFFECTS_TABLE",
-    "RESERVED",
     "RESERVED_PREFIX",
     "Key",
     "already",
@@ -30,24 +29,6 @@ __all__ = [
     "withdrawn",
 ]
 
-RESERVED = frozenset(
-    {
-        "alembic_version",
-        "commands",
-        "decisions",
-        "effects",
-        "events",
-        "executions",
-        "insights",
-        "pipeline_revisions",
-        "pipelines",
-        "stage_runs",
-        "tokens",
-        "workers",
-    }
-)
-"""Tables of FlexiRoaster itself: no output writes to one of these names, wherever."""
-
 RESERVED_PREFIX = "flexiroaster_"
 """Begins the names of the tables that outputs keep for themselves."""
 
@@ -56,10 +37,10 @@ EFFECTS_TABLE = f"{RESERVED_PREFIX}effects"
 T = TypeVar("T")
 
 
-def is_reserved(table: str) -> bool:
-    """Whether a table's name, in any case, is FlexiRoaster's own."""
+def is_reserved(table: str, own_tables: Collection[str]) -> bool:
+    """Whether a table's name, in any case, is one of FlexiRoaster's own: no output writes to it, in any database."""
     name = table.casefold()
-    return name in RESERVED or name.startswith(RESERVED_PREFIX)
+    return name in own_tables or name.startswith(RESERVED_PREFIX)
 
 
 class Key(Protocol):

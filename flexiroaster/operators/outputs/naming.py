@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Collection
 
 from flexiroaster.operators.outputs.effects import is_reserved
 
@@ -14,15 +15,16 @@ MAX_NAME = 63
 """PostgreSQL's limit for a name, in bytes; what is longer it would cut off silently."""
 
 
-def default_table(pipeline_name: str, stage_id: str) -> str:
+def default_table(pipeline_name: str, stage_id: str, own_tables: Collection[str]) -> str:
     """`Daily Sales` and `save` give `daily_sales_save`: lower case, [a-z0-9_], at most 63 characters.
 
-    Where that loses letters, or had to be cut, a hash of the whole keeps different names different.
+    One of `own_tables`, and what else is reserved, gets `output_` in front. Where that loses letters, or had to be cut,
+    a hash of the whole keeps different names different.
     """
     whole = f"{pipeline_name}_{stage_id}"
     plain = unicodedata.normalize("NFKD", whole).encode("ascii", "ignore").decode()
     name = re.sub(r"[^a-z0-9_]+", "_", plain.lower()).strip("_")
-    if is_reserved(name) or name.startswith(("sqlite_", "pg_")):
+    if is_reserved(name, own_tables) or name.startswith(("sqlite_", "pg_")):
         name = f"output_{name}"
     lost = any(letter.isalnum() and not unicodedata.normalize("NFKD", letter)[0].isascii() for letter in whole)
     if not lost and 0 < len(name) <= MAX_NAME:

@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 def write(request: Request, context: StageContext) -> Result:
     """Take effect, once; an earlier attempt's effect is found and given back."""
-    destination = Destination(request.url, request.config.schema_name)
+    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     columns = context.table.collect_schema()
     rows = count_rows(context.table)
     if rows == 0 and not _empties(request, destination, columns):
@@ -94,7 +94,7 @@ def _job(
 
 def undo(request: Request, effect: Mapping[str, Any], context: StageContext) -> str:
     """Revert the recorded effect, once; a sentence on what was done."""
-    destination = Destination(request.url, request.config.schema_name)
+    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     with destination.transaction() as connection:
         entry = destination.ledger.claim(connection, context)
         if entry is None:
@@ -132,7 +132,7 @@ def _overlap(task: Undo, other: Entry) -> bool:
 
 def forget(request: Request, context: StageContext) -> None:
     """Drop the table that keeps what the undo needs, and the record."""
-    destination = Destination(request.url, request.config.schema_name)
+    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     with destination.transaction() as connection:
         _drop_kept(connection, destination, context)
         destination.ledger.remove(connection, context)

@@ -16,7 +16,6 @@ from sqlalchemy import inspect
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access
 from flexiroaster.operators.outputs.database import DatabaseOutput, DatabaseOutputConfig
-from flexiroaster.operators.outputs.effects import RESERVED
 from flexiroaster.operators.outputs.naming import default_table
 from tests.unit.operators.output_attempts import Base, context
 
@@ -347,11 +346,11 @@ def test_a_table_without_a_name_is_named_after_pipeline_and_stage(base):
     ],
 )
 def test_names_made_of_pipeline_and_stage(pipeline, stage, name):
-    assert default_table(pipeline, stage) == name
+    assert default_table(pipeline, stage, ()) == name
 
 
 def test_long_or_foreign_names_stay_apart():
-    names = {default_table(pipeline, "save") for pipeline in ("日本", "中国", "x" * 255, "x" * 254 + "y")}
+    names = {default_table(pipeline, "save", ()) for pipeline in ("日本", "中国", "x" * 255, "x" * 254 + "y")}
     assert len(names) == 4
     assert all(0 < len(name) <= 63 and name.isascii() for name in names)
 
@@ -384,16 +383,6 @@ def test_no_output_database_is_configured():
     operator = DatabaseOutput(DatabaseOutputConfig())
     error = error_of(operator.run, context(PEOPLE, Access()))
     assert error.message == "there is no output database: name a `connection`, or set OUTPUT_DATABASE_URL"
-
-
-@pytest.mark.parametrize("table", [*sorted(RESERVED), "Events", "flexiroaster_effects", "FLEXIROASTER_undo_x"])
-def test_our_own_tables_are_never_written_to(table, tmp_path):
-    base = Base(f"sqlite:///{tmp_path}/x.db")
-    said = f"{table!r} is a name of FlexiRoaster's own tables; choose another"
-    (problem,) = base.operator(table=table).check(("in",), base.access)
-    assert (problem.path, problem.message) == ("table", said)
-    error = error_of(base.run, PEOPLE, table=table)
-    assert (error.message, error.error_class) == (f"config.table: {said}", ErrorClass.CONFIGURATION)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,210 @@
+"""Keep stages away from FlexiRoaster's own tables, in whatever database they are.
+
+A schema (on SQLite: a file) with more than half of these tables holds an installation. Whether a stage reaches its
+tables is asked of the database and not read from SQL text, so aliases, views, schemas, and the many ways to spell a
+connection make no difference:
+
+- SQLite asks an authorizer before it compiles any access to a table, also one inside a view or a trigger.
+- PostgreSQL locks every table that a transaction touches until its end, also inside views, functions and triggers;
+  `pg_locks` shows these locks. A query's own tables are locked before its first row is computed.
+
+On PostgreSQL a function that takes SQL as text can reveal a row by failing, before there is a lock to look at. Where
+an installation is, queries can therefore name built-in functions only, and no volatile ones except a few.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+from sqlalchemy import Connection, bindparam, event, text
+from sqlalchemy.exc import DBAPIError
+
+from flexiroaster.errors import ErrorClass, StageError
+
+__all__ = ["reading", "writing"]
+
+_SQLITE_WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+_SQLITE_CATALOG = {"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema", "sqlite_sequence"}
+"""Of SQLite's own tables those without our data; sqlite_stat4 holds samples, sqlite_dbpage everything."""
+
+_SQLITE_TABLES = text(
+    "SELECT lower(name) FROM sqlite_master WHERE type = 'table' AND lower(name) IN :names"
+).bindparams(bindparam("names", expanding=True))
+
+_REACHING = text("""
+WITH RECURSIVE own AS (
+  SELECT oid, relname::text AS name,
+         count(*) OVER (PARTITION BY relnamespace) * 2 > cardinality(CAST(:names AS text[])) AS installed
+  FROM pg_catalog.pg_class WHERE relname = ANY(CAST(:names AS text[])) AND relkind IN ('r', 'p')
+), reaching(oid, name) AS (
+  SELECT oid, name FROM own WHERE installed
+  UNION
+  SELECT next.oid, reaching.name FROM reaching CROSS JOIN LATERAL (
+    SELECT inhrelid AS oid FROM pg_catalog.pg_inherits WHERE inhparent = reaching.oid
+    UNION ALL
+    SELECT v.oid FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = r.ev_class
+    WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+      AND d.refobjid = reaching.oid AND v.relkind IN ('v', 'm')
+  ) next
+)
+SELECT oid::bigint, name FROM reaching
+UNION ALL
+SELECT c.reltoastrelid::bigint, name FROM reaching JOIN pg_catalog.pg_class c USING (oid) WHERE c.reltoastrelid <> 0
+""")
+"""Our tables in schemas that hold an installation, their children, the views over them, and the TOAST tables of all."""
+
+_STATISTICS = text("""
+SELECT oid::bigint, relname::text AS name FROM pg_catalog.pg_class
+WHERE relnamespace = 'pg_catalog'::regnamespace AND relname IN ('pg_statistic', 'pg_statistic_ext_data')
+""")
+"""Where PostgreSQL keeps frequent values of our columns; `pg_stats` reads from there."""
+
+_LOCKED = text("""
+SELECT relation::bigint FROM pg_catalog.pg_locks
+WHERE locktype = 'relation' AND pid = pg_backend_pid() AND relation = ANY(CAST(:oids AS oid[]))
+  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND (mode = 'RowExclusiveLock' OR NOT :written)
+ORDER BY relation LIMIT 1
+""")
+"""INSERT, UPDATE, DELETE and COPY take ROW EXCLUSIVE; the check of a foreign key takes less."""
+
+_REFUSED_FUNCTIONS = text("""
+SELECT proname::text FROM pg_catalog.pg_proc
+WHERE lower(proname) = ANY(CAST(:words AS text[]))
+  AND prorettype <> 'trigger'::regtype AND 'internal'::regtype <> ALL(proargtypes::oid[])
+  AND (oid >= 16384 OR proname LIKE '%\\_to\\_xml%'
+       OR provolatile = 'v' AND proname <> ALL(CAST(:harmless AS text[])))
+ORDER BY proname LIMIT 1
+""")
+"""Functions that are not built in (initdb gives lower numbers), that read a table by its name, or are volatile."""
+
+_HARMLESS = [
+    *("array_sample", "array_shuffle", "clock_timestamp", "gen_random_uuid", "random", "random_normal", "setseed"),
+    *("timeofday", "uuidv4", "uuidv7"),
+]
+
+_WORD = re.compile(r"[^\W\d][\w$]*")
+"""An identifier is one of these wherever it is, as only `U&"..."` writes one in another way."""
+
+
+@contextmanager
+def reading(connection: Connection, query: str, tables: Collection[str]) -> Iterator[None]:
+    """Within, execute the query and fetch its rows: it is refused if it reaches one of `tables` in an installation.
+
+    On SQLite ATTACH is refused, too. Raises StageError (configuration), on PostgreSQL perhaps only at the end: use no
+    row before.
+    """
+    if connection.dialect.name == "sqlite":
+        kept = _kept_by_sqlite(connection, tables)
+        with _authorized(connection, lambda action, table: _is_refused_read(action, table, kept), "query reads"):
+            yield
+    elif connection.dialect.name == "postgresql":
+        reaching = _reaching(connection, tables)
+        if reaching:
+            _refuse_functions(connection, query)
+            reaching |= {row.oid: row.name for row in connection.execute(_STATISTICS)}
+
+            def after_declare(*_: object) -> None:
+                """Before the first FETCH: a query that fails on a row shows a value of it in its message."""
+                _refuse_locked(connection, reaching, written=False)
+
+            event.listen(connection, "after_cursor_execute", after_declare, once=True)
+        yield
+        _refuse_locked(connection, reaching, written=False)
+    else:
+        yield
+
+
+@contextmanager
+def writing(connection: Connection, tables: Collection[str]) -> Iterator[None]:
+    """Within, a write to one of `tables` in an installation is refused: raises StageError (configuration).
+
+    It matters where names do not tell: triggers, rules, partitions and tables that inherit from ours.
+    """
+    if connection.dialect.name == "sqlite":
+        kept = _kept_by_sqlite(connection, tables)
+        if not kept:
+            yield
+            return
+        with _authorized(
+            connection, lambda action, table: action in _SQLITE_WRITES and table in kept, "output writes to"
+        ):
+            yield
+    else:
+        reaching = _reaching(connection, tables)
+        yield
+        _refuse_locked(connection, reaching, written=True)
+
+
+def _kept_by_sqlite(connection: Connection, tables: Collection[str]) -> set[str]:
+    """The names of our tables, lower case, if the file holds an installation."""
+    found = set(connection.execute(_SQLITE_TABLES, {"names": list(tables)}).scalars())
+    return found if len(found) * 2 > len(tables) else set()
+
+
+def _is_refused_read(action: int, table: str, kept: Collection[str]) -> bool:
+    if action == sqlite3.SQLITE_ATTACH:
+        return True
+    hidden = table in kept or (table.startswith("sqlite_") and table not in _SQLITE_CATALOG)
+    return bool(kept) and action == sqlite3.SQLITE_READ and hidden
+
+
+@contextmanager
+def _authorized(connection: Connection, is_refused: Callable[[int, str], bool], subject: str) -> Iterator[None]:
+    driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+    refused: list[str] = []
+
+    def authorize(action: int, name: str | None, *_: str | None) -> int:
+        table = (name or "").lower()
+        if not is_refused(action, table):
+            return sqlite3.SQLITE_OK
+        if action != sqlite3.SQLITE_ATTACH:
+            refused.append(table)
+        return sqlite3.SQLITE_DENY
+
+    driver.set_authorizer(authorize)
+    try:
+        yield
+    except DBAPIError as error:
+        if refused:
+            raise _own(subject, refused[0]) from error
+        raise
+    finally:
+        driver.set_authorizer(None)
+
+
+def _reaching(connection: Connection, tables: Collection[str]) -> dict[int, str]:
+    if not tables:
+        return {}
+    return {row.oid: row.name for row in connection.execute(_REACHING, {"names": list(tables)})}
+
+
+def _refuse_functions(connection: Connection, query: str) -> None:
+    lower = query.lower()
+    words = sorted(set(_WORD.findall(lower)))
+    name = connection.execute(_REFUSED_FUNCTIONS, {"words": words, "harmless": _HARMLESS}).scalar()
+    if name is None and 'u&"' not in lower:
+        return
+    message = (
+        f"the query names {name or 'something by U&'!r}: in a database that holds FlexiRoaster's own tables, queries "
+        "call built-in functions only, and none that changes anything or runs text as SQL"
+    )
+    raise StageError(message, ErrorClass.CONFIGURATION)
+
+
+def _refuse_locked(connection: Connection, reaching: Mapping[int, str], *, written: bool) -> None:
+    if not reaching:
+        return
+    oid = connection.execute(_LOCKED, {"oids": list(reaching), "written": written}).scalar()
+    if oid is not None:
+        raise _own("output writes to" if written else "query reads", reaching[oid])
+
+
+def _own(subject: str, table: str) -> StageError:
+    message = f"the {subject} {table!r}: stages have no access to FlexiRoaster's own tables"
+    return StageError(message, ErrorClass.CONFIGURATION)
