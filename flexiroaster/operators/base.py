@@ -78,7 +78,8 @@ class Access:
     `file_roots` are folders or URL prefixes that files may lie under; `connections` maps a name to an SQLAlchemy URL;
     `output_url` is the database that outputs write to when no connection is named; `python_modules` are the modules,
     or packages with a trailing `.*`, that a python stage may call; `http_hosts` are hosts allowed although their
-    address is private. `own_tables` are the tables of FlexiRoaster itself, out of reach wherever they are.
+    address is private. `own_tables` are the tables of FlexiRoaster itself, and `own_file` the SQLite file they are in:
+    out of reach wherever they are.
     """
 
     file_roots: tuple[str, ...] = ()
@@ -88,6 +89,7 @@ class Access:
     http_hosts: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     own_tables: Collection[str] = field(default=(), repr=False)
+    own_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which files stages may touch: those under an allowed root, by their real place.
+"""Which files stages may touch: those under an allowed root, by their real place, except our own database.
 
 A root is a folder, or the beginning of a URL that fsspec understands (`s3://bucket/data`). Local paths are judged after
 symbolic links and `..` are resolved, and used as resolved; URLs segment by segment.
@@ -132,6 +132,7 @@ def _permit_local(given: str, path: str, access: Access, wildcards: bool) -> Loc
         raise _refused(f"{given!r}: '..' may not follow a wildcard")
     if _label_under_roots(place, access) is None:
         raise _outside(given, access)
+    _refuse_own(place, given, access)
     return Location(str(place / pattern) if pattern else str(place), given)
 
 
@@ -178,7 +179,21 @@ def _found(file: Path, shown: str, access: Access) -> Location:
     label = _label_under_roots(place, access)
     if label is None:
         raise _outside(shown, access)
+    _refuse_own(place, shown, access)
     return Location(str(place), label)
+
+
+def _refuse_own(place: Path, shown: str, access: Access) -> None:
+    """Refuse the installation's SQLite file, by any link, and the journals that SQLite keeps beside it."""
+    own = Path(access.own_file)
+    if access.own_file and (
+        place in {own, *_journals(own)} or (place.exists() and own.exists() and place.samefile(own))
+    ):
+        raise _refused(f"file {shown!r} is FlexiRoaster's own database: stages have no access to it")
+
+
+def _journals(database: Path) -> Iterator[Path]:
+    return (database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
 
 
 def _permit_url(url: str, scheme: str, access: Access) -> Location:

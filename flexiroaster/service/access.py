@@ -23,6 +23,7 @@ def access_of(settings: Settings) -> Access:
         http_hosts=settings.http_allowed_hosts,
         secrets=secrets_from(),
         own_tables=_OwnTables(),
+        own_file=str(file) if file else "",
     )
 
 

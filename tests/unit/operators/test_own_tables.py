@@ -18,6 +18,7 @@ from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access, StageContext
 from flexiroaster.operators.databases import engine_for
 from flexiroaster.operators.inputs.sql import SqlConfig, SqlInput
+from flexiroaster.operators.locations import permit, resolve
 from flexiroaster.operators.outputs.naming import default_table
 from flexiroaster.service.access import access_of
 from flexiroaster.store.own_tables import OWN_TABLES
@@ -127,9 +128,12 @@ def test_our_own_tables_are_all_that_a_migrated_database_has(database_url: str) 
     engine.dispose()
 
 
-def test_workers_know_our_own_tables() -> None:
+def test_what_stages_may_reach_names_our_own_tables_and_file(tmp_path: Path) -> None:
     sent = json.loads(json.dumps(Setup(access_of(load_settings()), "", "", "").message()))
     assert Setup.of(sent).access.own_tables == OWN_TABLES
+    assert access_of(load_settings()).own_file == str(tmp_path / ".flexiroaster" / "flexiroaster.db")
+    assert access_of(load_settings(database_url="sqlite:///x.db")).own_file == str(tmp_path / "x.db")
+    assert access_of(load_settings(database_url="postgresql://h/x")).own_file == ""
 
 
 # inputs
@@ -274,3 +278,19 @@ def test_an_output_may_refer_to_our_own_tables(postgres: str) -> None:
 
 def test_a_table_named_by_default_is_none_of_ours() -> None:
     assert default_table("audit", "log", OWN_TABLES) == "output_audit_log"
+
+
+# files
+
+
+def test_the_sqlite_file_is_not_read_or_written_as_a_file(sqlite_file: Path) -> None:
+    folder = sqlite_file.parent
+    access = Access(file_roots=(str(folder),), own_file=str(sqlite_file))
+    (folder / "soft.csv").symlink_to(sqlite_file)
+    (folder / "hard.csv").hardlink_to(sqlite_file)
+    for name in ("own.db", "own.db-wal", "soft.csv", "hard.csv"):
+        with pytest.raises(StageError, match="is FlexiRoaster's own database: stages have no access to it"):
+            permit(str(folder / name), access)
+    with pytest.raises(StageError, match=r"file 'hard\.csv' is FlexiRoaster's own database"):
+        resolve(str(folder / "*.csv"), access)
+    assert permit(str(folder / "mine.db"), access).path == folder / "mine.db"
