@@ -9,10 +9,10 @@ RUN_STAMP := $(VENV)/.runtime
 PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve graphiql test coverage lint histories faults bench lock docs clean
+.PHONY: help demo serve graphiql test test-busy coverage lint histories faults bench lock docs clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 demo: $(RUN_STAMP) ## run the flights pipeline on real data and show its answer
 	@$(BIN)/flexiroaster demo
@@ -30,6 +30,10 @@ TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --dist workstea
 
 test: $(STAMP) ## the tests, on SQLite and PostgreSQL, with a few trials of each fault
 	$(TEST) -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+test-busy: $(STAMP) ## the tests beside six busy loops, three times, with the time of each run
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m tests.busy -- \
+	  $(BIN)/pytest --dist worksteal -n $(PYTEST_WORKERS) -q $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## the tests again, with what they cover, branches included
 	$(TEST) -n $(PYTEST_WORKERS) --ignore=tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
