@@ -16,9 +16,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from flexiroaster.config import Settings, load_settings
+from flexiroaster.engine import processes
 from flexiroaster.store import migrate
 from flexiroaster.store.database import open_database
 from tests.proxy import free_port
+from tests.warm import start_fresh, using_warm_fork_servers
 
 # shap is what explanations are compared with, once: to compile its numba code takes longer than to run it as it is.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
@@ -34,6 +36,19 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm_fork_servers() -> Iterator[None]:
+    """Let installations in this process start their fork servers in milliseconds, see tests/warm.py."""
+    with using_warm_fork_servers():
+        yield
+
+
+@pytest.fixture
+def fresh_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the start itself: fork servers start as the product starts them."""
+    monkeypatch.setattr(processes, "start_fork_server", start_fresh)
 
 
 @pytest.fixture(scope="session")

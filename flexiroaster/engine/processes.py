@@ -194,6 +194,17 @@ class Worker:
         self.output.close()
 
 
+def start_fork_server(control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the fork server as a fresh interpreter that serves this end of its control socket."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", BOOTSTRAP, str(control.fileno()), *map(str, sys.path)],
+        pass_fds=[control.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 class Zygote:
     """The zygote's process and the control socket to it."""
 
@@ -201,13 +212,7 @@ class Zygote:
         self.control, theirs = socket.socketpair()
         self._reader = FrameReader()
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", BOOTSTRAP, str(theirs.fileno()), *map(str, sys.path)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            self.process = start_fork_server(theirs)
         with suppress(ConnectionError):  # that it died shows when it is read
             self.control.sendall(encode(setup))
         self.control.setblocking(False)

@@ -14,6 +14,7 @@ from typing import Any
 
 from flexiroaster.config import Settings
 from flexiroaster.faults import VARIABLE
+from tests import warm
 
 __all__ = ["Fleet", "Process", "eventually"]
 
@@ -45,7 +46,7 @@ class Process:
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self.log_path = log
         with log.open("ab") as file:
-            self._process = subprocess.Popen(
+            self._process = warm.Popen(
                 [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=file, text=True
             )
         self.pid = self._process.pid

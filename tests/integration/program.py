@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from tests import warm
+
 COMMAND = (sys.executable, "-m", "flexiroaster")
 
 ORDERS = {
@@ -37,13 +39,13 @@ def environment(**extra: str) -> dict[str, str]:
 
 def flexiroaster(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment(**env), timeout=120)
+    return warm.run([*COMMAND, *arguments], env=environment(**env), timeout=120)
 
 
 def started(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """Start it, in a session of its own, so that signals can be sent to the group as a terminal does."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen(
+    return warm.Popen(
         [*COMMAND, *arguments], text=True, env=environment(**env or {}), start_new_session=True, **streams
     )
 

@@ -20,6 +20,8 @@ from flexiroaster.errors import SettingsError
 from flexiroaster.operators.base import Access
 from tests.integration.runner_bench import LONG, ROOT, Bench, alive, error, gone
 
+pytestmark = pytest.mark.usefixtures("fresh_fork_server")
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import polars as pl
 from flexiroaster.operators.base import Access, Result, StageContext
 from flexiroaster.operators.databases import engine_for
 from flexiroaster.operators.outputs.database import DatabaseOutput, DatabaseOutputConfig
+from tests import warm
 
 CHILD = """
 import os, signal, sys
@@ -74,7 +74,7 @@ def run_and_die(
 ) -> bool:
     """Run that program; whether it killed itself. Raises AssertionError when it failed otherwise."""
     code = child_code(sabotage, config, access, data, action)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = warm.run([sys.executable, "-c", code], timeout=120)
     if done.returncode not in (0, -signal.SIGKILL):
         raise AssertionError(done.stderr)
     return done.returncode == -signal.SIGKILL
