@@ -341,6 +341,8 @@ def _create(installation: Installation, new: NewExecution) -> Landed | str:
             earlier = queries.by_idempotency_key(installation.database, new.idempotency_key)
             if earlier is not None:
                 return _same_request(new, *earlier)
+        if new.parent_id is not None:
+            queries.execution(installation.database, new.parent_id)  # NotFoundError: it was pruned meanwhile
         holders = queries.slot_holders(installation.database, new.pipeline_id)
         if new.concurrency is not None and len(holders) >= new.concurrency:
             break

@@ -12,12 +12,14 @@ from flexiroaster.store import retention
 __all__ = ["prune"]
 
 BATCH = 200
+"""Executions that are deleted in one transaction."""
 
 
 def prune(installation: Installation, older_than: timedelta) -> int:
     """Forget executions that ended longer ago than that, with their events, commands and artifacts; how many.
 
-    Whatever is live, paused or being worked on stays. What outputs wrote stays, but can no longer be rolled back.
+    An execution that is live, paused or being worked on stays, and one stays as long as a rerun of it does: the rerun
+    reads its artifacts. What outputs wrote stays, but can no longer be rolled back.
     Raises StoreError.
     """
     installation.knowledge.catch_up()  # what the safety engine has learned from them stays
@@ -26,11 +28,11 @@ def prune(installation: Installation, older_than: timedelta) -> int:
     total = 0
     while ids := retention.expired(installation.database, before, BATCH):
         forgotten = retention.forget(installation.database, ids)
-        for execution_id in forgotten:
-            artifacts.remove(execution_id)
         if installation.open_signals is not None:
             installation.open_signals.deleted(forgotten)
+        for execution_id in forgotten:
+            artifacts.remove(execution_id)
         total += len(forgotten)
-        if not forgotten:  # somebody has begun to work on all of them
+        if not forgotten:  # all of them are being worked on by now
             break
     return total

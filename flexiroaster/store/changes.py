@@ -130,7 +130,8 @@ class NewExecution:
 
     With an `owner` it is claimed in the same transaction, with fencing token 1, for `lease_seconds`. At most
     `concurrency` executions of the pipeline hold a slot (None: any number); where there is none, it is `queue`d or does
-    not land. It does not land either when its `idempotency_key` is taken. A `paused` one waits for a resume.
+    not land. It does not land either when its `idempotency_key` is taken, or when the execution that it is a rerun of
+    (`parent_id`) is gone. A `paused` one waits for a resume.
     """
 
     execution_id: str

@@ -48,6 +48,9 @@ FROM (SELECT unnest(%(pipelines)s::text[]) AS id ORDER BY 1) AS p
 """
 """Who gives out or frees slots of a pipeline does so one after another; held until the transaction ends."""
 
+_KEEP_PARENTS = "SELECT id FROM executions WHERE id = ANY(%(parents)s) ORDER BY id FOR KEY SHARE"
+"""Until the transaction ends the parents of reruns are not deleted; the next statement does not see those that were."""
+
 _CREATE = f"""
 WITH input AS (
   SELECT u.*, row_number() OVER (PARTITION BY u.pipeline_id ORDER BY u.position) AS rank
@@ -56,6 +59,7 @@ WITH input AS (
              triggered_by text, total int, completed int, created_at timestamptz, owner text, lease float8,
              concurrency int, queue bool, idempotency_key text, request_digest text, parent_id text, status text,
              seq bigint, risk_score float8)
+  WHERE u.parent_id IS NULL OR EXISTS (SELECT FROM executions AS x WHERE x.id = u.parent_id)
 ), free AS (
   SELECT p.pipeline_id, s.slot, row_number() OVER (PARTITION BY p.pipeline_id ORDER BY s.slot) AS rank
   FROM (SELECT DISTINCT pipeline_id, concurrency FROM input WHERE concurrency IS NOT NULL) AS p
@@ -251,6 +255,8 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
     statements: list[Statement] = []
     if limited:
         statements.append((_LOCK, {"pipelines": sorted(limited)}))
+    if parents := sorted({n.parent_id for n in new if n.parent_id is not None}):
+        statements.append((_KEEP_PARENTS, {"parents": parents}))
     if new:
         statements.append((_CREATE, _new_rows(new)))
     if transitions:

@@ -38,6 +38,7 @@ INSERT INTO executions (id, pipeline_id, pipeline_name, revision, status, variab
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? THEN NULL ELSE {_NOW} END, ?, 'run', ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """  # noqa: S608 - both parts are constants of this file
+_PARENT = "SELECT 1 FROM executions WHERE id = ?"
 _SLOTS = "SELECT slot FROM executions WHERE pipeline_id = ? AND slot IS NOT NULL"
 _QUEUE = "SELECT id FROM executions WHERE pipeline_id = ? AND queued ORDER BY created_at, id LIMIT 1"
 _PROMOTE = f"UPDATE executions SET queued = 0, slot = ?, claimable_at = {_NOW} WHERE id = ?"  # noqa: S608 - as above
@@ -111,6 +112,8 @@ class SqliteBackend:
 
 
 def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Landed | None:
+    if item.parent_id is not None and cursor.execute(_PARENT, (item.parent_id,)).fetchone() is None:
+        return None
     slot = _free_slot(cursor, item) if item.concurrency is not None else None
     queued = item.concurrency is not None and slot is None
     if queued and not item.queue:

@@ -170,6 +170,12 @@ Index(
     postgresql_where=executions.c.claimable_at.is_not(None),
 )
 Index(
+    "ix_executions_parent_id",
+    executions.c.parent_id,
+    sqlite_where=executions.c.parent_id.is_not(None),
+    postgresql_where=executions.c.parent_id.is_not(None),
+)
+Index(
     "ix_executions_queue",
     executions.c.pipeline_id,
     executions.c.created_at,

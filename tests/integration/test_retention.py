@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from flexiroaster.model.event import utc_now
 from flexiroaster.service import control, executions, pipelines, retention
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import tables
+from flexiroaster.store.changes import Landed
+from flexiroaster.store.journal import Change
 from tests.integration.test_control import eventually
 from tests.integration.test_runs import FUNCTIONS, python, rows
 
@@ -65,3 +67,39 @@ def test_what_ended_long_ago_goes_and_the_rest_stays(installation: Installation,
     assert retention.prune(installation, timedelta(days=90)) == 0
     control.stop(installation, running)
     executions.wait(installation, running, 30)
+
+
+def test_what_a_rerun_reads_stays_until_the_rerun_goes(installation: Installation, tmp_path: Path) -> None:
+    stages = [rows("a", {"x": 1}), python("b", "two", "a")]
+    first = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
+    assert executions.wait(installation, first, 30).status == "completed"
+    second = executions.rerun(installation, first, "b")
+    assert executions.wait(installation, second, 30).status == "completed"
+    third = executions.rerun(installation, second, "b", drive=False)
+    age(installation, first, 100)
+    age(installation, second, 100)
+    assert retention.prune(installation, timedelta(days=90)) == 0
+    installation.take_work()
+    assert executions.wait(installation, third, 30).status == "completed", "it has read the table of the first"
+    age(installation, third, 100)
+    assert retention.prune(installation, timedelta(days=90)) == 3
+    assert not any((tmp_path / "artifacts" / each).exists() for each in (first, second, third))
+
+
+def test_a_rerun_of_what_is_pruned_meanwhile_says_so(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [rows("a", {"x": 1})]
+    first = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
+    executions.wait(installation, first, 30)
+    age(installation, first, 100)
+    apply = installation.intake.apply
+
+    def pruned_before(changes: Sequence[Change]) -> dict[str, Landed]:
+        retention.prune(installation, timedelta(days=90))
+        return apply(changes)
+
+    monkeypatch.setattr(installation.intake, "apply", pruned_before)
+    with pytest.raises(NotFoundError, match=f"^Execution not found: {first}$"):
+        executions.rerun(installation, first, "a")
+    assert executions.count(installation) == 0
