@@ -56,6 +56,10 @@ class PolicyMode(StrEnum):
     ACT = "act"
 
 
+def _days(default: int, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
+    return Field(default=default, ge=0, le=36_500, description=f"{description} Days; 0: kept for ever.")
+
+
 class Settings(BaseSettings):
     """The configuration of one process. Times are seconds unless a name says otherwise."""
 
@@ -89,6 +93,12 @@ class Settings(BaseSettings):
     ai_policy_rollback: bool = Field(default=False, description="The policy may roll back by itself.")
     ai_policy_attempt_cost: float = Field(default=1.0, gt=0, description="Cost of an attempt, in any unit.")
     ai_policy_failure_cost: float = Field(default=20.0, gt=0, description="Cost of a failed run, in the same unit.")
+    retention_audit_days: int = _days(400, "Audit log, and tokens that are no longer in force.")
+    retention_decisions_days: int = _days(730, "Decisions and overrides of executions that were pruned.")
+    retention_insights_days: int = _days(400, "Insights that were neither seen again nor resolved since.")
+    retention_history_days: int = _days(1825, "Runs that the safety engine learns from.")
+    retention_models_days: int = _days(730, "Trainings of the risk model; the newest always stay.")
+    retention_revisions_days: int = _days(1095, "Replaced revisions of pipelines that no execution has.")
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.JSON
     host: str = "127.0.0.1"

@@ -30,9 +30,11 @@ def upgrade() -> None:
 def prune(
     older_than: Annotated[str, typer.Option(metavar="AGE", help="Such as 90d, 12h or 30m.")],
 ) -> None:
-    """Forget executions that ended longer ago than that, with their logs and artifacts; nothing that is live.
+    """Forget executions that ended longer ago than that, with their logs and artifacts; nothing that is live, and
+    nothing that a rerun still reads.
 
-    What outputs wrote stays where it is, and can no longer be rolled back.
+    What outputs wrote stays where it is, and can no longer be rolled back. Audit log, decisions, insights and other
+    records go by their own age: see RETENTION_*_DAYS in docs/settings.md.
     """
     from flexiroaster.service import retention
     from flexiroaster.service.installation import open_installation
@@ -40,7 +42,14 @@ def prune(
     age = parse_duration("--older-than", older_than)
     with open_installation() as installation:
         forgotten = retention.prune(installation, age)
+        records = retention.prune_records(installation)
+        leftovers = retention.sweep(installation, age)
     typer.echo(f"{forgotten} executions forgotten")
+    for table, rows in records.items():
+        if rows:
+            typer.echo(f"{rows} rows of {table} deleted")
+    if leftovers:
+        typer.echo(f"{leftovers} leftover folders and files deleted")
 
 
 @app.command()

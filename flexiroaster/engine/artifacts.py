@@ -12,7 +12,7 @@ import mmap
 import re
 import shutil
 from collections.abc import Collection, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-__all__ = ["Artifacts", "summary_of"]
+__all__ = ["SCRATCH", "Artifacts", "summary_of"]
+
+SCRATCH = ".work-"
+"""Begins the names of the scratch folders of workers, which are beside the artifacts."""
 
 SUMMARY_FIELDS = ("url", "rows", "columns", "bytes", "schema", "checksum", "order", "beside", "where")
 
 _SIDE_TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _KEPT = "__flexiroaster_kept"
 _BLOCK = 1 << 24  # a stop is noticed between two blocks
+_EXECUTION_ID = re.compile(r"exec-[0-9a-f]{20}")
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}")
 _LONGEST_STEM = 100  # file names end at 255 bytes, and a temporary name is longer than the final one
 
 
@@ -185,6 +190,36 @@ class Artifacts:
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
 
+    def execution_ids(self) -> list[str]:
+        """The executions that have a folder here, by the form of its name."""
+        if self._remote:
+            filesystem, path = self._filesystem(self._root)
+            found = filesystem.ls(path, detail=False) if filesystem.exists(path) else []
+            names = [str(entry).rstrip("/").rpartition("/")[2] for entry in found]
+        else:
+            root = Path(self._root)
+            names = [entry.name for entry in root.iterdir()] if root.is_dir() else []
+        return sorted(name for name in names if _EXECUTION_ID.fullmatch(name))
+
+    def sweep(self, before: float) -> int:
+        """Delete what killed workers left on this machine and nothing has written to since (POSIX time): unfinished
+        files, scratch folders, and local copies of remote artifacts. How many.
+        """
+        return sum(
+            _remove_untouched(entry, before) if entry.name.startswith(SCRATCH) else self._sweep_folder(entry, before)
+            for entry in (self.folder.iterdir() if self.folder.is_dir() else ())
+            if entry.is_dir() and not entry.is_symlink()
+        )
+
+    def _sweep_folder(self, folder: Path, before: float) -> int:
+        """Of one execution; the folder itself goes with the last local copy."""
+        left = [f for f in folder.iterdir() if (self._remote or _PARTIAL.fullmatch(f.name)) and f.is_file()]
+        removed = sum(_remove_untouched(file, before) for file in left)
+        if removed and self._remote:
+            with suppress(OSError):  # there is more in it
+                folder.rmdir()
+        return removed
+
     def forget(self, execution_id: str) -> None:
         """Delete the local copies of an execution's remote artifacts; nothing for a local root."""
         if self._remote:
@@ -265,6 +300,19 @@ def _renamed_when_complete(final: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _remove_untouched(path: Path, before: float) -> bool:
+    """Delete a file or a folder unless something in it was written to since; another process may be faster."""
+    with suppress(FileNotFoundError):
+        if any(each.stat().st_mtime >= before for each in (path, *path.rglob("*"))):
+            return False
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        return True
+    return False
 
 
 def _write_ipc(table: pl.LazyFrame | pl.DataFrame, path: Path) -> None:

@@ -86,6 +86,7 @@ class Attempts:
 
     @contextmanager
     def _scratch(self) -> Iterator[None]:
+        self.prepare()  # that of an idle worker may have been swept away (`Artifacts.sweep`)
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from flexiroaster.engine.artifacts import Artifacts
+from flexiroaster.engine.artifacts import SCRATCH, Artifacts
 from flexiroaster.errors import SettingsError
 from flexiroaster.operators.base import Access
 
@@ -34,7 +34,7 @@ class Setup:
         artifacts = Artifacts(url)
         try:
             artifacts.folder.mkdir(parents=True, exist_ok=True)
-            work = tempfile.mkdtemp(prefix=".work-", dir=artifacts.folder)
+            work = tempfile.mkdtemp(prefix=SCRATCH, dir=artifacts.folder)
         except OSError as error:
             raise SettingsError(f"ARTIFACTS_URL: nothing can be written to {artifacts.folder}: {error}") from error
         return cls(access, url, str(artifacts.cache), work)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 
 from flexiroaster.config import Settings
+from flexiroaster.engine.artifacts import SCRATCH
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.service import control, executions, pipelines, retention
@@ -103,3 +105,47 @@ def test_a_rerun_of_what_is_pruned_meanwhile_says_so(
     with pytest.raises(NotFoundError, match=f"^Execution not found: {first}$"):
         executions.rerun(installation, first, "a")
     assert executions.count(installation) == 0
+
+
+def test_what_crashes_left_goes_and_the_rest_stays(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [rows("a", {"x": 1})]
+    there = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
+    executions.wait(installation, there, 30)
+    root = tmp_path / "artifacts"
+    week = (utc_now() - timedelta(days=8)).timestamp()
+    orphan, lately = (f"exec-{int(at.timestamp() * 1000):012x}00000000" for at in (long_ago(), utc_now()))
+    gone = [root / orphan, root / there / f".a.1.arrow.{'0' * 32}", root / f"{SCRATCH}killed"]
+    stay = [root / lately, root / "mine", root / f"{SCRATCH}running", root / there / f".b.1.arrow.{'0' * 32}"]
+    for path in (*gone, *stay):
+        path.touch() if path.name.startswith(".") and SCRATCH not in path.name else path.mkdir()
+    for path in gone[1:]:
+        os.utime(path, (week, week))
+    assert retention.sweep(installation, timedelta(days=90)) == 3
+    assert [path for path in gone if path.exists()] == []
+    assert [path for path in stay if not path.exists()] == []
+    assert (root / there / "a.1.1.arrow").is_file()
+
+    monkeypatch.chdir(tmp_path)
+    elsewhere = installation.settings.model_copy(update={"database_url": ""})
+    (root / orphan).mkdir()
+    with open_installation(elsewhere) as empty:
+        assert retention.sweep(empty, timedelta(days=0)) == 0, "a database that knows nothing is another one"
+    assert (root / there).is_dir()
+
+
+def long_ago() -> datetime:
+    return utc_now() - timedelta(days=100)
+
+
+def test_records_go_by_their_own_settings(installation: Installation) -> None:
+    with installation.database.write() as connection:
+        entry = {"viewer": "ann", "role": "admin", "action": "stop", "arguments": {}, "outcome": "ok"}
+        for days in (1, 399, 401):
+            connection.execute(insert(tables.audit_log).values(at=utc_now() - timedelta(days=days), **entry))
+    assert retention.prune_records(installation)["audit_log"] == 1
+    with open_installation(installation.settings.model_copy(update={"retention_audit_days": 0})) as keeping:
+        assert "audit_log" not in retention.prune_records(keeping)
+    with open_installation(installation.settings.model_copy(update={"retention_audit_days": 2})) as forgetting:
+        assert retention.prune_records(forgetting)["audit_log"] == 1
