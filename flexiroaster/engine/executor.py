@@ -253,9 +253,24 @@ class Execution(ExecutionState):
             self._attempt_interrupted(stage_id, at)
         self.tell(EventType.EXECUTION_RELEASED, "Handed over to another worker", at)
 
-    def set_aside(self, reason: str, at: datetime) -> None:
+    def seal(self, reason: str, at: datetime) -> None:
+        """Fail for good what cannot be driven because what is stored of it cannot be read; one that has ended stays as
+        it is, unless it was being rolled back. From now on every command is refused.
+        """
+        self.sealed = reason
+        if self.goal is Goal.ROLLBACK:
+            self.goal, reason = Goal.RUN, f"the rollback cannot be finished: {reason}"
+            if self.status in TERMINAL:
+                self.error = {"message": reason, "class": ErrorClass.CONFIGURATION.value, "stage_id": None}
+                if self.status is not ExecutionStatus.FAILED:
+                    self.move(ExecutionStatus.FAILED)
+                self.tell(EventType.ROLLBACK_FAILED, f"Rollback failed: {reason}", at, Level.ERROR)
+        if self.status not in TERMINAL:
+            self.set_aside(reason, at, ErrorClass.CONFIGURATION)
+
+    def set_aside(self, reason: str, at: datetime, error_class: ErrorClass = ErrorClass.CRASH) -> None:
         """Fail for good without running anything more."""
-        self.error = {"message": reason, "class": ErrorClass.CRASH.value, "stage_id": None}
+        self.error = {"message": reason, "class": error_class.value, "stage_id": None}
         if self.status is ExecutionStatus.PENDING:
             self.started_at = at
         self.finish_up(at)

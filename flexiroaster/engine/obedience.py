@@ -50,6 +50,8 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
 def _refusal(execution: Execution, kind: CommandKind) -> str | None:
     """Why the command is not allowed in the present state; None where it is."""
     message = f"Cannot {kind} execution with status: {execution.status}"
+    if execution.sealed is not None:
+        return f"{message}; {execution.sealed}"
     if execution.status not in ALLOWED[kind] or execution.goal is Goal.ROLLBACK:
         return message
     if kind is CommandKind.RETRY:

@@ -48,6 +48,7 @@ class ExecutionState:
     ready: deque[str] = field(init=False, default_factory=deque)
     completed: int = 0
     waits: bool = False  # for a slot of its pipeline; nothing starts
+    sealed: str | None = None  # why nobody can drive it; no command is carried out any more
     suspect: bool = False  # it lost its drivers again and again, without any progress between
     elapsed: float = 0.0  # seconds that its limit has counted before this driver took it up
     watch: Watch | None = None  # of the safety engine; without one the stages' own rules hold

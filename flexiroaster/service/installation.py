@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -197,7 +197,7 @@ class Installation:
         """Drive an execution that this process has claimed with that token, as it stands in the database."""
         from flexiroaster.engine.scheduler import adopt
 
-        adopt(self.driver, claims.Claim(execution_id, token, times), self._load, self._watch)
+        adopt(self.driver, claims.Claim(execution_id, token, times), self._load, self._watch, self._outline)
 
     def definition(self, pipeline_id: str, revision: int) -> Pipeline:
         """What a pipeline was at a revision, as the database has it; read once where executions are claimed.
@@ -209,6 +209,9 @@ class Installation:
 
     def _load(self, execution_id: str) -> recovery.Stored:
         return recovery.load(self.database, execution_id, self.definition)
+
+    def _outline(self, execution_id: str) -> recovery.Stored:
+        return recovery.outline(self.database, execution_id)
 
     def _watch(self, stored: recovery.Stored) -> Watch:
         return self.watchers.watch(stored.pipeline, stored.risk_level, stored.model_version)
@@ -334,7 +337,12 @@ class Installation:
             self.signals.holds({claim.execution_id for claim in claimed})
             return claimed
 
-        return Scheduler(driver, claim, self._load, self._watch, capacity=EXECUTIONS_PER_PROCESS * self._processes)
+        def give_back(given: Sequence[claims.Claim], failed: str | None) -> None:
+            claims.give_back(self.database, self.owner, given, failed)
+            self.signals.gave_up({claim.execution_id for claim in given})
+
+        capacity = EXECUTIONS_PER_PROCESS * self._processes
+        return Scheduler(driver, claim, self._load, self._watch, self._outline, give_back, capacity=capacity)
 
     def _start_driver(self) -> Driver:
         from flexiroaster.engine.driver import Driver, Limits

@@ -9,13 +9,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, String, bindparam, case, literal, text, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from flexiroaster.errors import StoreError
+from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
+from flexiroaster.store.tables import executions
 
-__all__ = ["SUSPECT", "Claim", "claim", "claim_one", "release", "renew", "waiting"]
+__all__ = ["SUSPECT", "Claim", "claim", "claim_one", "give_back", "release", "renew", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,30 @@ def release(database: Database, owner: str, execution_ids: Collection[str]) -> N
                 connection.execute(statement, {"id": execution_id, "owner": owner, "seconds": 0})
     except SQLAlchemyError as error:
         raise StoreError(f"cannot give up leases: {error}") from error
+
+
+def give_back(database: Database, owner: str, given: Collection[Claim], failed: str | None = None) -> None:
+    """Undo claims that came to nothing, in one statement: they do not count, and who had lost the lease before is known
+    to the next one. `failed` is the execution that could not be read just now: it is claimable only when the lease
+    would have run out, so that it never keeps the others waiting. A claim that has run out and been taken by another
+    is left alone. Raises StoreError.
+    """
+    if not given:
+        return
+    columns = executions.c
+    held = tuple_(columns.id, columns.fencing_token).in_([(each.execution_id, each.token) for each in given])
+    before = {each.execution_id: literal(each.lost_by, String) for each in given}
+    values = {
+        "lease_owner": case(before, value=columns.id),
+        "claimable_at": case((columns.id == (failed or ""), columns.claimable_at), else_=database_now()),
+        "claims": case((columns.claims > 0, columns.claims - 1), else_=0),
+    }
+    statement = update(executions).where(held, columns.lease_owner == owner, columns.claimable_at.is_not(None))
+    try:
+        with database.write() as connection:
+            connection.execute(statement.values(values))
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot give claims back: {error}") from error
 
 
 def waiting(database: Database) -> bool:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from flexiroaster.errors import ConflictError, NotFoundError
+from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import LIVE
-from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.model.pipeline import Pipeline, problems_of
 from flexiroaster.store.database import Database
 from flexiroaster.store.tables import executions, pipeline_revisions, pipelines
 
@@ -127,13 +128,16 @@ def get(database: Database, pipeline_id: str, revision: int | None = None) -> Re
 
 
 def definition(database: Database, pipeline_id: str, revision: int) -> Pipeline:
-    """What a pipeline was at a revision; that never changes. Raises NotFoundError."""
+    """What a pipeline was at a revision; that never changes.
+
+    Raises NotFoundError, and DefinitionError where this release cannot read it.
+    """
     key = (pipeline_revisions.c.pipeline_id == pipeline_id, pipeline_revisions.c.revision == revision)
     with database.read() as connection:
         document = connection.execute(select(pipeline_revisions.c.definition).where(*key)).scalar()
     if document is None:
         raise NotFoundError(f"Pipeline not found: {pipeline_id}, revision {revision}", pipeline_id=pipeline_id)
-    return Pipeline.model_validate(document)
+    return _read(document, pipeline_id, revision)
 
 
 def listing(database: Database, *, is_active: bool | None, skip: int, limit: int) -> tuple[list[Revision], int]:
@@ -172,8 +176,17 @@ def _joined(newest: bool) -> Select[Any]:
     return select(*columns, *times).join_from(pipelines, pipeline_revisions, on)
 
 
+def _read(document: object, pipeline_id: object, revision: int) -> Pipeline:
+    """The pipeline of a stored document. Raises DefinitionError, which names pipeline and revision."""
+    try:
+        return Pipeline.model_validate(document)
+    except ValidationError as error:
+        what = f"pipeline {pipeline_id!r} at revision {revision} cannot be read by this release"
+        raise DefinitionError([Problem("", what, "unreadable"), *problems_of(error, document, Pipeline)]) from error
+
+
 def _revision(row: Row[Any]) -> Revision:
-    pipeline = Pipeline.model_validate({**row.definition, "is_active": row.is_active})
+    pipeline = _read({**row.definition, "is_active": row.is_active}, row.definition.get("id"), row.revision)
     return Revision(pipeline, row.revision, row.created_at, row.updated_at)
 
 

@@ -15,7 +15,7 @@ from flexiroaster.errors import NotFoundError, StoreError
 from flexiroaster.model.command import Command, CommandKind
 from flexiroaster.model.event import EventType
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
-from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.model.pipeline import Pipeline, Stage, StageType
 from flexiroaster.store import definitions
 from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
@@ -23,7 +23,7 @@ from flexiroaster.store.queries import StageRow
 from flexiroaster.store.safety_tables import risk_assessments
 from flexiroaster.store.tables import commands, events, executions, stage_runs
 
-__all__ = ["Stored", "load"]
+__all__ = ["Stored", "load", "outline"]
 
 _BEGINNINGS = (EventType.EXECUTION_STARTED, EventType.EXECUTION_RESUMED, EventType.EXECUTION_RETRIED)
 
@@ -55,11 +55,14 @@ class Stored:
     overdue: bool = False
     risk_level: str | None = None
     model_version: str | None = None
+    revision: int = 0
 
 
 def load(database: Database, execution_id: str, definition: Callable[[str, int], Pipeline] | None = None) -> Stored:
     """Read it all in one transaction, but for its definition, which never changes: `definition` gives that of a
-    pipeline at a revision, where that is known already. Raises NotFoundError, StoreError.
+    pipeline at a revision, where that is known already.
+
+    Raises NotFoundError, StoreError, DefinitionError, and ValueError and the like where a row cannot be read.
     """
     definition = definition or partial(definitions.definition, database)
     key = executions.c.id == execution_id
@@ -110,4 +113,53 @@ def load(database: Database, execution_id: str, definition: Callable[[str, int],
         overdue=bool(row.overdue),
         risk_level=row.risk_level,
         model_version=row.model_version,
+        revision=row.revision,
+    )
+
+
+def outline(database: Database, execution_id: str) -> Stored:
+    """An execution whose rows or definition cannot be read, by the columns that can: enough to end it, not to run it.
+
+    Its pipeline is made of its stage rows, without dependencies and configs. Raises NotFoundError, StoreError.
+    """
+    head = ("pipeline_id", "pipeline_name", "revision", "status", "goal", "queued", "slot", "last_seq")
+    times = ("started_at", "completed_at", "pause_deadline")
+    unread = {"output": None, "error": None}
+    try:
+        with database.read() as connection:
+            row = connection.execute(
+                select(*(executions.c[name] for name in (*head, *times))).where(executions.c.id == execution_id)
+            ).first()
+            if row is None:
+                raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
+            stages = connection.execute(
+                select(*(stage_runs.c[name] for name in StageRow.__slots__ if name not in unread))
+                .where(stage_runs.c.execution_id == execution_id)
+                .order_by(stage_runs.c.position)
+            ).all()
+            pending = connection.execute(
+                select(commands.c.id, commands.c.kind)
+                .where(commands.c.execution_id == execution_id, commands.c.handled_at.is_(None))
+                .order_by(commands.c.id)
+            ).all()
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot read execution {execution_id}: {error}") from error
+    made_of = tuple(Stage.model_construct(id=s.stage_id, name=s.name, type=StageType.TRANSFORM) for s in stages)
+    return Stored(
+        execution_id=execution_id,
+        pipeline=Pipeline.model_construct(id=row.pipeline_id, name=row.pipeline_name, stages=made_of),
+        variables={},
+        status=ExecutionStatus(row.status),
+        goal=Goal(row.goal),
+        queued=row.queued,
+        slot=row.slot,
+        last_seq=row.last_seq,
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+        running_since=None,
+        error=None,
+        stages=[StageRow(**{**s._mapping, **unread, "status": StageStatus(s.status)}) for s in stages],
+        commands=[Command(c.id, execution_id, CommandKind(c.kind)) for c in pending],
+        pause_deadline=row.pause_deadline,
+        revision=row.revision,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from flexiroaster.coordination.outbox import Outbox
-from flexiroaster.errors import NotFoundError, StoreError
+from flexiroaster.errors import DefinitionError, NotFoundError, StoreError
 from flexiroaster.model.event import ENDS, Event, EventType
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.service.tracing.execution import TOLD, ExecutionTrace
@@ -103,7 +103,7 @@ class Tracing:
             return None
         try:
             pipeline: Pipeline | None = self._definition(row.pipeline_id, row.revision)
-        except NotFoundError:
+        except (NotFoundError, DefinitionError):
             pipeline = None
         past = _events_before(self._database, execution_id, before)
         if not past or past[0].type is not EventType.EXECUTION_CREATED:

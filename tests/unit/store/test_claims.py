@@ -91,3 +91,21 @@ def test_an_execution_that_begins_paused_has_no_owner_to_lose_it(journal: Journa
     for each in both("x"):
         commands.request(database, each, CommandKind.RESUME, {}, requested_by="ann")
     assert taken(database, "you", "x") == claims.Claim("x-one", 1, 1, None)
+
+
+def test_a_claim_that_is_given_back_does_not_count(journal: Journal, database: Database) -> None:
+    journal.apply([new("lost", "she"), new("fresh"), new("failed"), new("stolen")])
+    run_out(database, "lost")
+    given = claims.claim(database, "me", most=9, lease_seconds=60)
+    run_out(database, "stolen")
+    stolen = claims.claim_one(database, "you", "stolen", lease_seconds=60)
+    claims.give_back(database, "me", given, "failed")
+    again = claims.claim(database, "you", most=9, lease_seconds=60)
+    assert sorted(again, key=lambda claim: claim.execution_id) == [
+        claims.Claim("fresh", 2, 1, None),
+        claims.Claim("lost", 3, 2, "she"),
+    ], "and whose lease had run out is not forgotten"
+    run_out(database, "failed")
+    assert claims.claim_one(database, "you", "failed", lease_seconds=60) == claims.Claim("failed", 2, 1, None)
+    assert stolen == claims.Claim("stolen", 2, 2, "me")
+    assert claims.renew(database, "you", ["stolen"], lease_seconds=60) == {"stolen"}, "it is another's by now"
