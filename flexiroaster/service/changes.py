@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 
 from flexiroaster.errors import InputError
 from flexiroaster.model.execution import LIVE, TERMINAL, ExecutionStatus
-from flexiroaster.service import executions
-from flexiroaster.service.executions import ExecutionFilter, ExecutionRow, ExecutionSort
+from flexiroaster.service.executions import ExecutionFilter, ExecutionRow
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.paging import MOST, Window
+from flexiroaster.store import execution_list
 from flexiroaster.store.rows import LARGE
 
 __all__ = ["among", "cursor", "listen", "moment", "since"]
@@ -30,23 +28,19 @@ MARGIN = timedelta(seconds=10)
 def since(installation: Installation, wanted: ExecutionFilter, at: datetime | None = None) -> list[ExecutionRow]:
     """The executions that match and have not ended, and after them those that have ended since that time.
 
-    The latter from `MARGIN` before it, the last one first. Without what may be large (`variables`, `error`).
+    The latter from `MARGIN` before it. Costs what has not ended and what has ended since, however much ended before.
+    Without what may be large (`variables`, `error`).
     """
-    live = _with_statuses(wanted, LIVE)
-    found = list(_pages(installation, live, ExecutionSort.OLDEST)) if live else []
-    ended = _with_statuses(wanted, TERMINAL)
-    if at is not None and ended:
-        begin = at - MARGIN
-        last_first = _pages(installation, ended, ExecutionSort.COMPLETED_LAST)
-        found += takewhile(lambda row: row.completed_at is not None and row.completed_at >= begin, last_first)
+    database = installation.database
+    found = execution_list.in_statuses(database, wanted, live, LARGE) if (live := _of(wanted, LIVE)) else []
+    if at is not None and (ended := _of(wanted, TERMINAL)):
+        found += execution_list.ended_since(database, replace(wanted, statuses=ended), at - MARGIN, LARGE)
     return found
 
 
 def among(installation: Installation, wanted: ExecutionFilter, ids: Collection[str]) -> list[ExecutionRow]:
     """Those of these executions that match, as they are."""
-    ordered = sorted(ids)
-    parts = [tuple(ordered[begin : begin + MOST]) for begin in range(0, len(ordered), MOST)]
-    return [row for part in parts for row in _pages(installation, replace(wanted, ids=part), ExecutionSort.OLDEST)]
+    return execution_list.among(installation.database, wanted, ids, LARGE)
 
 
 def listen(installation: Installation, hear: Callable[[str | None], None]) -> Callable[[], None]:
@@ -54,14 +48,7 @@ def listen(installation: Installation, hear: Callable[[str | None], None]) -> Ca
 
     Raises StoreError.
     """
-    signals = installation.signals
-    ends = (signals.on_any_events(hear), signals.on_work(lambda: hear(None)))
-
-    def end() -> None:
-        for each in ends:
-            each()
-
-    return end
+    return installation.signals.on_any_events(hear)
 
 
 def cursor(at: datetime) -> str:
@@ -80,17 +67,7 @@ def moment(cursor: str) -> datetime:
     return at
 
 
-def _with_statuses(wanted: ExecutionFilter, statuses: Collection[ExecutionStatus]) -> ExecutionFilter | None:
-    """The same filter for some of the states; None where it has none of them."""
-    left = tuple(status for status in ExecutionStatus if status in statuses and status in (wanted.statuses or statuses))
-    return replace(wanted, statuses=left) if left and wanted.statuses != () else None
-
-
-def _pages(installation: Installation, wanted: ExecutionFilter, sort: ExecutionSort) -> Iterator[ExecutionRow]:
-    after: str | None = None
-    while True:
-        page = executions.page(installation, wanted, sort, Window(first=MOST, after=after), LARGE)
-        yield from page.items
-        if not page.has_next:
-            return
-        after = page.cursors[-1]
+def _of(wanted: ExecutionFilter, statuses: Collection[ExecutionStatus]) -> tuple[ExecutionStatus, ...]:
+    """Those of the statuses that the filter lets through."""
+    allowed = statuses if wanted.statuses is None else wanted.statuses
+    return tuple(status for status in ExecutionStatus if status in statuses and status in allowed)

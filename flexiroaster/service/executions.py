@@ -107,7 +107,7 @@ def start(
     if new.paused and not landed.queued:
         return new.execution_id  # a resume has it claimed
     if not drive:
-        installation.tell_of_work()
+        installation.tell_of_work(new.execution_id)
     elif landed.queued:
         _wait_in_line(installation, revision, new.execution_id)
     else:
@@ -160,7 +160,7 @@ def rerun(
     if drive and isinstance(landed, Landed) and not landed.queued:
         installation.go_on(new.execution_id, token=1)
     else:
-        installation.tell_of_work()
+        installation.tell_of_work(new.execution_id)
     return new.execution_id
 
 

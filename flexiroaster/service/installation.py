@@ -222,9 +222,9 @@ class Installation:
         if scheduler is not None:
             scheduler.wake()
 
-    def tell_of_work(self) -> None:
-        """There is a new execution that nobody drives: tell every process that may claim it."""
-        self.signals.work()
+    def tell_of_work(self, execution_id: str) -> None:
+        """There is a new execution that nobody drives: tell who may claim it, and who follows the list."""
+        self.signals.created(execution_id)
 
     def tell_of_command(self, execution_id: str) -> None:
         """Somebody has stored a command: have it carried out, here if the execution is driven here."""

@@ -48,8 +48,9 @@ class Signals:
 
     # --- to the others -------------------------------------------------------------------------------------------
 
-    def work(self) -> None:
-        """There may be something to claim."""
+    def created(self, execution_id: str) -> None:
+        """There is a new execution that nobody drives: it has its first event, and may be claimed."""
+        self._bus.publish(f"{EVENTS}:{execution_id}")
         self._bus.publish(WORK)
 
     def command(self, execution_id: str) -> None:

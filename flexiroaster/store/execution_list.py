@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import Column, ColumnElement, func, literal, or_, select, tuple_
 
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.store import keyset
 from flexiroaster.store.database import Database
-from flexiroaster.store.keyset import Page, Sort, Window
+from flexiroaster.store.keyset import MOST, Page, Sort, Window
 from flexiroaster.store.rows import ExecutionRow, execution_columns, execution_row
 from flexiroaster.store.tables import executions
 
-__all__ = ["ExecutionFilter", "ExecutionSort", "count", "page", "part"]
+__all__ = ["ExecutionFilter", "ExecutionSort", "among", "count", "ended_since", "in_statuses", "page", "part"]
 
 _Condition = ColumnElement[bool]
 
@@ -89,6 +89,59 @@ def count(database: Database, wanted: ExecutionFilter) -> int:
         return connection.execute(statement).scalar_one()
 
 
+def in_statuses(
+    database: Database,
+    wanted: ExecutionFilter,
+    statuses: Collection[ExecutionStatus],
+    leave_out: Collection[str] = (),
+) -> list[ExecutionRow]:
+    """All in one of these statuses that match, oldest first. Reads the executions in these statuses and no others."""
+    statement = select(*execution_columns(leave_out)).where(*_conditions(replace(wanted, statuses=None), plain=_hidden))
+    lanes = [[executions.c.status == status] for status in statuses]
+    found: list[ExecutionRow] = []
+    after: str | None = None
+    while True:
+        with database.read() as connection:
+            window = Window(first=MOST, after=after)
+            part = keyset.page(connection, statement, ExecutionSort.OLDEST.value, window, execution_row, lanes)
+        found += part.items
+        if not part.has_next:
+            return found
+        after = part.cursors[-1]
+
+
+def ended_since(
+    database: Database, wanted: ExecutionFilter, at: datetime, leave_out: Collection[str] = ()
+) -> list[ExecutionRow]:
+    """All that match and have ended at that time or later, first end first. Reads what has ended since and no more."""
+    key = (executions.c.completed_at, executions.c.id)
+    statement = select(*execution_columns(leave_out)).where(*_conditions(wanted, plain=_hidden)).order_by(*key)
+    found: list[ExecutionRow] = []
+    last: tuple[datetime | None, str] = (at, "")
+    while True:
+        behind = tuple_(*key) > tuple_(*(literal(value, column.type) for value, column in zip(last, key, strict=True)))
+        with database.read() as connection:
+            rows = [execution_row(row) for row in connection.execute(statement.where(behind).limit(MOST))]
+        found += rows
+        if len(rows) < MOST:
+            return found
+        last = (rows[-1].completed_at, rows[-1].id)
+
+
+def among(
+    database: Database, wanted: ExecutionFilter, ids: Iterable[str], leave_out: Collection[str] = ()
+) -> list[ExecutionRow]:
+    """Those of these executions that match, by id. Reads these executions and no others."""
+    ordered = sorted(ids)
+    statement = select(*execution_columns(leave_out)).where(*_conditions(wanted, plain=_hidden))
+    found: list[ExecutionRow] = []
+    for begin in range(0, len(ordered), MOST):
+        part = statement.where(executions.c.id.in_(ordered[begin : begin + MOST])).order_by(executions.c.id)
+        with database.read() as connection:
+            found += [execution_row(row) for row in connection.execute(part)]
+    return found
+
+
 def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> tuple[list[list[_Condition]], list[_Condition]]:
     """The conditions, with those apart that are each a stretch of an index in this order."""
     conditions = _conditions(wanted)
@@ -102,12 +155,28 @@ def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> tuple[list[list[_Con
     return [[]], conditions
 
 
-def _conditions(wanted: ExecutionFilter) -> list[_Condition]:
+def _hidden(column: Column[str]) -> ColumnElement[str]:
+    """The value of a column, and no use of its indexes.
+
+    Without statistics SQLite takes any index of an equality before one of a range, and would read all that a pipeline
+    ever ran to find what has ended a moment ago.
+    """
+    return column.concat("")
+
+
+def _shown(column: Column[str]) -> ColumnElement[str]:
+    return column
+
+
+def _conditions(
+    wanted: ExecutionFilter, plain: Callable[[Column[str]], ColumnElement[str]] = _shown
+) -> list[_Condition]:
+    """What holds for those that are wanted; `plain` says how the columns are named that begin an index."""
     columns = executions.c
     found: list[_Condition | None] = [
         _among(columns.id, wanted.ids),
-        _among(columns.pipeline_id, wanted.pipeline_ids),
-        _among(columns.status, wanted.statuses),
+        _among(plain(columns.pipeline_id), wanted.pipeline_ids),
+        _among(plain(columns.status), wanted.statuses),
         _among(columns.triggered_by, wanted.triggered_by),
         None if wanted.created_after is None else columns.created_at >= wanted.created_after,
         None if wanted.created_before is None else columns.created_at < wanted.created_before,

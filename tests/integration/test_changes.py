@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import insert, text
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import InputError, NotFoundError
@@ -14,8 +15,10 @@ from flexiroaster.model.execution import LIVE, ExecutionStatus
 from flexiroaster.service import changes, events, executions, pipelines
 from flexiroaster.service.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
-from tests.history import add_executions
+from flexiroaster.store import tables
+from tests.history import BEGINNING, add_executions, made_up
 from tests.integration.program import DAILY
+from tests.statements import database_work
 from tests.waiting import eventually
 
 
@@ -51,6 +54,61 @@ def test_what_lives_and_what_has_ended_since(installation: Installation) -> None
         assert len(found) == len(live | ended)
         some = [row.id for row in rows[::2]]
         assert {row.id for row in changes.among(installation, wanted, some)} == set(some) & set(matching)
+
+
+PAST = 5000
+
+
+def add_past(installation: Installation, count: int, seed: int = 2) -> None:
+    """Executions that ended long before all others."""
+    ended = [row for row in made_up(count, seed=seed) if row["completed_at"]]
+    for row in ended:
+        row.update({name: row[name] - timedelta(days=30) for name in ("created_at", "started_at", "completed_at")})
+    with installation.database.write() as connection:
+        connection.execute(insert(tables.executions), ended)
+    if not installation.database.is_sqlite:  # where autovacuum does that by itself
+        with installation.database.engine.connect() as connection:
+            connection.execute(text("ANALYZE"))
+            connection.commit()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ExecutionFilter(),
+        ExecutionFilter(pipeline_ids=("p1",)),
+        ExecutionFilter(pipeline_ids=("p1", "p2"), text="row_1"),
+        ExecutionFilter(statuses=(ExecutionStatus.FAILED,), minimal_risk=0.3),
+        ExecutionFilter(statuses=(ExecutionStatus.COMPLETED, ExecutionStatus.PAUSED), created_after=BEGINNING),
+    ],
+    ids=["all", "a pipeline", "pipelines", "a status", "statuses"],
+)
+def test_a_look_costs_what_has_changed_however_much_ended_before(
+    installation: Installation, wanted: ExecutionFilter
+) -> None:
+    add_past(installation, 500)
+    rows = add_executions(installation, 100)
+    at = sorted(row["completed_at"] for row in rows if row["completed_at"])[-5] + changes.MARGIN
+    some = [row["id"] for row in rows[:3]]
+
+    def look() -> None:
+        changes.since(installation, wanted, at)
+        changes.among(installation, wanted, some)
+
+    before = database_work(installation, look)
+    add_past(installation, PAST, seed=3)
+    assert database_work(installation, look) - before < PAST / 10  # none on SQLite; PostgreSQL may choose another plan
+
+
+def test_the_bus_tells_of_an_execution_that_nobody_drives(installation: Installation) -> None:
+    heard: set[str | None] = set()
+    end = changes.listen(installation, heard.add)
+    try:
+        revision = pipelines.save(installation, {"id": "daily", **DAILY})
+        execution_id = executions.start(installation, revision, drive=False)
+        eventually(lambda: execution_id in heard)
+    finally:
+        end()
 
 
 def test_the_bus_tells_of_each_execution(installation: Installation) -> None:
