@@ -19,6 +19,7 @@ from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
 from graphql_api import graphiql, responses
 from graphql_api.documents import Documents
+from graphql_api.event_streams import EventStreams
 from graphql_api.execution import LIMIT_SECONDS, Workers
 from graphql_api.guard import Guard
 from graphql_api.http import GraphQLHTTP
@@ -67,13 +68,14 @@ def create_app(
     operations = Operations(schema, installation, documents, workers, streams)
     limits = limits or Limits()
     places = Places(limits.connections_each)
+    event_streams = EventStreams(installation, workers, places)
     http = GraphQLHTTP(
         schema,
         installation,
         documents,
         workers,
         page=graphiql.page if settings.debug else None,
-        stream=GraphQLEventStream(installation, operations, workers, places),
+        stream=GraphQLEventStream(operations, event_streams),
     )
     socket = GraphQLWebSocket(installation, operations, workers, places, limits)
     routes: list[BaseRoute] = [Route(PATH, http), WebSocketRoute(PATH, socket), Route("/health/live", health)]
@@ -86,6 +88,7 @@ def create_app(
         exception_handlers={HTTPException: _refused},
     )
     app.state.streams = streams  # the server ends them before it waits for their connections
+    app.state.event_streams = event_streams  # whoever serves others beside GraphQL's counts them together
     return app
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
@@ -86,7 +86,7 @@ class Streams:
 
     async def events(
         self, execution_id: str, after: str | None = None, level: Level | None = None
-    ) -> AsyncIterator[EventBatch]:
+    ) -> AsyncGenerator[EventBatch, None]:
         """The events behind a cursor and those to come, until the execution has ended.
 
         With a level, those that are as serious. Raises, before anything is given, NotFoundError and InputError
@@ -114,7 +114,7 @@ class Streams:
         """End the threads, once they have done what they do; `end` comes first."""
         self._workers.close()
 
-    async def _followed(self, begin: Batch, level: Level | None) -> AsyncIterator[EventBatch]:
+    async def _followed(self, begin: Batch, level: Level | None) -> AsyncGenerator[EventBatch, None]:
         execution_id, number, caught_up = begin.execution.id, begin.after, False
         listen = partial(events.listen, self._installation, execution_id)
         async with self._feed(execution_id, lambda: Feed(partial(self._read, execution_id)), listen) as feed:

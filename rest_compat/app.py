@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flexiroaster import __version__
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
+from graphql_api.event_streams import EventStreams
 from graphql_api.guard import Guard
 from graphql_api.streams import Streams
 from rest_compat import failures
@@ -29,11 +30,14 @@ _COMPRESSION = 3  # a tenth of the time of the default for nearly the same size
 
 def add_rest(app: Starlette, installation: Installation) -> None:
     """Have an application that serves GraphQL answer the calls of the contract, too."""
-    app.add_middleware(Beside, rest=create_app(installation, app.state.streams))
+    app.add_middleware(Beside, rest=create_app(installation, app.state.streams, app.state.event_streams))
 
 
-def create_app(installation: Installation, streams: Streams) -> FastAPI:
-    """The application over an installation and the live streams of its process; it closes neither."""
+def create_app(installation: Installation, streams: Streams, event_streams: EventStreams) -> FastAPI:
+    """The application over an installation and the live streams of its process; it closes neither.
+
+    `event_streams` counts its streams of events together with those of GraphQL.
+    """
     settings = installation.settings
     app = FastAPI(
         title=system.APP,
@@ -47,6 +51,7 @@ def create_app(installation: Installation, streams: Streams) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.installation, app.state.streams, app.state.open_streams = installation, streams, set()
+    app.state.event_streams = event_streams
     app.state.exposition = Exposition(installation, streams, app.state.open_streams)
     failures.install(app)
     app.add_exception_handler(airflow.WrongSecretError, airflow.answer_wrong_secret)

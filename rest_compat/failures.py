@@ -29,6 +29,7 @@ from flexiroaster.errors import (
     UnauthenticatedError,
 )
 from flexiroaster.model.event import utc_now
+from graphql_api.documents import RefusedError
 from rest_compat.models.base import Failure, Invalid, InvalidItem, Refusal, Responses
 
 __all__ = ["RESPONSES", "UNEXPECTED", "Answers", "install"]
@@ -86,6 +87,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(FlexiRoasterError, _raised)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RefusedError, _overloaded)
 
 
 async def _raised(request: Request, error: Exception) -> JSONResponse:
@@ -113,6 +115,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if refused.status_code == 405:  # the router knows only of the first route that has the path
         headers = {"allow": ", ".join(filter(partial(_is_allowed, request), _METHODS))}
     return JSONResponse(Refusal(detail=refused.detail).model_dump(), refused.status_code, headers)
+
+
+async def _overloaded(_request: Request, error: Exception) -> JSONResponse:
+    """Live events have no room for one more stream, or no time."""
+    return _failure(503, "Service unavailable", str(error))
 
 
 def _is_allowed(request: Request, method: str) -> bool:

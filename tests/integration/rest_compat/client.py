@@ -15,6 +15,7 @@ from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation, open_installation
 from graphql_api.app import create_app
 from graphql_api.server import Server
+from graphql_api.websocket import Limits
 from rest_compat.app import add_rest
 from tests.waiting import eventually
 
@@ -81,11 +82,11 @@ class Rest:
 
 
 @contextmanager
-def serving(settings: Settings, *, executor: bool = True) -> Iterator[Rest]:
-    """A server on a free port, ended with the block."""
+def serving(settings: Settings, *, executor: bool = True, limits: Limits | None = None) -> Iterator[Rest]:
+    """A server on a free port, ended with the block; `limits` are those of connections for live results."""
     settings = settings.model_copy(update={"port": 0})
     with open_installation(settings) as installation:
-        app = create_app(installation, settings)
+        app = create_app(installation, settings, limits=limits)
         add_rest(app, installation)
         if executor:
             installation.take_work()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from graphql_api import feed, places, server, sse, websocket
+from graphql_api import event_streams, feed, places, server, websocket
 from graphql_api.websocket import Limits
 
 PAGE = (Path(__file__).parents[3] / "docs" / "subscriptions.md").read_text()
@@ -25,8 +25,8 @@ def test_the_figures_are_those_in_force() -> None:
         f"more than {server.MAX_MESSAGE // 1024} KiB",
         f"for {limits.send_seconds:.0f} seconds you took nothing",
         f"`connection_init` within {limits.init_seconds:.0f} seconds",
-        f"a sign of life every {sse.KEEP_ALIVE_SECONDS:.0f} seconds",
-        f"room for {limits.connections:,} sockets and {sse.MOST_STREAMS:,} event streams",
+        f"a sign of life every {event_streams.KEEP_ALIVE_SECONDS:.0f} seconds",
+        f"room for {limits.connections:,} sockets and {event_streams.MOST_STREAMS:,} event streams",
         f"{places.MOST_EACH} of both together",
         f"a socket for {limits.operations}\noperations at once",
         f"the last {feed.WINDOW:,} events",
