@@ -10,7 +10,9 @@ from typing import Any
 
 from flexiroaster.config import load_settings
 from flexiroaster.service import executions
+from flexiroaster.store import commands
 from tests.integration.graphql_api.running import Api, serving
+from tests.waiting import eventually
 
 PAGE = Path(__file__).parents[2] / "docs" / "graphql.md"
 ANY = "…"
@@ -45,9 +47,15 @@ class Reader:
         for payload in data.values():
             if isinstance(payload, dict) and "executionId" in (payload.get("execution") or {}):
                 self.execution_id = payload["execution"]["executionId"]
-                executions.wait(self.api.installation, self.execution_id, timeout=60)
+                self.settle()
         assert example.answer is not None, f"{PAGE.name}:{example.line} shows no answer"
         assert alike(example.answer, data), f"{PAGE.name}:{example.line}: {json.dumps(data, indent=2)}"
+
+    def settle(self) -> None:
+        """Wait until what was asked of the execution is carried out, and it has ended or is paused."""
+        installation, id_ = self.api.installation, self.execution_id
+        eventually(lambda: not commands.pending(installation.database, [id_]))
+        executions.wait(installation, id_, timeout=60)
 
     def watch(self, document: str) -> None:
         """Follow it to its end, over server-sent events."""

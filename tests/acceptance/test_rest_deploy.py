@@ -288,6 +288,7 @@ def test_the_topology_works_as_plain_processes(postgres_url: str, redis_url: str
     env = {
         "DATABASE_URL": postgres_url,
         "REDIS_URL": redis_url,
+        "REDIS_SOCKET_TIMEOUT": "20",  # it stays, however slow the machine is
         "ARTIFACTS_URL": str(tmp_path / "artifacts"),
         "EXECUTOR_WORKERS": "2",
         "LOG_LEVEL": "WARNING",

@@ -73,12 +73,11 @@ def test_the_first_calls_lead_to_completed_and_logs() -> None:
         )
 
 
-def test_pause_resume_and_stop() -> None:
-    """The same pipeline with another stage that takes two seconds, so that there is something to pause."""
+def test_pause_resume_and_stop(tmp_path: Path) -> None:
+    """The same pipeline with two more stages, of which the first waits, so that there is something to pause."""
+    gate = tmp_path / "go"
     with served(EXECUTOR_STOP_GRACE="1", **QUIET) as server:
-        run = {"operation": "python", "function": "tests.integration.stages:sleep_for", "arguments": {"seconds": 2}}
-        slow = orjson.dumps({"id": "slow", "type": "transform", "config": run}).decode()
-        changed = CREATE.replace('"stages": [', f'"stages": [{slow},')
+        changed = CREATE.replace('"stages": [', f'"stages": [{two_steps(gate)},')
         assert changed != CREATE
         created = call(server, changed)
         first, second = (str(call(server, EXECUTE, pipeline=created["id"]).get("execution_id")) for _ in range(2))
@@ -89,13 +88,26 @@ def test_pause_resume_and_stop() -> None:
 
         reaches("running", first)
         assert call(server, command("/pause"), exec=first)["success"] is True
+        gate.touch()
         reaches("paused", first)
         assert call(server, command("/resume"), exec=first)["success"] is True
         reaches("completed", first)
+        gate.unlink()
         third = str(call(server, EXECUTE, pipeline=created["id"])["execution_id"])
         reaches("running", third)
         assert call(server, command("/stop"), exec=third)["success"] is True
         reaches("cancelled", third)
+
+
+def two_steps(gate: Path) -> str:
+    """A stage that waits for a file, and one behind it."""
+    wait = {"function": "tests.integration.stages:wait_for_file", "arguments": {"path": str(gate)}}
+    after = {"function": "tests.integration.stages:sleep_for", "arguments": {"seconds": 0}}
+    stages = [
+        {"id": "wait", "type": "transform", "config": {"operation": "python", **wait}},
+        {"id": "after", "type": "transform", "config": {"operation": "python", **after}, "dependencies": ["wait"]},
+    ]
+    return ", ".join(orjson.dumps(stage).decode() for stage in stages)
 
 
 WILD = [

@@ -1,7 +1,9 @@
 // A query, a mutation and subscriptions with npm's graphql-ws and graphql-sse:
-// node clients.mjs ws|sse http://127.0.0.1:8000/graphql PIPELINE
-// Starts an execution of the pipeline and follows it, then once more with a break after the second payload.
+// node clients.mjs ws|sse http://127.0.0.1:8000/graphql PIPELINE GATE
+// Starts an execution of the pipeline and follows it, then once more with a break after the second payload. Its first
+// stage waits for the file GATE, which is made once the first payload has come.
 // Writes one JSON object: what each operation answered.
+import { writeFileSync } from "node:fs";
 import * as sse from "graphql-sse";
 import * as ws from "graphql-ws";
 import WebSocket from "ws";
@@ -13,7 +15,7 @@ const FOLLOW = `subscription ($id: ID!, $after: String) {
   executionEvents(executionId: $id, after: $after) { cursor caughtUp events { seq } execution { status } }
 }`;
 
-const [, , kind, url, pipeline] = process.argv;
+const [, , kind, url, pipeline, gate] = process.argv;
 const client =
   kind === "ws"
     ? ws.createClient({ url: url.replace("http", "ws"), webSocketImpl: WebSocket, retryAttempts: 0 })
@@ -31,6 +33,7 @@ async function follow(variables, atMost = Infinity) {
   for await (const result of client.iterate({ query: FOLLOW, variables })) {
     if (result.errors) throw new Error(JSON.stringify(result.errors));
     batches.push(result.data.executionEvents);
+    writeFileSync(gate, "");
     if (batches.length === atMost) break;
   }
   return batches;

@@ -77,6 +77,8 @@ def opened(
         origin=None,
         compression=None,
         max_size=None,
+        open_timeout=WAIT_SECONDS,
+        ping_interval=None,
         close_timeout=5,
     ) as connection:
         socket = Socket(connection)
@@ -96,9 +98,15 @@ class StreamEvent:
 
 @contextmanager
 def streamed(
-    api: Api, query: str, variables: dict[str, Any] | None = None, method: str = "POST", **headers: str
+    api: Api,
+    query: str,
+    variables: dict[str, Any] | None = None,
+    method: str = "POST",
+    *,
+    signs_of_life: bool = False,
+    **headers: str,
 ) -> Iterator[Iterator[StreamEvent]]:
-    """An event stream, over POST or GET."""
+    """An event stream, over POST or GET; by default without its signs of life, which come when nothing else does."""
     named = {"accept": "text/event-stream", **{name.replace("_", "-"): value for name, value in headers.items()}}
     parameters = {"query": query, "variables": variables or {}}
     if method == "GET":
@@ -110,7 +118,7 @@ def streamed(
             answer.read()
             raise httpx.HTTPStatusError(answer.text, request=answer.request, response=answer)
         assert answer.headers["content-type"].startswith("text/event-stream")
-        yield _events(answer.iter_lines())
+        yield (event for event in _events(answer.iter_lines()) if signs_of_life or event.name is not None)
 
 
 def _events(lines: Iterator[str]) -> Iterator[StreamEvent]:

@@ -43,7 +43,7 @@ class Served:
 
     def alive(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/live").status_code == 200
+            return httpx.get(f"{self.url}/health/live", timeout=60).status_code == 200
         except httpx.TransportError:
             assert self.process.poll() is None, self.process.communicate()
             return False

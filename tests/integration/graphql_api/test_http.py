@@ -53,7 +53,7 @@ def test_a_query_by_post_and_by_get(api: Api) -> None:
     ],
 )
 def test_the_client_chooses_the_media_type(api: Api, accept: str | None, media_type: str) -> None:
-    client = httpx.Client(headers={"accept": accept} if accept else {})
+    client = httpx.Client(headers={"accept": accept} if accept else {}, timeout=60)
     if accept is None:
         del client.headers["accept"]
     with client:

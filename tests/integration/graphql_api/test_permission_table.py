@@ -61,7 +61,8 @@ def over_http(api: Api, secret: str) -> Iterator[tuple[Use, bool]]:
 def over_websocket(api: Api, secret: str) -> Iterator[tuple[Use, bool]]:
     """Each document and whether it is refused, on one connection."""
     url = api.url.replace("http://", "ws://")
-    with connect(url, subprotocols=[Subprotocol("graphql-transport-ws")]) as socket:
+    protocols = [Subprotocol("graphql-transport-ws")]
+    with connect(url, subprotocols=protocols, open_timeout=60, ping_interval=None) as socket:
         socket.send(json.dumps({"type": "connection_init", "payload": {"authorization": f"Bearer {secret}"}}))
         assert json.loads(socket.recv(timeout=60))["type"] == "connection_ack"
         for number, use in enumerate(USES):

@@ -26,7 +26,7 @@ def test_query_mutation_and_subscription(settings: Settings, tmp_path: Path) -> 
         pipeline_id = _pipeline_of(live)
         everything, resumed, status = asyncio.run(_talk(live.api.url.replace("http", "ws"), pipeline_id))
     assert numbers(everything) == list(range(1, len(numbers(everything)) + 1))
-    assert numbers(everything[:2]) + numbers(resumed) == numbers(everything)
+    assert numbers(everything[:1]) + numbers(resumed) == numbers(everything)
     assert everything[-1]["execution"]["status"] == status == "COMPLETED"
 
 
@@ -38,8 +38,10 @@ def _pipeline_of(live: Live) -> str:
 
 
 async def _talk(url: str, pipeline_id: str) -> tuple[list[Any], list[Any], str]:
-    transport = WebsocketsTransport(url=url, subprotocols=[WebsocketsTransport.GRAPHQLWS_SUBPROTOCOL])
-    async with Client(transport=transport) as session:
+    transport = WebsocketsTransport(
+        url=url, subprotocols=[WebsocketsTransport.GRAPHQLWS_SUBPROTOCOL], connect_timeout=60, ack_timeout=60
+    )
+    async with Client(transport=transport, execute_timeout=60) as session:
         started = await session.execute(GraphQLRequest(START, variable_values={"id": pipeline_id}))
         execution_id = started["startExecution"]["execution"]["executionId"]
 
@@ -48,6 +50,6 @@ async def _talk(url: str, pipeline_id: str) -> tuple[list[Any], list[Any], str]:
             return [result["executionEvents"] async for result in session.subscribe(asked)]
 
         everything = await follow(None)
-        resumed = await follow(everything[1]["cursor"])
+        resumed = await follow(everything[0]["cursor"])
         found = await session.execute(GraphQLRequest(RUN, variable_values={"id": execution_id}))
     return everything, resumed, found["execution"]["status"]

@@ -57,4 +57,4 @@ def test_every_server_tells_of_every_event(servers: tuple[Served, Served], tmp_p
         assert each.completed
         assert each.numbers == list(range(1, found["lastSeq"] + 1))
         assert each.connections == 1
-        assert each.payloads > 2  # they came as it went on, not all at the end
+        assert each.payloads > 1  # the first one before the gate was opened: they came as it went on

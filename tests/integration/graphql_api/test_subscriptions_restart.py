@@ -30,16 +30,17 @@ def check(seen: list[Seen], last: int) -> None:
 def test_a_killed_server_costs_no_event(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'r.db'}" if database == "sqlite" else request.getfixturevalue("postgres_url")
     env = {"DATABASE_URL": url, "EXECUTION_LOCK_TTL": "3", "LOG_LEVEL": "WARNING"}
-    gate = tmp_path / "go"
+    gate, second_gate = tmp_path / "go", tmp_path / "go on"
     with served(**env) as first:
-        execution = first.start(*slow_chain(STAGES, 0.05, gate))
+        execution = first.start(*slow_chain(STAGES, 0.05, gate, second_gate))
         clients = Subscribers(first.port, execution, CLIENTS, STALLED)
         try:
             clients.wait_until_subscribed()
             gate.touch()
-            eventually(lambda: progress(first, execution)["completedStages"] > STAGES // 3, within=120)
+            eventually(lambda: progress(first, execution)["completedStages"] == STAGES // 2, within=120)
             first.process.kill()
             first.process.communicate()
+            second_gate.touch()
             with served(**env, port=first.port) as second:
                 eventually(lambda: progress(second, execution)["status"] == "COMPLETED", within=120)
                 last = progress(second, execution)["lastSeq"]

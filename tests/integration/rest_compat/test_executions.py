@@ -257,7 +257,7 @@ def test_running_is_a_list_and_no_id(rest: Rest, tmp_path: Path) -> None:
     listed = rest.json("/api/executions/running")
     assert list(listed) == ["executions", "total", "cursor"]
     assert ([each["id"] for each in listed["executions"]], listed["total"]) == ([execution_id], 1)
-    assert rest.json(f"/api/executions/{execution_id}")["current_stage"] == "wait"
+    eventually(lambda: rest.json(f"/api/executions/{execution_id}")["current_stage"] == "wait")
     signal.touch()
     rest.reaches(execution_id, "completed")
     assert rest.json("/api/executions/running") == {"executions": [], "total": 0, "cursor": None}

@@ -181,7 +181,8 @@ def test_open_subscriptions_are_told_by_what_they_came_over(rest: Rest, tmp_path
         return (now[names[0]], now[names[1]], now["flexiroaster_event_streams", ""])
 
     assert told() == (0, 0, 0)
-    with connect(f"{rest.url.replace('http', 'ws')}/graphql", subprotocols=["graphql-transport-ws"]) as socket:  # type: ignore[list-item]
+    url, options = f"{rest.url.replace('http', 'ws')}/graphql", {"open_timeout": 60, "ping_interval": None}
+    with connect(url, subprotocols=["graphql-transport-ws"], **options) as socket:  # type: ignore[list-item]
         socket.send(json.dumps({"type": "connection_init"}))
         assert json.loads(socket.recv())["type"] == "connection_ack"
         for number in ("1", "2"):
@@ -189,8 +190,8 @@ def test_open_subscriptions_are_told_by_what_they_came_over(rest: Rest, tmp_path
             assert json.loads(socket.recv())["type"] == "next"
         accept = {"accept": "text/event-stream"}
         with (
-            httpx.stream("POST", f"{rest.url}/graphql", json=asked, headers=accept) as stream,
-            httpx.stream("GET", f"{rest.url}/api/executions/{execution_id}/events") as events,
+            httpx.stream("POST", f"{rest.url}/graphql", json=asked, headers=accept, timeout=60) as stream,
+            httpx.stream("GET", f"{rest.url}/api/executions/{execution_id}/events", timeout=60) as events,
         ):
             lines = stream.iter_lines(), events.iter_lines()  # kept: a reader that goes closes its stream
             assert all(next(each) for each in lines)
