@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.timers import Timer
@@ -15,8 +16,8 @@ __all__ = ["Driven", "late_timer"]
 @dataclass(slots=True, eq=False)
 class Driven:
     """`attempts` maps the key of each running attempt to its stage; `timers` are by that key (its limit) and by
-    `late_timer` of it, "" is the whole execution's. `commands` are those that were looked at, `failure` is why it is
-    not driven any more.
+    `late_timer` of it, "" is the whole execution's. `retries` has when which stage is tried again, with the timer.
+    `commands` are those that were looked at, `failure` is why it is not driven any more.
     """
 
     execution: Execution
@@ -24,6 +25,7 @@ class Driven:
     failure: FlexiRoasterError | None = None
     attempts: dict[str, str] = field(default_factory=dict)
     timers: dict[str, Timer] = field(default_factory=dict)
+    retries: dict[str, tuple[datetime, Timer]] = field(default_factory=dict)
     commands: set[int] = field(default_factory=set)
     queued: bool = False  # stands in the line for processes
     progressed: dict[str, float] = field(default_factory=dict)
@@ -35,6 +37,11 @@ class Driven:
             if (timer := self.timers.pop(name, None)) is not None:
                 timer.cancel()
         self.progressed.pop(stage_id, None)
+
+    def cancel_timers(self) -> None:
+        """Nothing more happens to it because of the time."""
+        for timer in (*self.timers.values(), *(timer for _, timer in self.retries.values())):
+            timer.cancel()
 
 
 def late_timer(key: str) -> str:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from flexiroaster.engine.timers import Timers
 from flexiroaster.errors import ErrorClass, FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.model.command import Command
 from flexiroaster.model.event import Event, Level, utc_now
-from flexiroaster.model.execution import ExecutionStatus, StageStatus
+from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.store.journal import Journal
 
 if TYPE_CHECKING:
@@ -286,9 +287,6 @@ class Driver:
             execution.end_pause(utc_now())
         execution.begin_if_pending(utc_now())
         self._limit(driven, execution.pipeline.timeout or self._limits.execution)
-        for stage_id, run in execution.stages.items():
-            if run.status is StageStatus.WAITING and run.retry_at is not None:
-                self._retry_after((run.retry_at - utc_now()).total_seconds(), driven, stage_id)
         self._changed(driven)
 
     def _limit(self, driven: Driven, seconds: float) -> None:
@@ -361,9 +359,7 @@ class Driver:
         if message.error is None:
             driven.execution.stage_completed(stage_id, message.output or {}, now)
         else:
-            delay = driven.execution.stage_failed(stage_id, message.error, now)
-            if delay is not None:
-                self._retry_after(delay, driven, stage_id)
+            driven.execution.stage_failed(stage_id, message.error, now)
             if driven.execution.interrupting:
                 self._end_attempts(driven)
         self._changed(driven)
@@ -376,10 +372,20 @@ class Driver:
         driven.execution.progress(stage_id, message.fraction, message.message, utc_now())
         self._changed_softly(driven)
 
-    def _retry_after(self, seconds: float, driven: Driven, stage_id: str) -> None:
-        self._timers.after(max(0.0, seconds), lambda: self._retry(driven, stage_id))
+    def _time_retries(self, driven: Driven) -> None:
+        """Have a timer for each stage that waits to be tried again, for its time, and no other."""
+        wanted = driven.execution.retries
+        for stage_id, (at, timer) in tuple(driven.retries.items()):
+            if wanted.get(stage_id) != at:
+                timer.cancel()
+                del driven.retries[stage_id]
+        for stage_id, at in wanted.items():
+            if stage_id not in driven.retries:
+                seconds = max(0.0, (at - utc_now()).total_seconds())
+                driven.retries[stage_id] = at, self._timers.after(seconds, partial(self._retry, driven, stage_id))
 
     def _retry(self, driven: Driven, stage_id: str) -> None:
+        driven.retries.pop(stage_id, None)
         driven.execution.retry(stage_id)
         self._line_up(driven)
 
@@ -434,6 +440,8 @@ class Driver:
     def _changed(self, driven: Driven) -> None:
         """Something happened to it: write it this turn, and let it stand in the line if it has ready stages."""
         self._dirty[driven.execution.id] = driven
+        if driven.retries or driven.execution.retries:
+            self._time_retries(driven)
         self._line_up(driven)
 
     def _line_up(self, driven: Driven) -> None:
@@ -452,8 +460,7 @@ class Driver:
         self._changed(driven)
 
     def _forget(self, driven: Driven) -> None:
-        for timer in driven.timers.values():
-            timer.cancel()
+        driven.cancel_timers()
         if self._driven.get(driven.execution.id) is driven:
             del self._driven[driven.execution.id]
         self._dirty.pop(driven.execution.id, None)

@@ -101,24 +101,24 @@ class Execution(ExecutionState):
         self.stage_over(run, at)
         undo_when_quiet(self, at)
 
-    def stage_failed(self, stage_id: str, error: dict[str, Any], at: datetime) -> float | None:
-        """An attempt failed; the seconds after which `retry` is to be called, None when there is no other attempt."""
+    def stage_failed(self, stage_id: str, error: dict[str, Any], at: datetime) -> None:
+        """An attempt failed. If another one is to follow, `retries` says when `retry` is to be called."""
         if stage_id in self.interrupted:
             self._attempt_interrupted(stage_id, at)
-            return None
+            return
         if self.rollback is not None and self.rollback.active:
-            return self.rollback.failed(self, error, at)
+            self.rollback.failed(self, error, at)
+            return
         run = self._end_attempt(stage_id, at)
         run.error = error
         if self.stopping is not None:
             self._cancel_stage(run, at)
             self._settle(at)
             undo_when_quiet(self, at)
-            return None
-        if self.error is not None:
+        elif self.error is not None:
             fail_as_well(self, run, error, at)
-            return None
-        return after_failure(self, run, error, at)
+        else:
+            after_failure(self, run, error, at)
 
     def look_late(self, stage_id: str, at: datetime) -> float | None:
         """Flag a stage that runs for too long; the seconds after which to look again, None where that is not needed."""
@@ -135,7 +135,8 @@ class Execution(ExecutionState):
         return None
 
     def retry(self, stage_id: str) -> None:
-        """The time to wait is over; nothing happens when the stage does not wait any more."""
+        """The wait is over: the stage, or its undo, may start. Nothing happens when it does not wait any more."""
+        self.retries.pop(stage_id, None)
         if self.stages[stage_id].status is S.WAITING and stage_id not in self.ready:
             self.ready.append(stage_id)
 
@@ -246,6 +247,8 @@ class Execution(ExecutionState):
     def prepare_interrupt(self) -> None:
         """The running attempts are about to be ended through no fault of theirs."""
         self.interrupted.update(self.running)
+        if self.rollback is not None:
+            self.rollback.interrupted = self.rollback.active
 
     def interrupt(self, at: datetime) -> None:
         """This process gives the execution up: what runs is taken back and begins anew elsewhere."""
@@ -284,12 +287,15 @@ class Execution(ExecutionState):
     def line_up(self) -> None:
         """Find out anew, from the states of all stages, which ones are ready."""
         self.ready.clear()
+        self.retries.clear()
         self.unended = sum(run.status not in STAGE_ENDED for run in self.stages.values())
         self.completed = sum(run.status is S.COMPLETED for run in self.stages.values())
         for stage_id, run in self.stages.items():
             run.missing = sum(self.stages[i].status is not S.COMPLETED for i in run.stage.dependencies)
             if run.status is S.PENDING and run.missing == 0:
                 self.ready.append(stage_id)
+            elif run.status is S.WAITING and run.retry_at is not None:
+                self.retries[stage_id] = run.retry_at
 
     def _look_at(self, run: StageRun, at: datetime) -> None:
         """Flag what is unusual about a stage that completed; that it was late may have been told before."""
@@ -366,6 +372,7 @@ class Execution(ExecutionState):
         """Only while nothing starts any more: its followers are ended as well."""
         run.move(S.CANCELLED)
         run.completed_at, run.retry_at = at, None
+        self.retries.pop(run.stage.id, None)
         self.unended -= 1
         self.stage_event(run, EventType.STAGE_CANCELLED, f"Stage cancelled: {run.stage.title}", at, Level.WARNING)
 

@@ -30,16 +30,13 @@ __all__ = ["after_anomaly", "after_failure", "fail_as_well", "failure_of"]
 Data = dict[str, Any]
 
 
-def after_failure(execution: Execution, run: StageRun, error: Data, at: datetime) -> float | None:
-    """Decide what to do about a failed attempt, and do it; the seconds to the next attempt, if there is to be one."""
+def after_failure(execution: Execution, run: StageRun, error: Data, at: datetime) -> None:
+    """Decide what to do about a failed attempt, and do it."""
     error_class = ErrorClass(error["class"])
     usual = _usual(run, error_class)
     taken, told = _decided(execution, run, error_class, usual, at)
     data = {"error": error, **told}
-    if taken is Action.RETRY:
-        return _wait_for_retry(execution, run, data, at)
     _CARRY_OUT[taken](execution, run, data, at)
-    return None
 
 
 def fail_as_well(execution: Execution, run: StageRun, error: Data, at: datetime) -> None:
@@ -134,15 +131,14 @@ def _situation(execution: Execution, run: StageRun, error_class: ErrorClass | No
     )
 
 
-def _wait_for_retry(execution: Execution, run: StageRun, data: Data, at: datetime) -> float:
+def _wait_for_retry(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
     error = data["error"]
     delay = backoff(run.stage, run.attempt, retry_after=error.get("retry_after"))
     run.move(StageStatus.WAITING)
-    run.retry_at = at + timedelta(seconds=delay)
+    run.retry_at = execution.retries[run.stage.id] = at + timedelta(seconds=delay)
     left = (run.stage.max_retries or 0) - run.attempt + 1
     message = f"Stage failed, next attempt in {delay:.1f} s ({left} left): {run.stage.title}: {error['message']}"
     execution.stage_event(run, EventType.STAGE_RETRYING, message, at, Level.WARNING, {**data, "delay": delay})
-    return delay
 
 
 def _fail(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
@@ -178,6 +174,7 @@ def _roll_back(execution: Execution, run: StageRun, data: Data, at: datetime) ->
 
 
 _CARRY_OUT: dict[Action, Callable[[Execution, StageRun, Data, datetime], None]] = {
+    Action.RETRY: _wait_for_retry,
     Action.SKIP: _skip,
     Action.PAUSE: _hold,
     Action.ROLLBACK: _roll_back,

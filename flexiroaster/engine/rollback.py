@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flexiroaster.engine.retry import backoff, worth_retrying
@@ -28,11 +28,16 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(slots=True)
 class Rollback:
-    """Which stages are left to undo (`todo`, the next one first), which is being undone, and which could not be."""
+    """Which stages are left to undo (`todo`, the next one first), whether one is being undone, and which could not be.
+
+    Before the next attempt of an undo the execution waits (`ExecutionState.retries`). The time is written to the
+    stage's `retry_at`, so that another driver waits for it as well.
+    """
 
     todo: deque[str]
     attempt: int = 0
     active: bool = False
+    interrupted: bool = False  # the attempt is ended through no fault of its own
     left: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -47,6 +52,7 @@ class Rollback:
             if run.stage.type is StageType.OUTPUT and run.started_at is not None and run.status in _UNDOABLE
         ]
         began.sort(key=lambda run: run.started_at or _NEVER, reverse=True)
+        execution.retries.update({run.stage.id: run.retry_at for run in began if run.retry_at is not None})
         return cls(deque(run.stage.id for run in began))
 
     @property
@@ -59,6 +65,7 @@ class Rollback:
         stage_id = self.todo[0]
         self.attempt += 1
         self.active = True
+        self._wait_until(execution, None)
         title = execution.stages[stage_id].stage.title
         again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
         execution.tell(EventType.STAGE_UNDOING, f"Undoing stage: {title}{again}", at, stage_id=stage_id)
@@ -74,26 +81,42 @@ class Rollback:
         execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
         _settle(execution, at)
 
-    def failed(self, execution: Execution, error: dict[str, Any], at: datetime) -> float | None:
-        """The attempt failed; the seconds after which to try again, None when it is left to be done by hand."""
+    def failed(self, execution: Execution, error: dict[str, Any], at: datetime) -> None:
+        """The attempt failed: it is repeated after a while, or left to be done by hand."""
         stage_id = self.todo[0]
         run = execution.stages[stage_id]
         self.active = False
-        message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
+        if self.interrupted:  # it begins anew, and does not count
+            self.interrupted, self.attempt = False, self.attempt - 1
+            return
         data = {"error": error}
         if worth_retrying(run.stage, ErrorClass(error["class"]), self.attempt):
-            execution.tell(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, data)
-            return backoff(run.stage, self.attempt, retry_after=error.get("retry_after"))
+            delay = backoff(run.stage, self.attempt, retry_after=error.get("retry_after"))
+            self._wait_until(execution, at + timedelta(seconds=delay))
+            message = f"Undoing stage failed, next attempt in {delay:.1f} s: {run.stage.title}: {error['message']}"
+            told = {**data, "delay": delay}
+            execution.tell(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, told)
+            return
+        message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
         self._next()
         self.left.append({"stage_id": stage_id, "message": error["message"]})
         execution.tell(
             EventType.STAGE_UNDO_FAILED, f"{message}; left to be done by hand", at, Level.ERROR, stage_id, data
         )
         _settle(execution, at)
-        return None
+
+    def _wait_until(self, execution: Execution, at: datetime | None) -> None:
+        """Undo the next stage at that time; None: now."""
+        stage_id = self.todo[0]
+        run = execution.stages[stage_id]
+        if at is not None:
+            execution.retries[stage_id] = at
+        if run.retry_at != at:
+            run.retry_at = at
+            execution.touch(stage_id)
 
     def _next(self) -> str:
-        self.attempt, self.active = 0, False
+        self.attempt, self.active, self.interrupted = 0, False, False
         return self.todo.popleft()
 
 

@@ -46,6 +46,7 @@ class ExecutionState:
     overdue: bool = False  # that was so when this driver took it up
     stages: dict[str, StageRun] = field(init=False)
     ready: deque[str] = field(init=False, default_factory=deque)
+    retries: dict[str, datetime] = field(init=False, default_factory=dict)  # when stages that wait are tried again
     completed: int = 0
     waits: bool = False  # for a slot of its pipeline; nothing starts
     sealed: str | None = None  # why nobody can drive it; no command is carried out any more
@@ -92,7 +93,8 @@ class ExecutionState:
     def startable(self) -> bool:
         """Whether a stage may be started, or undone, now."""
         if self.rollback is not None:
-            return not self.running and not self.rollback.active and not self.rollback.finished
+            busy = self.running or self.rollback.active or self.retries
+            return not busy and not self.rollback.finished
         return bool(self.ready) and self.status is ExecutionStatus.RUNNING
 
     @property

@@ -32,7 +32,7 @@ from flexiroaster.engine.restore import restore
 from flexiroaster.errors import ErrorClass, NotAllowedError
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import utc_now
-from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal, StageStatus
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.safety.policy import PolicyRules
 from flexiroaster.safety.watch import Watch
@@ -379,9 +379,7 @@ class Commands(RuleBasedStateMachine):
         self.touched = True
 
     def _waiting(self) -> list[str]:
-        if self.driven is None:
-            return []
-        return [i for i, run in self.driven.stages.items() if run.status is StageStatus.WAITING]
+        return [] if self.driven is None else sorted(self.driven.retries)
 
     def _pending(self) -> list[Any]:
         return commands.pending(self.database, [self.id])

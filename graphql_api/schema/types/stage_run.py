@@ -55,7 +55,7 @@ class StageRun(Node):
     started_at: datetime | None
     completed_at: datetime | None
     duration: float | None = strawberry.field(description="Seconds of the last attempt, once it has ended.")
-    retry_at: datetime | None = strawberry.field(description="When the next attempt begins, while it waits for one.")
+    retry_at: datetime | None = strawberry.field(description="When the next attempt, or the next undo, begins.")
     output: JSON | None = strawberry.field(description="What it reported: rows, columns, bytes and its own figures.")
     error: Failure | None = strawberry.field(resolver=_failure)
     is_anomaly: bool
