@@ -14,7 +14,19 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    PendingRollbackError,
+    ResourceClosedError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flexiroaster.config import HOME, Settings, psycopg_url
 from flexiroaster.errors import InputError, StoreError
@@ -23,6 +35,17 @@ from flexiroaster.store.changes import Landed, NewExecution, Transition
 __all__ = ["Backend", "Database", "open_database"]
 
 SQLITE_BUSY_SECONDS = 30
+
+_AWAY = (
+    OperationalError,
+    InterfaceError,
+    InternalError,  # PostgreSQL: a server that became a standby takes no writes
+    PoolTimeoutError,
+    DisconnectionError,
+    PendingRollbackError,
+    ResourceClosedError,
+)
+"""What says that the database cannot be reached; so does a `DBAPIError` that lost its connection."""
 
 CANCEL_SECONDS = 5.0
 """How long PostgreSQL may take to be told that nobody waits for a statement any more."""
@@ -134,14 +157,8 @@ def open_database(settings: Settings) -> Database:
     url = _url(settings)
     try:
         if url.get_backend_name() == "sqlite":
-            return Database(_sqlite_engine(url))
-        engine = create_engine(
-            url,
-            pool_size=settings.database_pool_size,
-            max_overflow=settings.database_max_overflow,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": 10},
-        )
+            return Database(_sqlite_engine(url, settings))
+        engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **_pool(settings))
     except (SQLAlchemyError, OSError) as error:
         raise StoreError(f"cannot open the database: {error}") from error
     return Database(engine)
@@ -149,15 +166,21 @@ def open_database(settings: Settings) -> Database:
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """What the driver says of a database that is not there, or of a value that it cannot hold (a text with NUL, a
-    number too large), as an error of ours; other errors stay as they are.
+    """What the driver or the pool says of a database that is not there, or of a value that it cannot hold (a text with
+    NUL, a number too large), as an error of ours; other errors stay as they are.
     """
     try:
         yield
     except DataError as error:
         raise InputError(f"a value is not one that the database can hold: {error.orig}") from error
-    except (OperationalError, InterfaceError) as error:
-        raise StoreError(f"cannot reach the database: {error.orig or error}") from error
+    except (*_AWAY, DBAPIError) as error:
+        if not isinstance(error, _AWAY) and not error.connection_invalidated:
+            raise
+        raise StoreError(f"cannot reach the database: {getattr(error, 'orig', None) or error}") from error
+
+
+def _pool(settings: Settings) -> dict[str, Any]:
+    return {"pool_size": settings.database_pool_size, "max_overflow": settings.database_max_overflow}
 
 
 def _url(settings: Settings) -> URL:
@@ -170,12 +193,14 @@ def _url(settings: Settings) -> URL:
         raise StoreError("DATABASE_URL: is not a URL that SQLAlchemy can read") from error
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, settings: Settings) -> Engine:
     if url.database and url.database != ":memory:":
         folder = Path(url.database).parent
         if not folder.is_dir():
             raise StoreError(f"DATABASE_URL: the folder {str(folder)!r} does not exist")
-    engine = create_engine(url)
+        engine = create_engine(url, **_pool(settings))
+    else:
+        engine = create_engine(url)  # in memory, where each thread has one connection
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
