@@ -14,7 +14,7 @@ from prometheus_client.utils import floatToGoString
 from flexiroaster.service import health, metrics, tallies
 from flexiroaster.service.health import Report, Status
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.tallies import Histogram, Tallies
+from flexiroaster.service.tallies import Counts, Histogram, Tallies
 from graphql_api.streams import Streams
 
 __all__ = ["Exposition", "is_wanted"]
@@ -50,35 +50,10 @@ class Exposition(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read all."""
-        self._tallies.catch_up()
-        yield from self._counted()
+        yield from _counted(self._tallies.catch_up())
         yield from self._now()
         yield from _parts(health.check(self._installation))
         yield from self._live()
-
-    def _counted(self) -> Iterator[Metric]:
-        yield from self._executions()
-        losses = "Executions that were taken over because the lease of their worker had run out."
-        yield CounterMetricFamily("flexiroaster_lease_losses", losses, value=self._tallies.lease_losses)
-        about = "How likely it was held that an execution fails, from 0 to 1, when it was started."
-        yield _histogram("flexiroaster_start_risk_ratio", about, "level", self._tallies.risks)
-        told = "Decisions about failures and anomalies, by what was chosen and what was done."
-        decided = CounterMetricFamily("flexiroaster_decisions", told, labels=["action", "taken"])
-        for labels, number in sorted(self._tallies.decisions.items()):
-            decided.add_metric(labels, number)
-        yield decided
-
-    def _executions(self) -> Iterator[Metric]:
-        ended = CounterMetricFamily("flexiroaster_executions_ended", "Executions that ended.", labels=["status"])
-        for status, number in sorted(self._tallies.executions.items()):
-            ended.add_metric([status], number)
-        yield ended
-        retries = CounterMetricFamily("flexiroaster_stage_retries", "Attempts beyond the first.", labels=["operator"])
-        for operator, number in sorted(self._tallies.retries.items()):
-            retries.add_metric([operator], number)
-        yield retries
-        times = "The last attempt of each stage."
-        yield _histogram("flexiroaster_stage_duration_seconds", times, "operator", self._tallies.stages)
 
     def _now(self) -> Iterator[Metric]:
         live = GaugeMetricFamily("flexiroaster_executions_live", "Executions that have not ended.", labels=["status"])
@@ -96,6 +71,32 @@ class Exposition(Collector):
             opened.add_metric([transport], number)
         yield opened
         yield _gauge("flexiroaster_event_streams", "Open streams of events over REST.", len(self._opened))
+
+
+def _counted(counts: Counts) -> Iterator[Metric]:
+    yield from _executions(counts)
+    losses = "Executions that were taken over because the lease of their worker had run out."
+    yield CounterMetricFamily("flexiroaster_lease_losses", losses, value=counts.lease_losses)
+    about = "How likely it was held that an execution fails, from 0 to 1, when it was started."
+    yield _histogram("flexiroaster_start_risk_ratio", about, "level", counts.risks)
+    told = "Decisions about failures and anomalies, by what was chosen and what was done."
+    decided = CounterMetricFamily("flexiroaster_decisions", told, labels=["action", "taken"])
+    for labels, number in sorted(counts.decisions.items()):
+        decided.add_metric(labels, number)
+    yield decided
+
+
+def _executions(counts: Counts) -> Iterator[Metric]:
+    ended = CounterMetricFamily("flexiroaster_executions_ended", "Executions that ended.", labels=["status"])
+    for status, number in sorted(counts.executions.items()):
+        ended.add_metric([status], number)
+    yield ended
+    retries = CounterMetricFamily("flexiroaster_stage_retries", "Attempts beyond the first.", labels=["operator"])
+    for operator, number in sorted(counts.retries.items()):
+        retries.add_metric([operator], number)
+    yield retries
+    times = "The last attempt of each stage."
+    yield _histogram("flexiroaster_stage_duration_seconds", times, "operator", counts.stages)
 
 
 def _parts(report: Report) -> Iterator[Metric]:

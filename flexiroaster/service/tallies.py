@@ -10,6 +10,8 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from flexiroaster.errors import NotFoundError
@@ -27,7 +29,7 @@ from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import definition
 from flexiroaster.store import assessments, decisions
 
-__all__ = ["PROBABILITIES", "SECONDS", "Histogram", "Tallies", "live"]
+__all__ = ["PROBABILITIES", "SECONDS", "Counts", "Histogram", "Tallies", "live"]
 
 SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
 """Upper bounds of durations; beyond the last there is no bound."""
@@ -57,11 +59,26 @@ class Histogram:
         self.total += value
 
 
-class Tallies:
-    """Counts that only grow: executions by how they ended, retries and durations of stages by operator, lease losses,
-    decisions by what was chosen and taken, and the probabilities of failure that starts were given, by level.
-    Thread-safe.
+@dataclass(slots=True)
+class Counts:
+    """Executions by how they ended, retries and durations of stages by operator, lease losses, decisions by what was
+    chosen and taken, and the probabilities of failure that starts were given, by level.
     """
+
+    lease_losses: int = 0
+    executions: Counter[ExecutionStatus] = field(default_factory=lambda: Counter(dict.fromkeys(sorted(TERMINAL), 0)))
+    retries: Counter[str] = field(default_factory=Counter)
+    stages: dict[str, Histogram] = field(default_factory=dict)
+    decisions: Counter[tuple[str, str]] = field(
+        default_factory=lambda: Counter({(action.value, action.value): 0 for action in Action})
+    )
+    risks: dict[str, Histogram] = field(
+        default_factory=lambda: {level.value: Histogram(PROBABILITIES) for level in RiskLevel}
+    )
+
+
+class Tallies:
+    """Counts that only grow. Thread-safe."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -71,21 +88,12 @@ class Tallies:
         self._started = _Passing(installation, ExecutionSort.OLDEST, begun, lambda row: row.created_at)
         self._losses = LeaseLosses(begun)
         self._decided_until = begun
-        self.executions: Counter[ExecutionStatus] = Counter(dict.fromkeys(sorted(TERMINAL), 0))
-        self.retries: Counter[str] = Counter()
-        self.stages: dict[str, Histogram] = {}
-        self.decisions: Counter[tuple[str, str]] = Counter({(action.value, action.value): 0 for action in Action})
-        self.risks = {level.value: Histogram(PROBABILITIES) for level in RiskLevel}
+        self._counts = Counts()
 
-    @property
-    def lease_losses(self) -> int:
-        """Executions taken over from a worker whose lease had run out."""
-        return self._losses.count
-
-    def catch_up(self) -> None:
+    def catch_up(self) -> Counts:
         """Count what has happened since the last look; after a long silence only a part, the rest with the next look.
 
-        Raises StoreError.
+        The counts are a copy: another look may go on counting. Raises StoreError.
         """
         with self._lock:
             until = utc_now() - SETTLED
@@ -93,30 +101,34 @@ class Tallies:
             self._started.each(until, self._count_risks)
             self._losses.look(self._installation.database)
             self._count_decisions(until)
+            self._counts.lease_losses = self._losses.count
+            return deepcopy(self._counts)
 
     def _count_decisions(self, until: datetime) -> None:
         """Those made since the last look, by what was chosen and what was taken."""
         if until > self._decided_until:
-            self.decisions.update(decisions.count_by_action(self._installation.database, self._decided_until, until))
+            self._counts.decisions.update(
+                decisions.count_by_action(self._installation.database, self._decided_until, until)
+            )
             self._decided_until = until
 
     def _count_ended(self, ended: Sequence[ExecutionRow]) -> None:
         found = executions.stages_by_execution(self._installation, [row.id for row in ended])
         operators = {row.id: self._operators(row) for row in ended}
         for row in ended:
-            self.executions[row.status] += 1
+            self._counts.executions[row.status] += 1
             self._count_stages(operators[row.id], found.get(row.id, ()))
 
     def _count_risks(self, started: Sequence[ExecutionRow]) -> None:
         for level, probability in assessments.probabilities(self._installation.database, [row.id for row in started]):
-            self.risks[level].add(probability)
+            self._counts.risks[level].add(probability)
 
     def _count_stages(self, operators: dict[str, str], stages: Sequence[StageRow]) -> None:
         for stage in stages:
             operator = operators[stage.stage_id]
-            self.retries[operator] += max(0, stage.attempt - 1)
+            self._counts.retries[operator] += max(0, stage.attempt - 1)
             if stage.duration is not None:
-                self.stages.setdefault(operator, Histogram(SECONDS)).add(max(0.0, stage.duration))
+                self._counts.stages.setdefault(operator, Histogram(SECONDS)).add(max(0.0, stage.duration))
 
     def _operators(self, row: ExecutionRow) -> dict[str, str]:
         pipeline = definition(self._installation, row.pipeline_id, row.revision)
