@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from flexiroaster.cli.progress import View
-from flexiroaster.errors import FlexiRoasterError, NotAllowedError
+from flexiroaster.errors import NotAllowedError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import TERMINAL
 from flexiroaster.service import control, decisions, executions
@@ -44,7 +44,7 @@ class _Signal:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    failure: FlexiRoasterError | None
+    failure: Exception | None
 
 
 _Inbox = SimpleQueue[Sequence[Event] | _Signal | _End]
@@ -114,7 +114,7 @@ def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) 
             if decisions.awaits_a_person(installation, execution_id):
                 break
             sleep(PAUSED_SECONDS)  # somebody has paused it: it may go on
-    except FlexiRoasterError as error:
+    except Exception as error:  # noqa: BLE001 - raised where the end is waited for
         inbox.put(_End(error))
     else:
         inbox.put(_End(None))

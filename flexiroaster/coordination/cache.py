@@ -28,6 +28,7 @@ from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.coordination.redis import RedisLink
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.store.queries import ExecutionRow
+from flexiroaster.threads import Threads
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -79,13 +80,13 @@ return #KEYS
 class StateCache:
     """The state of executions, shared by the processes that read it. Thread-safe; see the rules above."""
 
-    def __init__(self, link: RedisLink, seconds: float = STATE_SECONDS) -> None:
+    def __init__(self, link: RedisLink, seconds: float = STATE_SECONDS, threads: Threads | None = None) -> None:
         self._link = link
         self._milliseconds = int(seconds * 1000)
         self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._outbox: Outbox[tuple[str, int]] = Outbox(
-            self._tell, name="flexiroaster-cache", limit=ADVANCED_LIMIT, pace=0.005
+            self._tell, name="flexiroaster-cache", limit=ADVANCED_LIMIT, pace=0.005, threads=threads
         )
 
     def read(self, execution_id: str, load: Callable[[], ExecutionRow]) -> ExecutionRow:

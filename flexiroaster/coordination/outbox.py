@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
 from typing import Generic, TypeVar
 
-__all__ = ["Outbox"]
+from flexiroaster.threads import SupervisedThread, Threads
 
-logger = logging.getLogger(__name__)
+__all__ = ["Outbox"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -22,17 +21,27 @@ class Outbox(Generic[T]):
     """A bounded queue and its thread, which starts with the first item. Thread-safe; equal items are sent once.
 
     `send` gets all that waits and answers whether it could be sent; if not, it is tried again. `pace` (s) is the
-    least time between two sendings: the first item goes out at once, and a flood in a few large batches.
+    least time between two sendings: the first item goes out at once, and a flood in a few large batches. What `send`
+    raises for is lost.
     """
 
-    def __init__(self, send: Callable[[Sequence[T]], bool], *, name: str, limit: int, pace: float = 0.0) -> None:
+    def __init__(
+        self,
+        send: Callable[[Sequence[T]], bool],
+        *,
+        name: str,
+        limit: int,
+        pace: float = 0.0,
+        threads: Threads | None = None,
+    ) -> None:
         self._send = send
         self._name = name
         self._limit = limit
         self._pace = pace
+        self._threads = threads
         self._items: dict[T, None] = {}
         self._condition = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._thread: SupervisedThread | None = None
         self._closing = threading.Event()
 
     def put(self, item: T) -> bool:
@@ -42,8 +51,14 @@ class Outbox(Generic[T]):
                 return False
             self._items[item] = None
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = SupervisedThread(
+                    self._turn,
+                    name=self._name,
+                    closed=self._closing,
+                    threads=self._threads,
+                    purpose=f"{self._name} lost what it had to send",
+                    pause=self._pace,
+                ).start()
             else:
                 self._condition.notify()
         return True
@@ -54,17 +69,21 @@ class Outbox(Generic[T]):
             self._closing.set()
             self._condition.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None:
             thread.join(timeout)
 
-    def _run(self) -> None:
-        while batch := self._take():
-            started = monotonic()
-            if self._sent(batch):
-                self._closing.wait(max(0.0, started + self._pace - monotonic()))
-            elif not self._closing.is_set():
-                self._put_back(batch)
-                self._closing.wait(RETRY_SECONDS)
+    def _turn(self) -> bool:
+        """Send what waits, once something does; False at the end."""
+        batch = self._take()
+        if not batch:
+            return False
+        started = monotonic()
+        if self._send(batch):
+            self._closing.wait(max(0.0, started + self._pace - monotonic()))
+        elif not self._closing.is_set():
+            self._put_back(batch)
+            self._closing.wait(RETRY_SECONDS)
+        return True
 
     def _take(self) -> list[T]:
         """All that waits, once something does; nothing at the end."""
@@ -74,13 +93,6 @@ class Outbox(Generic[T]):
             batch = list(self._items)
             self._items.clear()
             return batch
-
-    def _sent(self, batch: list[T]) -> bool:
-        try:
-            return self._send(batch)
-        except Exception:  # whatever it was, the thread has to live
-            logger.exception("%s: a batch of %d was lost", self._name, len(batch))
-            return True
 
     def _put_back(self, batch: list[T]) -> None:
         with self._condition:

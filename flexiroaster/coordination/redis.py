@@ -20,6 +20,7 @@ from flexiroaster.config import Settings
 from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.coordination.redis_server import RedisServer
 from flexiroaster.model.event import utc_now
+from flexiroaster.threads import SupervisedThread, Threads
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -63,11 +64,12 @@ class RedisLink:
     imported before something listens there. `namespace` keeps installations apart that share one Redis.
     """
 
-    def __init__(self, settings: Settings, namespace: str = "") -> None:
+    def __init__(self, settings: Settings, namespace: str = "", threads: Threads | None = None) -> None:
         self.namespace = namespace
         self.configured = bool(settings.redis_url)
         self._server = RedisServer(settings, PROBE_TIMEOUT) if self.configured else None
         self._closed = threading.Event()
+        self._threads = threads
         self._begin()
 
     def _begin(self) -> None:
@@ -77,7 +79,7 @@ class RedisLink:
         self._settled = threading.Event()  # it is known whether Redis is there
         self._client: Redis | None = None
         self._period = 0  # counts the times Redis went away
-        self._prober: threading.Thread | None = None
+        self._prober: SupervisedThread | None = None
         self._suspected_at = float("-inf")
         self._since: datetime | None = None
         self._last_error: str | None = None
@@ -126,7 +128,8 @@ class RedisLink:
             self._begin()
         with self._lock:
             if self._later is None:
-                self._later = Outbox(self._do_later, name="flexiroaster-redis-later", limit=LATER_LIMIT)
+                name = "flexiroaster-redis-later"
+                self._later = Outbox(self._do_later, name=name, limit=LATER_LIMIT, threads=self._threads)
             later = self._later
         later.put(operation)
 
@@ -223,21 +226,23 @@ class RedisLink:
 
     def _start_prober(self) -> None:
         """With the lock held."""
-        self._prober = threading.Thread(target=self._probe_until_back, name="flexiroaster-redis-probe", daemon=True)
-        self._prober.start()
+        self._prober = SupervisedThread(
+            self._probe_once, name="flexiroaster-redis-probe", closed=self._closed, threads=self._threads
+        ).start()
 
-    def _probe_until_back(self) -> None:
-        while not self._closed.is_set():
-            error = self._probe()
-            with self._lock:
-                if self._closed.is_set():
-                    return
-                if error is None:
-                    self._prober = None
-                    self._came_back()
-                    return
-                self._mark_away(error)
-            self._closed.wait(PROBE_INTERVAL)
+    def _probe_once(self) -> bool:
+        """Look whether Redis is there; whether to look again."""
+        error = self._probe()
+        with self._lock:
+            if self._closed.is_set():
+                return False
+            if error is None:
+                self._prober = None
+                self._came_back()
+                return False
+            self._mark_away(error)
+        self._closed.wait(PROBE_INTERVAL)
+        return True
 
     def _probe(self) -> Exception | None:
         """Write to Redis over a connection of our own; the error, if that does not work."""

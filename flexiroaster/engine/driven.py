@@ -10,7 +10,7 @@ from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.timers import Timer
 from flexiroaster.errors import FlexiRoasterError
 
-__all__ = ["Driven", "late_timer"]
+__all__ = ["Driven", "DrivenExecutions", "late_timer"]
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +42,40 @@ class Driven:
         """Nothing more happens to it because of the time."""
         for timer in (*self.timers.values(), *(timer for _, timer in self.retries.values())):
             timer.cancel()
+
+
+class DrivenExecutions:
+    """What a process drives, by execution id. Thread-safe: what is iterated over is a copy."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_id: dict[str, Driven] = {}
+
+    def add(self, driven: Driven) -> None:
+        """It is driven from now on, in place of what was driven under its id."""
+        with self._lock:
+            self._by_id[driven.execution.id] = driven
+
+    def remove(self, driven: Driven) -> None:
+        """It is not driven any more; another one under its id still is."""
+        with self._lock:
+            if self._by_id.get(driven.execution.id) is driven:
+                del self._by_id[driven.execution.id]
+
+    def get(self, execution_id: str) -> Driven | None:
+        """The one of that id, if it is driven."""
+        with self._lock:
+            return self._by_id.get(execution_id)
+
+    def ids(self) -> set[str]:
+        """The ids of all."""
+        with self._lock:
+            return set(self._by_id)
+
+    def all(self) -> list[Driven]:
+        """All, those first that have been driven longest."""
+        with self._lock:
+            return list(self._by_id.values())
 
 
 def late_timer(key: str) -> str:

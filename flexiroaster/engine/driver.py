@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import logging
 import selectors
-import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from flexiroaster import faults
-from flexiroaster.engine.driven import Driven, late_timer
+from flexiroaster.engine.commits import commit, driver_failed
+from flexiroaster.engine.driven import Driven, DrivenExecutions, late_timer
 from flexiroaster.engine.executor import Execution
+from flexiroaster.engine.inbox import Inbox
+from flexiroaster.engine.listeners import Listener, Listeners
 from flexiroaster.engine.messages import Ended, Log, Message, Progress, Task
 from flexiroaster.engine.obedience import obey
-from flexiroaster.engine.timers import Timers
+from flexiroaster.engine.timers import Timer, Timers
 from flexiroaster.errors import ErrorClass, FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.model.command import Command
-from flexiroaster.model.event import Event, Level, utc_now
+from flexiroaster.model.event import Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.store.changes import Transition
 from flexiroaster.store.journal import Journal
+from flexiroaster.threads import in_one_line
 
 if TYPE_CHECKING:
     from flexiroaster.engine.runner import Runner
@@ -45,8 +49,6 @@ PROGRESS_SECONDS = 0.5
 
 HAND_OVER_SECONDS = 0.5
 """How long killed attempts may take to end when the process gives its executions up."""
-
-Listener = Callable[[Sequence[Event]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +75,21 @@ class Driver:
         self._journal = journal
         self._load_commands = load_commands
         self._limits = limits or Limits()
-        self._driven: dict[str, Driven] = {}
+        self._driven = DrivenExecutions()
         self._keys: dict[str, Driven] = {}
         self._line: deque[Driven] = deque()  # executions with ready stages, served in turn
         self._dirty: dict[str, Driven] = {}
         self._timers = Timers()
-        self._inbox: deque[Callable[[], None]] = deque()
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners()
         self._selector = selectors.DefaultSelector()
-        self._wake_send, self._wake_receive = socket.socketpair()
-        self._wake_send.setblocking(False)
-        self._wake_receive.setblocking(False)
-        self._selector.register(self._wake_receive, selectors.EVENT_READ, self._awake)
+        self._inbox = Inbox(self._selector)
+        self._post = self._inbox.post
         self._runner = start_runner(self._selector, self._deliver)
         self._closing = False
         self._giving_up = False
         self._over = False
+        self.failure: str | None = None
+        """The error that ended it, as one line."""
         self._thread = threading.Thread(target=self._run, name="flexiroaster-driver", daemon=True)
         self._thread.start()
 
@@ -97,12 +98,12 @@ class Driver:
     @property
     def driven(self) -> set[str]:
         """The executions that are driven here now."""
-        return set(self._driven)
+        return self._driven.ids()
 
     @property
     def suspects(self) -> int:
         """How many of them may be what takes workers down: they have not made progress yet."""
-        return sum(driven.execution.suspect for driven in tuple(self._driven.values()))
+        return sum(driven.execution.suspect for driven in self._driven.all())
 
     @property
     def alive(self) -> bool:
@@ -117,7 +118,7 @@ class Driver:
         """
         execution.waits = waits
         driven = Driven(execution)
-        self._driven[execution.id] = driven
+        self._driven.add(driven)
         self._post(lambda: self._begin(driven, commands))
         if self._over:
             self._abandon_all(_closed())
@@ -147,6 +148,8 @@ class Driver:
         The ids of those that did not end meanwhile; their leases are still to be released.
         """
         given: set[str] = set()
+        if not self.alive:  # it has given everything up, and can write nothing
+            return given
         done = threading.Event()
         self._post(lambda: self._give_up(given, done))
         done.wait(timeout)
@@ -168,8 +171,7 @@ class Driver:
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with events after their commit, on the driver's thread; the result ends that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self._listeners.add(listener)
 
     def close(self, timeout: float = 30.0) -> None:
         """End the loop and all processes. Executions that have not ended stay as they are in the database."""
@@ -183,23 +185,24 @@ class Driver:
         try:
             while not self._closing:
                 self._turn()
-        except Exception as error:
+        except BaseException as error:  # nobody is above a thread: it is logged, and the process ends
+            self.failure = in_one_line(error)
             told = "the driver has failed; others go on with its %d executions when their leases run out"
-            logger.critical(told, len(self._driven), exc_info=True)
-            self._abandon_all(StoreError(f"the driver failed: {error!r}"))
+            logger.critical(told, len(self._driven.ids()), exc_info=True)
+            self._abandon_all(driver_failed(error))
         finally:
-            self._runner.close()
-            self._selector.close()
-            self._wake_send.close()
-            self._wake_receive.close()
-            self._over = True  # before the last look: what is submitted from now on finds it
-            self._abandon_all(_closed())
+            try:
+                self._runner.close()
+                self._selector.close()
+                self._inbox.close()
+            finally:
+                self._over = True  # before the last look: what is submitted from now on finds it
+                self._abandon_all(_closed())
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._timers.wait(monotonic())):
             key.data()
-        while self._inbox:
-            self._inbox.popleft()()
+        self._inbox.run()
         for action in self._timers.due(monotonic()):
             action()
         tasks = self._start_ready()
@@ -207,7 +210,29 @@ class Driver:
         for driven, task in tasks:
             faults.point("driver.before_start")
             if driven.failure is None:
-                self._runner.start(task)
+                with self._contained(driven):
+                    self._runner.start(task)
+
+    @contextmanager
+    def _contained(self, driven: Driven) -> Iterator[None]:
+        """A defect in one execution costs only that one: it is given up, and claimed again when its lease has run out.
+
+        Claims are counted, so that one which fails the driver again and again is failed for good.
+        """
+        try:
+            yield
+        except Exception as error:
+            logger.exception("execution %s is given up, the driver failed in it", driven.execution.id)
+            self._abandon(driven, driver_failed(error))
+
+    def _later(self, driven: Driven, seconds: float, action: Callable[[], None]) -> Timer:
+        """Do something about an execution after so many seconds."""
+
+        def act() -> None:
+            with self._contained(driven):
+                action()
+
+        return self._timers.after(seconds, act)
 
     def _start_ready(self) -> list[tuple[Driven, Task]]:
         """Give free processes to the executions in the line, one stage each in turn."""
@@ -216,12 +241,14 @@ class Driver:
         while self._line and len(tasks) < self._runner.free:
             driven = self._line.popleft()
             driven.queued = False
-            task = driven.execution.start_next(now)
-            if task is None:
+            if driven.failure is not None:
                 continue
-            tasks.append((driven, task))
-            self._register(driven, task)
-            self._changed(driven)
+            with self._contained(driven):
+                task = driven.execution.start_next(now)
+                if task is not None:
+                    tasks.append((driven, task))
+                    self._register(driven, task)
+                    self._changed(driven)
         return tasks
 
     def _register(self, driven: Driven, task: Task) -> None:
@@ -229,7 +256,7 @@ class Driver:
         driven.attempts[task.key] = task.stage_id
         seconds = driven.execution.stages[task.stage_id].stage.timeout
         if seconds is not None:
-            driven.timers[task.key] = self._timers.after(seconds, lambda: self._time_out(task, seconds))
+            driven.timers[task.key] = self._later(driven, seconds, lambda: self._time_out(task, seconds))
         watch = driven.execution.watch
         if task.undo is None and watch is not None and watch.looks:
             self._watch_late(driven, task.key, task.stage_id)
@@ -238,7 +265,7 @@ class Driver:
         """Look whether the stage is late when it would be; how late that is may change while others end."""
         seconds = driven.execution.look_late(stage_id, utc_now())
         if seconds is not None:
-            timer = self._timers.after(seconds, lambda: self._look_late(driven, key, stage_id))
+            timer = self._later(driven, seconds, lambda: self._look_late(driven, key, stage_id))
             driven.timers[late_timer(key)] = timer
 
     def _look_late(self, driven: Driven, key: str, stage_id: str) -> None:
@@ -252,61 +279,52 @@ class Driver:
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, {}
-        taken = [(driven, t) for driven in dirty.values() if (t := driven.execution.take()) is not None]
-        try:
-            landed = self._journal().apply([transition for _, transition in taken])
-        except StoreError as error:
-            logger.error("cannot write the state of %d executions: %s", len(taken), error)  # noqa: TRY400 - the cause is in the message
-            for driven, _ in taken:
-                self._abandon(driven, error)
-            return
+        taken: list[tuple[Driven, Transition]] = []
+        for driven in dirty.values():
+            with self._contained(driven):
+                if (transition := driven.execution.take()) is not None:
+                    taken.append((driven, transition))
+        refusals = commit(self._journal, [transition for _, transition in taken])
         for driven, transition in taken:
-            if transition.execution_id not in landed:
-                lost = LeaseLostError(f"another driver has taken over {transition.execution_id}")
-                logger.warning("a write did not land: %s", lost)
-                self._abandon(driven, lost)
+            refusal = refusals.get(transition.execution_id)
+            if refusal is not None:
+                self._abandon(driven, refusal)
                 continue
-            if transition.events:  # it may only say that commands were carried out
-                self._publish(transition.events)
+            self._listeners.publish(transition.events)
             if transition.release:
                 self._forget(driven)
-
-    def _publish(self, events: Sequence[Event]) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener(events)
-            except Exception:  # a defect of a listener must not end the driver of all executions
-                logger.exception("a listener failed")
 
     # --- what happens ------------------------------------------------------------------------------------------
 
     def _begin(self, driven: Driven, commands: Sequence[Command]) -> None:
         execution = driven.execution
-        self._obey(driven, commands)
-        if execution.overdue:
-            execution.end_pause(utc_now())
-        execution.begin_if_pending(utc_now())
-        self._limit(driven, execution.pipeline.timeout or self._limits.execution)
-        self._changed(driven)
+        with self._contained(driven):
+            self._obey(driven, commands)
+            if execution.overdue:
+                execution.end_pause(utc_now())
+            execution.begin_if_pending(utc_now())
+            self._limit(driven, execution.pipeline.timeout or self._limits.execution)
+            self._changed(driven)
 
     def _limit(self, driven: Driven, seconds: float) -> None:
         """Start the clock of a whole execution; a resume or a retry starts it anew."""
         if (timer := driven.timers.pop("", None)) is not None:
             timer.cancel()
-        driven.timers[""] = self._timers.after(
-            max(0.0, seconds - driven.execution.elapsed), lambda: self._end_overdue(driven, seconds)
-        )
+        left = max(0.0, seconds - driven.execution.elapsed)
+        driven.timers[""] = self._later(driven, left, lambda: self._end_overdue(driven, seconds))
 
     def _obey_pending(self, execution_ids: Collection[str] | None) -> None:
-        wanted = [i for i in (self._driven if execution_ids is None else execution_ids) if i in self._driven]
+        driven_here = self._driven.ids()
+        wanted = driven_here if execution_ids is None else driven_here.intersection(execution_ids)
         try:
             commands = self._load_commands(wanted)
-        except StoreError as error:
-            logger.warning("cannot read commands: %s", error)
+        except Exception as error:  # noqa: BLE001 - they stay in the database, and are looked for again
+            logger.warning("cannot read commands: %s", in_one_line(error))
             return
         for execution_id in dict.fromkeys(command.execution_id for command in commands):
             if (driven := self._driven.get(execution_id)) is not None:
-                self._obey(driven, [command for command in commands if command.execution_id == execution_id])
+                with self._contained(driven):
+                    self._obey(driven, [command for command in commands if command.execution_id == execution_id])
 
     def _obey(self, driven: Driven, commands: Sequence[Command]) -> None:
         for command in commands:
@@ -328,7 +346,7 @@ class Driver:
         deadline = driven.execution.pause_deadline
         if deadline is not None:
             seconds = max(0.0, (deadline - utc_now()).total_seconds())
-            driven.timers["pause"] = self._timers.after(seconds, lambda: self._end_pause(driven))
+            driven.timers["pause"] = self._later(driven, seconds, lambda: self._end_pause(driven))
 
     def _end_pause(self, driven: Driven) -> None:
         if driven.execution.end_pause(utc_now()):
@@ -337,8 +355,11 @@ class Driver:
 
     def _deliver(self, message: Message) -> None:
         driven = self._keys.get(message.key)
-        if driven is None:
-            return
+        if driven is not None:
+            with self._contained(driven):
+                self._hear(driven, message)
+
+    def _hear(self, driven: Driven, message: Message) -> None:
         stage_id = driven.attempts[message.key]
         if isinstance(message, Ended):
             self._attempt_ended(driven, stage_id, message)
@@ -382,7 +403,7 @@ class Driver:
         for stage_id, at in wanted.items():
             if stage_id not in driven.retries:
                 seconds = max(0.0, (at - utc_now()).total_seconds())
-                driven.retries[stage_id] = at, self._timers.after(seconds, partial(self._retry, driven, stage_id))
+                driven.retries[stage_id] = at, self._later(driven, seconds, partial(self._retry, driven, stage_id))
 
     def _retry(self, driven: Driven, stage_id: str) -> None:
         driven.retries.pop(stage_id, None)
@@ -405,7 +426,8 @@ class Driver:
         for key in keys:
             self._runner.cancel(key)
         if keys:
-            self._timers.after(self._limits.stop_grace, lambda: self._kill(driven, keys, "after the grace period"))
+            grace = self._limits.stop_grace
+            self._later(driven, grace, lambda: self._kill(driven, keys, "after the grace period"))
 
     def _kill(self, driven: Driven, keys: Sequence[str], why: str) -> None:
         error = {"type": "stop", "message": f"killed {why}", "class": ErrorClass.CANCELLED.value}
@@ -417,21 +439,22 @@ class Driver:
         """Kill all attempts; when they have ended, or a little later, take them back and forget the executions."""
         self._giving_up = True
         self._line.clear()
-        for driven in self._driven.values():
+        for driven in self._driven.all():
             driven.execution.prepare_interrupt()
             self._kill(driven, tuple(driven.attempts), "to hand the execution over")
         self._timers.after(0.0, lambda: self._gave_up(given, done, monotonic() + HAND_OVER_SECONDS))
 
     def _gave_up(self, given: set[str], done: threading.Event, deadline: float) -> None:
-        if any(driven.attempts for driven in self._driven.values()) and monotonic() < deadline:
+        if any(driven.attempts for driven in self._driven.all()) and monotonic() < deadline:
             self._timers.after(0.01, lambda: self._gave_up(given, done, deadline))
             return
-        for driven in tuple(self._driven.values()):
-            driven.execution.interrupt(utc_now())
-            self._dirty[driven.execution.id] = driven
+        for driven in self._driven.all():
+            with self._contained(driven):
+                driven.execution.interrupt(utc_now())
+                self._dirty[driven.execution.id] = driven
         self._commit()
-        given.update(self._driven)
-        for driven in tuple(self._driven.values()):
+        for driven in self._driven.all():
+            given.add(driven.execution.id)
             self._abandon(driven, LeaseLostError("handed over to another worker"))
         done.set()
 
@@ -453,7 +476,7 @@ class Driver:
     def _changed_softly(self, driven: Driven) -> None:
         """It said something: write that with the next change, or soon."""
         if "log" not in driven.timers:
-            driven.timers["log"] = self._timers.after(LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
+            driven.timers["log"] = self._later(driven, LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
 
     def _flush_log(self, driven: Driven) -> None:
         driven.timers.pop("log", None)
@@ -461,8 +484,7 @@ class Driver:
 
     def _forget(self, driven: Driven) -> None:
         driven.cancel_timers()
-        if self._driven.get(driven.execution.id) is driven:
-            del self._driven[driven.execution.id]
+        self._driven.remove(driven)
         self._dirty.pop(driven.execution.id, None)
         driven.ended.set()
 
@@ -477,19 +499,9 @@ class Driver:
         self._forget(driven)
 
     def _abandon_all(self, error: FlexiRoasterError) -> None:
-        for driven in tuple(self._driven.values()):
+        for driven in self._driven.all():
             driven.failure = error
             self._forget(driven)
-
-    def _post(self, action: Callable[[], None]) -> None:
-        self._inbox.append(action)
-        with suppress(BlockingIOError, OSError):  # a full pipe wakes it as well; a closed one needs no waking
-            self._wake_send.send(b"\0")
-
-    def _awake(self) -> None:
-        with suppress(BlockingIOError):
-            while self._wake_receive.recv(4096):
-                pass
 
 
 def _closed() -> StoreError:

@@ -14,6 +14,7 @@ from time import monotonic
 from flexiroaster import faults
 from flexiroaster.engine.driver import Driver
 from flexiroaster.errors import LeaseLostError, StoreError
+from flexiroaster.threads import SupervisedThread, Threads
 
 __all__ = ["LeaseKeeper"]
 
@@ -38,6 +39,7 @@ class LeaseKeeper:
         *,
         ttl: float,
         interval: float,
+        threads: Threads | None = None,
     ) -> None:
         self._driver = driver
         self._renew = renew
@@ -47,11 +49,21 @@ class LeaseKeeper:
         self._renewed_at = monotonic()
         self._closed = threading.Event()
         self._threads = [
-            threading.Thread(target=self._keep, name="flexiroaster-leases", daemon=True),
-            threading.Thread(target=self._watch, name="flexiroaster-lease-watch", daemon=True),
+            SupervisedThread(
+                turn,
+                name=name,
+                closed=self._closed,
+                threads=threads,
+                purpose=purpose,
+                expected=(StoreError,),
+                essential=True,
+                pause=0.0,  # each turn begins with a wait
+            ).start()
+            for turn, name, purpose in (
+                (self._keep, "flexiroaster-leases", "cannot renew leases"),
+                (self._watch, "flexiroaster-lease-watch", "cannot watch the leases"),
+            )
         ]
-        for thread in self._threads:
-            thread.start()
 
     def close(self, timeout: float = 5.0) -> None:
         """End both threads."""
@@ -59,19 +71,14 @@ class LeaseKeeper:
         for thread in self._threads:
             thread.join(timeout)
 
-    def _keep(self) -> None:
-        while not self._closed.wait(self._interval) and self._driver.alive:
-            self._renew_once()
-
-    def _renew_once(self) -> None:
+    def _keep(self) -> bool:
+        """Renew once, an interval later; whether to go on."""
+        if self._closed.wait(self._interval) or not self._driver.alive:
+            return False
         faults.point("leases.before_renew")
         began = monotonic()
         driven = self._driver.driven  # before the statement: what is claimed meanwhile is not in its answer
-        try:
-            held = self._renew(driven)
-        except StoreError as error:
-            logger.warning("cannot renew leases: %s", error)
-            return
+        held = self._renew(driven)
         self._renewed_at = began
         lost = {i for i in driven - held if i in self._driver.driven}
         if lost:
@@ -79,11 +86,15 @@ class LeaseKeeper:
             self._driver.lose(lost, LeaseLostError("the lease has run out"))
         self._driver.look_for_commands()
         self._renewed(held)
+        return True
 
-    def _watch(self) -> None:
-        while not self._closed.wait(self._interval / 5):
-            driven = self._driver.driven
-            if driven and monotonic() - self._renewed_at > GIVE_UP * self._ttl:
-                logger.error("no lease could be renewed in time: %d executions are given up", len(driven))
-                self._driver.lose_now(driven, LeaseLostError("the lease could not be renewed in time"))
-                self._renewed_at = monotonic()
+    def _watch(self) -> bool:
+        """Look once whether the leases are renewed in time; whether to go on."""
+        if self._closed.wait(self._interval / 5):
+            return False
+        driven = self._driver.driven
+        if driven and monotonic() - self._renewed_at > GIVE_UP * self._ttl:
+            logger.error("no lease could be renewed in time: %d executions are given up", len(driven))
+            self._driver.lose_now(driven, LeaseLostError("the lease could not be renewed in time"))
+            self._renewed_at = monotonic()
+        return True

@@ -116,7 +116,7 @@ class Runner:
 
     def kill_processes(self) -> None:
         """Kill every process that runs an attempt. The one method that any thread may call: it touches nothing else."""
-        for worker in tuple(self._workers.values()):
+        for worker in self._workers.copy().values():  # the driver's thread goes on changing it
             if worker.task is not None:
                 worker.kill()
 

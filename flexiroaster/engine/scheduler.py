@@ -28,6 +28,7 @@ from flexiroaster.operators.registry import operator_of
 from flexiroaster.safety.watch import Watch
 from flexiroaster.store.claims import SUSPECT, Claim
 from flexiroaster.store.recovery import Stored
+from flexiroaster.threads import SupervisedThread, Threads
 
 __all__ = ["Scheduler", "adopt"]
 
@@ -63,6 +64,7 @@ class Scheduler:
         *,
         capacity: int,
         poll: float = 1.0,
+        threads: Threads | None = None,
     ) -> None:
         self._driver = driver
         self._claim = claim
@@ -75,9 +77,17 @@ class Scheduler:
         self._capacity = capacity
         self._poll = poll
         self._woken = threading.Event()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="flexiroaster-scheduler", daemon=True)
-        self._thread.start()
+        self._closed = threading.Event()
+        self._thread = SupervisedThread(
+            self._turn,
+            name="flexiroaster-scheduler",
+            closed=self._closed,
+            threads=threads,
+            purpose="cannot claim executions",
+            expected=(StoreError,),
+            essential=True,
+            pause=poll,
+        ).start()
 
     def wake(self) -> None:
         """There may be work."""
@@ -85,20 +95,18 @@ class Scheduler:
 
     def close(self, timeout: float = 5.0) -> None:
         """Claim nothing more."""
-        self._closed = True
+        self._closed.set()
         self._woken.set()
         self._thread.join(timeout)
 
-    def _run(self) -> None:
-        while not self._closed and self._driver.alive:
-            try:
-                more = self._take()
-            except StoreError as error:
-                logger.warning("cannot claim executions: %s", error)
-                more = False
-            if not more:
-                self._woken.wait(self._poll)
-            self._woken.clear()
+    def _turn(self) -> bool:
+        """Claim, then wait if there is no more; whether to go on."""
+        if self._closed.is_set() or not self._driver.alive:
+            return False
+        if not self._take():
+            self._woken.wait(self._poll)
+        self._woken.clear()
+        return True
 
     def _take(self) -> bool:
         """Claim what there is room for; whether there may be more. Raises StoreError."""

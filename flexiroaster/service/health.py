@@ -33,7 +33,10 @@ class ServiceReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole: healthy when the database answers and this process can drive executions; Redis is not needed."""
+    """The whole: healthy when the database answers and all threads of this process work; Redis is not needed.
+
+    The executor is unhealthy when this process cannot drive executions, and degraded when another of its threads fails.
+    """
 
     database: ServiceReport
     redis: ServiceReport
@@ -42,12 +45,13 @@ class Report:
     @property
     def status(self) -> Status:
         """Healthy, or degraded."""
-        return Status.HEALTHY if self.ready else Status.DEGRADED
+        well = self.database.status is Status.HEALTHY and self.executor.status is Status.HEALTHY
+        return Status.HEALTHY if well else Status.DEGRADED
 
     @property
     def ready(self) -> bool:
         """Whether requests can be served here now."""
-        return self.database.status is Status.HEALTHY and self.executor.status is Status.HEALTHY
+        return self.database.status is Status.HEALTHY and self.executor.status is not Status.UNHEALTHY
 
 
 def check(installation: Installation) -> Report:
@@ -82,7 +86,10 @@ def _redis(state: RedisState) -> ServiceReport:
 
 
 def _executor(installation: Installation) -> ServiceReport:
-    alive = installation.healthy
+    alive, failures = installation.healthy, installation.failures
     driven = len(installation.driver.driven) if installation.drives and alive else 0
     details = {"owner": installation.owner, "started": installation.drives, "executions": driven}
-    return ServiceReport(Status.HEALTHY if alive else Status.UNHEALTHY, details=details)
+    details["failing"] = {failure.name: failure.error for failure in failures}
+    if not alive or any(failure.essential for failure in failures):
+        return ServiceReport(Status.UNHEALTHY, details=details)
+    return ServiceReport(Status.DEGRADED if failures else Status.HEALTHY, details=details)

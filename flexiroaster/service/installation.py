@@ -22,6 +22,7 @@ from flexiroaster.service.access import access_of
 from flexiroaster.store import claims, commands, definitions, migrate, recovery
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal import Journal
+from flexiroaster.threads import Failure, Threads
 
 if TYPE_CHECKING:
     from flexiroaster.engine.driver import Driver
@@ -54,6 +55,8 @@ class Installation:
         self.access = access or access_of(settings)
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         """Who claims executions: host, process and a number that no other process had."""
+        self.threads = Threads()
+        """What is wrong with the threads of this process that must not die."""
         self._lock = threading.RLock()
         self._driver: Driver | None = None
         self._keeper: LeaseKeeper | None = None
@@ -142,6 +145,14 @@ class Installation:
         return self._driver is None or self._driver.alive
 
     @property
+    def failures(self) -> list[Failure]:
+        """The threads of this process that are failing now; a driver that has failed stays so."""
+        driver = self._driver
+        if driver is None or driver.failure is None:
+            return self.threads.failures
+        return [Failure("flexiroaster-driver", driver.failure, essential=True), *self.threads.failures]
+
+    @property
     def drives(self) -> bool:
         """Whether executions are driven in this process."""
         return self._driver is not None
@@ -157,7 +168,7 @@ class Installation:
             if self._signals is None:
                 from flexiroaster.service.signals import Signals
 
-                self._signals = Signals(self.settings, self.database, self.owner)
+                self._signals = Signals(self.settings, self.database, self.owner, self.threads)
                 if self._driver is not None:
                     self._tell(self._driver, self._signals)
             return self._signals
@@ -294,12 +305,13 @@ class Installation:
             if self._signals is not None:
                 self._signals.holds(held)
 
-        return LeaseKeeper(driver, renew, renewed, ttl=ttl, interval=self.settings.heartbeat_interval)
+        interval = self.settings.heartbeat_interval
+        return LeaseKeeper(driver, renew, renewed, ttl=ttl, interval=interval, threads=self.threads)
 
     def _start_learner(self, driver: Driver) -> Learner:
         from flexiroaster.service.learner import Learner
 
-        learner = Learner(self.database, lambda: self.knowledge, self.settings, self.owner)
+        learner = Learner(self.database, lambda: self.knowledge, self.settings, self.owner, self.threads)
         driver.listen(learner.committed)
         return learner
 
@@ -315,7 +327,7 @@ class Installation:
         from flexiroaster.engine.artifacts import Artifacts
         from flexiroaster.service.local_copies import LocalCopies
 
-        copies = LocalCopies(Artifacts(self.settings.artifacts_url))
+        copies = LocalCopies(Artifacts(self.settings.artifacts_url), self.threads)
         driver.listen(copies.committed)
         return copies
 
@@ -324,7 +336,7 @@ class Installation:
             return None
         from flexiroaster.service.tracing import open_tracing
 
-        return open_tracing(self.settings, self.owner, self.database)
+        return open_tracing(self.settings, self.owner, self.database, self.threads)
 
     def _start_scheduler(self, driver: Driver) -> Scheduler:
         from flexiroaster.engine.scheduler import Scheduler
@@ -341,8 +353,16 @@ class Installation:
             claims.give_back(self.database, self.owner, given, failed)
             self.signals.gave_up({claim.execution_id for claim in given})
 
-        capacity = EXECUTIONS_PER_PROCESS * self._processes
-        return Scheduler(driver, claim, self._load, self._watch, self._outline, give_back, capacity=capacity)
+        return Scheduler(
+            driver,
+            claim,
+            self._load,
+            self._watch,
+            self._outline,
+            give_back,
+            capacity=EXECUTIONS_PER_PROCESS * self._processes,
+            threads=self.threads,
+        )
 
     def _start_driver(self) -> Driver:
         from flexiroaster.engine.driver import Driver, Limits

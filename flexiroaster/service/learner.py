@@ -20,6 +20,7 @@ from flexiroaster.store import insights
 from flexiroaster.store.batches import executions_by_id
 from flexiroaster.store.database import Database
 from flexiroaster.store.rows import LARGE
+from flexiroaster.threads import SupervisedThread, Threads
 
 if TYPE_CHECKING:
     from flexiroaster.service.knowledge import Knowledge
@@ -43,7 +44,14 @@ RETRY_SECONDS = 5.0
 class Learner:
     """One thread. Nobody depends on it: who asks catches up, and normally finds nothing to do."""
 
-    def __init__(self, database: Database, knowledge: Callable[[], Knowledge], settings: Settings, owner: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        knowledge: Callable[[], Knowledge],
+        settings: Settings,
+        owner: str,
+        threads: Threads | None = None,
+    ) -> None:
         self._database = database
         self._knowledge = knowledge
         self._settings = settings
@@ -53,7 +61,16 @@ class Learner:
         self._ended = threading.Event()
         self._told: deque[Event] = deque()  # anomalies that people are to hear of
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flexiroaster-learner", daemon=True)
+        self._trainer: Trainer | None = None
+        self._thread = SupervisedThread(
+            self._turn,
+            name="flexiroaster-learner",
+            closed=self._closing,
+            threads=threads,
+            purpose="nothing is learned from what has ended, for the moment",
+            expected=(StoreError,),
+            pause=RETRY_SECONDS,
+        )
         self._thread.start()
 
     def committed(self, events: Sequence[Event]) -> None:
@@ -68,32 +85,30 @@ class Learner:
         self._ended.set()
         self._thread.join(timeout)
 
-    def _run(self) -> None:
+    def _turn(self) -> bool:
+        """Learn what there is to learn, then wait for more; whether to go on."""
+        if self._closing.is_set():
+            self._end()
+            return False
         try:
             knowledge = self._knowledge()  # here, since it imports what workers otherwise do without
         except StoreError:  # closed before it began
-            return
-        trainer = Trainer(self._database, knowledge, self._settings, self._owner)
-        while not self._closing.is_set():
-            self._turn(knowledge, trainer)
+            return False
+        if self._trainer is None:
+            self._trainer = Trainer(self._database, knowledge, self._settings, self._owner)
+        self._tell()
+        self._fold(knowledge)
+        self._trainer.look()
+        self._thread.works()
+        self._wait(TRAINING_SECONDS if self._trainer.busy else LOOK_SECONDS)
+        return True
+
+    def _end(self) -> None:
         try:
-            trainer.close()
+            if self._trainer is not None:
+                self._trainer.close()
         except StoreError as error:
             logger.warning("the claim of a training was not given up, it has to expire: %s", error)
-
-    def _turn(self, knowledge: Knowledge, trainer: Trainer) -> None:
-        try:
-            self._tell()
-            self._fold(knowledge)
-            trainer.look()
-        except StoreError as error:
-            logger.warning("nothing is learned from what has ended, for the moment: %s", error)
-            self._closing.wait(RETRY_SECONDS)
-        except Exception:  # a defect here must not end all learning
-            logger.exception("nothing is learned from what has ended, for the moment")
-            self._closing.wait(RETRY_SECONDS)
-        else:
-            self._wait(TRAINING_SECONDS if trainer.busy else LOOK_SECONDS)
 
     def _tell(self) -> None:
         """Have insights of what is abnormal in executions that run. A fold at their end finds what this has missed."""

@@ -135,10 +135,13 @@ class _Shared:
         self._installation: Installation | None = None
 
     def installation(self) -> Installation:
-        """It; opened on first use."""
+        """The embedded installation, opened on first use, and anew after its driver has failed."""
         from flexiroaster.service.installation import Installation
 
         with self._lock:
+            if self._installation is not None and not self._installation.healthy:
+                self._installation.close()
+                self._installation = None
             if self._installation is None:
                 self._installation = Installation(load_settings())
             return self._installation

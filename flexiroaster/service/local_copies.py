@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.engine.artifacts import Artifacts
 from flexiroaster.model.event import ENDS, Event, EventType
+from flexiroaster.threads import Threads
 
 __all__ = ["LocalCopies"]
 
@@ -19,9 +20,11 @@ MOST_WAITING = 10_000
 class LocalCopies:
     """Deletes them on a thread of its own, since large files take their time. What is needed again is fetched again."""
 
-    def __init__(self, artifacts: Artifacts) -> None:
+    def __init__(self, artifacts: Artifacts, threads: Threads | None = None) -> None:
         self._artifacts = artifacts
-        self._outbox: Outbox[str] = Outbox(self._forget, name="flexiroaster-copies", limit=MOST_WAITING)
+        self._outbox: Outbox[str] = Outbox(
+            self._forget, name="flexiroaster-copies", limit=MOST_WAITING, threads=threads
+        )
 
     def committed(self, events: Sequence[Event]) -> None:
         """A listener for the driver: these events of one execution are durable."""

@@ -21,6 +21,7 @@ from flexiroaster.model.event import ENDS, Event, EventType
 from flexiroaster.store.changes import NewExecution
 from flexiroaster.store.database import Database
 from flexiroaster.store.queries import ExecutionRow
+from flexiroaster.threads import Threads
 
 __all__ = ["Signals"]
 
@@ -33,17 +34,17 @@ GONE = 2**62
 class Signals:
     """One process's side of it. Thread-safe; close it before the database."""
 
-    def __init__(self, settings: Settings, database: Database, owner: str) -> None:
+    def __init__(self, settings: Settings, database: Database, owner: str, threads: Threads) -> None:
         self._database = database
-        self._link = RedisLink(settings, namespace=installation_id(database))
-        self._bus = open_bus(database, self._link)
+        self._link = RedisLink(settings, installation_id(database), threads)
+        self._bus = open_bus(database, self._link, threads)
         self._locks = ExecutionLocks(self._link, owner, settings.execution_lock_ttl)
         self._heartbeats = Heartbeats(self._link, owner, settings.heartbeat_ttl)
         self._counters = RetryCounters(self._link)
         self.definitions = DefinitionCache(self._link)
         """What pipelines were at their revisions."""
         # what SQLite answers in this process costs no more than what Redis would
-        self._states = None if database.is_sqlite else StateCache(self._link)
+        self._states = None if database.is_sqlite else StateCache(self._link, threads=threads)
         self._slots = None if database.is_sqlite else PipelineSlots(self._link, settings.execution_lock_ttl)
 
     # --- to the others -------------------------------------------------------------------------------------------

@@ -1,18 +1,22 @@
-"""A driver that fails inside: it lets go of everything, says so once, and others go on."""
+"""A driver that fails in one execution gives up that one; one that fails itself lets go of all and says so once."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flexiroaster import faults
 from flexiroaster.config import Settings
+from flexiroaster.engine.executor import Execution
 from flexiroaster.errors import StoreError
-from flexiroaster.service import executions, pipelines
+from flexiroaster.model.execution import TERMINAL
+from flexiroaster.service import executions, health, local, pipelines
 from flexiroaster.service.installation import open_installation
+from flexiroaster.store.journal import Journal
 from tests.integration.test_control import begin_elsewhere, eventually, seqs_have_no_gap, settings, start_worker
 from tests.integration.test_runs import python, rows
 
@@ -22,7 +26,7 @@ __all__ = ["settings"]  # the fixture, with short leases
 def test_its_worker_ends_and_another_goes_on(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(faults.VARIABLE, "driver.after_end=raise")
+    monkeypatch.setenv(faults.VARIABLE, "driver.before_start=raise")
     log = tmp_path / "worker.log"
     worker = start_worker(settings, log)
     monkeypatch.delenv(faults.VARIABLE)
@@ -51,11 +55,14 @@ def test_nobody_waits_for_it(
     with open_installation(settings) as installation:
         installation.take_work()
         revision = pipelines.create(installation, {"name": "T", "concurrency": None, "stages": [rows("a", {"x": 1})]})
-        monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.after_end=raise"))
+        monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.before_start=raise"))
         x = executions.start(installation, revision)
-        with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.after_end'\)$"):
+        with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.before_start'\)$"):
             executions.wait(installation, x, 30)
         eventually(lambda: not installation.healthy)
+        report = health.check(installation)
+        assert (report.executor.status, report.ready) == ("unhealthy", False)
+        assert report.executor.details["failing"] == {"flexiroaster-driver": "InjectedFault: driver.before_start"}
         y = executions.start(installation, revision)
         assert executions.wait(installation, y, 0.1).status == "pending", "that is for another process"
         assert installation.driver.driven == set()
@@ -63,3 +70,77 @@ def test_nobody_waits_for_it(
     with open_installation(settings) as another:
         another.take_work()
         eventually(lambda: {str(executions.get(another, i).status) for i in (x, y)} == {"completed"})
+
+
+def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_installation(settings) as installation:
+        installation.take_work()
+        revision = pipelines.create(installation, {"name": "T", "concurrency": None, "stages": [rows("a", {"x": 1})]})
+        monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.after_end=raise"))
+        x = executions.start(installation, revision)
+        with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.after_end'\)$"):
+            executions.wait(installation, x, 60)
+        y = executions.start(installation, revision)
+        assert executions.wait(installation, y, 60).status == "completed", "the driver goes on"
+        eventually(lambda: executions.get(installation, x).status == "completed")
+        assert installation.healthy
+        assert seqs_have_no_gap(installation, x)
+    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert told == [f"execution {x} is given up, the driver failed in it"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_defect_anywhere_in_one_execution_costs_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The state machine, or the journal that writes what it says, raises for one pipeline's executions."""
+
+    def failing_for(name: str, places: type, method: str) -> None:
+        original = getattr(places, method)
+
+        def call(self: Any, *arguments: Any) -> Any:
+            if isinstance(self, Execution):
+                hit = self.pipeline.name == name
+            else:
+                hit = any(change.pipeline_id == name for change in arguments[0] if not hasattr(change, "event"))
+            if hit:
+                raise RuntimeError(name)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(places, method, call)
+
+    methods = dict.fromkeys(("begin_if_pending", "start_next", "stage_completed", "stage_failed", "take"), Execution)
+    victims = {**methods, "apply": Journal}
+    for name, places in victims.items():
+        failing_for(name, places, name)
+    with open_installation(settings) as installation:
+        stages = {name: rows("a", {"x": 1}) for name in victims} | {"stage_failed": python("a", "exit_3")}
+        ids = []
+        for name, stage in stages.items():
+            body = {"id": name, "name": name, "stages": [stage]}
+            ids.append(executions.start(installation, pipelines.create(installation, body)))
+        well = pipelines.create(installation, {"name": "well", "stages": [rows("a", {"x": 1})]})
+        assert executions.wait(installation, executions.start(installation, well), 60).status == "completed"
+        eventually(lambda: installation.driver.driven == set())
+        assert installation.healthy
+        assert not {executions.get(installation, i).status for i in ids} & TERMINAL, "others may try"
+    raised = {str(record.exc_info[1]) for record in caplog.records if record.exc_info}
+    assert raised == set(victims)
+
+
+def test_runs_from_python_go_on_after_the_driver_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = local._Shared()
+    first = shared.installation()
+    revision = pipelines.create(first, {"name": "T", "stages": [rows("a", {"x": 1})]})
+    monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.before_start=raise"))
+    with pytest.raises(StoreError, match=r"^the driver failed"):
+        executions.wait(first, executions.start(first, revision), 60)
+    eventually(lambda: not first.healthy)
+    second = shared.installation()
+    assert second is not first
+    again = pipelines.create(second, {"name": "Again", "stages": [rows("a", {"x": 1})]})
+    assert executions.wait(second, executions.start(second, again), 60).status == "completed"
+    assert shared.installation() is second
+    shared.close()

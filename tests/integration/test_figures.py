@@ -63,7 +63,7 @@ def test_health_without_redis(installation: Installation) -> None:
     assert report.database.details == {"dialect": installation.database.engine.dialect.name}
     assert report.redis.status is Status.DEGRADED
     assert report.redis.details["fallback_mode"] is True
-    assert report.executor.details == {"owner": installation.owner, "started": False, "executions": 0}
+    assert report.executor.details == {"owner": installation.owner, "started": False, "executions": 0, "failing": {}}
 
 
 def test_health_with_redis(settings: Settings, redis_url: str) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flexiroaster.coordination.bus.base import Envelope
 from flexiroaster.coordination.bus.wire import pack
 from flexiroaster.store.database import Database
+from flexiroaster.threads import SupervisedThread, Threads
 
 __all__ = ["PostgresChannel"]
 
@@ -42,13 +43,17 @@ class PostgresChannel:
 
     name = "postgresql"
 
-    def __init__(self, database: Database, origin: str, blind: Callable[[], bool]) -> None:
+    def __init__(
+        self, database: Database, origin: str, blind: Callable[[], bool], threads: Threads | None = None
+    ) -> None:
         self._database = database
         self._origin = origin
         self._blind = blind
         self._closed = threading.Event()
         self._wake_send, self._wake_receive = socket.socketpair()
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread(
+            self._turn, name="flexiroaster-bus-postgres", closed=self._closed, threads=threads, pause=RECONNECT_SECONDS
+        )
         self._away = False
         self._receive: Callable[[bytes], None] = lambda _text: None
         self._gap: Callable[[], None] = lambda: None
@@ -60,7 +65,6 @@ class PostgresChannel:
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
         """Begin to listen, and connect again whenever the connection is lost."""
         self._receive, self._gap = receive, gap
-        self._thread = threading.Thread(target=self._run, name="flexiroaster-bus-postgres", daemon=True)
         self._thread.start()
 
     def want(self, root: str) -> None:
@@ -72,10 +76,9 @@ class PostgresChannel:
             return
         self._closed.set()
         self._wake_send.send(b"\0")
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5)
+        self._thread.join(5)
         self._wake_send.close()
-        if self._thread is None or not self._thread.is_alive():
+        if not self._thread.alive:
             self._wake_receive.close()
 
     def _notify(self, payloads: list[str]) -> bool:
@@ -88,15 +91,18 @@ class PostgresChannel:
             return False
         return True
 
-    def _run(self) -> None:
-        while not self._closed.is_set():
-            try:
-                with self._connect() as connection:
-                    self._came_back()
-                    _Session(self, connection).run()
-            except (psycopg.Error, OSError) as error:
-                self._went_away(error)
-                self._closed.wait(RECONNECT_SECONDS)
+    def _turn(self) -> bool:
+        """One connection, from its beginning to its end; whether another one is to follow."""
+        if self._closed.is_set():
+            return False
+        try:
+            with self._connect() as connection:
+                self._came_back()
+                _Session(self, connection).run()
+        except (psycopg.Error, OSError) as error:
+            self._went_away(error)
+            self._closed.wait(RECONNECT_SECONDS)
+        return True
 
     def _connect(self) -> psycopg.Connection:
         engine = self._database.engine
@@ -116,6 +122,7 @@ class PostgresChannel:
             logger.warning("the bus does not hear PostgreSQL: %s", " ".join(str(error).split()))
 
     def _came_back(self) -> None:
+        self._thread.works()
         if self._away:
             self._away = False
             logger.info("the bus hears PostgreSQL again")

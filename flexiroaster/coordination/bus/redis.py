@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flexiroaster.coordination.bus.base import Envelope
 from flexiroaster.coordination.bus.wire import pack
 from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.threads import SupervisedThread, Threads
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -37,7 +38,7 @@ class RedisChannel:
 
     name = "redis"
 
-    def __init__(self, link: RedisLink, origin: str) -> None:
+    def __init__(self, link: RedisLink, origin: str, threads: Threads | None = None) -> None:
         self._link = link
         self._origin = origin
         self._base = link.scoped_key("bus")
@@ -46,7 +47,9 @@ class RedisChannel:
         self._closed = threading.Event()
         self.hears = False
         """Whether what others publish in Redis arrives here."""
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread(
+            self._turn, name="flexiroaster-bus-redis", closed=self._closed, threads=threads, pause=REFUSED_SECONDS
+        )
         self._receive: Callable[[bytes], None] = lambda _text: None
         self._gap: Callable[[], None] = lambda: None
 
@@ -74,7 +77,6 @@ class RedisChannel:
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
         """Begin to listen whenever Redis is available; a gap at each beginning and each end of that."""
         self._receive, self._gap = receive, gap
-        self._thread = threading.Thread(target=self._run, name="flexiroaster-bus-redis", daemon=True)
         self._thread.start()
 
     def want(self, root: str) -> None:
@@ -87,26 +89,30 @@ class RedisChannel:
     def close(self) -> None:
         """End the thread and its connection; a reader that waits for a silent Redis takes WAIT_SECONDS."""
         self._closed.set()
-        if self._thread is not None:
-            self._wake()
-            if self._thread is not threading.current_thread():
-                self._thread.join(2 * PONG_SECONDS)
+        self._wake()
+        self._thread.join(2 * PONG_SECONDS)
 
     def _channel(self, root: str) -> str:
         return f"{self._base}:{root}" if root else self._base
 
     def _wake(self) -> None:
-        if self._thread is not None and self._link.available:
+        if self._thread.alive and self._link.available:
             self._link.later(lambda client: client.publish(self._own, b""))
 
-    def _run(self) -> None:
-        while not self._closed.is_set():
-            if self._link.wait(WAIT_SECONDS):
-                self._listen()
-                heard, self.hears = self.hears, False
-                if heard and not self._closed.is_set():
-                    self._gap()
-                self._closed.wait(AGAIN_SECONDS if heard else REFUSED_SECONDS)
+    def _turn(self) -> bool:
+        """One connection, from its beginning to its end; whether another one is to follow."""
+        if self._closed.is_set():
+            return False
+        if not self._link.wait(WAIT_SECONDS):
+            return True
+        try:
+            self._listen()
+        finally:
+            heard, self.hears = self.hears, False
+            if heard and not self._closed.is_set():
+                self._gap()
+        self._closed.wait(AGAIN_SECONDS if heard else REFUSED_SECONDS)
+        return True
 
     def _listen(self) -> None:
         """Until Redis goes away."""
@@ -154,6 +160,7 @@ class _Session:
             self._outstanding -= 1
             if self._outstanding == 0:
                 self._channel.hears = True
+                self._channel._thread.works()
                 self._channel._gap()
         elif message["type"] == "message" and message["data"]:
             self._channel._receive(message["data"])

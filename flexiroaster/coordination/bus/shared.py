@@ -21,6 +21,7 @@ from flexiroaster.coordination.bus.wire import unpack
 from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.coordination.redis import RedisLink
 from flexiroaster.store.database import Database
+from flexiroaster.threads import Threads
 
 __all__ = ["SharedBus", "open_bus"]
 
@@ -34,14 +35,16 @@ PACE_SECONDS = 0.005
 class SharedBus:
     """A bus over up to two channels. Threads start with the first use; not for a forked child. Thread-safe."""
 
-    def __init__(self, origin: str, database: Channel, redis: RedisChannel | None) -> None:
+    def __init__(
+        self, origin: str, database: Channel, redis: RedisChannel | None, threads: Threads | None = None
+    ) -> None:
         self._origin = origin
         self._redis = redis
         self._database = database
         self._channels: tuple[Channel, ...] = (database, redis) if redis else (database,)
         self._listeners = Listeners()
         self._outbox: Outbox[Envelope] = Outbox(
-            self._send, name="flexiroaster-bus-send", limit=OUTBOX_LIMIT, pace=PACE_SECONDS
+            self._send, name="flexiroaster-bus-send", limit=OUTBOX_LIMIT, pace=PACE_SECONDS, threads=threads
         )
         self._overflowed = False
         self._lock = threading.Lock()
@@ -101,14 +104,15 @@ class SharedBus:
                 self._listeners.deliver(message)
 
 
-def open_bus(database: Database, link: RedisLink) -> Bus:
+def open_bus(database: Database, link: RedisLink, threads: Threads | None = None) -> Bus:
     """The bus of this installation. Close it before the link and the database."""
     origin = secrets.token_hex(6)
-    redis = RedisChannel(link, origin) if link.configured else None
+    redis = RedisChannel(link, origin, threads) if link.configured else None
     if not database.is_sqlite:
-        postgres = PostgresChannel(database, origin, blind=lambda: redis is not None and not redis.hears)
-        return SharedBus(origin, postgres, redis)
+        postgres = PostgresChannel(database, origin, lambda: redis is not None and not redis.hears, threads)
+        return SharedBus(origin, postgres, redis, threads)
     path = database.engine.url.database
     if not path or path == ":memory:":
         return LocalBus()
-    return SharedBus(origin, SqliteChannel(path, calm=lambda: redis is not None and redis.hears), redis)
+    sqlite = SqliteChannel(path, lambda: redis is not None and redis.hears, threads)
+    return SharedBus(origin, sqlite, redis, threads)

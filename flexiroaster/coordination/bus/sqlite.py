@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 
 from flexiroaster.coordination.bus.base import Envelope
+from flexiroaster.threads import SupervisedThread, Threads
 
 __all__ = ["SqliteChannel"]
-
-logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.025
 """At this pace the watching takes some 0.7 % of a core."""
@@ -32,11 +30,19 @@ class SqliteChannel:
 
     name = "sqlite"
 
-    def __init__(self, path: str, calm: Callable[[], bool]) -> None:
+    def __init__(self, path: str, calm: Callable[[], bool], threads: Threads | None = None) -> None:
         self._path = path
         self._calm = calm
         self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread(
+            self._watch,
+            name="flexiroaster-bus-sqlite",
+            closed=self._closed,
+            threads=threads,
+            purpose="the bus cannot watch the database",
+            expected=(sqlite3.Error,),
+            pause=CALM_POLL_SECONDS,
+        )
         self._gap: Callable[[], None] = lambda: None
         self._own_at = float("-inf")
         self._gap_at = float("-inf")
@@ -49,7 +55,6 @@ class SqliteChannel:
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:  # noqa: ARG002 - only gaps
         """Begin to watch."""
         self._gap = gap
-        self._thread = threading.Thread(target=self._run, name="flexiroaster-bus-sqlite", daemon=True)
         self._thread.start()
 
     def want(self, root: str) -> None:
@@ -58,18 +63,10 @@ class SqliteChannel:
     def close(self) -> None:
         """End the thread and its connection."""
         self._closed.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5)
+        self._thread.join(5)
 
-    def _run(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._watch()
-            except sqlite3.Error as error:
-                logger.warning("the bus cannot watch the database: %s", error)
-                self._closed.wait(CALM_POLL_SECONDS)
-
-    def _watch(self) -> None:
+    def _watch(self) -> bool:
+        """Watch over one connection, until the end."""
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=1)
         try:
             seen: int | None = None
@@ -79,12 +76,14 @@ class SqliteChannel:
                     seen = version
                     self._gap_at = monotonic()
                     self._gap()
+                    self._thread.works()
                 if self._calm():
                     self._closed.wait(CALM_POLL_SECONDS)
                 else:
                     sleep(POLL_SECONDS)  # costs two thirds of what waiting for an event does
         finally:
             connection.close()
+        return False
 
     def _may_tell(self) -> bool:
         now = monotonic()

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from flexiroaster.config import Settings
     from flexiroaster.service.tracing.following import Tracing
     from flexiroaster.store.database import Database
+    from flexiroaster.threads import Threads
 
 __all__ = ["open_tracing"]
 
 
-def open_tracing(settings: Settings, owner: str, database: Database) -> Tracing:
+def open_tracing(settings: Settings, owner: str, database: Database, threads: Threads | None = None) -> Tracing:
     """What traces the executions that this process (`owner`) drives, to the collector of the settings.
 
     Raises SettingsError when OpenTelemetry is not installed.
@@ -26,4 +27,4 @@ def open_tracing(settings: Settings, owner: str, database: Database) -> Tracing:
             raise
         message = f"{settings.traces_variable}: traces need the otel extra: pip install 'flexiroaster[otel]'"
         raise SettingsError(message) from error
-    return Tracing(settings.traces_endpoint, owner, database)
+    return Tracing(settings.traces_endpoint, owner, database, threads)

@@ -6,7 +6,6 @@ happened to an execution before it was driven here.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ from flexiroaster.store import definitions, event_list, queries
 from flexiroaster.store.database import Database
 from flexiroaster.store.event_list import EventFilter
 from flexiroaster.store.keyset import MOST, Window
+from flexiroaster.threads import Threads
 
 __all__ = ["Tracing"]
-
-logger = logging.getLogger(__name__)
 
 MOST_WAITING = 10_000
 """Transactions whose events may wait for their spans; what comes beyond is missing in the traces."""
@@ -51,12 +49,14 @@ class _Committed:
 class Tracing:
     """Thread-safe. Close it after the driver and before the database."""
 
-    def __init__(self, endpoint: str, owner: str, database: Database) -> None:
+    def __init__(self, endpoint: str, owner: str, database: Database, threads: Threads | None = None) -> None:
         self._spans = Spans(endpoint, owner)
         self._database = database
         self._definition = lru_cache(MOST_DEFINITIONS)(partial(definitions.definition, database))
         self._traces: OrderedDict[str, ExecutionTrace] = OrderedDict()
-        self._outbox: Outbox[_Committed] = Outbox(self._follow, name="flexiroaster-traces", limit=MOST_WAITING)
+        self._outbox: Outbox[_Committed] = Outbox(
+            self._follow, name="flexiroaster-traces", limit=MOST_WAITING, threads=threads
+        )
 
     def committed(self, events: Sequence[Event]) -> None:
         """A listener for the driver: these events of one execution are durable."""
@@ -69,6 +69,7 @@ class Tracing:
         self._spans.close()
 
     def _follow(self, batch: Sequence[_Committed]) -> bool:
+        failed: Exception | None = None
         for committed in batch:
             if committed.done:
                 continue
@@ -76,9 +77,11 @@ class Tracing:
                 self._trace(committed.events)
             except StoreError:
                 return False  # once the database is back
-            except Exception:  # a defect in one trace must not cost the others
-                logger.exception("cannot trace execution %s", committed.events[0].execution_id)
+            except Exception as error:  # noqa: BLE001 - a defect in one trace must not cost the others; raised below
+                failed = error
             committed.done = True
+        if failed is not None:
+            raise failed
         return True
 
     def _trace(self, events: Sequence[Event]) -> None:

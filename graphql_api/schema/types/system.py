@@ -50,7 +50,9 @@ class ServiceHealth:
 class Health:
     """How the installation is, seen from the process that answers."""
 
-    status: Status = strawberry.field(description="Healthy while the database answers; Redis is not needed.")
+    status: Status = strawberry.field(
+        description="Healthy while the database answers and every thread works; Redis is not needed."
+    )
     ready: bool = strawberry.field(description="Whether requests can be served here now.")
     database: ServiceHealth
     redis: ServiceHealth

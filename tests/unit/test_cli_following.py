@@ -1,0 +1,21 @@
+"""The command line waits for an execution on a thread of its own: what fails there is told, not waited for."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from flexiroaster.cli import following
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), MemoryError()])
+def test_an_error_while_waiting_for_the_end_ends_the_wait(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(following.executions, "wait", fail)
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    following._tell_the_end(object(), "x", inbox)  # type: ignore[arg-type]
+    assert inbox.get_nowait().failure is error
