@@ -38,14 +38,19 @@ class Process:
         self.bus: Bus = open_bus(database, self.link)
         stack.callback(self.bus.close)
         self.heard: list[Message] = []
+        self.brought_by: set[str] = set()  # the threads that called back
 
     def listen(self, *topics: str) -> Process:
-        """Listen, and wait until it has begun to hear."""
+        """Listen, and wait until it has begun to hear, both through Redis and through the database."""
         for topic in topics:
-            self.bus.subscribe(topic, self.heard.append)
+            self.bus.subscribe(topic, self._hear)
         eventually(lambda: self.hears_redis or not self.link.configured)
-        eventually(lambda: self.gaps)
+        eventually(lambda: self.brought_by & {"flexiroaster-bus-postgres", "flexiroaster-bus-sqlite"})
         return self
+
+    def _hear(self, message: Message) -> None:
+        self.brought_by.add(threading.current_thread().name)
+        self.heard.append(message)
 
     @property
     def hears_redis(self) -> bool:
