@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-__all__ = ["eventually", "open_descriptors"]
+import psycopg
+from sqlalchemy.engine import make_url
+
+__all__ = ["blocked", "eventually", "open_descriptors"]
 
 
 def eventually(condition: Callable[[], object], within: float = 60.0) -> float:
@@ -31,3 +34,14 @@ def open_descriptors() -> set[tuple[str, str]]:
         except OSError:  # the one that lists the folder
             continue
     return found
+
+
+def blocked(database_url: str) -> int:
+    """How many connections to a PostgreSQL database wait for a lock that another one holds."""
+    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as connection:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        row = connection.execute(waiting).fetchone()
+    return 0 if row is None else int(row[0])

@@ -16,7 +16,7 @@ from flexiroaster.safety.history import History
 from flexiroaster.safety.history_file import read_history
 from flexiroaster.service.folding import fold_anew
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import run_history
+from flexiroaster.store import risk_states, run_history
 from flexiroaster.store.run_history import PastRun
 
 __all__ = ["Imported", "add", "export", "history_of", "import_file"]
@@ -45,6 +45,7 @@ def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
     """Take runs into the history, and learn the states anew, in the order of all ends. Raises StoreError."""
     installation.knowledge.catch_up()
     with installation.database.write() as connection:
+        risk_states.locked_progress(connection)  # nobody else adds any until these are in
         new = run_history.missing(connection, runs)
         run_history.add(connection, new)
         run_history.refresh_statistics(connection)

@@ -19,6 +19,7 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     DisconnectionError,
+    IntegrityError,
     InterfaceError,
     InternalError,
     OperationalError,
@@ -29,7 +30,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flexiroaster.config import HOME, Settings, psycopg_url
-from flexiroaster.errors import InputError, StoreError
+from flexiroaster.errors import ConflictError, InputError, StoreError
 from flexiroaster.store.changes import Landed, NewExecution, Transition
 
 __all__ = ["Backend", "Database", "open_database"]
@@ -113,7 +114,10 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may write; on SQLite it holds the write lock from its start. Raises StoreError, too."""
+        """A transaction that may write; on SQLite it holds the write lock from its start.
+
+        Raises StoreError, too, and ConflictError where a row contradicts what is stored.
+        """
         with _reached(), self.engine.begin() as connection:
             yield connection
 
@@ -166,13 +170,16 @@ def open_database(settings: Settings) -> Database:
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """What the driver or the pool says of a database that is not there, or of a value that it cannot hold (a text with
-    NUL, a number too large), as an error of ours; other errors stay as they are.
+    """What the driver or the pool says of a database that is not there, of a value that it cannot hold (a text with NUL,
+    a number too large), or of a row that another process wrote first, as an error of ours; other errors stay as they
+    are.
     """
     try:
         yield
     except DataError as error:
         raise InputError(f"a value is not one that the database can hold: {error.orig}") from error
+    except IntegrityError as error:
+        raise ConflictError(f"the write contradicts what is stored: {error.orig}") from error
     except (*_AWAY, DBAPIError) as error:
         if not isinstance(error, _AWAY) and not error.connection_invalidated:
             raise

@@ -86,14 +86,18 @@ def refresh_statistics(connection: Connection) -> None:
 
 
 def missing(connection: Connection, runs: Sequence[PastRun]) -> list[PastRun]:
-    """Those of the runs that the history does not have."""
+    """Those of the runs that the history does not have, each once; to add them, hold `risk_states.locked_progress`."""
     key = tuple_(run_history.c.execution_id, run_history.c.finished_at)
     known: set[tuple[str, datetime]] = set()
     for begin in range(0, len(runs), CHUNK):
         ids = [run.execution_id for run in runs[begin : begin + CHUNK]]
         found = connection.execute(select(*key.clauses).where(run_history.c.execution_id.in_(ids)))
         known.update((row[0], row[1]) for row in found)
-    return [run for run in runs if (run.execution_id, run.finished_at) not in known]
+    new: dict[tuple[str, datetime], PastRun] = {}
+    for run in runs:
+        if (end := (run.execution_id, run.finished_at)) not in known:
+            new.setdefault(end, run)
+    return list(new.values())
 
 
 def in_order(connection: Connection) -> Iterator[PastRun]:

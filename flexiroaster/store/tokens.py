@@ -46,11 +46,11 @@ NEWEST = Sort("tokens", tokens.c.id, tokens.c.created_at, descending=True)
 def create(database: Database, token: TokenRow, digest: str) -> None:
     """Store a token. Raises ConflictError when a token of that name is in force; a revoked one gives its name free."""
     values = {name: getattr(token, name) for name in TokenRow.__slots__}
-    try:
-        with database.write() as connection:
+    with database.write() as connection:
+        try:
             connection.execute(insert(tokens).values(**values, digest=digest))
-    except IntegrityError as error:
-        raise ConflictError(f"Token already exists: {token.name}", name=token.name) from error
+        except IntegrityError as error:
+            raise ConflictError(f"Token already exists: {token.name}", name=token.name) from error
 
 
 def by_digest(database: Database, digest: str) -> TokenRow | None:

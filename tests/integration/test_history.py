@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from flexiroaster.config import Settings
+from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import InputError
 from flexiroaster.safety.history_file import HistoryFileError
 from flexiroaster.service import executions, history, pipelines, risk
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.store import risk_states
+from tests.waiting import blocked, eventually
 
 CSV = """pipeline_id,started_at,finished_at,status,duration_s,n_stages
 p,2026-01-01T10:00:00Z,2026-01-01T10:05:00Z,completed,300,4
@@ -48,6 +51,24 @@ def test_an_import_is_known_at_once_and_a_second_one_changes_nothing(installatio
     assert (past.pipeline.runs, past.pipeline.failures, past.pipeline.streak) == (3, 2, 2)
     assert history.import_file(installation, file) == history.Imported(added=0, known=4, total=4)
     assert risk.assess(installation, "p").question.past == past
+
+
+def test_a_run_that_is_twice_in_a_file_comes_in_once(installation: Installation, tmp_path: Path) -> None:
+    head, *rows = CSV.splitlines()
+    twice = [head + ",execution_id", *(f"{row},r{i}" for i, row in enumerate([*rows[:2], rows[0]]))]
+    (tmp_path / "twice.csv").write_text("\n".join(twice).replace(",r2", ",r0"))
+    assert history.import_file(installation, tmp_path / "twice.csv") == history.Imported(added=2, known=1, total=2)
+
+
+def test_two_that_import_the_same_at_once_bring_it_in_once(postgres_url: str, file: Path) -> None:
+    settings = load_settings(database_url=postgres_url)
+    with open_installation(settings) as first, open_installation(settings) as second, ThreadPoolExecutor(2) as pool:
+        with first.database.write() as connection:
+            risk_states.locked_progress(connection)
+            imports = [pool.submit(history.import_file, each, file) for each in (first, second)]
+            eventually(lambda: blocked(postgres_url) == 2)
+        done = sorted((each.result() for each in imports), key=lambda imported: imported.added)
+    assert done == [history.Imported(added=0, known=4, total=4), history.Imported(added=4, known=0, total=4)]
 
 
 def test_an_import_stands_before_what_ran_here(installation: Installation, file: Path) -> None:
