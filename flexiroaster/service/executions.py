@@ -315,17 +315,13 @@ def _admit_and_create(
     from flexiroaster.service import gate  # numpy, while the processes start
 
     try:
-        admission = gate.admit(installation, revision, force)
+        admitted = gate.admit(installation, revision, new, force)
     except BlockedError:
         earlier = new.idempotency_key and queries.by_idempotency_key(installation.database, new.idempotency_key)
         if earlier:
             return _same_request(new, *earlier), new
         raise
-    admitted = admission.applied_to(new)
-    landed = _create(installation, admitted)
-    if isinstance(landed, Landed):
-        admission.note(installation, new.execution_id)
-    return landed, admitted
+    return _create(installation, admitted), admitted
 
 
 def _create(installation: Installation, new: NewExecution) -> Landed | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +19,13 @@ from flexiroaster.service.risk_config import rules_of
 from flexiroaster.store import insights
 from flexiroaster.store.changes import NewAssessment, NewExecution
 
-__all__ = ["Admission", "admit", "check_force"]
+__all__ = ["admit", "check_force"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class _Admission:
     """A run that may start: what was said of it, and how it begins (`action` is never BLOCK)."""
 
     judgement: Judgement
@@ -36,7 +39,9 @@ class Admission:
         return self.judgement.assessment
 
     def applied_to(self, new: NewExecution) -> NewExecution:
-        """The execution, with the assessment, its event, and paused where it has to be approved."""
+        """The execution with the assessment, its event, what people are told of a high risk, and paused where it has to
+        be approved.
+        """
         told = Event(
             new.execution_id,
             2,
@@ -45,18 +50,14 @@ class Admission:
             level=Level.DEBUG if self.assessment.gate is Gate.ALLOW else Level.WARNING,
             data=self._event_data(),
         )
-        paused = self.action is Gate.APPROVE
+        paused, high = self.action is Gate.APPROVE, self.assessment.level is RiskLevel.HIGH
         return replace(
             new,
             paused=paused,
             assessment=self._row(),
             more_events=(told, _waits(new.execution_id)) if paused else (told,),
+            findings=(high_risk(self.assessment, new.execution_id, self.action),) if high else (),
         )
-
-    def note(self, installation: Installation, execution_id: str) -> None:
-        """Tell people of a high risk. Raises StoreError."""
-        if self.assessment.level is RiskLevel.HIGH:
-            _note(installation, self.assessment, execution_id, self.action)
 
     def _message(self) -> str:
         said = self.assessment
@@ -87,8 +88,9 @@ class Admission:
         )
 
 
-def admit(installation: Installation, revision: Revision, force: str | None = None) -> Admission:
-    """Ask the gate. `force` is the reason to start it in spite of a gate that blocks or wants an approval.
+def admit(installation: Installation, revision: Revision, new: NewExecution, force: str | None = None) -> NewExecution:
+    """Ask the gate: the execution as it may be created. `force` is the reason to start it in spite of a gate that
+    blocks or wants an approval.
 
     Raises BlockedError, InputError (a reason that says nothing), StoreError.
     """
@@ -97,13 +99,13 @@ def admit(installation: Installation, revision: Revision, force: str | None = No
     said = judgement.assessment
     shadow = rules_of(revision.pipeline, installation.settings).shadow
     if said.gate not in {Gate.APPROVE, Gate.BLOCK}:
-        return Admission(judgement, said.gate, shadow, None)
+        return _Admission(judgement, said.gate, shadow, None).applied_to(new)
     if shadow or force is not None:
-        return Admission(judgement, Gate.WARN, shadow, None if shadow else force)
+        return _Admission(judgement, Gate.WARN, shadow, None if shadow else force).applied_to(new)
     if said.gate is Gate.BLOCK:
-        _note(installation, said, None, Gate.BLOCK)
+        _note_blocked(installation, said)
         raise _blocked(revision.id, said)
-    return Admission(judgement, Gate.APPROVE, shadow, None)
+    return _Admission(judgement, Gate.APPROVE, shadow, None).applied_to(new)
 
 
 def check_force(force: str | None) -> None:
@@ -118,9 +120,13 @@ def _blocked(pipeline_id: str, said: Assessment) -> BlockedError:
     return BlockedError(message, pipeline_id=pipeline_id, risk=said.data())
 
 
-def _note(installation: Installation, said: Assessment, execution_id: str | None, action: Gate) -> None:
-    with installation.database.write() as connection:
-        insights.note(connection, high_risk(said, execution_id, action), utc_now())
+def _note_blocked(installation: Installation, said: Assessment) -> None:
+    """Tell people. Whatever goes wrong with that, the answer stays that the run is blocked."""
+    try:
+        with installation.database.write() as connection:
+            insights.note(connection, high_risk(said, None, Gate.BLOCK), utc_now())
+    except Exception as error:  # noqa: BLE001 - see above
+        _log.warning("a blocked run was not noted as an insight: %s", error)
 
 
 def _waits(execution_id: str) -> Event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from flexiroaster.model.event import Event
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 
 __all__ = [
+    "Finding",
     "Landed",
     "NewAssessment",
     "NewDecision",
@@ -125,13 +126,33 @@ class NewAssessment:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to tell people. Findings with the same `cause` are one insight while it is open."""
+
+    cause: str
+    insight_type: str
+    severity: str
+    title: str
+    message: str
+    confidence: float
+    pipeline_id: str | None = None
+    execution_id: str | None = None
+    stage_id: str | None = None
+    recommendation: str | None = None
+    risk_score: float | None = None
+    factors: list[dict[str, Any]] = field(default_factory=list)
+    explanation: str | None = None
+    action_taken: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewExecution:
     """An execution to create, with its stages in order, its first event and what is told beside it.
 
     With an `owner` it is claimed in the same transaction, with fencing token 1, for `lease_seconds`. At most
     `concurrency` executions of the pipeline hold a slot (None: any number); where there is none, it is `queue`d or does
     not land. It does not land either when its `idempotency_key` is taken, or when the execution that it is a rerun of
-    (`parent_id`) is gone. A `paused` one waits for a resume.
+    (`parent_id`) is gone. A `paused` one waits for a resume. Its `findings` become insights if it lands.
     """
 
     execution_id: str
@@ -152,6 +173,7 @@ class NewExecution:
     paused: bool = False
     assessment: NewAssessment | None = None
     more_events: tuple[Event, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def events(self) -> tuple[Event, ...]:

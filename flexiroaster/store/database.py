@@ -170,9 +170,8 @@ def open_database(settings: Settings) -> Database:
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """What the driver or the pool says of a database that is not there, of a value that it cannot hold (a text with NUL,
-    a number too large), or of a row that another process wrote first, as an error of ours; other errors stay as they
-    are.
+    """Raise an error of ours for a database that is not there, for a value that it cannot hold (a text with NUL, a
+    number too large), and for a row that another process wrote first; other errors stay as they are.
     """
     try:
         yield

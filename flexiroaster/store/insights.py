@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, text, update
 
 from flexiroaster.store import keyset
+from flexiroaster.store.changes import Finding
 from flexiroaster.store.database import Database
+from flexiroaster.store.encoding import clean
 from flexiroaster.store.keyset import Page, Sort, Window
 from flexiroaster.store.safety_tables import insights
 
 __all__ = [
+    "COLUMNS",
+    "NOTE",
+    "ON_CONFLICT",
     "Finding",
     "InsightFilter",
     "InsightRow",
@@ -25,29 +30,10 @@ __all__ = [
     "part",
     "resolve",
     "resolve_older",
+    "values",
 ]
 
 NEWEST = Sort("insights", insights.c.id, descending=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something to tell people. Findings with the same `cause` are one insight while it is open."""
-
-    cause: str
-    insight_type: str
-    severity: str
-    title: str
-    message: str
-    confidence: float
-    pipeline_id: str | None = None
-    execution_id: str | None = None
-    stage_id: str | None = None
-    recommendation: str | None = None
-    risk_score: float | None = None
-    factors: list[dict[str, Any]] = field(default_factory=list)
-    explanation: str | None = None
-    action_taken: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +75,36 @@ class InsightFilter:
     created_after: datetime | None = None
 
 
+COLUMNS = ", ".join([*(each.name for each in fields(Finding)), "created_at", "last_seen_at"])
+"""The columns that `values` gives; `occurrences` comes after them."""
+
+ON_CONFLICT = f"""
+ON CONFLICT (cause) WHERE resolved_at IS NULL DO UPDATE SET
+  {", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ") if name not in {"cause", "created_at"})},
+  occurrences = insights.occurrences
+    + CASE WHEN insights.execution_id = excluded.execution_id THEN 0 ELSE excluded.occurrences END
+"""
+"""Ends an INSERT on both databases: the insight of a cause that is open already is counted up instead, in the same
+statement, since another process may note the same cause at the same moment.
+"""
+
+NOTE = f"""
+INSERT INTO insights ({COLUMNS}, occurrences) VALUES (:{COLUMNS.replace(", ", ", :")}, 1) {ON_CONFLICT}
+"""  # noqa: S608 - all parts are constants of this file
+"""Notes one finding; its parameters are `values`."""
+
+
+def values(finding: Finding, at: datetime) -> dict[str, Any]:
+    """A finding as the row of an insight."""
+    row = {name: clean(value) if isinstance(value, str) else value for name, value in asdict(finding).items()}
+    return {**row, "created_at": at, "last_seen_at": at}
+
+
 def note(connection: Connection, finding: Finding, at: datetime) -> None:
     """Tell of a finding: a new insight, or once more the open one of the same cause. What is told of an execution
     again, while it runs and when it has ended, counts once.
     """
-    values = asdict(finding)
-    newer = {name: value for name, value in values.items() if name != "cause"}
-    same = insights.c.execution_id == finding.execution_id
-    more = 1 if finding.execution_id is None else case((same, 0), else_=1)
-    counted = {"occurrences": insights.c.occurrences + more, "last_seen_at": at}
-    known = connection.execute(update(insights).where(*_open(finding.cause)).values(**newer, **counted))
-    if known.rowcount == 0:
-        connection.execute(insert(insights).values(**values, occurrences=1, created_at=at, last_seen_at=at))
+    connection.execute(_NOTE, values(finding, at))
 
 
 def open_causes(connection: Connection, types: Collection[str]) -> set[str]:
@@ -145,13 +149,11 @@ def count(database: Database, wanted: InsightFilter) -> int:
 
 _COLUMNS = [insights.c[name] for name in InsightRow.__slots__]
 
+_NOTE = text(NOTE).bindparams(*(bindparam(name, type_=insights.c[name].type) for name in COLUMNS.split(", ")))
+
 
 def _row(row: Row[Any]) -> InsightRow:
     return InsightRow(**{name: row._mapping[name] for name in InsightRow.__slots__})
-
-
-def _open(cause: str) -> tuple[ColumnElement[bool], ...]:
-    return (insights.c.cause == cause, insights.c.resolved_at.is_(None))
 
 
 def _conditions(wanted: InsightFilter) -> list[ColumnElement[bool]]:

@@ -30,6 +30,7 @@ from flexiroaster.store.changes import (
     decision_id,
 )
 from flexiroaster.store.encoding import clean, to_json
+from flexiroaster.store.insights import COLUMNS, ON_CONFLICT, values
 
 __all__ = ["PostgresBackend"]
 
@@ -169,6 +170,17 @@ JOIN executions AS e ON e.id = u.execution_id AND e.last_seq = u.last_seq AND e.
 """
 """Few transitions have decisions, so the statement of the others is spared the planning."""
 
+_NOTE = f"""
+INSERT INTO insights ({COLUMNS}, occurrences)
+SELECT DISTINCT ON (cause) {COLUMNS}, count(*) OVER (PARTITION BY cause)
+FROM json_populate_recordset(NULL::insights, %(findings)s)
+WHERE execution_id IN (SELECT id FROM executions)
+ORDER BY cause, id DESC
+{ON_CONFLICT}
+"""  # noqa: S608 - as above
+"""The findings about the new executions that landed, of which few have any. Those of one cause are counted together,
+since one statement cannot update a row twice; `id` is their order."""
+
 _LOOK = "SELECT id, fencing_token, last_seq, slot, queued FROM executions WHERE id = ANY(%(ids)s)"
 
 RECONNECT_SECONDS = 8.0
@@ -259,6 +271,8 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
         statements.append((_KEEP_PARENTS, {"parents": parents}))
     if new:
         statements.append((_CREATE, _new_rows(new)))
+    if any(n.findings for n in new):
+        statements.append((_NOTE, _finding_rows(new)))
     if transitions:
         statements.append((_MOVE, _move_rows(transitions)))
     if any(t.decisions for t in transitions):
@@ -355,6 +369,11 @@ def _assessment_row(new: NewExecution, said: NewAssessment) -> dict[str, Any]:
         "said": said.said,
         "data": said.data,
     }
+
+
+def _finding_rows(new: Sequence[NewExecution]) -> dict[str, str | None]:
+    found = [values(finding, n.event.at) for n in new for finding in n.findings]
+    return {"findings": to_json([{**row, "id": i} for i, row in enumerate(found)])}
 
 
 def _move_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:

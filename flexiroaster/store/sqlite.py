@@ -17,6 +17,7 @@ from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.changes import (
+    Finding,
     Landed,
     NewAssessment,
     NewDecision,
@@ -26,6 +27,7 @@ from flexiroaster.store.changes import (
     decision_id,
 )
 from flexiroaster.store.encoding import clean, to_json
+from flexiroaster.store.insights import NOTE, values
 
 __all__ = ["SqliteBackend"]
 
@@ -134,12 +136,18 @@ def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Landed | None:
     cursor.executemany(_ADD_EVENT, map(_event_row, item.events))
     if item.assessment is not None:
         cursor.execute(_ASSESS, _assessment_row(item, item.assessment))
+    cursor.executemany(NOTE, [_insight_row(finding, item.event.at) for finding in item.findings])
     return Landed(slot, queued)
 
 
 def _assessment_row(item: NewExecution, said: NewAssessment) -> tuple[object, ...]:
     head = (item.execution_id, item.pipeline_id, _time(said.at), said.probability, said.level, said.gate, said.acted)
     return (*head, said.forced and clean(said.forced), to_json(said.said), to_json(said.data))
+
+
+def _insight_row(finding: Finding, at: datetime) -> dict[str, object]:
+    row = values(finding, at)
+    return {**row, "factors": to_json(row["factors"]), "created_at": _time(at), "last_seen_at": _time(at)}
 
 
 def _free_slot(cursor: sqlite3.Cursor, item: NewExecution) -> int | None:

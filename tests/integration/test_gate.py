@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from flexiroaster.config import Settings
-from flexiroaster.errors import BlockedError, DefinitionError, InputError, NotAllowedError
+from flexiroaster import faults
+from flexiroaster.config import Settings, load_settings
+from flexiroaster.errors import BlockedError, DefinitionError, InputError, NotAllowedError, StoreError
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import control, executions, history, insights, pipelines, risk
+from flexiroaster.service import control, executions, gate, history, insights, pipelines, risk
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.run_history import PastRun
 
@@ -108,6 +110,58 @@ def test_a_blocked_run_does_not_exist_and_people_are_told(installation: Installa
     [insight], total = insights.listing(installation, pipeline_id="blocked")
     assert (total, insight.insight_type, insight.occurrences) == (1, "high_risk", 2)
     assert (insight.action_taken, insight.is_resolved) == ("blocked", False)
+
+
+def test_it_stays_blocked_where_people_cannot_be_told(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise StoreError("no")
+
+    pipelines.save(installation, pipeline("blocked", {**RISKY, "at_high": "block"}))
+    monkeypatch.setattr(gate.insights, "note", refused)
+    with pytest.raises(BlockedError, match="Pipeline blocked is blocked"):
+        executions.start(installation, "blocked")
+
+
+def test_an_execution_and_the_insight_about_its_risk_are_one_write(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(point: str) -> None:
+        if point == "journal.after_commit":
+            raise faults.InjectedFault(point)
+
+    monkeypatch.setattr(faults, "point", dies)
+    pipelines.save(installation, pipeline("risky", RISKY))
+    with pytest.raises(faults.InjectedFault):
+        executions.start(installation, "risky", drive=False)
+    [row], _ = executions.listing(installation)
+    [insight], _ = insights.listing(installation)
+    assert (insight.insight_type, insight.execution_id, insight.occurrences) == ("high_risk", row.id, 1)
+
+
+def test_no_start_fails_because_another_one_is_risky_too(postgres_url: str) -> None:
+    settings, starters = load_settings(database_url=postgres_url), 6
+    together, failures = threading.Barrier(starters), []
+
+    def start(name: str) -> None:
+        with open_installation(settings) as own:
+            together.wait()
+            try:
+                executions.start(own, name, drive=False)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
+                failures.append(error)
+
+    with open_installation(settings) as installation:
+        pipelines.save(installation, pipeline("risky", RISKY, concurrency=None))
+        threads = [threading.Thread(target=start, args=["risky"]) for _ in range(starters)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        [insight], total = insights.listing(installation)
+        assert (total, insight.occurrences, executions.listing(installation)[1]) == (1, starters, starters)
 
 
 def test_a_reason_forces_it_and_is_recorded(installation: Installation) -> None:
