@@ -138,6 +138,7 @@ class ExecutionState:
             handled=tuple(self.handled),
             pause_deadline=self.pause_deadline,
             decisions=tuple(self.decisions),
+            waits=self.waits,
         )
         self._events.clear()
         self.decisions.clear()
@@ -146,7 +147,7 @@ class ExecutionState:
         self._written = self.status
         self.progressed = False
         if self.status in TERMINAL:
-            self.slot = None
+            self.slot, self.waits = None, False
         return transition
 
     def move(self, status: ExecutionStatus) -> None:

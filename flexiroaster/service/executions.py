@@ -340,7 +340,7 @@ def _create(installation: Installation, new: NewExecution) -> Landed | str:
         if new.parent_id is not None:
             queries.execution(installation.database, new.parent_id)  # NotFoundError: it was pruned meanwhile
         holders = queries.slot_holders(installation.database, new.pipeline_id)
-        if new.concurrency is not None and len(holders) >= new.concurrency:
+        if new.concurrency is not None and not new.queue and len(holders) >= new.concurrency:
             break
     if signals is not None:
         signals.slots_are_held(new.pipeline_id, holders)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from flexiroaster.model.event import Event
-from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal, StageStatus
 
 __all__ = [
     "Finding",
@@ -68,7 +68,8 @@ class Transition:
     events are numbered from `expected_seq + 1` without gaps. `release` ends the lease (of a paused execution until its
     `pause_deadline`, when anybody may claim it to stop it), `freed_slot` gives the slot of
     its pipeline's concurrency to the next in the queue, `progress` forgets how often it was claimed, `handled` are
-    commands (id, outcome) that it carries out, and `decisions` what the safety engine said on the way.
+    commands (id, outcome) that it carries out, and `decisions` what the safety engine said on the way. One that `waits`
+    in the queue lands only while it still does: what had its turn meanwhile is to be claimed anew, with its slot.
     """
 
     execution_id: str
@@ -90,6 +91,12 @@ class Transition:
     handled: tuple[tuple[int, str], ...] = ()
     pause_deadline: datetime | None = None
     decisions: tuple[NewDecision, ...] = ()
+    waits: bool = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is over then, so that it neither holds a slot nor waits for one."""
+        return self.status in TERMINAL
 
     @property
     def last_seq(self) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from flexiroaster.errors import ConflictError, NotAllowedError, NotFoundError
 from flexiroaster.model.command import Command, CommandKind, check_command
@@ -14,6 +13,7 @@ from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
+from flexiroaster.store.pipeline_lock import lock_pipeline
 from flexiroaster.store.tables import commands, executions, stage_runs
 
 __all__ = ["pending", "request"]
@@ -45,34 +45,33 @@ def request(
     this state; a retry of what was undone in part), ConflictError (no slot is free).
     """
     now = utc_now()
-    try:
-        with database.write() as connection:
-            row = _locked(connection, execution_id)
-            status = ExecutionStatus(row.status)
-            check_command(kind, status)
-            if kind is CommandKind.RESUME and row.queued:
-                message = f"Cannot resume execution {execution_id}: it waits for its turn; allowed: stop"
-                raise NotAllowedError(message, status=status, command=kind)
-            values: dict[str, Any] = {"claimable_at": _CLAIMABLE}
-            if kind is CommandKind.RETRY:
-                _check_nothing_undone(connection, execution_id, status)
-                if concurrency is not None and row.slot is None:
-                    values["slot"] = _free_slot(connection, row.pipeline_id, concurrency)
-                    arguments = {**arguments, "slot": values["slot"]}  # a driver that loaded it before hears of it
-            connection.execute(
-                insert(commands).values(
-                    execution_id=execution_id,
-                    kind=kind,
-                    arguments=arguments,
-                    requested_by=requested_by,
-                    requested_at=now,
-                )
+    with database.write() as connection:
+        if kind is CommandKind.RETRY and concurrency is not None:
+            lock_pipeline(connection, _pipeline_of(connection, execution_id))
+        row = _locked(connection, execution_id)
+        status = ExecutionStatus(row.status)
+        check_command(kind, status)
+        if kind is CommandKind.RESUME and row.queued:
+            message = f"Cannot resume execution {execution_id}: it waits for its turn; allowed: stop"
+            raise NotAllowedError(message, status=status, command=kind)
+        values: dict[str, Any] = {"claimable_at": _CLAIMABLE}
+        if kind is CommandKind.RETRY:
+            _check_nothing_undone(connection, execution_id, status)
+            if concurrency is not None and row.slot is None:
+                values["slot"] = _free_slot(connection, row.pipeline_id, concurrency)
+                arguments = {**arguments, "slot": values["slot"]}  # a driver that loaded it before hears of it
+        connection.execute(
+            insert(commands).values(
+                execution_id=execution_id,
+                kind=kind,
+                arguments=arguments,
+                requested_by=requested_by,
+                requested_at=now,
             )
-            connection.execute(update(executions).where(executions.c.id == execution_id).values(values))
-            if beside is not None:
-                beside(connection)
-    except IntegrityError as error:
-        raise ConflictError(f"Another execution of the pipeline of {execution_id} is running") from error
+        )
+        connection.execute(update(executions).where(executions.c.id == execution_id).values(values))
+        if beside is not None:
+            beside(connection)
     return status
 
 
@@ -84,6 +83,12 @@ def pending(database: Database, execution_ids: Collection[str]) -> list[Command]
     with database.read() as connection:
         rows = connection.execute(statement.order_by(commands.c.id)).all()
     return [Command(r.id, r.execution_id, CommandKind(r.kind), r.arguments, r.requested_by) for r in rows]
+
+
+def _pipeline_of(connection: Connection, execution_id: str) -> str:
+    """The pipeline of an execution, which never changes; the empty name where there is no such execution."""
+    statement = select(executions.c.pipeline_id).where(executions.c.id == execution_id)
+    return connection.execute(statement).scalar() or ""
 
 
 def _locked(connection: Connection, execution_id: str) -> Row[*tuple[Any, ...]]:
@@ -106,7 +111,7 @@ def _check_nothing_undone(connection: Connection, execution_id: str, status: Exe
 
 
 def _free_slot(connection: Connection, pipeline_id: str, concurrency: int) -> int:
-    """The lowest free slot. Two that find the same one are told apart by the unique index."""
+    """The lowest free slot; its pipeline is locked, so nobody else gets the same one. Raises ConflictError."""
     taken = set(
         connection.execute(
             select(executions.c.slot).where(executions.c.pipeline_id == pipeline_id, executions.c.slot.is_not(None))

@@ -31,6 +31,7 @@ from flexiroaster.store.changes import (
 )
 from flexiroaster.store.encoding import clean, to_json
 from flexiroaster.store.insights import COLUMNS, ON_CONFLICT, values
+from flexiroaster.store.pipeline_lock import LOCK
 
 __all__ = ["PostgresBackend"]
 
@@ -42,12 +43,6 @@ _EVENTS = """
              message text, data jsonb)
   JOIN landed ON landed.id = u.execution_id
 """
-
-_LOCK = """
-SELECT pg_advisory_xact_lock(hashtextextended(p.id, 7))
-FROM (SELECT unnest(%(pipelines)s::text[]) AS id ORDER BY 1) AS p
-"""
-"""Who gives out or frees slots of a pipeline does so one after another; held until the transaction ends."""
 
 _KEEP_PARENTS = "SELECT id FROM executions WHERE id = ANY(%(parents)s) ORDER BY id FOR KEY SHARE"
 """Until the transaction ends the parents of reruns are not deleted; the next statement does not see those that were."""
@@ -109,13 +104,14 @@ WITH landed AS (
       completed_at = u.completed_at, error = u.error, goal = u.goal, pause_deadline = u.pause_deadline,
       lease_owner = CASE WHEN u.release THEN NULL ELSE x.lease_owner END,
       claimable_at = CASE WHEN u.release THEN u.pause_deadline ELSE x.claimable_at END,
-      slot = CASE WHEN u.freed_slot IS NULL THEN x.slot END,
+      slot = CASE WHEN u.freed_slot IS NULL THEN x.slot END, queued = x.queued AND NOT u.ends,
       claims = CASE WHEN u.progress THEN 1 ELSE x.claims END
   FROM json_to_recordset(%(moves)s)
        AS u (id text, token bigint, was text, was_seq bigint, status text, completed int, seq bigint,
              started_at timestamptz, completed_at timestamptz, error jsonb, goal text, release bool, freed_slot int,
-             progress bool, pause_deadline timestamptz)
+             progress bool, pause_deadline timestamptz, ends bool, waits bool)
   WHERE x.id = u.id AND x.fencing_token = u.token AND x.last_seq = u.was_seq AND x.status = u.was
+    AND (x.queued OR NOT u.waits)
   RETURNING x.id
 ), stages AS (
   UPDATE stage_runs AS r
@@ -144,7 +140,7 @@ WHERE x.id = ANY(%(released)s) AND x.lease_owner IS NULL
 when the row is locked: it sees what was asked for up to then, and what is asked for later finds nobody driving."""
 
 _PROMOTE = """
-UPDATE executions AS q SET queued = false, slot = u.slot, claimable_at = now()
+UPDATE executions AS q SET queued = false, slot = u.slot, claimable_at = now(), lease_owner = NULL
 FROM (
   SELECT f.pipeline_id, f.slot, row_number() OVER (PARTITION BY f.pipeline_id ORDER BY f.slot) AS rank
   FROM json_to_recordset(%(freed)s) AS f (id text, pipeline_id text, slot int, seq bigint, token bigint)
@@ -266,11 +262,10 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
     limited = {n.pipeline_id for n in new if n.concurrency is not None} | {t.pipeline_id for t in freed}
     statements: list[Statement] = []
     if limited:
-        statements.append((_LOCK, {"pipelines": sorted(limited)}))
+        statements.append((LOCK, {"pipelines": sorted(limited)}))
     if parents := sorted({n.parent_id for n in new if n.parent_id is not None}):
         statements.append((_KEEP_PARENTS, {"parents": parents}))
-    if new:
-        statements.append((_CREATE, _new_rows(new)))
+    statements += [(_CREATE, _new_rows(part)) for part in _parts(new)]
     if any(n.findings for n in new):
         statements.append((_NOTE, _finding_rows(new)))
     if transitions:
@@ -282,6 +277,28 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
     if freed:
         statements.append((_PROMOTE, _freed_rows(freed)))
     return statements
+
+
+def _parts(new: Sequence[NewExecution]) -> list[list[NewExecution]]:
+    """The new executions in as many statements as it takes for each to get a slot that is free.
+
+    One statement gives out the slots before it finds that an idempotency key is taken: the slot of an execution that
+    does not land stays free, and the next one would queue although nobody is there to promote it. So do those of two
+    revisions that differ in their `concurrency`.
+    """
+    limits: dict[str, set[tuple[str | None, int]]] = {}
+    for n in new:
+        if n.concurrency is not None:
+            limits.setdefault(n.pipeline_id, set()).add((n.idempotency_key, n.concurrency))
+    parts: list[list[NewExecution]] = []
+    turns: dict[str, int] = {}
+    for n in new:
+        alone = n.concurrency is not None and limits[n.pipeline_id] != {(None, n.concurrency)}
+        turn = turns[n.pipeline_id] = turns.get(n.pipeline_id, -1) + 1 if alone else 0
+        if turn == len(parts):
+            parts.append([])
+        parts[turn].append(n)
+    return parts
 
 
 def _landed(cursors: Sequence[Cursor[Any]]) -> dict[str, Landed]:
@@ -394,6 +411,8 @@ def _move_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
             "freed_slot": t.freed_slot,
             "progress": t.progress,
             "pause_deadline": t.pause_deadline,
+            "ends": t.ends,
+            "waits": t.waits,
         }
         for t in transitions
     ]

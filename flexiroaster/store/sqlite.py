@@ -43,7 +43,9 @@ ON CONFLICT DO NOTHING
 _PARENT = "SELECT 1 FROM executions WHERE id = ?"
 _SLOTS = "SELECT slot FROM executions WHERE pipeline_id = ? AND slot IS NOT NULL"
 _QUEUE = "SELECT id FROM executions WHERE pipeline_id = ? AND queued ORDER BY created_at, id LIMIT 1"
-_PROMOTE = f"UPDATE executions SET queued = 0, slot = ?, claimable_at = {_NOW} WHERE id = ?"  # noqa: S608 - as above
+_PROMOTE = f"""
+UPDATE executions SET queued = 0, slot = ?, claimable_at = {_NOW}, lease_owner = NULL WHERE id = ?
+"""  # noqa: S608 - as above
 _CREATE_STAGE = """
 INSERT INTO stage_runs (execution_id, stage_id, position, name, status, attempt, output, is_anomaly)
 VALUES (?, ?, ?, ?, ?, 0, ?, 0)
@@ -53,9 +55,9 @@ UPDATE executions SET status = ?, completed_stages = ?, last_seq = ?, started_at
                       goal = ?, pause_deadline = ?,
                       lease_owner = CASE WHEN ? THEN NULL ELSE lease_owner END,
                       claimable_at = CASE WHEN ? THEN ? ELSE claimable_at END,
-                      slot = CASE WHEN ? THEN NULL ELSE slot END,
+                      slot = CASE WHEN ? THEN NULL ELSE slot END, queued = CASE WHEN ? THEN 0 ELSE queued END,
                       claims = CASE WHEN ? THEN 1 ELSE claims END
-WHERE id = ? AND fencing_token = ? AND last_seq = ? AND status = ?
+WHERE id = ? AND fencing_token = ? AND last_seq = ? AND status = ? AND (queued OR NOT ?)
 """
 _HANDLED = f"UPDATE commands SET handled_at = {_NOW}, outcome = ? WHERE id = ?"  # noqa: S608 - as above
 _WANTED = f"""
@@ -167,8 +169,8 @@ def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
     started, ended = _time(item.started_at), _time(item.completed_at)
     deadline = _time(item.pause_deadline)
     state = (item.status, item.completed_stages, item.last_seq, started, ended, to_json(item.error), item.goal)
-    flags = (deadline, item.release, item.release, deadline, item.freed_slot is not None, item.progress)
-    guard = (item.execution_id, item.token, item.expected_seq, item.expected)
+    flags = (deadline, item.release, item.release, deadline, item.freed_slot is not None, item.ends, item.progress)
+    guard = (item.execution_id, item.token, item.expected_seq, item.expected, item.waits)
     cursor.execute(_MOVE, state + flags + guard)
     if cursor.rowcount != 1:
         return None

@@ -12,8 +12,8 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
-from flexiroaster.store import queries
-from flexiroaster.store.changes import NewExecution, NewStage, StageChange, Transition
+from flexiroaster.store import claims, queries
+from flexiroaster.store.changes import Landed, NewExecution, NewStage, StageChange, Transition
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal import Journal
 from flexiroaster.store.migrate import upgrade
@@ -182,3 +182,42 @@ def test_two_changes_of_one_execution_keep_their_order(journal: Journal, databas
     then.join()
     assert [set(landed) for landed in results] == [{"x"}, {"x"}]
     assert queries.execution(database, "x").last_seq == 5
+
+
+def test_who_does_not_land_takes_no_slot_from_the_next(journal: Journal, database: Database) -> None:
+    limited = {"concurrency": 1, "queue": True}
+    journal.apply([replace(new("before"), idempotency_key="k")])
+    keyed = replace(new("again"), idempotency_key="k", **limited)
+    landed = journal.apply([keyed, replace(new("x"), **limited), replace(new("y"), **limited)])
+    assert landed == {"x": Landed(slot=1), "y": Landed(queued=True)}
+
+
+def test_two_revisions_with_another_concurrency_share_the_slots(journal: Journal, database: Database) -> None:
+    starts = [replace(new(i), concurrency=n, queue=True) for i, n in (("a", 1), ("b", 2), ("c", 2))]
+    assert journal.apply(starts) == {"a": Landed(slot=1), "b": Landed(slot=2), "c": Landed(queued=True)}
+
+
+def ending(execution_id: str, token: int, slot: int | None) -> Transition:
+    change = replace(started(execution_id), token=token, status=ExecutionStatus.CANCELLED, completed_at=utc_now())
+    return replace(change, release=True, freed_slot=slot, pipeline_id="p1", waits=slot is None)
+
+
+def test_one_that_is_stopped_in_the_queue_is_never_promoted(journal: Journal, database: Database) -> None:
+    a, b, c = (replace(new(i), concurrency=1, queue=True) for i in "abc")
+    assert journal.apply([a, b]) == {"a": Landed(slot=1), "b": Landed(queued=True)}
+    assert set(journal.apply([ending("b", 0, None)])) == {"b"}
+    assert set(journal.apply([ending("a", 1, 1)])) == {"a"}
+    assert queries.slot_holders(database, "p1") == []
+    assert journal.apply([c]) == {"c": Landed(slot=1)}
+
+
+def test_one_that_had_its_turn_while_it_was_stopped_keeps_no_slot(journal: Journal, database: Database) -> None:
+    a, b, c = (replace(new(i), concurrency=1, queue=True) for i in "abc")
+    journal.apply([a, b, c])
+    assert set(journal.apply([ending("a", 1, 1)])) == {"a"}
+    assert queries.slot_holders(database, "p1") == ["b"]
+    assert journal.apply([ending("b", 0, None)]) == {}, "its driver does not know of its slot"
+    (claimed,) = claims.claim(database, "another", most=5, lease_seconds=15)
+    assert (claimed.execution_id, claimed.lost_by) == ("b", None)
+    assert set(journal.apply([ending("b", claimed.token, 1)])) == {"b"}
+    assert queries.slot_holders(database, "p1") == ["c"]

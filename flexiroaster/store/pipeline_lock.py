@@ -1,0 +1,19 @@
+"""The lock of a pipeline's slots: they are given out and freed one after another, also a slot that no row has yet."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+__all__ = ["LOCK", "lock_pipeline"]
+
+LOCK = """
+SELECT pg_advisory_xact_lock(hashtextextended(p.id, 7))
+FROM (SELECT unnest(%(pipelines)s::text[]) AS id ORDER BY 1) AS p
+"""
+"""Locks pipelines until the transaction ends; comes before every lock of a row of `executions`."""
+
+
+def lock_pipeline(connection: Connection, pipeline_id: str) -> None:
+    """Wait for the lock of a pipeline and hold it until the transaction ends. An SQLite file has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(LOCK, {"pipelines": [pipeline_id]})
