@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Collection, Mapping
@@ -16,15 +17,25 @@ import orjson
 
 from flexiroaster import faults
 from flexiroaster.engine.executor import Execution
-from flexiroaster.errors import BlockedError, ConflictError, InputError, LeaseLostError, NotAllowedError, NotFoundError
+from flexiroaster.errors import (
+    BlockedError,
+    ConflictError,
+    InputError,
+    LeaseLostError,
+    NotAllowedError,
+    NotFoundError,
+    StoreError,
+)
 from flexiroaster.model import graph
+from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.model.pipeline import OnConflict, Pipeline, near
 from flexiroaster.model.traceparent import valid_traceparent
+from flexiroaster.safety.watch import Watch
 from flexiroaster.service import control, pipelines
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import batches, definitions, event_list, execution_list, queries
+from flexiroaster.store import batches, commands, definitions, event_list, execution_list, queries
 from flexiroaster.store.changes import Landed, NewExecution, NewStage
 from flexiroaster.store.definitions import Revision
 from flexiroaster.store.event_list import EventFilter
@@ -57,6 +68,7 @@ __all__ = [
     "wait",
 ]
 
+_log = logging.getLogger(__name__)
 
 LONGEST_TEXT = 255
 """Of who started an execution, and of an idempotency key."""
@@ -92,33 +104,14 @@ def start(
     _check_text("triggered_by", triggered_by)
     _check_text("idempotency_key", idempotency_key)
     revision = pipelines.get(installation, pipeline) if isinstance(pipeline, str) else pipeline
-    if not revision.pipeline.is_active:
-        raise NotAllowedError(f"Pipeline is not active: {revision.id}", pipeline_id=revision.id)
+    _check_active(revision)
     merged = {**revision.pipeline.variables, **(variables or {})}
     pipelines.check_variables(revision.pipeline, installation.access, merged)
     if drive:
         installation.warm_up()  # its processes start while the database is written
     owner = installation.owner if drive else None
     new = _new_execution(installation, revision, merged, triggered_by, idempotency_key, owner, traceparent)
-    landed, new = _admit_and_create(installation, revision, new, force)
-    if isinstance(landed, str):
-        return landed
-    faults.point("executions.after_create")
-    if new.paused and not landed.queued:
-        return new.execution_id  # a resume has it claimed
-    if not drive:
-        installation.tell_of_work(new.execution_id)
-    elif landed.queued:
-        _wait_in_line(installation, revision, new.execution_id)
-    else:
-        seq = len(new.events)
-        said = (None, None) if (a := new.assessment) is None else (a.level, str(a.data["model_version"]))
-        watch = installation.watchers.watch(revision.pipeline, *said)
-        execution = Execution(
-            new.execution_id, revision.pipeline, merged, token=1, seq=seq, slot=landed.slot, watch=watch
-        )
-        installation.driver.submit(execution)
-    return new.execution_id
+    return _begin(installation, revision, new, force)
 
 
 def rerun(
@@ -133,35 +126,33 @@ def rerun(
 ) -> str:
     """Start a new execution of the same revision with the same variables that runs `from_stage` and all below it.
 
-    What else was completed is taken over with its tables; what was not runs as well. The id of the new execution.
-    `traceparent` is as in `start`.
+    What else was completed is taken over with its tables; what was not runs as well. The id of the new execution,
+    which is a start like any other: it may have to queue, or cancel the oldest. `drive` and `traceparent` are as in
+    `start`.
 
-    Raises NotFoundError (execution, stage), NotAllowedError (it is live), BlockedError and InputError as `start`,
-    ConflictError, StoreError.
+    Raises NotFoundError (execution, stage), NotAllowedError (it is live, or its pipeline not active), BlockedError and
+    InputError as `start`, ConflictError, StoreError.
     """
+    _check_text("triggered_by", triggered_by)
     row = queries.execution(installation.database, execution_id)
     if row.status not in TERMINAL:
         raise NotAllowedError(f"Cannot rerun execution with status: {row.status}", status=row.status)
     revision = definitions.get(installation.database, row.pipeline_id, row.revision)
+    _check_active(revision)
     edges = revision.pipeline.dependencies()
     if from_stage not in edges:
         raise NotFoundError(f"Stage not found: {from_stage}{near(from_stage, edges)}", stage_id=from_stage)
     again = {from_stage, *graph.downstream(edges, from_stage)}
     done = {s.stage_id: s.output for s in stages(installation, execution_id) if s.status is StageStatus.COMPLETED}
     taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in again}
+    if drive:
+        installation.warm_up()
     owner = installation.owner if drive else None
     new = _new_execution(installation, revision, row.variables, triggered_by, None, owner, traceparent)
     kept = tuple(replace(s, output=taken_over.get(s.stage_id), taken_over=s.stage_id in taken_over) for s in new.stages)
     message = f"Execution created: {row.pipeline_name}, from stage {from_stage!r} of {execution_id}, by {triggered_by}"
     new = replace(new, stages=kept, parent_id=execution_id, event=replace(new.event, message=message))
-    landed, new = _admit_and_create(installation, revision, new, force)
-    if new.paused:
-        return new.execution_id
-    if drive and isinstance(landed, Landed) and not landed.queued:
-        installation.go_on(new.execution_id, token=1)
-    else:
-        installation.tell_of_work(new.execution_id)
-    return new.execution_id
+    return _begin(installation, revision, new, force)
 
 
 def wait(installation: Installation, execution_id: str, timeout: float | None = None) -> ExecutionRow:
@@ -305,23 +296,64 @@ def _check_text(argument: str, given: str | None) -> None:
         raise InputError(f"{argument}: has at most {LONGEST_TEXT} characters, and no NUL", argument=argument)
 
 
-def _admit_and_create(
-    installation: Installation, revision: Revision, new: NewExecution, force: str | None
-) -> tuple[Landed | str, NewExecution]:
-    """As `_create`, with what the gate says of it; a blocked one that was asked for already is that earlier one.
+def _check_active(revision: Revision) -> None:
+    if not revision.pipeline.is_active:
+        raise NotAllowedError(f"Pipeline is not active: {revision.id}", pipeline_id=revision.id)
 
-    Raises BlockedError, InputError, ConflictError, StoreError.
+
+def _begin(installation: Installation, revision: Revision, new: NewExecution, force: str | None) -> str:
+    """The one way in which executions begin: past the gate, into the database, and to whoever drives it; its id.
+
+    One that is blocked, or refused, and was asked for already is that earlier one. Without an `owner` it is left to
+    workers. Raises BlockedError, InputError, ConflictError, StoreError.
     """
     from flexiroaster.service import gate  # numpy, while the processes start
 
+    drive = new.owner is not None
     try:
-        admitted = gate.admit(installation, revision, new, force)
+        new = gate.admit(installation, revision, new, force)
     except BlockedError:
         earlier = new.idempotency_key and queries.by_idempotency_key(installation.database, new.idempotency_key)
         if earlier:
-            return _same_request(new, *earlier), new
+            return _same_request(new, *earlier)
         raise
-    return _create(installation, admitted), admitted
+    watch = _watch(installation, revision, new) if drive else None  # nothing that may fail comes after it is created
+    landed = _create(installation, new)
+    if isinstance(landed, str):
+        return landed
+    faults.point("executions.after_create")
+    if new.paused and not landed.queued:
+        return new.execution_id  # a resume has it claimed
+    try:
+        if landed.queued and revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
+            _make_room(installation, new)
+        if not drive:
+            installation.tell_of_work(new.execution_id)
+    except StoreError as error:  # it is created all the same, and workers look for work by themselves
+        _log.warning("nobody was told of execution %s: %s", new.execution_id, error)
+    if drive and landed.queued:
+        installation.take_work()  # this process is there to take it when its turn comes
+    elif drive:
+        installation.driver.submit(_execution(revision, new, landed, watch))
+    return new.execution_id
+
+
+def _watch(installation: Installation, revision: Revision, new: NewExecution) -> Watch:
+    said = (None, None) if (a := new.assessment) is None else (a.level, str(a.data["model_version"]))
+    return installation.watchers.watch(revision.pipeline, *said)
+
+
+def _execution(revision: Revision, new: NewExecution, landed: Landed, watch: Watch | None) -> Execution:
+    """A new execution for the driver, with what it takes over from an earlier one."""
+    variables, seq = new.variables, len(new.events)
+    execution = Execution(
+        new.execution_id, revision.pipeline, variables, token=1, seq=seq, slot=landed.slot, watch=watch
+    )
+    for stage in new.stages:
+        if stage.taken_over:
+            run = execution.stages[stage.stage_id]
+            run.status, run.output = StageStatus.COMPLETED, stage.output
+    return execution
 
 
 def _create(installation: Installation, new: NewExecution) -> Landed | str:
@@ -355,14 +387,16 @@ def _same_request(new: NewExecution, execution_id: str, digest: str) -> str:
     raise ConflictError(message, execution_id=execution_id)
 
 
-def _wait_in_line(installation: Installation, revision: Revision, execution_id: str) -> None:
-    """It is queued: whoever ends an execution of the pipeline lets it go, and this process is there to take it."""
-    if revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
-        oldest = queries.slot_holders(installation.database, revision.id)[:1]
-        for holder in oldest:
+def _make_room(installation: Installation, new: NewExecution) -> None:
+    """Stop the oldest executions of the pipeline, also such as wait themselves, so that the new one has a turn."""
+    line = queries.slot_holders(installation.database, new.pipeline_id, or_wait=True)
+    ahead = line[: line.index(new.execution_id)] if new.execution_id in line else []
+    oldest = ahead[: max(0, len(ahead) + 1 - (new.concurrency or 1))]
+    asked = {c.execution_id for c in commands.pending(installation.database, oldest) if c.kind is CommandKind.STOP}
+    for execution_id in oldest:
+        if execution_id not in asked:
             with suppress(NotAllowedError):  # it has just ended
-                control.stop(installation, holder, f"a newer execution was started: {execution_id}")
-    installation.take_work()
+                control.stop(installation, execution_id, f"a newer execution was started: {new.execution_id}")
 
 
 def _new_execution(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.event import Event, Level
@@ -46,9 +46,11 @@ def by_idempotency_key(database: Database, key: str) -> tuple[str, str] | None:
     return None if row is None else (row.id, row.request_digest)
 
 
-def slot_holders(database: Database, pipeline_id: str) -> list[str]:
-    """The executions that hold the slots of a pipeline's concurrency, the oldest first."""
-    statement = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, executions.c.slot.is_not(None))
+def slot_holders(database: Database, pipeline_id: str, *, or_wait: bool = False) -> list[str]:
+    """The executions that hold the slots of a pipeline's concurrency, `or_wait` for one, the oldest first."""
+    held = executions.c.slot.is_not(None)
+    wanted = or_(held, executions.c.queued) if or_wait else held
+    statement = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, wanted)
     with database.read() as connection:
         return list(connection.execute(statement.order_by(executions.c.created_at, executions.c.id)).scalars())
 

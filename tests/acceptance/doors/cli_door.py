@@ -61,6 +61,9 @@ class CliDoor(Door):
     def retry(self, execution_id: str) -> None:
         self._document("executions", "retry", execution_id)
 
+    def rerun(self, execution_id: str, from_stage: str) -> str:
+        return str(self._document("executions", "rerun", execution_id, f"--from={from_stage}")["execution_id"])
+
     def rollback(self, execution_id: str) -> None:
         self._document("executions", "rollback", execution_id)
 

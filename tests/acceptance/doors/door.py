@@ -154,6 +154,10 @@ class Door:
         """Ask for it."""
         raise NotImplementedError
 
+    def rerun(self, execution_id: str, from_stage: str) -> str:
+        """Start a new execution from a stage on; its id."""
+        raise NotImplementedError
+
     def rollback(self, execution_id: str) -> None:
         """Ask for it."""
         raise NotImplementedError

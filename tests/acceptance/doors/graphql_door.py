@@ -31,6 +31,11 @@ DELETE = """mutation ($id: ID!) {
 START = f"""mutation ($input: StartExecutionInput!) {{
   startExecution(input: $input) {{ ... on ExecutionStarted {{ execution {{ executionId }} }} {REFUSED} }}
 }}"""
+RERUN = """mutation ($input: RerunExecutionInput!) {
+  rerunExecution(input: $input) {
+    ... on ExecutionStarted { execution { executionId } } ... on Error { code message }
+  }
+}"""
 SHOW = """query ($id: ID!) { execution(id: $id) {
   executionId pipelineId pipelineName status completedStages variables riskScore error { message }
   stageRuns { stageId name status output error { message } } risk { riskScore }
@@ -113,6 +118,10 @@ class GraphQLDoor(Door):
 
     def retry(self, execution_id: str) -> None:
         self._ask(COMMAND.format(name="retry"), id=execution_id)
+
+    def rerun(self, execution_id: str, from_stage: str) -> str:
+        found = self._ask(RERUN, input={"id": execution_id, "fromStage": from_stage})
+        return str(found["execution"]["executionId"])
 
     def rollback(self, execution_id: str) -> None:
         self._ask(COMMAND.format(name="rollback"), id=execution_id)

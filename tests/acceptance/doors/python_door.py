@@ -100,6 +100,10 @@ class PythonDoor(Door):
         with _refusals():
             control.retry(self._open, execution_id)
 
+    def rerun(self, execution_id: str, from_stage: str) -> str:
+        with _refusals():
+            return executions.rerun(self._open, execution_id, from_stage)
+
     def rollback(self, execution_id: str) -> None:
         with _refusals():
             control.rollback(self._open, execution_id)

@@ -62,6 +62,23 @@ def test_retry(house: House, by: By, tmp_path: Path) -> None:
     assert sorted(started_stages, key=str) == ["load", "needs", "needs"], "what was completed is kept"
 
 
+def test_rerun_and_the_oldest_makes_room(house: House, by: By, tmp_path: Path) -> None:
+    ours, pipeline = house.python, {**two_steps(tmp_path / "go"), "on_conflict": "cancel_oldest"}
+    (tmp_path / "go").touch()
+    former = started(by, pipeline)
+    ours.wait(former)
+    (tmp_path / "go").unlink()
+    live = by("start").start(pipeline["id"])
+    at_work(ours, live)
+    again = by("rerun").rerun(former, "after")
+    ours.wait(again)
+    assert ours.seen(again).outline == [("wait", "completed", None), ("after", "completed", 3)]
+    assert ours.seen(live).status == "cancelled"
+    created, *_, last = (line.message for line in ours.logs(again))
+    assert created.startswith(f"Execution created: {pipeline['id']}, from stage 'after' of {former}, by ")
+    assert last == "Execution completed: 2 of 2 stages"
+
+
 def test_rollback(house: House, by: By) -> None:
     ours = house.python
     pipeline = definition(LOAD)
