@@ -161,5 +161,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated: bool)
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    """Settings on that database, with everything else at its default and quick retries."""
-    return load_settings(database_url=database_url, executor_retry_delay=0.01, executor_workers=2)
+    """Settings on that database, with quick retries and leases that no busy machine loses; else the defaults."""
+    return load_settings(
+        database_url=database_url, executor_retry_delay=0.01, executor_workers=2, execution_lock_ttl=60.0
+    )

@@ -16,8 +16,13 @@ from flexiroaster.service.access import access_of
 from flexiroaster.service.installation import Installation
 from tests.faults import workload
 from tests.faults.checker import Checker
-from tests.faults.processes import Fleet, eventually
+from tests.faults.processes import Fleet, Process
 from tests.faults.tiers import full
+from tests.leases import expire_leases
+from tests.waiting import eventually
+
+LEASE_SECONDS = 2.0 if full() else 60.0
+"""With all trials leases run out by themselves. Else no busy machine may cost one: `Site.gone` ends them."""
 
 
 @dataclass(slots=True)
@@ -38,7 +43,12 @@ class Site:
         """Executions of the outputs pipeline, which anybody may claim."""
         return workload.start(self.installation, workload.outputs_pipeline(self.folder), count)
 
-    def wait(self, executions: list[str], seconds: float = 120.0) -> None:
+    def gone(self, process: Process) -> None:
+        """A process is dead or frozen: let its leases run out, unless they soon do so by themselves."""
+        if not full():
+            expire_leases(self.installation.database, process.pid)
+
+    def wait(self, executions: list[str], seconds: float = 300.0) -> None:
         """Until all have ended; those that have not are the checker's to tell."""
         try:
             eventually(lambda: self.checker.all_ended(executions), seconds)
@@ -71,13 +81,13 @@ def site(settings: Settings, tmp_path: Path) -> Iterator[Site]:
 
 @contextmanager
 def opened_site(settings: Settings, folder: Path, **changes: Any) -> Iterator[Site]:
-    """A site on the database of the settings, with short leases unless `changes` say otherwise."""
+    """A site on the database of the settings, with leases of `LEASE_SECONDS` unless `changes` say otherwise."""
     postgres = settings.database_url.startswith("postgresql")
     values: dict[str, Any] = {
         "python_modules": (workload.FUNCTIONS,),
         "file_roots": (str(folder),),
         "executor_stop_grace": 0.5,
-        "execution_lock_ttl": 2.0,
+        "execution_lock_ttl": LEASE_SECONDS,
         "heartbeat_interval": 0.5,
         "artifacts_url": str(folder / "artifacts"),
         "output_database_url": settings.database_url if postgres else f"sqlite:///{folder / 'output.db'}",

@@ -2,6 +2,8 @@
 
     python -m tests.faults.load_clients URL CLIENTS SECONDS PIPELINE
 
+They ask for at least SECONDS, and until standard input is closed.
+
 Reads and starts are mixed as `CALLS` says, over REST and GraphQL. Whatever is not the expected answer is an error,
 also one that never came. A line goes out when all clients have their first answer, and one at the end with what was
 seen. Without PIPELINE all calls are `GET /` of a bare server, which is what others are compared with.
@@ -14,6 +16,7 @@ import json
 import random
 import ssl
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -23,7 +26,7 @@ import httpx
 
 __all__ = ["Seen"]
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 LIST = "{ executions(first: 20) { nodes { executionId status pipelineName progress createdAt } } }"
 DETAIL = """query ($id: ID!) {
   execution(id: $id) {
@@ -73,9 +76,9 @@ class Client:
         self.asked = 0
         self.random = random.Random(number)
 
-    async def ask_until(self, end: float, first: Callable[[], None]) -> None:
+    async def ask_until(self, over: Callable[[], bool], first: Callable[[], None]) -> None:
         """One call after another."""
-        while perf_counter() < end:
+        while not over():
             if not self.pipeline:
                 call: Callable[[Client], Awaitable[None]] = Client.bare
             else:
@@ -201,6 +204,8 @@ def _expect(holds: bool, told: object) -> None:
 async def _ask(url: str, clients: int, seconds: float, pipeline: str) -> Seen:
     seen, verify = Seen(), ssl.create_default_context()
     ready: set[int] = set()
+    told = threading.Thread(target=sys.stdin.read, daemon=True)
+    told.start()
     keys: list[str] = []
 
     def first(number: int) -> None:
@@ -210,18 +215,20 @@ async def _ask(url: str, clients: int, seconds: float, pipeline: str) -> Seen:
                 sys.stdout.write("asking\n")
                 sys.stdout.flush()
 
+    def over() -> bool:
+        return perf_counter() - began > seconds and not told.is_alive()
+
     def client(number: int, http: httpx.AsyncClient) -> Client:
         return Client(number, http, pipeline, seen, keys)
 
     async def one(number: int) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS, verify=verify) as http:
-            await client(number, http).ask_until(end, lambda: first(number))
+            await client(number, http).ask_until(over, lambda: first(number))
 
     if pipeline:  # what the first reads are to find
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS, verify=verify) as http:
             await client(clients, http).start_rest()
     began = perf_counter()
-    end = began + seconds
     await asyncio.gather(*(one(number) for number in range(clients)))
     seen.seconds = perf_counter() - began
     return seen

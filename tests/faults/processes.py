@@ -7,16 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flexiroaster.config import Settings
 from flexiroaster.faults import VARIABLE
 from tests import warm
+from tests.waiting import eventually
 
-__all__ = ["Fleet", "Process", "eventually"]
+__all__ = ["Fleet", "Process"]
 
 ROOT = Path(__file__).parents[2]
 _PASSED = (
@@ -28,16 +27,8 @@ _PASSED = (
     "executor_workers",
     "executor_stop_grace",
     "redis_url",
+    "redis_socket_timeout",
 )
-
-
-def eventually(check: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
-    """Wait until `check` gives something true, and give that."""
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {seconds:g} s"
-        time.sleep(0.02)
-    return found
 
 
 class Process:
@@ -88,7 +79,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = 120.0) -> int:
         return self._process.wait(seconds)
 
     def said(self) -> str:
@@ -96,7 +87,7 @@ class Process:
         assert self._process.stdout is not None
         return str(self._process.stdout.readline().strip())
 
-    def answer(self, seconds: float = 120.0) -> str:
+    def answer(self, seconds: float = 300.0) -> str:
         """What it writes to its standard output until it ends."""
         told, _ = self._process.communicate(timeout=seconds)
         return str(told)

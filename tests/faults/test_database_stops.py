@@ -19,8 +19,8 @@ from flexiroaster.errors import StoreError
 from flexiroaster.service import executions, pipelines
 from tests.faults import workload
 from tests.faults.conftest import Site, opened_site
-from tests.faults.processes import eventually
 from tests.faults.tiers import record, trials
+from tests.waiting import eventually
 
 EVERY_SECONDS = 5.0
 LONGEST_SECONDS = 2.0
@@ -42,8 +42,8 @@ def _stop(server: Any, seconds: float) -> None:
     """An immediate stop: no checkpoint, every connection cut, recovery at the next start."""
     process = server.get_postmaster_info().process
     process.send_signal(signal.SIGQUIT)
-    process.wait(10)
-    time.sleep(seconds)
+    process.wait(120)
+    time.sleep(seconds)  # it is away for so long
     server.ensure_postgres_running()
 
 
@@ -59,11 +59,11 @@ def test_nothing_is_lost_while_the_database_stops_and_starts(server: Any, tmp_pa
         for number in range(stops):
             began = time.monotonic()
             started += _start(site, revision, f"before-{number}", share // 2)
-            time.sleep(rng.uniform(0.0, 1.0))
+            time.sleep(rng.uniform(0.0, 1.0))  # any moment: nothing waits for it
             _stop(server, rng.uniform(0.0, LONGEST_SECONDS))
             started += _start(site, revision, f"after-{number}", share // 2)
             time.sleep(max(0.0, EVERY_SECONDS - (time.monotonic() - began)))
-        site.wait(started, 120)
+        site.wait(started)
         problems = site.checker.violations(started, ends={"completed"})
         record("PostgreSQL stopped at once for 0-2 s while executions run", site.database, stops, problems)
         assert problems == []
@@ -73,7 +73,7 @@ def test_nothing_is_lost_while_the_database_stops_and_starts(server: Any, tmp_pa
 def _patient(body: dict[str, Any]) -> dict[str, Any]:
     """With delays that outlast a restart of the database, to which the outputs write as well."""
     for stage in body["stages"]:
-        stage.update(retry_delay=0.2, max_retry_delay=1.0)
+        stage.update(retry_delay=0.2, max_retry_delay=1.0, max_retries=1000)
     return body
 
 

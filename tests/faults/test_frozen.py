@@ -14,8 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.faults.conftest import Site
-from tests.faults.processes import Process, eventually
+from tests.faults.processes import Process
 from tests.faults.tiers import databases, record, trials
+from tests.waiting import eventually
 
 PROMISE = "SIGSTOP past the lease, take-over, SIGCONT: no stale write"
 
@@ -66,17 +67,18 @@ def _trial(site: Site, point: str, rng: random.Random, program: list[str]) -> Fo
     executions = site.start(4)
     frozen = _frozen(site, point, rng, program)
     owners = [site.checker.execution(i).lease_owner for i in executions]
-    other = site.fleet.start(program)
-    if _holds_the_write_lock(site):
+    if _holds_the_write_lock(site):  # asked while nobody else can hold it
         frozen.thaw()
         site.wait(executions)
-        site.fleet.end(frozen, other)
+        site.fleet.end(frozen)
         return Found(site.checker.violations(executions, ends={"completed"}), replaced=False)
+    site.gone(frozen)
+    other = site.fleet.start(program)
     site.wait(executions)
     before = site.checker.snapshot(executions)
     frozen.thaw()
     if point and any((owner or "").split(":")[1:2] == [str(frozen.pid)] for owner in owners):
-        eventually(lambda: any(told in frozen.log for told in GAVE_UP), 10, "giving up")
+        eventually(lambda: any(told in frozen.log for told in GAVE_UP), what="giving up")
     site.wait(site.start(1))  # what the thawed worker had in hand is out before it claims again
     site.fleet.end(frozen, other)
     problems = site.checker.violations(executions, ends={"completed"})
@@ -108,6 +110,6 @@ def _frozen(site: Site, point: str, rng: random.Random, program: list[str]) -> P
         return worker
     worker = site.fleet.start(program)
     eventually(lambda: "stage.started" in worker.log, what="the first stage")
-    time.sleep(rng.uniform(0.0, 0.3))
+    time.sleep(rng.uniform(0.0, 0.3))  # any moment: nothing waits for it
     worker.freeze()
     return worker

@@ -13,8 +13,9 @@ from flexiroaster.service import control, executions, pipelines
 from flexiroaster.store.tables import executions as table
 from tests.faults import workload
 from tests.faults.conftest import Site
-from tests.faults.processes import Process, eventually
+from tests.faults.processes import Process
 from tests.faults.tiers import databases, full, record, trials
+from tests.waiting import eventually
 
 PROMISE = "SIGKILL of {} at every fault point: nothing lost, stuck or done twice"
 
@@ -71,6 +72,7 @@ def _killed_at(site: Site, name: str, count: int, of_pair: list[str]) -> None:
 
     eventually(died, what=f"the end of a worker at {name}@{count}")
     assert worker.killed, worker.log
+    site.gone(worker)
 
 
 @databases("sqlite")
@@ -84,13 +86,18 @@ def test_a_stage_process_killed_anywhere_is_an_attempt_that_failed(site: Site) -
         workers = [site.fleet.worker(fault, executor_workers=1) for fault in armed]
         for worker in workers:
             worker.wait_until_working()
-        of_round = site.start(4 * len(workers))  # as many as they claim at a time: each gets its share
-        site.wait(of_round, 90)
+        of_round = site.start(4 * len(workers))
+
+        def all_have_killed(workers: list[Process] = workers, of_round: list[str] = of_round) -> bool:
+            if site.checker.all_ended(of_round):  # a slow worker may have got nothing: more for all of them
+                of_round.extend(site.start(len(workers)))
+            return all(map(_stages_killed, workers))
+
+        eventually(all_have_killed, within=300, what="the kill of a stage of each")
+        site.wait(of_round)
         for worker, fault in zip(workers, armed, strict=True):
-            kills = _stages_killed(worker)
-            assert kills > 0, f"no stage was killed at {fault}"
-            assert worker.ended is None, worker.log
-            total += kills
+            assert worker.ended is None, (fault, worker.log)
+            total += _stages_killed(worker)
         site.fleet.end(*workers)
         started += of_round
     problems = site.checker.violations(started, ends={"completed"})
@@ -112,7 +119,7 @@ def test_an_undo_whose_process_is_killed_is_repeated(site: Site) -> None:
     for execution in done:
         control.rollback(site.installation, execution)
     armed = site.fleet.worker("attempt.after_undo=kill@2")
-    eventually(lambda: set(site.checker.statuses(done).values()) == {"rolled_back"}, 60, "the rollback of all")
+    eventually(lambda: set(site.checker.statuses(done).values()) == {"rolled_back"}, what="the rollback of all")
     kills = sum("stage.undo_failed" in line and "SIGKILL" in line for line in armed.log.splitlines())
     assert kills > 0
     assert armed.ended is None
@@ -131,6 +138,7 @@ def test_a_worker_killed_after_it_has_handed_over(site: Site) -> None:
         worker = site.fleet.worker("leases.after_release=kill")
         eventually(lambda i=waiting[0]: executions.stages(site.installation, i)[0].status == "running")
         _end_handing_over(worker)
+        site.gone(worker)
         go_on.touch()
         last = site.fleet.worker()
         site.wait(of_round)
@@ -156,6 +164,7 @@ def test_a_starter_killed_after_it_has_created_the_execution(site: Site) -> None
         starter = site.fleet.start(["-m", "tests.faults.starter", revision.id, "3", "--drive"], armed)
         starter.wait()
         assert starter.killed, starter.log
+        site.gone(starter)
     with site.installation.database.read() as connection:
         started = list(connection.execute(sqlalchemy.select(table.c.id)).scalars())
     assert len(started) >= count

@@ -14,9 +14,8 @@ from flexiroaster.service.events import follow
 from flexiroaster.service.installation import Installation, open_installation
 from tests.faults import workload
 from tests.faults.conftest import Site
-from tests.faults.processes import eventually
 from tests.faults.tiers import record
-from tests.waiting import open_descriptors
+from tests.waiting import eventually, open_descriptors
 
 EXECUTIONS = 200
 
@@ -54,7 +53,7 @@ def test_nothing_is_left_over(installation: Installation, site: Site) -> None:
     _run(installation, short, EXECUTIONS)
     _abandon_readers(installation, watched, EXECUTIONS)
     go_on.touch()
-    assert executions.wait(installation, watched, 30).status == "completed"
+    assert executions.wait(installation, watched, 120).status == "completed"
     limits = Held(2, 2, 0)
     with suppress(AssertionError):  # what is still there after that time is a leak, and told below
         eventually(lambda: all(n <= w + m for n, w, m in zip(_held(installation), before, limits, strict=True)), 60)
@@ -87,4 +86,4 @@ def _fill_the_pool(installation: Installation) -> None:
 
 def _run(installation: Installation, revision: pipelines.Revision, count: int) -> None:
     ids = [executions.start(installation, revision) for _ in range(count)]
-    assert {executions.wait(installation, i, 60).status for i in ids} == {"completed"}
+    assert {executions.wait(installation, i, 300).status for i in ids} == {"completed"}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.faults import workload
 from tests.faults.conftest import Site
 from tests.faults.tiers import databases, record, trials
+from tests.waiting import eventually
 
 DEATHS = 3
 
@@ -28,11 +27,15 @@ def _poisoned(site: Site, number: int) -> list[str]:
     (poison,) = workload.start(site.installation, body, 1)
     others = site.start(6)
     worker = site.fleet.worker()
-    deadline = time.monotonic() + 180
-    while not site.checker.all_ended([poison, *others]) and time.monotonic() < deadline:
+
+    def all_ended() -> bool:
+        nonlocal worker
         if worker.ended is not None:  # what a supervisor does
+            site.gone(worker)
             worker = site.fleet.worker()
-        time.sleep(0.02)
+        return site.checker.all_ended([poison, *others])
+
+    eventually(all_ended, within=300, what="the end of all")
     site.fleet.end(worker)
     problems = site.checker.violations([poison], ends={"failed"}) + site.checker.violations(others, ends={"completed"})
     deaths = len(mark.read_text().splitlines())

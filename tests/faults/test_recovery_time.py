@@ -11,12 +11,21 @@ from flexiroaster.model.event import EventType
 from flexiroaster.service import executions
 from tests.faults import workload
 from tests.faults.conftest import Site
-from tests.faults.processes import Process, eventually
+from tests.faults.processes import Process
 from tests.faults.tiers import databases, full, record, trials
+from tests.waiting import eventually
 
-RECOVERY_SECONDS = 25.0 if full() else 90.0
-HAND_OVER_SECONDS = 1.0 if full() else 30.0
-"""What is promised; the few trials of the short tier run on whatever is busy, and show that it happens at all."""
+RECOVERY_SECONDS = 25.0
+HAND_OVER_SECONDS = 1.0
+"""What is promised, and asserted with all trials; the few of the short tier run on whatever is busy, and show that it
+happens at all.
+"""
+
+LEASES = {
+    name: Settings.model_fields[name].default if full() else seconds
+    for name, seconds in (("execution_lock_ttl", 5.0), ("heartbeat_interval", 0.5))
+}
+"""Of the workers that are killed: the defaults, in the short tier such as run out sooner."""
 
 EACH = 4
 """Executions of a worker with one process: as many as it claims at a time."""
@@ -28,30 +37,28 @@ def test_killed_workers_are_replaced_in_time(site: Site) -> None:
     times: list[float] = []
     for batch in range(trials(1, 4)):
         times += _recovery_times(site, f"batch-{batch}", trials(1, 5))
-    late = [f"{seconds:.1f} s" for seconds in times if seconds > RECOVERY_SECONDS]
+    late = [f"{seconds:.1f} s" for seconds in times if full() and seconds > RECOVERY_SECONDS]
     told = f"SIGKILL to the next driver with default settings: at most {RECOVERY_SECONDS:g} s"
     record(told, site.database, len(times), late, worst_seconds=max(times))
     assert late == []
 
 
 def _recovery_times(site: Site, name: str, count: int) -> list[float]:
-    names = ("execution_lock_ttl", "heartbeat_interval")
-    settings = {key: Settings.model_fields[key].default for key in names} if full() else {}
     go_on = site.folder / name
-    doomed = [site.fleet.worker(executor_workers=1, **settings) for _ in range(count)]
+    doomed = [site.fleet.worker(executor_workers=1, **LEASES) for _ in range(count)]
     for worker in doomed:
         worker.wait_until_working()
     started = workload.start(site.installation, workload.waiting_pipeline(go_on), EACH * count)
     owned = _owned(site, doomed, started)
-    heir = site.fleet.worker(executor_workers=count * EACH, **settings).wait_until_working()
+    heir = site.fleet.worker(executor_workers=count * EACH, **(LEASES if full() else {})).wait_until_working()
     killed: dict[int, datetime] = {}
     for worker in doomed:
         killed[worker.pid] = datetime.now(UTC)
         worker.kill()
         worker.wait()
-        time.sleep(5 / count if count > 1 else 0)
+        time.sleep(5 / count if count > 1 else 0)  # the next kill meets a lease of another age
     ids = [execution for of_one in owned.values() for execution in of_one]
-    eventually(lambda: all(str(heir.pid) in (site.checker.execution(i).lease_owner or "") for i in ids), 120)
+    eventually(lambda: all(str(heir.pid) in (site.checker.execution(i).lease_owner or "") for i in ids))
     go_on.touch()
     site.wait(started)
     site.fleet.end(heir, *doomed)
@@ -81,7 +88,7 @@ def _taken_up(site: Site, execution: str, killed: datetime) -> float:
 
 def test_a_worker_that_is_told_to_end_hands_over_within_a_second(site: Site) -> None:
     times = [_hand_over_time(site, f"go-on-{number}") for number in range(trials(1, 10))]
-    late = [f"{seconds:.2f} s" for seconds in times if seconds > HAND_OVER_SECONDS]
+    late = [f"{seconds:.2f} s" for seconds in times if full() and seconds > HAND_OVER_SECONDS]
     told = f"SIGTERM to running elsewhere: at most {HAND_OVER_SECONDS:g} s"
     record(told, site.database, len(times), late, worst_seconds=max(times))
     assert late == []

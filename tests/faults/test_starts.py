@@ -8,8 +8,8 @@ from typing import Any
 from flexiroaster.service import pipelines
 from tests.faults import workload
 from tests.faults.conftest import Site
-from tests.faults.processes import eventually
 from tests.faults.tiers import databases, full, record
+from tests.waiting import eventually
 
 SHARES = (13, 13, 12, 12) if full() else (5, 5, 5, 5)
 COUNT = sum(SHARES)
@@ -47,7 +47,7 @@ def test_exactly_one_runs(site: Site) -> None:
 def test_all_run_one_after_another_in_order(site: Site) -> None:
     outcomes = _start_together(site, _pipeline(site, concurrency=1, on_conflict="queue"))
     workers = [site.fleet.worker() for _ in range(2)]
-    site.wait(outcomes, 120)
+    site.wait(outcomes)
     site.fleet.end(*workers)
     problems = site.checker.violations(outcomes, ends={"completed"})
     assert len(set(outcomes)) == COUNT
@@ -90,6 +90,7 @@ def test_slots_come_back_from_workers_that_were_killed(site: Site) -> None:
     for point in ("driver.after_end", "journal.after_commit"):
         doomed = site.fleet.worker(f"{point}=kill@2")
         eventually(lambda p=doomed: p.ended is not None, what=f"the end at {point}")
+        site.gone(doomed)
     site.fleet.worker()
     site.wait(started)
     problems = site.checker.violations(started, ends={"completed"})

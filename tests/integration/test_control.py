@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from flexiroaster.errors import ConflictError, NotAllowedError, NotFoundError
 from flexiroaster.service import control, executions, pipelines
 from flexiroaster.service.installation import Installation, open_installation
 from tests.integration.test_runs import FUNCTIONS, python, rows, stages_of
+from tests.leases import expire_leases
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,6 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     changes = {
         "python_modules": (FUNCTIONS,),
         "executor_stop_grace": 0.5,
-        "execution_lock_ttl": 3.0,
         "heartbeat_interval": 0.5,
         "artifacts_url": str(tmp_path / "artifacts"),
         "output_database_url": f"sqlite:///{tmp_path / 'output.db'}",
@@ -44,14 +44,6 @@ def installation(settings: Settings) -> Iterator[Installation]:
     with open_installation(settings) as opened:
         opened.take_work()
         yield opened
-
-
-def eventually(check: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
-    return found
 
 
 def begin(installation: Installation, *stages: dict[str, Any], **fields: Any) -> str:
@@ -122,7 +114,7 @@ def test_stop_at_any_time(installation: Installation, when: str) -> None:
     assert seqs_have_no_gap(installation, x)
     if when == "queued":
         control.stop(installation, first)
-        assert executions.wait(installation, first, 20).status == "cancelled"
+        assert executions.wait(installation, first, timeout=120).status == "cancelled"
 
 
 def test_retry_runs_what_failed_and_keeps_the_rest(installation: Installation, tmp_path: Path) -> None:
@@ -133,7 +125,7 @@ def test_retry_runs_what_failed_and_keeps_the_rest(installation: Installation, t
         python("b", "fail_unless", "a", arguments={"path": str(flag)}),
         python("c", "two", "b"),
     )
-    failed = executions.wait(installation, x, 20)
+    failed = executions.wait(installation, x, timeout=120)
     before = stages_of(installation, failed)
     assert {i: str(s.status) for i, s in before.items()} == {"a": "completed", "b": "failed", "c": "skipped"}
     flag.touch()
@@ -162,7 +154,7 @@ def test_rollback_undoes_in_reverse_order(installation: Installation, settings: 
     save = {"id": "db", "type": "output", "dependencies": ["a"], "config": {"destination": "database", "table": "t"}}
     file = {"id": "f", "type": "output", "dependencies": ["db"], "config": {"destination": "file", "path": str(out)}}
     x = begin(installation, rows("a", {"x": 1}, {"x": 2}), save, {**file, "dependencies": ["a"]})
-    assert executions.wait(installation, x, 30).status == "completed"
+    assert executions.wait(installation, x, timeout=120).status == "completed"
     assert table_rows(settings.output_database_url, "t") == [(1,), (2,)]
     assert out.read_text() == "x\n1\n2\n"
     control.rollback(installation, x, "wrong day")
@@ -183,7 +175,7 @@ def test_a_rollback_that_cannot_undo_everything_says_what_is_left(installation: 
     save = {"id": "db", "type": "output", "dependencies": ["a"], "config": {"destination": "database", "table": "t"}}
     file = {"id": "f", "type": "output", "dependencies": ["db"], "config": {"destination": "file", "path": str(out)}}
     x = begin(installation, rows("a", {"x": 1}), save, {**file, "dependencies": ["a"], "max_retries": 0})
-    assert executions.wait(installation, x, 30).status == "completed"
+    assert executions.wait(installation, x, timeout=120).status == "completed"
     out.write_text("somebody else's\n")
     control.rollback(installation, x)
     done = eventually(lambda: (row := executions.get(installation, x)).status == "failed" and row)
@@ -201,7 +193,7 @@ def test_rollback_finds_the_effect_that_nobody_heard_of(
     save = {"id": "db", "type": "output", "dependencies": ["a"], "config": {"destination": "database", "table": "t"}}
     with open_installation(settings.model_copy(update={"executor_workers": 1})) as installation:
         x = begin(installation, rows("a", {"x": 1}), {**save, "max_retries": 0})
-        assert executions.wait(installation, x, 30).status == "failed"
+        assert executions.wait(installation, x, timeout=120).status == "failed"
         assert table_rows(settings.output_database_url, "t") == [(1,)]
         monkeypatch.delenv(faults.VARIABLE)
     with open_installation(settings) as installation:
@@ -217,16 +209,16 @@ def test_one_at_a_time_and_the_second_is_refused(installation: Installation) -> 
     with pytest.raises(ConflictError, match=f"^Pipeline {revision.id} is running already: {first}$"):
         executions.start(installation, revision)
     control.stop(installation, first)
-    executions.wait(installation, first, 20)
+    executions.wait(installation, first, timeout=120)
     second = executions.start(installation, revision)
     control.stop(installation, second)
-    assert executions.wait(installation, second, 20).status == "cancelled"
+    assert executions.wait(installation, second, timeout=120).status == "cancelled"
 
 
 def test_a_queue_runs_all_one_at_a_time_in_order(installation: Installation) -> None:
     revision = pipelines.create(installation, {"name": "T", "on_conflict": "queue", "stages": [rows("a", {"x": 1})]})
     ids = [executions.start(installation, revision) for _ in range(8)]
-    done = [executions.wait(installation, i, 30) for i in ids]
+    done = [executions.wait(installation, i, timeout=120) for i in ids]
     assert {row.status for row in done} == {"completed"}
     times = [(row.started_at, row.completed_at) for row in done]
     assert times == sorted(times)
@@ -238,10 +230,10 @@ def test_the_oldest_makes_room(installation: Installation) -> None:
     revision = pipelines.create(installation, body)
     first = executions.start(installation, revision)
     second = executions.start(installation, revision)
-    assert executions.wait(installation, first, 20).status == "cancelled"
+    assert executions.wait(installation, first, timeout=120).status == "cancelled"
     eventually(lambda: executions.get(installation, second).status == "running")
     control.stop(installation, second)
-    executions.wait(installation, second, 20)
+    executions.wait(installation, second, timeout=120)
 
 
 def test_the_same_key_is_the_same_execution(installation: Installation) -> None:
@@ -267,8 +259,8 @@ def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
         "DATABASE_URL": settings.database_url,
         "PYTHON_MODULES": f'["{FUNCTIONS}"]',
         "PYTHONPATH": str(ROOT),
-        "EXECUTION_LOCK_TTL": "3",
-        "HEARTBEAT_INTERVAL": "0.5",
+        "EXECUTION_LOCK_TTL": str(settings.execution_lock_ttl),
+        "HEARTBEAT_INTERVAL": str(settings.heartbeat_interval),
         "ARTIFACTS_URL": settings.artifacts_url,
         "OUTPUT_DATABASE_URL": settings.output_database_url,
     }
@@ -290,7 +282,9 @@ def test_another_worker_goes_on_where_one_was_ended(settings: Settings, tmp_path
             second = start_worker(settings, tmp_path / "second.log")
             eventually(lambda: b"Working;" in (tmp_path / "second.log").read_bytes())
             first.send_signal(end)
-            first.wait(20)
+            first.wait(120)
+            if end is signal.SIGKILL:
+                expire_leases(installation.database, first.pid)
             eventually(lambda: any(e.type == "stage.interrupted" for e in executions.events(installation, x)))
             if end is signal.SIGTERM:
                 eventually(lambda: executions.stages(installation, x)[1].status == "running")
@@ -305,7 +299,7 @@ def test_another_worker_goes_on_where_one_was_ended(settings: Settings, tmp_path
         for worker in (first, second):
             if worker is not None and worker.poll() is None:
                 worker.terminate()
-                worker.wait(20)
+                worker.wait(120)
 
 
 def begin_elsewhere(installation: Installation, *stages: dict[str, Any]) -> str:
@@ -322,9 +316,9 @@ def test_rerun_takes_over_what_was_done(installation: Installation, tmp_path: Pa
         {"id": "s", "type": "output", "dependencies": ["b"], "config": {"destination": "database", "table": "t"}},
         concurrency=None,
     )
-    first = executions.wait(installation, x, 30)
+    first = executions.wait(installation, x, timeout=120)
     y = executions.rerun(installation, x, "b")
-    second = executions.wait(installation, y, 30)
+    second = executions.wait(installation, y, timeout=120)
     assert (first.status, second.status, y != x) == ("completed", "completed", True)
     assert (tmp_path / "count").read_text() == "2", "the stage ran again"
     stages = stages_of(installation, second)

@@ -17,10 +17,12 @@ from flexiroaster.model.execution import TERMINAL
 from flexiroaster.service import executions, health, local, pipelines
 from flexiroaster.service.installation import open_installation
 from flexiroaster.store.journal import Journal
-from tests.integration.test_control import begin_elsewhere, eventually, seqs_have_no_gap, settings, start_worker
+from tests.integration.test_control import begin_elsewhere, seqs_have_no_gap, settings, start_worker
 from tests.integration.test_runs import python, rows
+from tests.leases import expire_leases
+from tests.waiting import eventually
 
-__all__ = ["settings"]  # the fixture, with short leases
+__all__ = ["settings"]  # the fixture
 
 
 def test_its_worker_ends_and_another_goes_on(
@@ -33,20 +35,21 @@ def test_its_worker_ends_and_another_goes_on(
     try:
         with open_installation(settings) as installation:
             x = begin_elsewhere(installation, rows("a", {"x": 1}), python("b", "two", "a"))
-            assert worker.wait(60) == 1
+            assert worker.wait(120) == 1
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             grave = [line for line in lines if line["level"] in {"warning", "error", "critical"}]
             told = "the driver has failed; others go on with its 1 executions when their leases run out"
             assert [(line["level"], line["event"]) for line in grave] == [("critical", told)]
             assert "InjectedFault" in json.dumps(grave[0]["exception"])
             assert executions.get(installation, x).status == "running", "it gave nothing up that it could not write"
+            expire_leases(installation.database, worker.pid)
             installation.take_work()
             eventually(lambda: executions.get(installation, x).status == "completed")
             assert seqs_have_no_gap(installation, x)
     finally:
         if worker.poll() is None:
             worker.kill()
-            worker.wait(20)
+            worker.wait(120)
 
 
 def test_nobody_waits_for_it(
@@ -58,7 +61,7 @@ def test_nobody_waits_for_it(
         monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.before_start=raise"))
         x = executions.start(installation, revision)
         with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.before_start'\)$"):
-            executions.wait(installation, x, 30)
+            executions.wait(installation, x, timeout=120)
         eventually(lambda: not installation.healthy)
         report = health.check(installation)
         assert (report.executor.status, report.ready) == ("unhealthy", False)
@@ -68,6 +71,7 @@ def test_nobody_waits_for_it(
         assert installation.driver.driven == set()
     assert [r.levelno for r in caplog.records if r.name.startswith("flexiroaster")] == [logging.CRITICAL]
     with open_installation(settings) as another:
+        expire_leases(another.database, installation.owner)
         another.take_work()
         eventually(lambda: {str(executions.get(another, i).status) for i in (x, y)} == {"completed"})
 
@@ -81,9 +85,9 @@ def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
         monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.after_end=raise"))
         x = executions.start(installation, revision)
         with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.after_end'\)$"):
-            executions.wait(installation, x, 60)
+            executions.wait(installation, x, 120)
         y = executions.start(installation, revision)
-        assert executions.wait(installation, y, 60).status == "completed", "the driver goes on"
+        assert executions.wait(installation, y, 120).status == "completed", "the driver goes on"
         eventually(lambda: executions.get(installation, x).status == "completed")
         assert installation.healthy
         assert seqs_have_no_gap(installation, x)

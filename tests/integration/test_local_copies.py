@@ -10,8 +10,8 @@ from flexiroaster.config import HOME, Settings
 from flexiroaster.engine.artifacts import Artifacts, summary_of
 from flexiroaster.service import executions, pipelines
 from flexiroaster.service.installation import open_installation
-from tests.integration.test_control import eventually
 from tests.integration.test_runs import FUNCTIONS, python, rows
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize("function", ["two", "exit_3"])
@@ -23,7 +23,7 @@ def test_they_go_and_the_artifacts_stay(settings: Settings, tmp_path: Path, func
             installation, {"name": "T", "stages": [rows("a", {"x": 1}), python("b", function, "a")]}
         )
         x = executions.start(installation, revision)
-        ended = executions.wait(installation, x, 30)
+        ended = executions.wait(installation, x, timeout=120)
         assert ended.status == ("completed" if function == "two" else "failed"), ended.error
         eventually(lambda: not (HOME / "cache" / x).exists())
         assert (HOME / "cache").is_dir(), "there had been copies"

@@ -16,8 +16,9 @@ from flexiroaster.service.decisions import Action, DecisionRow
 from flexiroaster.service.executions import ExecutionRow
 from flexiroaster.service.installation import Installation, open_installation
 from tests.faults.tiers import databases
-from tests.integration.test_control import begin, eventually, seqs_have_no_gap
+from tests.integration.test_control import begin, seqs_have_no_gap
 from tests.integration.test_runs import FUNCTIONS, python
+from tests.waiting import eventually
 
 pytestmark = databases("postgresql")  # tests/integration/test_watching.py has the other one
 
@@ -58,7 +59,7 @@ def broken(tmp_path: Path, *needs: str, **fields: Any) -> dict[str, Any]:
 
 
 def settled(installation: Installation, execution_id: str) -> ExecutionRow:
-    executions.wait(installation, execution_id, timeout=60)
+    executions.wait(installation, execution_id, timeout=120)
     eventually(lambda: execution_id not in installation.driver.driven)
     return executions.get(installation, execution_id)
 
@@ -185,9 +186,9 @@ def test_rollback(installation: Installation, settings: Settings, tmp_path: Path
 
 
 def test_a_rollback_ends_what_runs_beside(installation: Installation, settings: Settings, tmp_path: Path) -> None:
-    slow = python("slow", "sleep_for", "save", arguments={"seconds": 60})
+    slow = python("slow", "sleep_long", "save")
     x = begin(installation, DATA, SAVE, slow, broken(tmp_path, "save"), config=policy(rollback=True))
-    eventually(lambda: executions.get(installation, x).status == "rolled_back", 40)
+    eventually(lambda: executions.get(installation, x).status == "rolled_back")
     assert states(installation, x)["slow"] == "cancelled"
     assert written(settings) == 0
 

@@ -19,8 +19,8 @@ from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import tables
 from flexiroaster.store.changes import Landed
 from flexiroaster.store.journal import Change
-from tests.integration.test_control import eventually
 from tests.integration.test_runs import FUNCTIONS, python, rows
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_what_ended_long_ago_goes_and_the_rest_stays(installation: Installation,
     slow = pipelines.create(installation, {"name": "T", "stages": [python("a", "sleep_long")]})
     running = executions.start(installation, slow)
     for execution_id in (old, new):
-        executions.wait(installation, execution_id, 30)
+        executions.wait(installation, execution_id, timeout=120)
     eventually(lambda: executions.stages(installation, running)[0].status == "running")
     age(installation, old, 100)
     age(installation, running, 100)
@@ -68,21 +68,21 @@ def test_what_ended_long_ago_goes_and_the_rest_stays(installation: Installation,
     assert executions.get(installation, running).status == "running"
     assert retention.prune(installation, timedelta(days=90)) == 0
     control.stop(installation, running)
-    executions.wait(installation, running, 30)
+    executions.wait(installation, running, timeout=120)
 
 
 def test_what_a_rerun_reads_stays_until_the_rerun_goes(installation: Installation, tmp_path: Path) -> None:
     stages = [rows("a", {"x": 1}), python("b", "two", "a")]
     first = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
-    assert executions.wait(installation, first, 30).status == "completed"
+    assert executions.wait(installation, first, timeout=120).status == "completed"
     second = executions.rerun(installation, first, "b")
-    assert executions.wait(installation, second, 30).status == "completed"
+    assert executions.wait(installation, second, timeout=120).status == "completed"
     third = executions.rerun(installation, second, "b", drive=False)
     age(installation, first, 100)
     age(installation, second, 100)
     assert retention.prune(installation, timedelta(days=90)) == 0
     installation.take_work()
-    assert executions.wait(installation, third, 30).status == "completed", "it has read the table of the first"
+    assert executions.wait(installation, third, timeout=120).status == "completed", "it has read the table of the first"
     age(installation, third, 100)
     assert retention.prune(installation, timedelta(days=90)) == 3
     assert not any((tmp_path / "artifacts" / each).exists() for each in (first, second, third))
@@ -93,7 +93,7 @@ def test_a_rerun_of_what_is_pruned_meanwhile_says_so(
 ) -> None:
     stages = [rows("a", {"x": 1})]
     first = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
-    executions.wait(installation, first, 30)
+    executions.wait(installation, first, timeout=120)
     age(installation, first, 100)
     apply = installation.intake.apply
 
@@ -112,7 +112,7 @@ def test_what_crashes_left_goes_and_the_rest_stays(
 ) -> None:
     stages = [rows("a", {"x": 1})]
     there = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
-    executions.wait(installation, there, 30)
+    executions.wait(installation, there, timeout=120)
     root = tmp_path / "artifacts"
     week = (utc_now() - timedelta(days=8)).timestamp()
     orphan, lately = (f"exec-{int(at.timestamp() * 1000):012x}00000000" for at in (long_ago(), utc_now()))
