@@ -1,4 +1,4 @@
-"""What all of these tests need of Redis: that it stays however busy the machine is."""
+"""What all of these tests need: that servers and processes are waited for, however busy the machine is."""
 
 from __future__ import annotations
 
@@ -7,5 +7,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer may take as long as `redis_socket_timeout`, not a second only."""
+    """An answer of Redis may take as long as `redis_socket_timeout`, not a second only; other limits are as long."""
     monkeypatch.setattr("flexiroaster.coordination.redis.PROBE_TIMEOUT", 60.0)
+    monkeypatch.setattr("flexiroaster.coordination.bus.redis.PONG_SECONDS", 60.0)
+    monkeypatch.setattr("flexiroaster.coordination.bus.postgres.ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr("flexiroaster.engine.runner.CLOSE_SECONDS", 60.0)

@@ -23,14 +23,14 @@ from flexiroaster.coordination.identity import installation_id
 from flexiroaster.coordination.redis import RedisLink
 from flexiroaster.store.database import open_database
 from tests.proxy import Proxy, running_proxy
-from tests.waiting import eventually, open_descriptors
+from tests.waiting import PATIENT, eventually, open_descriptors
 
 
 class Process:
     """What one process has: a link, a bus, and what it heard on it."""
 
     def __init__(self, stack: ExitStack, database_url: str, redis_url: str) -> None:
-        settings = load_settings(database_url=database_url, redis_url=redis_url, redis_socket_timeout=5.0)
+        settings = load_settings(database_url=database_url, redis_url=redis_url, **PATIENT)
         database = open_database(settings)
         stack.callback(database.close)
         self.link = RedisLink(settings, installation_id(database))
@@ -233,10 +233,13 @@ def test_on_sqlite_a_commit_of_another_process_is_seen(tmp_path: Path, start: St
     gaps = process.gaps
     program = f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('INSERT INTO t VALUES (1)'); c.commit()"
     subprocess.run([sys.executable, "-c", program], check=True)
-    eventually(lambda: process.gaps == gaps + 1)
+    eventually(lambda: process.gaps > gaps)
 
 
 def test_on_sqlite_own_writes_are_not_a_storm(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    pause = sqlite_bus.sleep
+    monkeypatch.setattr(sqlite_bus, "sleep", lambda seconds: (looks.append(seconds), pause(seconds)))
     monkeypatch.setattr(sqlite_bus, "OWN_SECONDS", 3600.0)
     path = sqlite_file(tmp_path)
     process = start(f"sqlite:///{path}").listen("work")
@@ -245,7 +248,8 @@ def test_on_sqlite_own_writes_are_not_a_storm(tmp_path: Path, start: Start, monk
         for number in range(20):
             connection.execute("INSERT INTO t VALUES (1)")
             process.bus.publish("events:x", {"seq": number})
-            threading.Event().wait(0.025)
+            before = len(looks)
+            eventually(lambda before=before: len(looks) > before + 1)  # it has looked since
     connection.close()
     assert process.gaps <= gaps + 1  # the first commit may be seen before the message about it is sent
 
@@ -291,12 +295,14 @@ def test_one_that_cannot_reach_redis_is_heard_and_told_to_read(
 
 
 def test_a_reader_that_hears_nothing_of_a_frozen_redis_notices(
-    both: tuple[Process, Process], proxies: tuple[Proxy, Proxy]
+    both: tuple[Process, Process], proxies: tuple[Proxy, Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = both
     gaps = one.gaps
+    monkeypatch.setattr("flexiroaster.coordination.bus.redis.PONG_SECONDS", 0.5)
     proxies[0].freeze()
     eventually(lambda: one.gaps > gaps and not one.hears_redis)
+    monkeypatch.setattr("flexiroaster.coordination.bus.redis.PONG_SECONDS", 60.0)
     proxies[0].thaw()
     eventually(lambda: one.hears_redis)
 
@@ -336,15 +342,17 @@ def test_too_many_messages_are_a_gap_for_the_others(
     postgres_url: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "OUTBOX_LIMIT", 10)
-    monkeypatch.setattr(shared, "PACE_SECONDS", 0.2)
     one, two = start(postgres_url), start(postgres_url).listen("events")
     gaps = two.gaps
-    for seq in range(1000):
-        one.bus.publish("events:x", {"seq": seq})
-    one.bus.publish("events:x", {"seq": 999})
-    eventually(lambda: two.told)
-    eventually(lambda: two.gaps == gaps + 1)
-    assert len(two.told) < 100
+    assert isinstance(one.bus, SharedBus)
+    with one.bus._outbox._condition:  # nothing is sent meanwhile
+        for seq in range(1000):
+            one.bus.publish("events:x", {"seq": seq})
+    eventually(lambda: two.gaps > gaps)
+    one.bus.publish("events:x", {"seq": 1000})
+    eventually(lambda: len(two.told) >= 11)
+    assert two.told == [("events:x", seq) for seq in (*range(10), 1000)]
+    assert two.gaps == gaps + 1
 
 
 def test_what_is_published_last_goes_out_before_the_end(database_url: str, redis_url: str, start: Start) -> None:

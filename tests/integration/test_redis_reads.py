@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from time import monotonic
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +20,7 @@ from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.pipeline import Pipeline, parse_pipeline
 from flexiroaster.store.queries import ExecutionRow
 from tests.proxy import Proxy, running_proxy
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 AT = datetime(2026, 1, 31, 12, 30, 15, 123456, tzinfo=UTC)
 ROW = ExecutionRow(
@@ -58,9 +58,15 @@ def proxy(redis_url: str) -> Iterator[Proxy]:
 @pytest.fixture
 def link(proxy: Proxy) -> Iterator[RedisLink]:
     url = f"redis://127.0.0.1:{proxy.port}/0"
-    opened = RedisLink(load_settings(redis_url=url, redis_socket_timeout=5.0), "ns")
+    opened = RedisLink(load_settings(redis_url=url, **PATIENT), "ns")
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process knows is not forgotten while the machine is busy with something else."""
+    monkeypatch.setattr("flexiroaster.coordination.cache.KNOWN_SECONDS", 3600.0)
 
 
 def settle(link: RedisLink) -> None:
@@ -68,6 +74,10 @@ def settle(link: RedisLink) -> None:
     done: list[bool] = []
     link.later(lambda _client: done.append(True))
     eventually(lambda: done)
+
+
+def state_cache(link: RedisLink, seconds: float = 3600.0) -> StateCache:
+    return StateCache(link, seconds)
 
 
 class Database:
@@ -90,7 +100,7 @@ class Database:
 
 def test_a_state_is_read_once_by_all_processes_and_is_the_same(link: RedisLink) -> None:
     database = Database()
-    mine, theirs = StateCache(link), StateCache(link)
+    mine, theirs = state_cache(link), state_cache(link)
     assert [cache.read("x", database.load) for cache in (mine, theirs, mine)] == [ROW] * 3
     assert database.reads == 1
     assert repr(mine.read("x", database.load)) == repr(ROW)
@@ -98,7 +108,7 @@ def test_a_state_is_read_once_by_all_processes_and_is_the_same(link: RedisLink) 
 
 def test_who_writes_gets_what_it_wrote_and_tells_the_others(link: RedisLink) -> None:
     database = Database()
-    writer, reader = StateCache(link), StateCache(link)
+    writer, reader = state_cache(link), state_cache(link)
     reader.read("x", database.load)
     database.move(6)
     writer.advanced("x", 6)
@@ -111,7 +121,7 @@ def test_who_writes_gets_what_it_wrote_and_tells_the_others(link: RedisLink) -> 
 
 def test_who_knows_of_an_event_gets_no_state_before_it(link: RedisLink) -> None:
     database = Database()
-    mine, theirs = StateCache(link), StateCache(link)
+    mine, theirs = state_cache(link), state_cache(link)
     theirs.read("x", database.load)
     database.move(6)
     assert theirs.read("x", database.load).last_seq == 5, "it was not told"
@@ -123,7 +133,7 @@ def test_who_knows_of_an_event_gets_no_state_before_it(link: RedisLink) -> None:
 
 def test_what_was_read_while_redis_was_away_is_not_followed_by_older_state(link: RedisLink, proxy: Proxy) -> None:
     database = Database()
-    cache = StateCache(link)
+    cache = state_cache(link)
     cache.read("x", database.load)
     proxy.cut()
     database.move(6)
@@ -135,7 +145,7 @@ def test_what_was_read_while_redis_was_away_is_not_followed_by_older_state(link:
 
 def test_a_slow_reader_does_not_bring_old_state_back(link: RedisLink) -> None:
     database = Database()
-    slow, writer = StateCache(link), StateCache(link)
+    slow, writer = state_cache(link), state_cache(link)
 
     def write() -> None:
         database.move(6)
@@ -150,12 +160,11 @@ def test_a_slow_reader_does_not_bring_old_state_back(link: RedisLink) -> None:
 
 def test_a_state_is_served_for_its_time_from_the_question(link: RedisLink) -> None:
     database = Database()
-    cache = StateCache(link, seconds=0.05)
+    cache = state_cache(link, seconds=0.05)
     cache.read("x", database.load)
     database.move(6)
     eventually(lambda: cache.read("x", database.load).last_seq == 6)
-    slow = Database(replace(ROW, id="y"))
-    slow.meanwhile = lambda: threading.Event().wait(0.1)
+    slow, cache = Database(replace(ROW, id="y")), state_cache(link, seconds=0.0)
     cache.read("y", slow.load)
     cache.read("y", slow.load)
     assert slow.reads == 2, "its time was over before it could be put"
@@ -164,7 +173,7 @@ def test_a_state_is_served_for_its_time_from_the_question(link: RedisLink) -> No
 @pytest.mark.parametrize("value", [b"not JSON", b"[1]", b'{"id": "x"}'])
 def test_what_another_version_wrote_is_no_state(link: RedisLink, client: redis.Redis, value: bytes) -> None:
     database = Database()
-    cache = StateCache(link)
+    cache = state_cache(link)
     cache.read("x", database.load)
     client.hset("flexiroaster:execution:x", "value", value)
     assert cache.read("x", database.load) == ROW
@@ -175,7 +184,7 @@ def test_what_is_not_there_or_too_large_is_not_cached(link: RedisLink, client: r
     def missing() -> ExecutionRow:
         raise NotFoundError("gone")
 
-    cache = StateCache(link)
+    cache = state_cache(link)
     with pytest.raises(NotFoundError):
         cache.read("x", missing)
     large = Database(replace(ROW, variables={"x": "x" * 1_000_000}))
@@ -185,7 +194,7 @@ def test_what_is_not_there_or_too_large_is_not_cached(link: RedisLink, client: r
 
 def test_states_without_redis_and_after_a_flush(link: RedisLink, proxy: Proxy, client: redis.Redis) -> None:
     database = Database()
-    cache = StateCache(link)
+    cache = state_cache(link)
     cache.read("x", database.load)
     proxy.cut()
     database.move(6)
@@ -201,11 +210,11 @@ def test_states_without_redis_and_after_a_flush(link: RedisLink, proxy: Proxy, c
 
 
 def test_what_is_known_is_forgotten_once_it_does_not_matter(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexiroaster.coordination.cache.KNOWN_SECONDS", 0.01)
-    cache = StateCache(link)
+    cache = state_cache(link)
     for number in range(100):
         cache.seen(f"x{number}", number)
-    threading.Event().wait(0.02)
+    later = monotonic() + 3601.0
+    monkeypatch.setattr("flexiroaster.coordination.cache.monotonic", lambda: later)
     cache.seen("last", 1)
     assert list(cache._known) == ["last"]
 
@@ -267,7 +276,7 @@ def test_the_definitions_in_a_process_are_bounded(link: RedisLink) -> None:
 
 
 def test_slots_are_a_hint_about_duplicates(link: RedisLink, client: redis.Redis) -> None:
-    slots, others = PipelineSlots(link, 15.0), PipelineSlots(link, 15.0)
+    slots, others = PipelineSlots(link, 900.0), PipelineSlots(link, 900.0)
     assert [slots.reserve("p", name, 2) for name in ("a", "b", "c", "a")] == [True, True, False, True]
     assert others.reserve("q", "c", 1) is True
     others.free("a")
@@ -278,13 +287,13 @@ def test_slots_are_a_hint_about_duplicates(link: RedisLink, client: redis.Redis)
     slots.hold("p", [])
     assert client.zrange("flexiroaster:ns:slots:p", 0, -1) == [b"d", b"e"]
     assert slots.reserve("p", "f", 2) is False
-    assert 14_000 < client.pttl("flexiroaster:ns:slots:p") <= 15_000
+    assert 840_000 < client.pttl("flexiroaster:ns:slots:p") <= 900_000
     client.zadd("flexiroaster:ns:slots:p", {"d": 1})  # its time has passed
     assert slots.reserve("p", "f", 2) is True
 
 
 def test_slots_without_redis(link: RedisLink, proxy: Proxy) -> None:
-    slots = PipelineSlots(link, 15.0)
+    slots = PipelineSlots(link, 900.0)
     proxy.cut()
     assert slots.reserve("p", "a", 1) is None
     slots.hold("p", ["a"])

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,9 +23,12 @@ from flexiroaster.coordination.redis import RedisLink
 from flexiroaster.model.event import utc_now
 from flexiroaster.store.database import Database, open_database
 from tests.proxy import Proxy, running_proxy
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
-TTL = 15.0
+TTL = 900.0
+"""Seconds; of what is put with it, a minute may have passed when the rest is asked for, on a busy machine."""
+
+ALL_OF_IT = range(840_000, 900_001)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def proxy(redis_url: str) -> Iterator[Proxy]:
 @pytest.fixture
 def link(proxy: Proxy) -> Iterator[RedisLink]:
     url = f"redis://127.0.0.1:{proxy.port}/0"
-    opened = RedisLink(load_settings(redis_url=url, redis_socket_timeout=5.0), "ns")
+    opened = RedisLink(load_settings(redis_url=url, **PATIENT), "ns")
     yield opened
     opened.close()
 
@@ -64,7 +66,7 @@ def test_a_lock_has_one_holder(link: RedisLink, client: redis.Redis) -> None:
     assert isinstance(value, bytes)
     owner, _, token = value.decode().rpartition(":")
     assert (owner, len(token)) == ("host:1:aa", 16)
-    assert 14_000 < client.pttl("flexiroaster:lock:x") <= 15_000
+    assert client.pttl("flexiroaster:lock:x") in ALL_OF_IT
     other.release(["x"])
     assert other.acquire("x") is False
     mine.release(["x", "never held"])
@@ -81,12 +83,12 @@ def test_locks_are_extended_together_and_set_again_after_a_flush(link: RedisLink
     mine, other = ExecutionLocks(link, "mine", TTL), ExecutionLocks(link, "other", TTL)
     for name in ("a", "b"):
         mine.acquire(name)
-        client.pexpire(f"flexiroaster:lock:{name}", 5000)
+        client.pexpire(f"flexiroaster:lock:{name}", 300_000)
     other.acquire("c")
     before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     assert mine.extend(["a", "b", "c"]) == {"a", "b"}
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 2  # the first did not know the script
-    assert client.pttl("flexiroaster:lock:a") > 14_000
+    assert client.pttl("flexiroaster:lock:a") in ALL_OF_IT
     assert str(client.get("flexiroaster:lock:c")).startswith("b'other:")
     client.flushall()
     client.script_flush()
@@ -123,11 +125,11 @@ def _lose_an_answer(proxy: Proxy, link: RedisLink, client: redis.Redis) -> None:
     assert locks.acquire("x") is None
     proxy.thaw()  # now the request arrives, and nobody waits for the answer
     eventually(lambda: client.get("flexiroaster:lock:x"))
-    eventually(lambda: link.available)
-    assert locks.acquire("x") is True
+    assert eventually(lambda: locks.acquire("x")) is True
 
 
 def test_workers_say_who_where_and_since(link: RedisLink, client: redis.Redis) -> None:
+    before = utc_now()
     mine, other = Heartbeats(link, "b:2", TTL), Heartbeats(link, "a:1", TTL)
     assert mine.workers() == []
     assert (mine.beat(["x", "y"]), other.beat()) == (True, True)
@@ -137,8 +139,8 @@ def test_workers_say_who_where_and_since(link: RedisLink, client: redis.Redis) -
         ("a:1", socket.gethostname(), os.getpid(), ()),
         ("b:2", socket.gethostname(), os.getpid(), ("x", "y")),
     ]
-    assert all(utc_now() - timedelta(seconds=60) < w.since <= w.at <= utc_now() for w in workers)
-    assert 14_000 < client.pttl("flexiroaster:worker:a:1") <= 15_000
+    assert all(before <= w.since <= w.at <= utc_now() for w in workers)
+    assert client.pttl("flexiroaster:worker:a:1") in ALL_OF_IT
     client.delete("flexiroaster:worker:a:1")  # as after its time
     assert [w.owner for w in mine.workers() or []] == ["b:2"]
     client.set("flexiroaster:worker:a:1", b'{"of": "another version"}')
