@@ -11,8 +11,9 @@ from typing import Any, Self
 from flexiroaster.engine.messages import Ended, Log, Message, Task
 from flexiroaster.engine.runner import Runner
 from flexiroaster.operators.base import Access
+from tests.waiting import eventually
 
-LONG = 30.0  # seconds after which something that should have happened is missing; nothing waits for it to pass
+LONG = 120.0  # seconds after which something that should have happened is missing; nothing waits for it to pass
 ROOT = Path(__file__).parents[2]
 
 
@@ -78,7 +79,8 @@ class Bench:
     def until(self, happened: Callable[[], bool], what: str) -> None:
         limit = time.monotonic() + LONG
         while not happened():
-            assert time.monotonic() < limit, f"missing: {what}; so far {self.messages[-5:]}"
+            if time.monotonic() > limit:
+                raise AssertionError(f"missing: {what}; so far {self.messages[-5:]}")
             self.turn(0.05)
 
     def said(self, key: str, text: str) -> None:
@@ -114,10 +116,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pid: int) -> None:
-    limit = time.monotonic() + LONG
-    while alive(pid):
-        assert time.monotonic() < limit, f"process {pid} is still there"
-        time.sleep(0.005)
+    eventually(lambda: not alive(pid), LONG, f"the end of process {pid}")
 
 
 def error(end: Ended) -> tuple[str, str]:

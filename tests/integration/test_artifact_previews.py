@@ -46,7 +46,7 @@ def test_an_execution_shows_its_tables(installation: Installation) -> None:
     stages = [rows("a", {"x": 1, "y": "b"}, {"x": 2, "y": "c"}), clean]
     pipelines.create(installation, {"id": "p", "name": "P", "stages": stages})
     execution_id = executions.start(installation, "p")
-    assert executions.wait(installation, execution_id, 60).status == "completed"
+    assert executions.wait(installation, execution_id, timeout=120).status == "completed"
     found = artifacts.listing(installation, execution_id)
     assert [(a.stage_id, a.rows) for a in found] == [("a", 2), ("n", 2)]
     assert found[0].columns == (ColumnType("x", "Int64"), ColumnType("y", "String"))

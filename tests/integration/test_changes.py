@@ -117,12 +117,12 @@ def test_the_bus_tells_of_each_execution(installation: Installation) -> None:
     try:
         execution_id = executions.start(installation, pipelines.save(installation, {"id": "daily", **DAILY}))
         eventually(lambda: execution_id in heard)
-        executions.wait(installation, execution_id, 60)
+        executions.wait(installation, execution_id, timeout=120)
     finally:
         end()
     heard.clear()
     again = executions.start(installation, "daily")
-    executions.wait(installation, again, 60)
+    executions.wait(installation, again, timeout=120)
     assert not heard
 
 
@@ -136,7 +136,7 @@ def test_cursors_are_times() -> None:
 
 def test_a_batch_is_no_newer_than_its_execution(installation: Installation) -> None:
     execution_id = executions.start(installation, pipelines.save(installation, {"id": "daily", **DAILY}))
-    executions.wait(installation, execution_id, 60)
+    executions.wait(installation, execution_id, timeout=120)
     everything = executions.events(installation, execution_id)
     after, found = 0, []
     while True:

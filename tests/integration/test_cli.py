@@ -33,7 +33,9 @@ PROBLEMS = [
 def imported_by(code: str) -> set[str]:
     """The heavy modules that are imported after some code has run in a fresh interpreter."""
     script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('modules:', *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return HEAVY & set(done.stdout.partition("modules: ")[2].split())
 
@@ -206,7 +208,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     os.close(reading)
     with os.fdopen(writing, "w") as output:
         done = subprocess.run(
-            [*COMMAND, "operators", "join"], stdout=output, stderr=subprocess.PIPE, env=environment(), timeout=60
+            [*COMMAND, "operators", "join"], stdout=output, stderr=subprocess.PIPE, env=environment(), timeout=300
         )
     assert done.stderr == b""
 

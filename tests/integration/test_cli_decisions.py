@@ -23,7 +23,7 @@ def decided(good: Path, policy: dict[str, Any] | None = None) -> str:
     with open_installation(load_settings(python_modules=(MODULES,), redis_url="")) as installation:
         pipelines.save(installation, decided_pipeline("p", good, policy, output=True))
         execution_id = executions.start(installation, "p", drive=True)
-        executions.wait(installation, execution_id, timeout=60)
+        executions.wait(installation, execution_id, timeout=120)
     return execution_id
 
 

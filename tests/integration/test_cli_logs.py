@@ -34,7 +34,7 @@ def begun(go_on: Path) -> tuple[Any, str]:
         found.extend(json.loads(listed.stdout).get("executions", ()))
         return bool(found)
 
-    eventually(running, 60)
+    eventually(running)
     return run, found[0]["execution_id"]
 
 
@@ -49,8 +49,8 @@ def test_logs_follow_an_execution_to_its_end(tmp_path: Path) -> None:
     rest = follower.stdout.read()  # communicate() would not see what readline() has buffered
     assert follower.stderr is not None
     complaints = follower.stderr.read()
-    assert (follower.wait(timeout=60), complaints) == (0, "")
-    run.communicate(timeout=60)
+    assert (follower.wait(timeout=120), complaints) == (0, "")
+    run.communicate(timeout=120)
     told = [first, *documents(rest)]
     stored = documents(flexiroaster("executions", "logs", execution_id, "--level", "debug", "--json").stdout)
     assert told == [line for line in stored if line["level"] != "debug"]
@@ -68,11 +68,11 @@ def test_an_interrupt_ends_the_follower_only(tmp_path: Path) -> None:
     assert follower.stdout is not None
     assert "Execution created" in follower.stdout.readline()
     follower.send_signal(signal.SIGINT)
-    _, complaints = follower.communicate(timeout=60)
+    _, complaints = follower.communicate(timeout=120)
     assert (follower.returncode, complaints) == (130, "")
     assert json.loads(flexiroaster("executions", "show", execution_id, "--json").stdout)["status"] == "running"
     go_on.touch()
-    run.communicate(timeout=60)
+    run.communicate(timeout=120)
     assert run.returncode == 0
 
 

@@ -44,7 +44,7 @@ def test_the_servers_serve_and_the_data_stay(folder: Path) -> None:
     done = flexiroaster("run", write_definition(DAILY), "--json", DATABASE_URL=database_url)
     execution_id = json.loads(done.stdout)["execution_id"]
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=120)
     assert (process.returncode, rest) == (0, "")
     assert errors.splitlines() == [
         f"PostgreSQL and Redis are running, data in {folder / 'data'}; Ctrl-C stops them.",
@@ -60,7 +60,7 @@ def test_the_servers_serve_and_the_data_stay(folder: Path) -> None:
     listed = json.loads(flexiroaster("executions", "list", "--json", DATABASE_URL=database_url).stdout)
     assert [execution["execution_id"] for execution in listed["executions"]] == [execution_id]
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 0
 
 

@@ -37,11 +37,11 @@ def test_readers_anywhere_see_each_event_once_and_then_the_end(
     x = start(
         installation, python("a", "wait_for_file", arguments={"path": str(go_on)}), python("b", "print_many", "a")
     )
-    eventually(lambda: executions.get(installation, x).last_seq >= 3, 60)  # nobody can go on behind what is to come
+    eventually(lambda: executions.get(installation, x).last_seq >= 3)  # nobody can go on behind what is to come
     seen: dict[str, list[int]] = {}
 
     def read(name: str, where: Installation, after: int) -> None:
-        seen[name] = [event.seq for event in follow(where, x, after, timeout=60)]
+        seen[name] = [event.seq for event in follow(where, x, after, timeout=120)]
 
     with open_installation(settings) as elsewhere:
         readers = [
@@ -66,7 +66,7 @@ def test_readers_anywhere_see_each_event_once_and_then_the_end(
 
 def test_an_abandoned_reader_leaves_nothing_behind(installation: Installation) -> None:
     x = start(installation, python("a", "two"))
-    executions.wait(installation, x, 30)
+    executions.wait(installation, x, timeout=120)
     gc.collect()
     gc.freeze()  # what is there already need not be gone through
     try:

@@ -49,7 +49,7 @@ def test_a_read_is_ended_and_the_thread_can_read_again(installation: Installatio
     reader = Reader(installation.database)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(reader.endless)
-        assert reader.reading.wait(60)
+        assert reader.reading.wait(120)
         for _ in range(600):  # the first time the statement may not have reached the database yet
             installation.interrupt(reader.thread)
             try:
@@ -62,7 +62,7 @@ def test_a_read_is_ended_and_the_thread_can_read_again(installation: Installatio
         else:
             pytest.fail("the read goes on")
         assert "interrupt" in said or "cancel" in said
-        assert pool.submit(reader.one).result(timeout=60) == 1
+        assert pool.submit(reader.one).result(timeout=120) == 1
 
 
 def test_a_thread_that_reads_nothing_is_left_alone(installation: Installation) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from sqlalchemy import select, text, update
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
-from flexiroaster.model.event import utc_now
-from flexiroaster.service import executions, history, learner, pipelines, risk, trainer, training
+from flexiroaster.service import executions, history, learner, pipelines, risk, trainer, training, training_process
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.trainer import Trainer
 from flexiroaster.store import run_history, training_claims
@@ -26,7 +26,7 @@ from tests.integration.program import started
 from tests.integration.test_risk import made_up, pipeline
 from tests.waiting import eventually
 
-PATIENCE = 90.0
+PATIENCE = 300.0
 """Seconds for a process to start and to train, on a machine that does much else."""
 
 
@@ -41,14 +41,14 @@ def observer(settings: Settings) -> Iterator[Installation]:
 @contextmanager
 def worker(settings: Settings, log: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
     """A worker process; ended with SIGTERM."""
-    said = {"DATABASE_URL": settings.database_url, "EXECUTOR_WORKERS": "1", "EXECUTION_LOCK_TTL": "3", **env}
+    said = {"DATABASE_URL": settings.database_url, "EXECUTOR_WORKERS": "1", **env}
     with log.open("ab") as file:
         process = started("worker", env=said, stdout=subprocess.DEVNULL, stderr=file)
     try:
         yield process
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def run_elsewhere(observer: Installation, count: int) -> None:
@@ -66,6 +66,13 @@ def claim(installation: Installation) -> tuple[Any, ...]:
 
 def nobody_trains(installation: Installation) -> bool:
     return claim(installation)[0] is None
+
+
+def frozen_training(process: subprocess.Popen[str]) -> int:
+    """The process that trains for it, once there is one; it does not go on by itself."""
+    (pid,) = eventually(lambda: trainings(process), PATIENCE)
+    os.kill(pid, signal.SIGSTOP)
+    return pid
 
 
 def trainings(process: subprocess.Popen[str]) -> list[int]:
@@ -137,15 +144,16 @@ def _may_begin_at_once(installation: Installation) -> None:
 def test_a_training_ends_with_its_worker(observer: Installation, tmp_path: Path, end: signal.Signals) -> None:
     history.add(observer, made_up(3000))
     with worker(observer.settings, tmp_path / "first") as first:
-        eventually(lambda: trainings(first), PATIENCE)
-        [pid] = trainings(first)
+        pid = frozen_training(first)
         first.send_signal(end)
-        first.wait(30)
+        first.wait(120)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
         eventually(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), PATIENCE)
     assert nobody_trains(observer) == (end is signal.SIGTERM), "a claim is given up, or has to expire"
     assert training.models(observer) == []
+    _may_begin_at_once(observer)
     with worker(observer.settings, tmp_path / "second"):
-        eventually(lambda: claim(observer)[1] < utc_now(), PATIENCE)
         run_elsewhere(observer, 1)  # it looks again, rather than in half a minute
         eventually(lambda: training.models(observer), PATIENCE)
     assert "Traceback" not in (tmp_path / "first").read_text() + (tmp_path / "second").read_text()
@@ -159,9 +167,10 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def test_closing_does_not_wait_for_a_training(settings: Settings) -> None:
+def test_closing_does_not_wait_for_a_training(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_process, "BOOTSTRAP", "import signal; signal.pause()")
     with open_installation(settings) as installation:
-        history.add(installation, made_up(3000))
+        history.add(installation, made_up(700))
         installation.take_work()
         eventually(lambda: not nobody_trains(installation), PATIENCE)
     with open_installation(settings) as another:
@@ -210,7 +219,7 @@ def test_a_training_that_fails_is_told_once_and_waits(
             return [record for record in caplog.records if "failed" in record.getMessage()]
 
         eventually(lambda: len(failures()) == 2, PATIENCE)
-        monkeypatch.setattr(trainer, "FIRST_PAUSE", 60.0)
+        monkeypatch.setattr(trainer, "FIRST_PAUSE", 600.0)
         eventually(lambda: len(failures()) == 3, PATIENCE)
         assert [record.levelno for record in failures()] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
         assert "the folder '/no/such/folder' does not exist" in failures()[0].getMessage()

@@ -54,7 +54,7 @@ def test_mappings_keep_the_order_they_were_written_in(installation: Installation
     stored = pipelines.get(installation, "p").pipeline
     assert list(stored.variables) == ["z", "a"]
     assert list(stored.stages[0].config["data"][0]) == ["zz", "b", "a"]
-    done = executions.wait(installation, executions.start(installation, "p"), 60)
+    done = executions.wait(installation, executions.start(installation, "p"), timeout=120)
     assert list(executions.stages(installation, done.id)[0].output["schema"]) == ["zz", "b", "a"]
 
 
@@ -92,7 +92,7 @@ def test_switched_off_and_on(installation: Installation) -> None:
             executions.start(installation, pipeline)
     pipelines.activate(installation, "p")
     pipelines.activate(installation, "p")
-    assert executions.wait(installation, executions.start(installation, "p"), 60).status == "completed"
+    assert executions.wait(installation, executions.start(installation, "p"), timeout=120).status == "completed"
     assert pipelines.update(installation, "p", {"is_active": False}).revision == 1
     assert pipelines.by_ids(installation, ["p"])["p"].is_active is False
     for switch in (pipelines.activate, pipelines.deactivate):
@@ -119,7 +119,7 @@ def test_delete_waits_for_what_is_live_and_keeps_history(installation: Installat
         pipelines.delete(installation, "p")
     assert caught.value.details["executions"] == [live]
     control.stop(installation, live)
-    executions.wait(installation, live, 60)
+    executions.wait(installation, live, timeout=120)
     pipelines.delete(installation, "p")
     for gone in (lambda: pipelines.get(installation, "p"), lambda: pipelines.delete(installation, "p"),
                  lambda: executions.start(installation, "p")):  # fmt: skip

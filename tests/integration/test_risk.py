@@ -94,7 +94,7 @@ def test_a_failure_and_its_retry_are_two_ends(installation: Installation) -> Non
     assert risk.assess(installation, "bad").question.past.pipeline.failures == 1
     installation.take_work()
     control.retry(installation, execution_id)
-    eventually(lambda: risk.assess(installation, "bad").question.past.pipeline.failures == 2, within=30)
+    eventually(lambda: risk.assess(installation, "bad").question.past.pipeline.failures == 2)
     assert run_history.count(installation.database) == 2
 
 

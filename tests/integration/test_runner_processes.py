@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from flexiroaster.engine.worker import MAX_ATTEMPTS
 from flexiroaster.errors import SettingsError
 from flexiroaster.operators.base import Access
 from tests.integration.runner_bench import LONG, ROOT, Bench, alive, error, gone
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("fresh_fork_server")
 
@@ -172,9 +172,7 @@ def test_killing_the_parent_leaves_nothing(tmp_path: Path) -> None:
         parent.kill()
     for pid in pids:
         gone(pid)
-    limit = time.monotonic() + LONG
-    while list((tmp_path / "artifacts").glob(".work-*")):
-        assert time.monotonic() < limit, "the scratch folder is still there"
+    eventually(lambda: not list((tmp_path / "artifacts").glob(".work-*")), LONG, "the end of the scratch folder")
 
 
 def test_interrupting_the_terminal_ends_no_stage(bench: Bench, tmp_path: Path) -> None:
@@ -228,10 +226,10 @@ def test_closing_ends_what_runs_and_what_waits(tmp_path: Path) -> None:
     bench.ready()
     running, waiting = bench.start("sleeps", seconds=600), bench.start("nothing")
     bench.said(running, "sleeping")
-    bench.close()
+    bench.runner.close(grace=LONG)
     assert error(bench.end_of(running)) == ("cancelled", "the stage was cancelled")
     assert error(bench.end_of(waiting)) == ("cancelled", "the runner was closed before the stage ended")
-    bench.runner.close()
+    bench.close()
 
 
 def test_closing_kills_after_the_grace(tmp_path: Path) -> None:

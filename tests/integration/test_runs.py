@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from flexiroaster.errors import DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.event import Event, Level
 from flexiroaster.service import control, executions, pipelines
 from flexiroaster.service.installation import Installation, open_installation
+from tests.waiting import eventually
 
 FUNCTIONS = "tests.integration.stages"
 
@@ -40,7 +40,7 @@ def rows(stage_id: str, *data: dict[str, Any]) -> dict[str, Any]:
 def run(installation: Installation, *stages: dict[str, Any], **fields: Any) -> executions.ExecutionRow:
     variables = fields.pop("given", None)
     revision = pipelines.create(installation, {"name": "Test", "stages": list(stages), **fields})
-    return executions.wait(installation, executions.start(installation, revision, variables), timeout=60)
+    return executions.wait(installation, executions.start(installation, revision, variables), timeout=120)
 
 
 def stages_of(installation: Installation, execution: executions.ExecutionRow) -> dict[str, executions.StageRow]:
@@ -110,10 +110,10 @@ def test_logs_come_while_the_stage_still_runs(installation: Installation, tmp_pa
     stage = python("a", "wait_for_file", arguments={"path": str(go_on)})
     revision = pipelines.create(installation, {"name": "Test", "stages": [stage]})
     execution_id = executions.start(installation, revision)
-    assert seen.wait(20)
+    assert seen.wait(120)
     assert executions.get(installation, execution_id).status == "running"
     go_on.touch()
-    assert executions.wait(installation, execution_id, timeout=20).status == "completed"
+    assert executions.wait(installation, execution_id, timeout=120).status == "completed"
 
 
 def test_independent_stages_run_at_the_same_time(installation: Installation, tmp_path: Path) -> None:
@@ -123,7 +123,6 @@ def test_independent_stages_run_at_the_same_time(installation: Installation, tmp
         installation,
         python("a", "meet", arguments={"mine": here, "theirs": there}),
         python("b", "meet", arguments={"mine": there, "theirs": here}),
-        timeout=20,
     )
     assert done.status == "completed"
 
@@ -187,15 +186,18 @@ def test_100_mb_of_prints_are_cut_not_kept(installation: Installation) -> None:
     assert any("output truncated" in line for line in lines)
 
 
-def test_stop_is_cooperative_then_final(installation: Installation, tmp_path: Path) -> None:
-    for function, kept in (("cleans_up", True), ("deaf", False)):
+@pytest.mark.parametrize(("function", "grace", "kept"), [("cleans_up", 600.0, True), ("deaf", 0.5, False)])
+def test_stop_is_cooperative_then_final(
+    settings: Settings, tmp_path: Path, function: str, grace: float, kept: bool
+) -> None:
+    allowed = settings.model_copy(update={"python_modules": (FUNCTIONS,), "executor_stop_grace": grace})
+    with open_installation(allowed) as installation:
         mark = tmp_path / function
         stages = [python("a", function, arguments={"path": str(mark)}), python("b", "type_error", "a")]
         execution_id = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
-        while not mark.exists():
-            time.sleep(0.01)
+        eventually(mark.exists)
         control.stop(installation, execution_id, "enough")
-        done = executions.wait(installation, execution_id, timeout=20)
+        done = executions.wait(installation, execution_id, timeout=120)
         assert done.status == "cancelled"
         assert {i: str(s.status) for i, s in stages_of(installation, done).items()} == dict.fromkeys("ab", "cancelled")
         assert (mark.read_text() == "cleaned up") is kept
@@ -223,7 +225,7 @@ def test_an_execution_keeps_the_revision_it_started_with(installation: Installat
     second = pipelines.replace(installation, first.id, body)
     assert (first.revision, second.revision) == (1, 2)
     go_on.touch()
-    done = executions.wait(installation, execution_id, timeout=20)
+    done = executions.wait(installation, execution_id, timeout=120)
     assert (done.status, done.revision) == ("completed", 1)
     assert pipelines.get(installation, first.id, revision=1).pipeline == first.pipeline
 
@@ -234,7 +236,7 @@ def test_variables_fill_configs_and_are_checked_before_anything_runs(installatio
     body = {"name": "T", "stages": [rows("in", {"x": 1}, {"x": 5}), stage], "variables": {"least": 0}}
     revision = pipelines.create(installation, body)
     for given, expected in ((None, 2), ({"least": 3}, 1)):
-        done = executions.wait(installation, executions.start(installation, revision, given), timeout=30)
+        done = executions.wait(installation, executions.start(installation, revision, given), timeout=120)
         assert stages_of(installation, done)["a"].output["rows"] == expected
     missing = pipelines.create(installation, {**body, "variables": {}})
     with pytest.raises(DefinitionError, match=r"^stages\[1\].config: variable 'least' has no value$"):
@@ -269,9 +271,9 @@ def test_records_may_come_with_the_call(installation: Installation) -> None:
     revision = pipelines.create(installation, {"name": "T", "stages": [{"id": "a", "type": "input",
                                                                        "config": {"source": "api"}}]})  # fmt: skip
     given = {"records": [{"x": 1}, {"x": 2}]}
-    done = executions.wait(installation, executions.start(installation, revision, given), timeout=30)
+    done = executions.wait(installation, executions.start(installation, revision, given), timeout=120)
     assert stages_of(installation, done)["a"].output["rows"] == 2
-    done = executions.wait(installation, executions.start(installation, revision), timeout=30)
+    done = executions.wait(installation, executions.start(installation, revision), timeout=120)
     assert done.status == "completed"
     assert len(messages(installation, done, Level.WARNING)) == 1
 
@@ -308,7 +310,7 @@ def test_many_executions_from_many_threads(installation: Installation) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {executions.wait(installation, i, timeout=60).status for i in ids} == {"completed"}
+    assert {executions.wait(installation, i, timeout=120).status for i in ids} == {"completed"}
     for execution_id in ids:
         events: list[Event] = executions.events(installation, execution_id)
         assert [event.seq for event in events] == list(range(1, len(events) + 1))

@@ -50,6 +50,13 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(update=changes)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was traced is there once an installation is closed, however busy the machine is."""
+    monkeypatch.setattr(spans, "CLOSE_SECONDS", 120.0)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "120")
+
+
 @pytest.fixture
 def traced(settings: Settings, collector: Collector) -> Settings:
     return settings.model_copy(update={"otel_exporter_otlp_endpoint": collector.url})
@@ -89,7 +96,7 @@ def test_a_completed_run_is_a_span_with_one_below_for_each_stage(traced: Setting
             installation, {"name": "Daily", "stages": [rows("a", {"x": 1}, {"x": 2}), python("b", "two", "a")]}
         )
         x = executions.start(installation, revision, triggered_by="cron")
-        assert executions.wait(installation, x, 60).status == "completed"
+        assert executions.wait(installation, x, timeout=120).status == "completed"
         events = executions.events(installation, x)
         owner = installation.owner
     root = assert_one_tree(collector.spans)
@@ -127,7 +134,7 @@ def test_each_attempt_of_a_failing_stage_is_a_span(traced: Settings, collector: 
     stage = python("b", "fail_first", "a", arguments=counter, max_retries=1, retry_delay=0.01)
     with open_installation(traced) as installation:
         x = begin(installation, rows("a", {"x": 1}), stage, python("c", "two", "b"))
-        assert executions.wait(installation, x, 60).status == "failed"
+        assert executions.wait(installation, x, timeout=120).status == "failed"
     root = assert_one_tree(collector.spans)
     first, second = collector.named("stage b")
     assert [span.attributes["flexiroaster.stage.attempt"] for span in (first, second)] == [1, 2]
@@ -164,13 +171,13 @@ def test_whoever_drives_it_the_trace_is_the_same(
     go_on = tmp_path / "go-on"
     with open_installation(traced) as first:
         x = begin(first, rows("a", {"x": 1}), waits_for(go_on))
-        eventually(lambda: {s.status for s in executions.stages(first, x)} == {"completed", "running"}, within=60)
+        eventually(lambda: {s.status for s in executions.stages(first, x)} == {"completed", "running"})
         first.hand_over() if how == "handed over" else lose(first, x)
         with open_installation(traced) as second:
             second.take_work()
             eventually(lambda: len(starts(second, x)) == 3)
             go_on.touch()
-            assert executions.wait(second, x, 60).status == "completed"
+            assert executions.wait(second, x, timeout=120).status == "completed"
             events, began = executions.events(second, x), starts(second, x)
     root = assert_one_tree(collector.spans)
     assert [span.by for span in collector.named("stage a")] == [first.owner]
@@ -192,12 +199,12 @@ def test_one_that_comes_back_is_told_from_what_others_did_meanwhile(
     with open_installation(traced) as first, open_installation(traced) as second:
         x = begin(first, waits_for(go_on))
         for began, gives, takes in ((1, first, second), (2, second, first)):
-            eventually(lambda began=began: len(starts(first, x)) == began, within=60)
+            eventually(lambda began=began: len(starts(first, x)) == began)
             lose(gives, x)
             assert takes.take_over(x)
-        eventually(lambda: len(starts(first, x)) == 3, within=60)
+        eventually(lambda: len(starts(first, x)) == 3)
         go_on.touch()
-        assert executions.wait(first, x, 60).status == "completed"
+        assert executions.wait(first, x, timeout=120).status == "completed"
         tries = starts(first, x)
     assert_one_tree(collector.spans)
     found = sorted((span.start, span.by) for span in collector.named("stage w"))
@@ -217,13 +224,13 @@ def test_a_retry_and_a_rollback_after_the_end_go_below_it(
             {"name": "T", "stages": [rows("a", {"x": 1}), once_fixed, save]},
         )
         x = executions.start(installation, revision, traceparent=PARENT)
-        assert executions.wait(installation, x, 60).status == "failed"
+        assert executions.wait(installation, x, timeout=120).status == "failed"
     path.touch()
     for ask, end in ((control.retry, "completed"), (control.rollback, "rolled_back")):
         with open_installation(traced) as installation:
             installation.take_work()
             ask(installation, x)
-            eventually(lambda end=end: executions.get(installation, x).status == end, within=60)
+            eventually(lambda end=end: executions.get(installation, x).status == end)
     first = assert_one_tree(collector.spans)
     assert (first.name, first.trace_id, first.parent_id) == ("execution T", PARENT[3:35], PARENT[36:52])
     retry, rollback = collector.one("retry T"), collector.one("rollback T")
@@ -244,12 +251,12 @@ def test_a_pause_is_told_within_the_run(traced: Settings, collector: Collector, 
     with open_installation(traced) as installation:
         installation.take_work()
         x = begin(installation, waits_for(go_on))
-        eventually(lambda: executions.stages(installation, x)[0].status == "running", within=60)
+        eventually(lambda: executions.stages(installation, x)[0].status == "running")
         control.pause(installation, x, interrupt=True)
         eventually(lambda: x not in installation.driver.driven)
         go_on.touch()
         control.resume(installation, x)
-        eventually(lambda: executions.get(installation, x).status == "completed", within=60)
+        eventually(lambda: executions.get(installation, x).status == "completed")
     root = assert_one_tree(collector.spans)
     assert [name for name, _ in root.events] == ["execution.paused", "execution.resumed"]
     outcomes = [span.attributes["flexiroaster.stage.outcome"] for span in collector.named("stage w")]
@@ -262,7 +269,7 @@ def test_what_is_not_sampled_by_the_caller_is_not_sent(traced: Settings, collect
         revision = pipelines.create(installation, {"name": "T", "stages": [rows("a", {"x": 1})]})
         for flags in ("00", "01"):
             x = executions.start(installation, revision, traceparent=f"{PARENT[:-2]}{flags}")
-            assert executions.wait(installation, x, 60).status == "completed"
+            assert executions.wait(installation, x, timeout=120).status == "completed"
     assert [span.attributes["flexiroaster.execution.id"] for span in collector.spans] == [x, x]
 
 
@@ -271,12 +278,12 @@ def test_a_collector_that_is_away_costs_two_lines_of_the_log(
     settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spans._now_and_then, "_passed", {})
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")  # time for one repetition
+    monkeypatch.setattr("opentelemetry.exporter.otlp.common.http._MAX_RETRIES", 2)  # one repetition
     changes = {"otel_exporter_otlp_endpoint": f"http://127.0.0.1:{free_port()}"}
     for _ in range(2):
         with open_installation(settings.model_copy(update=changes)) as installation:
             x = begin(installation, rows("a", {"x": 1}))
-            assert executions.wait(installation, x, 60).status == "completed"
+            assert executions.wait(installation, x, timeout=120).status == "completed"
         for thread in closing_threads():
             thread.join()
     told = [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")]
@@ -289,11 +296,12 @@ def test_a_collector_that_does_not_answer_holds_up_nothing(
     traced: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    monkeypatch.setattr(spans, "CLOSE_SECONDS", 0.0)
     collector.answering.clear()
     with open_installation(traced) as installation:
         for _ in range(2):
             x = begin(installation, rows("a", {"x": 1}))
-            assert executions.wait(installation, x, 60).status == "completed"
+            assert executions.wait(installation, x, timeout=120).status == "completed"
             eventually(collector.asked.is_set)
     (tries,) = closing_threads()
     assert collector.spans == []
@@ -315,8 +323,8 @@ def test_spans_of_a_database_that_was_away_come_later(
     with open_installation(traced) as installation, monkeypatch.context() as patch:
         patch.setattr(following.queries, "execution", away)
         x = begin(installation, rows("a", {"x": 1}))
-        installation.driver.wait(x, 60)
-        assert asked.wait(60)
+        installation.driver.wait(x, 120)
+        assert asked.wait(120)
     assert [span.name for span in collector.spans] == ["stage a", "execution T"]
 
 
@@ -331,7 +339,7 @@ print([name for name in ("opentelemetry.sdk", "opentelemetry.exporter") if name 
 
 
 def test_nothing_of_it_is_imported_unless_it_is_configured() -> None:
-    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, timeout=300)
     assert done.stdout == "completed []\n[]\n", done.stderr
 
 

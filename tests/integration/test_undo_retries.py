@@ -17,10 +17,11 @@ from flexiroaster.model.event import utc_now
 from flexiroaster.service import control, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.tables import stage_runs
-from tests.integration.test_control import begin, eventually, settings
+from tests.integration.test_control import begin, settings
 from tests.integration.test_runs import rows
+from tests.waiting import eventually
 
-__all__ = ["settings"]  # the fixture, with short leases
+__all__ = ["settings"]  # the fixture
 
 
 class Receiver:

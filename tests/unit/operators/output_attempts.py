@@ -74,7 +74,7 @@ def run_and_die(
 ) -> bool:
     """Run that program; whether it killed itself. Raises AssertionError when it failed otherwise."""
     code = child_code(sabotage, config, access, data, action)
-    done = warm.run([sys.executable, "-c", code], timeout=120)
+    done = warm.run([sys.executable, "-c", code], timeout=300)
     if done.returncode not in (0, -signal.SIGKILL):
         raise AssertionError(done.stderr)
     return done.returncode == -signal.SIGKILL

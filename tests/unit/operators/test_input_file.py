@@ -452,7 +452,7 @@ def test_a_zipped_csv_larger_than_the_memory_it_takes(tmp_path: Path, members: i
         check=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     before, unpacked, after, rows = map(int, done.stdout.split())
     assert rows == 4_000_000 * members

@@ -151,7 +151,7 @@ def test_an_attempt_frozen_before_its_commit_is_waited_for_and_its_effect_is_the
         "another transaction holds what this stage writes to, perhaps an earlier attempt that still runs"
     )
     child.send_signal(signal.SIGCONT)
-    assert child.communicate(timeout=60) == ("", "")
+    assert child.communicate(timeout=120) == ("", "")
     assert base.run(data_for(mode), mode=mode, key=["id"]).effect == base.effect()
     assert base.rows() == rows_after(mode)
 
@@ -162,7 +162,7 @@ def test_an_attempt_frozen_before_its_transaction_comes_too_late_after_the_next_
     base.run(data_for(mode), mode=mode, key=["id"])
     base.execute("UPDATE t SET name = 'touched'")
     child.send_signal(signal.SIGCONT)
-    assert child.communicate(timeout=60) == ("", "")
+    assert child.communicate(timeout=120) == ("", "")
     assert base.rows() == [(number, "touched") for number, _ in rows_after(mode)]
 
 
@@ -170,7 +170,7 @@ def test_an_attempt_frozen_before_its_transaction_is_kept_out_after_the_undo(bas
     child = freeze(FREEZE_BEFORE_TRANSACTION, "upsert")
     assert base.undo() == "nothing was written to table 't'"
     child.send_signal(signal.SIGCONT)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=120)
     assert "the effect of this stage was undone at" in said
     assert base.rows() == FORMER
 

@@ -25,6 +25,12 @@ def at(seq: int) -> datetime:
     return BEGAN + timedelta(seconds=seq)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was traced is there once it is closed, however busy the machine is."""
+    monkeypatch.setattr("flexiroaster.service.tracing.spans.CLOSE_SECONDS", 120.0)
+
+
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     with collecting() as running:

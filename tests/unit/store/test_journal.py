@@ -17,6 +17,7 @@ from flexiroaster.store.changes import Landed, NewExecution, NewStage, StageChan
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal import Journal
 from flexiroaster.store.migrate import upgrade
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -153,13 +154,11 @@ def test_one_bad_change_does_not_fail_its_neighbours(journal: Journal, database:
 def test_what_waits_is_committed_together(journal: Journal) -> None:
     journal.apply([new(f"x{i}") for i in range(50)])
     before = journal.commits
-    blocker = threading.Event()
     with journal._writer_lock:  # while somebody writes, everybody else gathers
         threads = [threading.Thread(target=journal.apply, args=([started(f"x{i}")],)) for i in range(50)]
         for thread in threads:
             thread.start()
-        while len(journal._queue) < 50:
-            blocker.wait(0.001)
+        eventually(lambda: len(journal._queue) == 50)
     for thread in threads:
         thread.join()
     assert journal.commits - before == 1
@@ -171,13 +170,11 @@ def test_two_changes_of_one_execution_keep_their_order(journal: Journal, databas
     with journal._writer_lock:
         first = threading.Thread(target=lambda: results.append(journal.apply([started("x")])))
         first.start()
-        while len(journal._queue) < 1:
-            threading.Event().wait(0.001)
+        eventually(lambda: len(journal._queue) == 1)
         second = started("x", seq=3, was=ExecutionStatus.RUNNING)
         then = threading.Thread(target=lambda: results.append(journal.apply([second])))
         then.start()
-        while len(journal._queue) < 2:
-            threading.Event().wait(0.001)
+        eventually(lambda: len(journal._queue) == 2)
     first.join()
     then.join()
     assert [set(landed) for landed in results] == [{"x"}, {"x"}]
