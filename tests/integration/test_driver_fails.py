@@ -88,6 +88,7 @@ def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
             executions.wait(installation, x, 120)
         y = executions.start(installation, revision)
         assert executions.wait(installation, y, 120).status == "completed", "the driver goes on"
+        expire_leases(installation.database, installation.owner)
         eventually(lambda: executions.get(installation, x).status == "completed")
         assert installation.healthy
         assert seqs_have_no_gap(installation, x)

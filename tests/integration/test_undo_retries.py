@@ -19,6 +19,7 @@ from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.tables import stage_runs
 from tests.integration.test_control import begin, settings
 from tests.integration.test_runs import rows
+from tests.leases import expire_leases
 from tests.waiting import eventually
 
 __all__ = ["settings"]  # the fixture
@@ -80,7 +81,7 @@ def one_process(settings: Settings) -> Settings:
 
 def rolling_back(installation: Installation, receiver: Receiver) -> str:
     x = begin(installation, rows("a", {"x": 1}), receiver.output())
-    assert executions.wait(installation, x, 60).status == "completed"
+    assert executions.wait(installation, x, 120).status == "completed"
     control.rollback(installation, x)
     return x
 
@@ -88,7 +89,7 @@ def rolling_back(installation: Installation, receiver: Receiver) -> str:
 def others_run(installation: Installation) -> None:
     """A whole execution, behind all that could start before it."""
     x = begin(installation, rows("a", {"x": 1}), concurrency=None)
-    assert executions.wait(installation, x, 60).status == "completed"
+    assert executions.wait(installation, x, 120).status == "completed"
 
 
 def undo_waits_until(installation: Installation, x: str) -> Any:
@@ -110,6 +111,7 @@ def test_an_undo_waits_as_long_as_its_receiver_asks_for_whoever_drives_it(
         with pytest.raises(NotAllowedError):
             control.stop(first, x, "enough")
     with open_installation(one_process) as second:  # the first one was closed without handing over
+        expire_leases(second.database, first.owner)
         second.take_work()
         eventually(lambda: x in second.driver.driven)
         others_run(second)

@@ -230,7 +230,7 @@ def test_a_database_that_goes_away_while_claims_are_read_costs_none_of_them(
 ) -> None:
     ids = [begin(installation, concurrency=None) for _ in range(3)]
     driver, database = Collected(), installation.database
-    monkeypatch.setattr(Scheduler, "_run", lambda _: None)
+    monkeypatch.setattr(Scheduler, "_turn", lambda _: False)
     away = {ids[1]}
     given_back = []
 

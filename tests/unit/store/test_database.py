@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import exc
 
 from flexiroaster.config import Settings, load_settings
-from flexiroaster.errors import InputError, StoreError
+from flexiroaster.errors import ConflictError, InputError, StoreError
 from flexiroaster.store import claims, recovery
 from flexiroaster.store.database import Database, open_database
 
@@ -47,7 +47,7 @@ def test_a_database_that_cannot_be_reached_is_a_store_error(error: Exception, wa
 
 
 def test_what_the_database_says_about_values_is_none(database: Database) -> None:
-    with pytest.raises(exc.IntegrityError), database.read():
+    with pytest.raises(ConflictError), database.read():
         raise exc.IntegrityError("INSERT", {}, GONE)
     with pytest.raises(InputError), database.read():
         raise exc.DataError("INSERT", {}, GONE)
