@@ -5,20 +5,20 @@ PostgreSQL refuses NUL in text and jsonb, and neither database takes lone surrog
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 
 __all__ = ["clean", "to_json"]
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 
 
 def clean(text: str) -> str:
     """The text with NUL and lone surrogates replaced by U+FFFD."""
-    if "\x00" in text:
-        text = text.replace("\x00", "\ufffd")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() and "\x00" not in text else _UNSTORABLE.sub("\ufffd", text)
 
 
 def to_json(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
@@ -28,10 +28,14 @@ def to_json(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
     try:
         text = orjson.dumps(value, default=str, option=_OPTIONS)
     except orjson.JSONEncodeError:  # lone surrogates, or integers beyond 64 bits
-        text = orjson.dumps(_cleaned(value), default=str, option=_OPTIONS)
+        text = _cleaned_json(value)
     if b"\\u0000" in text:
-        text = orjson.dumps(_cleaned(value), default=str, option=_OPTIONS)
+        text = _cleaned_json(value)
     return text.decode()
+
+
+def _cleaned_json(value: Any) -> bytes:  # noqa: ANN401 - as above
+    return orjson.dumps(_cleaned(value), default=lambda unknown: clean(str(unknown)), option=_OPTIONS)
 
 
 def _cleaned(value: Any) -> Any:  # noqa: ANN401 - any JSON value

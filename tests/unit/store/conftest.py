@@ -1,0 +1,27 @@
+"""A database with our tables, and a journal that writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from flexiroaster.config import Settings
+from flexiroaster.store.database import Database, open_database
+from flexiroaster.store.journal import Journal
+from flexiroaster.store.migrate import upgrade
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    opened = open_database(settings)
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def journal(database: Database) -> Iterator[Journal]:
+    opened = Journal(database)
+    yield opened
+    opened.close()
