@@ -61,14 +61,23 @@ _TAKE_THESE = f"{_TAKE} WHERE id IN :ids RETURNING id, fencing_token, claims"
 """SQLite cannot return what was there before, so it reads that first: a writer is alone there."""
 
 _RENEW = """
-UPDATE executions SET claimable_at = {then}
-WHERE id IN :ids AND claimable_at IS NOT NULL AND lease_owner = :owner AND claimable_at > {now}
-RETURNING id
+WITH held (held_id) AS (
+  SELECT id FROM executions
+  WHERE id IN :ids AND claimable_at IS NOT NULL AND lease_owner = :owner AND claimable_at > {now} ORDER BY id {hold}
+)
+UPDATE executions SET claimable_at = {then} FROM held WHERE id = held_id RETURNING id
 """
 _RELEASE = """
-UPDATE executions SET lease_owner = NULL, claimable_at = {now}, claims = CASE WHEN claims > 0 THEN claims - 1 ELSE 0 END
-WHERE id = :id AND lease_owner = :owner AND claimable_at IS NOT NULL
+WITH held (held_id) AS (
+  SELECT id FROM executions WHERE id IN :ids AND lease_owner = :owner AND claimable_at IS NOT NULL ORDER BY id {hold}
+)
+UPDATE executions
+SET lease_owner = NULL, claimable_at = {now}, claims = CASE WHEN claims > 0 THEN claims - 1 ELSE 0 END
+FROM held WHERE id = held_id RETURNING id
 """
+"""Both lock the rows in the order of their ids, as the journal does: each would wait for the other otherwise."""
+
+_HOLD = {"sqlite": "", "postgresql": "FOR NO KEY UPDATE"}
 _WAITING = "SELECT 1 FROM executions WHERE claimable_at IS NOT NULL AND claimable_at <= {now} LIMIT 1"
 
 
@@ -106,11 +115,11 @@ def renew(database: Database, owner: str, execution_ids: Collection[str], *, lea
 
 def release(database: Database, owner: str, execution_ids: Collection[str]) -> None:
     """Give executions up, so that anybody may claim them at once; that claim does not count. Raises StoreError."""
+    if not execution_ids:
+        return
     try:
         with database.write() as connection:
-            statement = text(_sql(connection, _RELEASE, None))
-            for execution_id in execution_ids:
-                connection.execute(statement, {"id": execution_id, "owner": owner, "seconds": 0})
+            _rows(connection, _RELEASE, None, owner=owner, ids=list(execution_ids))
     except SQLAlchemyError as error:
         raise StoreError(f"cannot give up leases: {error}") from error
 
@@ -180,4 +189,5 @@ def _sql(connection: Connection, template: str, then: float | None) -> str:
     """The statement in the database's dialect; every part is a constant of this file."""
     dialect = connection.dialect.name
     now = _NOW[dialect]
-    return template.format(now=now, then="" if then is None else now.replace(":seconds", ":lease"))
+    then_sql = "" if then is None else now.replace(":seconds", ":lease")
+    return template.format(now=now, then=then_sql, hold=_HOLD[dialect])

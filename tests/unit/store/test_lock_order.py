@@ -1,0 +1,116 @@
+"""On PostgreSQL all that change several executions lock them in one order, so that none waits in a circle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from flexiroaster.config import load_settings
+from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.store import claims, retention
+from flexiroaster.store.changes import Landed
+from flexiroaster.store.database import Database, open_database
+from flexiroaster.store.journal import Journal
+from tests.unit.store.test_journal import new, started
+from tests.waiting import eventually
+
+IDS = ["e", "d", "c", "b", "a"]
+"""As they are in the table: without an order, the last one is locked first."""
+
+WAITING = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+Action = Callable[[Database, Journal], object]
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    opened = open_database(load_settings(database_url=postgres_url))
+    yield opened
+    opened.close()
+
+
+def renew(database: Database, _: Journal) -> object:
+    return claims.renew(database, "me", IDS, lease_seconds=60) == set(IDS)
+
+
+def release(database: Database, _: Journal) -> object:
+    claims.release(database, "me", IDS)
+    return len(claims.claim(database, "you", most=9, lease_seconds=60)) == len(IDS)
+
+
+def move(_: Database, journal: Journal) -> object:
+    return journal.apply([started(i) for i in IDS]) == dict.fromkeys(IDS, Landed())
+
+
+def end(_: Database, journal: Journal) -> object:
+    over = [replace(started(i), status=ExecutionStatus.COMPLETED, release=True) for i in IDS]
+    return journal.apply(over) == dict.fromkeys(IDS, Landed())
+
+
+@pytest.mark.parametrize("action", [renew, release, move, end])
+def test_several_executions_are_locked_in_order(
+    database: Database, journal: Journal, postgres_url: str, action: Action
+) -> None:
+    journal.apply([new(i) for i in IDS])
+    assert done_behind(postgres_url, "a", IDS[:-1], lambda: action(database, journal))
+
+
+def test_a_freed_slot_is_given_on_in_order(journal: Journal, postgres_url: str) -> None:
+    """What gets the slot is locked before what gives it, where its id says so."""
+    limited = [replace(new(i), concurrency=1, queue=True) for i in ("e", "a")]
+    for each in limited:
+        journal.apply([each])
+    change = started("e")
+    over = replace(change, status=ExecutionStatus.COMPLETED, release=True, freed_slot=1, pipeline_id="p1")
+    assert done_behind(postgres_url, "a", ["e"], lambda: journal.apply([over]) == {"e": Landed()})
+
+
+def test_executions_are_forgotten_in_order(database: Database, journal: Journal, postgres_url: str) -> None:
+    journal.apply([new(i) for i in IDS])
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("UPDATE executions SET status = 'completed', claimable_at = NULL")
+    assert done_behind(postgres_url, "a", IDS[:-1], lambda: set(retention.forget(database, IDS)) == set(IDS))
+
+
+def test_idempotency_keys_are_taken_in_order(journal: Journal, postgres_url: str) -> None:
+    journal.apply([new("other")])
+    with psycopg.connect(postgres_url) as blocker, psycopg.connect(postgres_url) as probe:
+        take = "UPDATE executions SET idempotency_key = %s WHERE id = 'other'"
+        blocker.execute(take, ["a"])
+        created: list[object] = []
+        keyed = [replace(new(i), idempotency_key=i) for i in IDS]
+        thread = threading.Thread(target=lambda: created.append(journal.apply(keyed)), daemon=True)
+        thread.start()
+        eventually(lambda: probe.execute(WAITING).fetchall() == [(1,)])
+        probe.rollback()
+        probe.execute("SET lock_timeout = '5s'")
+        probe.execute("CREATE TEMP TABLE copy AS SELECT * FROM executions WHERE id = 'other'")
+        for key in IDS[:-1]:
+            probe.execute("UPDATE copy SET id = 'probe-' || %s, idempotency_key = %s", [key, key])
+            probe.execute("INSERT INTO executions SELECT * FROM copy")
+        probe.rollback()
+        blocker.rollback()
+        thread.join(60)
+    assert created == [dict.fromkeys(IDS, Landed())]
+
+
+def done_behind(url: str, first: str, others: list[str], action: Callable[[], object]) -> object:
+    """The outcome of an action that waits for the execution `first`; meanwhile it must not hold any of the others."""
+    outcome: list[object] = []
+    with psycopg.connect(url) as blocker, psycopg.connect(url, autocommit=True) as probe:
+        blocker.execute("SELECT FROM executions WHERE id = %s FOR UPDATE", [first])
+        thread = threading.Thread(target=lambda: outcome.append(action()), daemon=True)
+        thread.start()
+        eventually(lambda: probe.execute(WAITING).fetchall() == [(1,)])
+        free = probe.execute("SELECT id FROM executions WHERE id = ANY(%s) FOR UPDATE SKIP LOCKED", [others])
+        held = set(others) - {row[0] for row in free}
+        blocker.rollback()
+        thread.join(60)
+    assert held == set()
+    return outcome[0]
