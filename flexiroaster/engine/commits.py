@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flexiroaster.errors import FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.store.changes import Transition
@@ -13,33 +13,40 @@ __all__ = ["commit", "driver_failed"]
 
 logger = logging.getLogger(__name__)
 
+_REFUSED = "cannot write the state of %d executions: %s"
+
 Refusals = dict[str, FlexiRoasterError]
 
 
 def commit(journal: Callable[[], Journal], transitions: Sequence[Transition]) -> Refusals:
-    """Write all in one transaction; why which executions must be given up, by id: those whose change did not land.
+    """Write all of them; why which executions must be given up, by id: those whose change did not land.
 
-    A defect (what a transition holds cannot be encoded, say) fails only the execution that has it: each is then written
-    by itself, and what was written before does not land twice.
+    A defect (what a transition holds cannot be encoded, say) fails only the execution that has it.
     """
     if not transitions:
         return {}
     ids = [transition.execution_id for transition in transitions]
     try:
-        landed = journal().apply(transitions)
-    except StoreError as error:
-        logger.error("cannot write the state of %d executions: %s", len(ids), error)  # noqa: TRY400 - the cause is in the message
+        landed, refused = journal().apply_each(transitions)
+    except StoreError as error:  # there is no connection for a journal
+        logger.error(_REFUSED, len(ids), error)  # noqa: TRY400 - the cause is in the message
         return dict.fromkeys(ids, error)
-    except Exception as error:
-        if len(transitions) > 1:
-            alone = [commit(journal, [transition]) for transition in transitions]
-            return {execution_id: refusal for refusals in alone for execution_id, refusal in refusals.items()}
-        logger.exception("cannot write the state of execution %s", ids[0])
-        return {ids[0]: driver_failed(error)}
-    lost = {i: LeaseLostError(f"another driver has taken over {i}") for i in ids if i not in landed}
+    _log(refused)
+    lost = {i: LeaseLostError(f"another driver has taken over {i}") for i in ids if i not in landed | refused}
     for refusal in lost.values():
         logger.warning("a write did not land: %s", refusal)
-    return dict(lost)
+    return {**refused, **lost}
+
+
+def _log(refused: Mapping[str, StoreError]) -> None:
+    """One line where the database refuses or is away, and each defect with its traceback."""
+    defects = {i: e.__cause__ for i, e in refused.items() if isinstance(e.__cause__, Exception)}
+    defects = {i: cause for i, cause in defects.items() if not isinstance(cause, StoreError)}
+    for execution_id, cause in defects.items():
+        logger.error("cannot write the state of execution %s", execution_id, exc_info=cause)
+    others = {i: error for i, error in refused.items() if i not in defects}
+    if others:
+        logger.error(_REFUSED, len(others), next(iter(others.values())))
 
 
 def driver_failed(error: BaseException) -> StoreError:

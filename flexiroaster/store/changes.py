@@ -10,6 +10,7 @@ from flexiroaster.model.event import Event
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal, StageStatus
 
 __all__ = [
+    "Change",
     "Finding",
     "Landed",
     "NewAssessment",
@@ -19,6 +20,7 @@ __all__ = [
     "StageChange",
     "Transition",
     "decision_id",
+    "landed_before",
 ]
 
 
@@ -199,3 +201,18 @@ class Landed:
 
     slot: int | None = None
     queued: bool = False
+
+
+Change = NewExecution | Transition
+
+
+def landed_before(change: Change, row: tuple[int, int, int | None, bool]) -> Landed | None:
+    """What an earlier attempt to write the change came to; `row` is its execution's (fencing token, last event, slot,
+    queued) now. Only we write with our token, so its last event tells.
+
+    A transition without events leaves no trace, and lands again.
+    """
+    token, last_seq, slot, queued = row
+    if isinstance(change, NewExecution):
+        return Landed(slot, bool(queued))
+    return Landed() if change.events and (token, last_seq) == (change.token, change.last_seq) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ from flexiroaster.config import HOME, Settings, psycopg_url
 from flexiroaster.errors import ConflictError, InputError, StoreError
 from flexiroaster.store.changes import Landed, NewExecution, Transition
 
-__all__ = ["Backend", "Database", "open_database"]
+__all__ = ["Backend", "Database", "UnreachableError", "open_database"]
 
 SQLITE_BUSY_SECONDS = 30
 
@@ -52,11 +52,22 @@ CANCEL_SECONDS = 5.0
 """How long PostgreSQL may take to be told that nobody waits for a statement any more."""
 
 
+class UnreachableError(StoreError):
+    """The database did not answer in time, whatever it was asked."""
+
+
 class Backend(Protocol):
     """What the journal needs of a database: apply changes in one transaction on a connection of its own."""
 
-    def apply(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
-        """Apply all in one transaction; what landed, by execution. Raises StoreError."""
+    def apply(
+        self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
+    ) -> dict[str, Landed]:
+        """Apply all in one transaction; what landed, by execution.
+
+        The changes of the executions that are `doubtful` may have been written before: they count as landed then.
+        Raises UnreachableError when the database does not answer, StoreError when it refuses a change: then nothing is
+        written. After any other exception that is not known, and the next call works all the same.
+        """
 
     def close(self) -> None:
         """Give the connection back."""

@@ -1,8 +1,12 @@
 """The journal: the only writer of execution state.
 
-Whoever has something to write puts it into the queue and asks for the writer's lock; the one that gets it applies
-all that waits in one transaction (group commit) and the others, when their turn comes, find their work done. No
-thread of its own, and a single writer pays no hand-over.
+A writer puts its changes into the queue and asks for the writer's lock; the one that gets it applies all that waits in
+one transaction (group commit) and the others, when their turn comes, find their work done. No thread of its own, and
+a single writer pays no hand-over.
+
+A change leaves the queue only when its outcome is known, so a writer may be interrupted anywhere (Ctrl-C in a
+notebook): it withdraws its own changes, and the next writer goes on with the others, first looking up whether they
+were written.
 """
 
 from __future__ import annotations
@@ -13,23 +17,20 @@ from dataclasses import dataclass
 
 from flexiroaster import faults
 from flexiroaster.errors import StoreError
-from flexiroaster.store.changes import Landed, NewExecution, Transition
-from flexiroaster.store.database import Database
+from flexiroaster.store.changes import Change, Landed, NewExecution, Transition
+from flexiroaster.store.database import Database, UnreachableError
 
 __all__ = ["Journal"]
 
-Change = NewExecution | Transition
 
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
-    changes: Sequence[Change]
-    landed: dict[str, Landed] | None = None
+    change: Change
+    landed: Landed | None = None
     error: StoreError | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.landed is not None or self.error is not None
+    done: bool = False
+    alone: bool = False  # its group was refused: it gets a transaction of its own
+    doubtful: bool = False  # its writer was interrupted: it may be written
 
 
 class Journal:
@@ -46,62 +47,93 @@ class Journal:
     def apply(self, changes: Sequence[Change]) -> dict[str, Landed]:
         """Write the changes and wait for the commit; what landed, by execution.
 
-        Each change lands or not by itself. Raises StoreError when the database cannot be written.
+        Each change lands or not by itself. Raises StoreError when one of them cannot be written.
         """
-        waiting = _Waiting(changes)
-        with self._queue_lock:
-            self._queue.append(waiting)
-        with self._writer_lock:
-            while not waiting.done:
-                self._commit(self._take())
-        if waiting.error is not None:
-            raise waiting.error
-        return waiting.landed or {}
+        landed, refused = self.apply_each(changes)
+        for error in refused.values():
+            raise error
+        return landed
+
+    def apply_each(self, changes: Sequence[Change]) -> tuple[dict[str, Landed], dict[str, StoreError]]:
+        """As `apply`, but it raises no StoreError: what landed, and the errors of what cannot be written, by execution.
+
+        What is in neither did not land.
+        """
+        mine = [_Waiting(change) for change in changes]
+        try:
+            with self._queue_lock:
+                self._queue += mine
+            with self._writer_lock:
+                while not all(waiting.done for waiting in mine):
+                    self._commit(self._next_group())
+        except BaseException:
+            self._withdraw(mine)
+            raise
+        landed = {w.change.execution_id: w.landed for w in mine if w.landed is not None}
+        return landed, {w.change.execution_id: w.error for w in mine if w.error is not None}
 
     def close(self) -> None:
-        """Give the connection back; whoever is writing finishes first."""
+        """Give the connection back, once the writer of the moment has finished."""
         with self._writer_lock:
             self._backend.close()
 
-    def _take(self) -> list[_Waiting]:
-        """All that waits, up to the first that touches an execution a second time."""
+    def _next_group(self) -> list[_Waiting]:
+        """All that waits, up to the first that touches an execution a second time or is to be written alone."""
         with self._queue_lock:
-            taken: list[_Waiting] = []
+            group: list[_Waiting] = []
             seen: set[str] = set()
             for waiting in self._queue:
-                ids = {change.execution_id for change in waiting.changes}
-                if seen & ids:
+                if waiting.change.execution_id in seen or (waiting.alone and group):
                     break
-                seen |= ids
-                taken.append(waiting)
-            del self._queue[: len(taken)]
-            return taken
+                seen.add(waiting.change.execution_id)
+                group.append(waiting)
+                if waiting.alone:
+                    break
+            return group
 
     def _commit(self, group: list[_Waiting]) -> None:
+        doubtful = {w for w in group if w.doubtful}
+        for waiting in group:
+            waiting.doubtful = True
         try:
             faults.point("journal.before_commit")
-            landed = self._backend.apply(*_split(group))
+            landed = self._backend.apply(*_split(group), {w.change.execution_id for w in doubtful})
             faults.point("journal.after_commit")
-        except StoreError as error:
+        except UnreachableError as error:  # the others would wait for it in vain, one after another
+            with self._queue_lock:
+                _fail(self._queue, error)
+        except Exception as error:  # noqa: BLE001 - a value that cannot be encoded, an integer that is too large
+            if isinstance(error, StoreError):  # nothing was written
+                for waiting in group:
+                    waiting.doubtful = waiting in doubtful
             if len(group) == 1:
-                group[0].error = error
-                return
+                _fail(group, error)
             for waiting in group:  # one bad change must not fail its neighbours
-                self._commit([waiting])
-            return
-        self.commits += 1
-        for waiting in group:
-            ids = [change.execution_id for change in waiting.changes]
-            waiting.landed = {execution_id: landed[execution_id] for execution_id in ids if execution_id in landed}
+                waiting.alone = True
+        else:
+            self.commits += 1
+            for waiting in group:
+                waiting.landed = landed.get(waiting.change.execution_id)
+                waiting.done = True
+        with self._queue_lock:
+            self._queue = [waiting for waiting in self._queue if not waiting.done]
+
+    def _withdraw(self, mine: list[_Waiting]) -> None:
+        with self._queue_lock:
+            self._queue = [waiting for waiting in self._queue if waiting not in mine]
 
 
-def _split(group: list[_Waiting]) -> tuple[list[NewExecution], list[Transition]]:
-    new: list[NewExecution] = []
-    transitions: list[Transition] = []
-    for waiting in group:
-        for change in waiting.changes:
-            if isinstance(change, NewExecution):
-                new.append(change)
-            else:
-                transitions.append(change)
-    return new, transitions
+def _fail(waiters: Sequence[_Waiting], error: Exception) -> None:
+    """Each waiter raises an error of its own, in its own thread."""
+    for waiting in waiters:
+        known = isinstance(error, StoreError)
+        message = str(error) if known else f"a change of state cannot be written: {type(error).__name__}: {error}"
+        waiting.error = StoreError(message)
+        waiting.error.__cause__ = error
+        waiting.done = True
+
+
+def _split(group: Sequence[_Waiting]) -> tuple[list[NewExecution], list[Transition]]:
+    changes = [waiting.change for waiting in group]
+    new = [change for change in changes if isinstance(change, NewExecution)]
+    return new, [change for change in changes if isinstance(change, Transition)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, LiteralString
@@ -23,13 +23,16 @@ from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.changes import (
+    Change,
     Landed,
     NewAssessment,
     NewExecution,
     StageChange,
     Transition,
     decision_id,
+    landed_before,
 )
+from flexiroaster.store.database import UnreachableError
 from flexiroaster.store.encoding import clean, to_json
 from flexiroaster.store.insights import COLUMNS, ON_CONFLICT, values
 from flexiroaster.store.pipeline_lock import LOCK
@@ -171,8 +174,9 @@ JOIN LATERAL (
   ORDER BY w.created_at, w.id OFFSET u.rank - 1 LIMIT 1
 ) AS waiting ON true
 WHERE q.id = waiting.id
+  AND NOT EXISTS (SELECT FROM executions AS o WHERE o.pipeline_id = u.pipeline_id AND o.slot = u.slot)
 """
-
+"""A slot that is taken was given out by the first of two attempts at the same transaction."""
 
 _DECIDE = """
 INSERT INTO decisions (id, execution_id, seq, pipeline_id, stage_id, attempt, at, error_class, action, taken, mode,
@@ -183,6 +187,7 @@ FROM json_to_recordset(%(decisions)s)
      AS u (id text, execution_id text, seq bigint, pipeline_id text, stage_id text, attempt int, at timestamptz,
            error_class text, action text, taken text, mode text, data json, last_seq bigint, token bigint)
 JOIN executions AS e ON e.id = u.execution_id AND e.last_seq = u.last_seq AND e.fencing_token = u.token
+ON CONFLICT DO NOTHING
 """
 """Few transitions have decisions, so the statement of the others is spared the planning."""
 
@@ -212,32 +217,39 @@ class PostgresBackend:
         self._engine = engine
         self._pooled: PoolProxiedConnection | None = None
 
-    def apply(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
-        """Apply all in one transaction; what landed, by execution. Raises StoreError.
+    def apply(
+        self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
+    ) -> dict[str, Landed]:
+        """Apply all in one transaction; what landed, by execution. See `Backend`.
 
         A connection that is lost leaves open whether the transaction was committed: after connecting again that is
         looked up, and what was not is applied again.
         """
-        landed: dict[str, Landed] = {}
+        changes: list[Change] = [*new, *transitions]
         deadline = monotonic() + RECONNECT_SECONDS
-        pause, lost = 0.02, False
+        pause = 0.02
         while True:
             try:
-                if lost:
-                    landed |= self._landed_before(new, transitions)
-                    new = [n for n in new if n.execution_id not in landed]
-                    transitions = [t for t in transitions if t.execution_id not in landed]
-                return landed | self._apply(_statements(new, transitions))
+                landed = self._landed_before([c for c in changes if c.execution_id in doubtful])
+                new = [n for n in new if n.execution_id not in landed]
+                transitions = [t for t in transitions if t.execution_id not in landed]
+                landed |= self._apply(_statements(new, transitions))
+                # the attempt before may have been committed only while this one waited for its locks
+                missing = [c for c in changes if c.execution_id in doubtful and c.execution_id not in landed]
+                return landed | self._landed_before(missing)
             except (psycopg.OperationalError, SQLAlchemyError) as error:
                 self.close()
                 if monotonic() > deadline:
-                    raise StoreError(f"the database cannot be written: {error}") from error
-                lost = True
+                    raise UnreachableError(f"the database cannot be written: {error}") from error
+                doubtful = {c.execution_id for c in changes}
                 time.sleep(pause)
                 pause = min(2 * pause, 0.25)
             except psycopg.Error as error:
                 self.close()
                 raise StoreError(f"the database refused a write: {error}") from error
+            except BaseException:  # what the connection is in the middle of is not known
+                self.close()
+                raise
 
     def close(self) -> None:
         """Drop the connection; the next `apply` opens another."""
@@ -256,16 +268,14 @@ class PostgresBackend:
             cursors = [connection.execute(*statement) for statement in statements]
         return _landed(cursors)
 
-    def _landed_before(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
-        """What of these changes is in the database: nobody but us writes with our token, so its last event tells."""
-        ids = [n.execution_id for n in new] + [t.execution_id for t in transitions]
-        rows = self._connect().execute(_LOOK, {"ids": ids}).fetchall()
+    def _landed_before(self, changes: Sequence[Change]) -> dict[str, Landed]:
+        """What of these changes is in the database."""
+        if not changes:
+            return {}
+        rows = self._connect().execute(_LOOK, {"ids": [change.execution_id for change in changes]}).fetchall()
         found = {row[0]: row[1:] for row in rows}
-        landed = {n.execution_id: Landed(*found[n.execution_id][2:]) for n in new if n.execution_id in found}
-        for t in transitions:
-            if t.events and found.get(t.execution_id, ())[:2] == (t.token, t.last_seq):
-                landed[t.execution_id] = Landed()
-        return landed
+        known = {c.execution_id: landed_before(c, found[c.execution_id]) for c in changes if c.execution_id in found}
+        return {execution_id: landed for execution_id, landed in known.items() if landed is not None}
 
     def _connect(self) -> psycopg.Connection[Any]:
         if self._pooled is None:

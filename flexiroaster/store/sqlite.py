@@ -6,7 +6,8 @@ Plain sqlite3 beneath SQLAlchemy's engine: at some 10 µs a statement its overhe
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import cast
 
@@ -17,6 +18,7 @@ from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.changes import (
+    Change,
     Finding,
     Landed,
     NewAssessment,
@@ -25,7 +27,9 @@ from flexiroaster.store.changes import (
     NewStage,
     Transition,
     decision_id,
+    landed_before,
 )
+from flexiroaster.store.database import UnreachableError
 from flexiroaster.store.encoding import clean, to_json
 from flexiroaster.store.insights import NOTE, values
 
@@ -82,6 +86,8 @@ _ADD_EVENT = """
 INSERT INTO events (execution_id, seq, at, type, level, stage_id, attempt, message, data)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_LOOK = "SELECT fencing_token, last_seq, slot, queued FROM executions WHERE id = ?"
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class SqliteBackend:
@@ -94,25 +100,48 @@ class SqliteBackend:
             raise StoreError(f"cannot open the database: {error}") from error
         self._connection = cast("sqlite3.Connection", self._pooled.driver_connection)
 
-    def apply(self, new: Sequence[NewExecution], transitions: Sequence[Transition]) -> dict[str, Landed]:
-        """Apply all in one transaction; what landed, by execution. Raises StoreError."""
+    def apply(
+        self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
+    ) -> dict[str, Landed]:
+        """Apply all in one transaction; what landed, by execution. See `Backend`."""
+        changes: list[Change] = [*new, *transitions]
+        self._roll_back()  # what an interrupted writer has left
         cursor = self._connection.cursor()
         try:
             cursor.execute("BEGIN IMMEDIATE")
-            landed = {item.execution_id: _create(cursor, item) for item in new}
-            landed |= {item.execution_id: _move(cursor, item) for item in transitions}
+            landed = {}
+            for item in changes:
+                before = _landed_before(cursor, item) if item.execution_id in doubtful else None
+                if (written := before or _write(cursor, item)) is not None:
+                    landed[item.execution_id] = written
             cursor.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.rollback()
-            raise StoreError(f"the database refused a write: {error}") from error
+        except Exception as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
+                raise UnreachableError(f"the database is busy: {error}") from error
+            reason = error if isinstance(error, sqlite3.Error) else repr(error)
+            raise StoreError(f"the database refused a write: {reason}") from error
         finally:
+            self._roll_back()
             cursor.close()
-        return {execution_id: result for execution_id, result in landed.items() if result is not None}
+        return landed
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            with suppress(sqlite3.Error):  # what led here is worth more
+                self._connection.rollback()
 
     def close(self) -> None:
         """Give the connection back to the pool."""
         self._pooled.close()
+
+
+def _landed_before(cursor: sqlite3.Cursor, item: Change) -> Landed | None:
+    row = cursor.execute(_LOOK, (item.execution_id,)).fetchone()
+    return None if row is None else landed_before(item, row)
+
+
+def _write(cursor: sqlite3.Cursor, item: Change) -> Landed | None:
+    return _create(cursor, item) if isinstance(item, NewExecution) else _move(cursor, item)
 
 
 def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Landed | None:
@@ -162,7 +191,7 @@ def _free_slot(cursor: sqlite3.Cursor, item: NewExecution) -> int | None:
 
 def _stage_row(execution_id: str, position: int, stage: NewStage) -> tuple[object, ...]:
     status = StageStatus.COMPLETED if stage.taken_over else StageStatus.PENDING
-    return (execution_id, stage.stage_id, position, stage.name, status, to_json(stage.output))
+    return (execution_id, stage.stage_id, position, clean(stage.name), status, to_json(stage.output))
 
 
 def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
@@ -181,7 +210,7 @@ def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
     cursor.executemany(_ADD_EVENT, map(_event_row, item.events))
     cursor.executemany(_DECIDE, [_decision_row(item, decision) for decision in item.decisions])
     for command_id, outcome in item.handled:
-        cursor.execute(_HANDLED, (0, outcome, command_id))
+        cursor.execute(_HANDLED, (0, clean(outcome), command_id))
     if item.release:  # a command came that its driver has not seen
         cursor.execute(_WANTED, (0, item.execution_id))
     if item.freed_slot is not None and (next_one := cursor.execute(_QUEUE, (item.pipeline_id,)).fetchone()):

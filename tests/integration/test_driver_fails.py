@@ -16,7 +16,7 @@ from flexiroaster.errors import StoreError
 from flexiroaster.model.execution import TERMINAL
 from flexiroaster.service import executions, health, local, pipelines
 from flexiroaster.service.installation import open_installation
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.sqlite import SqliteBackend
 from tests.integration.test_control import begin_elsewhere, seqs_have_no_gap, settings, start_worker
 from tests.integration.test_runs import python, rows
 from tests.leases import expire_leases
@@ -109,7 +109,7 @@ def test_a_defect_anywhere_in_one_execution_costs_no_other(
             if isinstance(self, Execution):
                 hit = self.pipeline.name == name
             else:
-                hit = any(change.pipeline_id == name for change in arguments[0] if not hasattr(change, "event"))
+                hit = any(change.pipeline_id == name for change in arguments[1])
             if hit:
                 raise RuntimeError(name)
             return original(self, *arguments)
@@ -117,7 +117,7 @@ def test_a_defect_anywhere_in_one_execution_costs_no_other(
         monkeypatch.setattr(places, method, call)
 
     methods = dict.fromkeys(("begin_if_pending", "start_next", "stage_completed", "stage_failed", "take"), Execution)
-    victims = {**methods, "apply": Journal}
+    victims = {**methods, "apply": SqliteBackend}
     for name, places in victims.items():
         failing_for(name, places, name)
     with open_installation(settings) as installation:
