@@ -23,6 +23,7 @@ from flexiroaster import faults
 from flexiroaster.engine.mapped import can_map, map_file
 from flexiroaster.engine.parts import Part, parts_of, put_beside, select_rows, worth_selecting, worth_sharing
 from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.model.checksum import checksum_of, same_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,7 +177,7 @@ class Artifacts:
     def _verify(self, path: Path, stage_id: str, part: Part) -> None:
         """Compare the checksum, once a file and process: what is mapped is taken as it is."""
         if (part.url, part.checksum) not in self._verified:
-            if _checksum(path) != part.checksum:
+            if not same_checksum(_checksum(path), part.checksum):
                 raise _gone(stage_id, part.url, "its content is not what was written")
             self._verified.add((part.url, part.checksum))
 
@@ -348,15 +349,12 @@ def _shape(path: Path, table: pl.LazyFrame | pl.DataFrame | None) -> tuple[pl.Sc
 
 
 def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_128()
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         memoryview(content) as view,
     ):
-        for start in range(0, len(view), _BLOCK):
-            digest.update(view[start : start + _BLOCK])
-    return f"xxh3_128:{digest.hexdigest()}"
+        return checksum_of(view[start : start + _BLOCK] for start in range(0, len(view), _BLOCK))
 
 
 def _checked(path: Path, stage_id: str, url: str, size: int) -> Path:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.model.checksum import same_checksum
 from flexiroaster.operators.base import StageContext
 from flexiroaster.operators.outputs.effects import gone, key_hash, now, withdrawn
 from flexiroaster.operators.outputs.records import Record, State
-from flexiroaster.operators.outputs.storage import Storage, checksum_of
+from flexiroaster.operators.outputs.storage import Storage, checksum_of_file
 
 __all__ = ["Publication"]
 
@@ -107,7 +108,7 @@ class Publication:
             found = self._advance(found, State.UNDOING)
         if found.replaces and self._storage.keeps(self._key, target):
             self._storage.restore(self._key, target)
-        elif not found.replaces and self._storage.checksum(target) == found.checksum:
+        elif not found.replaces and same_checksum(self._storage.checksum(target), found.checksum):
             self._storage.remove(target)
         self._advance(found, State.UNDONE)
         return f"put the former version of {target} back" if found.replaces else f"removed {target}"
@@ -115,7 +116,8 @@ class Publication:
     def _check_unchanged(self, found: Record) -> None:
         if found.replaces and not self._storage.keeps(self._key, found.target):
             raise gone(f"the former version of {found.target}, which was kept, is gone")
-        if self._storage.checksum(found.target) not in {None, found.checksum}:
+        present = self._storage.checksum(found.target)
+        if present is not None and not same_checksum(present, found.checksum):
             raise gone(f"{found.target} was changed since this stage wrote it")
 
     def _undo_nothing(self, found: Record | None, effect: Mapping[str, Any]) -> str:
@@ -130,7 +132,7 @@ class Publication:
         temporary = self.temporary(begun)
         try:
             self._storage.seal(self._key, begun)
-            return {"checksum": checksum_of(temporary.open("rb")), "size": temporary.stat().st_size}
+            return {"checksum": checksum_of_file(temporary.open("rb")), "size": temporary.stat().st_size}
         except FileNotFoundError as error:
             raise _superseded() from error
 

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import xxhash
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.model.checksum import checksum_of, same_checksum
 from flexiroaster.operators.locations import filesystem
 from flexiroaster.operators.outputs.records import Record
 
-__all__ = ["LocalStorage", "RemoteStorage", "Storage", "checksum_of"]
+__all__ = ["LocalStorage", "RemoteStorage", "Storage", "checksum_of_file"]
 
 _BLOCK = 1 << 20
 _LOCK_SECONDS = 30.0
@@ -132,7 +132,7 @@ class LocalStorage:
     def checksum(self, target: str) -> str | None:
         """The checksum of a file, None where there is none."""
         path = Path(target)
-        return checksum_of(path.open("rb")) if path.exists() else None
+        return checksum_of_file(path.open("rb")) if path.exists() else None
 
     def keep(self, key: str, target: str) -> None:
         """Keep the present version as a second name of the same file, or a copy where there are no hard links."""
@@ -232,7 +232,7 @@ class RemoteStorage:
 
     def checksum(self, target: str) -> str | None:
         """The checksum of a file, None where there is none."""
-        return checksum_of(self._files.open(self._path(target), "rb")) if self.exists(target) else None
+        return checksum_of_file(self._files.open(self._path(target), "rb")) if self.exists(target) else None
 
     def keep(self, key: str, target: str) -> None:
         """Copy the present version, unless one is kept: an upload that broke off may have damaged the present one."""
@@ -253,7 +253,7 @@ class RemoteStorage:
 
     def published(self, key: str, record: Record) -> bool:  # noqa: ARG002 - the protocol's signature
         """The target then is what was prepared."""
-        return self.checksum(record.target) == record.checksum
+        return same_checksum(self.checksum(record.target), record.checksum)
 
     def restore(self, key: str, target: str) -> None:
         """Copy the kept version to the target, then remove it."""
@@ -281,13 +281,10 @@ class RemoteStorage:
         return f"{self._folder}/{key}.former"
 
 
-def checksum_of(file: IO[bytes] | Any) -> str:  # noqa: ANN401 - fsspec's files are no IO
-    """The xxh3-128 of an open file, which it closes, as `xxh3-128:hex`."""
-    digest = xxhash.xxh3_128()
+def checksum_of_file(file: IO[bytes] | Any) -> str:  # noqa: ANN401 - fsspec's files are no IO
+    """The checksum of an open file, which it closes."""
     with file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return f"xxh3-128:{digest.hexdigest()}"
+        return checksum_of(iter(lambda: file.read(_BLOCK), b""))
 
 
 def _wait_for_lock(file: IO[bytes]) -> None:

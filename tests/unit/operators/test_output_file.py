@@ -82,7 +82,7 @@ def test_a_file_is_written_and_told_of(files, tmp_path):
         "format": "csv",
         "rows": 2,
         "bytes": len(CSV),
-        "checksum": storage.checksum_of((tmp_path / "out.csv").open("rb")),
+        "checksum": storage.checksum_of_file((tmp_path / "out.csv").open("rb")),
         "replaced": False,
         "undoable": True,
     }
@@ -289,6 +289,14 @@ def test_an_undo_removes_the_file_once(files, tmp_path):
     (tmp_path / "out.csv").write_text("somebody's")
     assert files.undo().startswith("was already undone at 20")
     assert visible(tmp_path) == {"out.csv": "somebody's"}
+
+
+def test_an_effect_whose_checksum_is_spelled_as_it_once_was_is_undone(files, tmp_path):
+    files.run()
+    (record,) = (tmp_path / ".flexiroaster/outputs").glob("*.json")
+    record.write_text(record.read_text().replace("xxh3_128:", "xxh3-128:"))
+    assert files.undo() == f"removed {tmp_path}/out.csv"
+    assert visible(tmp_path) == {}
 
 
 def test_an_undo_puts_the_former_version_back_once(files, tmp_path):
