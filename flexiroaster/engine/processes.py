@@ -34,6 +34,9 @@ Nothing is garbage while it imports, so that looking for it would only take time
 READ_BYTES = 64 * 1024
 MAX_READS = 1024
 PIPE_BYTES = 64 * 1024
+SEND_SECONDS = 5.0
+"""How long the zygote may take to read a request that does not fit into the socket; it reads between two forks."""
+
 OUT_OF_MEMORY = b"memory allocation of "
 """What Rust's allocator writes before it aborts the process."""
 
@@ -228,7 +231,7 @@ class Zygote:
         request = encode({"t": "fork", "worker": number, "clean": [str(folder) for folder in clean]})
         try:
             with suppress(ConnectionError):  # that it died shows when it is read
-                socket.send_fds(self.control, [request], [theirs.fileno(), output_end])
+                self._send(request, [theirs.fileno(), output_end])
         except OSError:
             channel.close()
             os.close(output)
@@ -237,6 +240,18 @@ class Zygote:
             theirs.close()
             os.close(output_end)
         return channel, output
+
+    def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
+        """Send all of the request, waiting where the socket is full. Raises TimeoutError, which is an OSError."""
+        self.control.settimeout(SEND_SECONDS)
+        try:
+            sent = socket.send_fds(self.control, [request], descriptors)
+            self.control.sendall(memoryview(request)[sent:])
+        except TimeoutError:
+            self.process.kill()  # part of a request may be there, and whatever followed would be taken for its rest
+            raise
+        finally:
+            self.control.setblocking(False)
 
     def receive(self) -> list[dict[str, Any]] | None:
         """The frames that are there; None when it is gone."""
