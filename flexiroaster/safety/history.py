@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Runs in the order of their starts. Times are seconds since 1970, UTC; a run ends at its start or later."""
+    """Runs in the order of their starts. Times are seconds since 1970, UTC; a run ends at its start or later.
+
+    Runs that start or end at the same moment are in the order of their pipelines, then of their execution ids, so that
+    nothing depends on the order of the rows they were read from.
+    """
 
     pipeline_id: list[str]
     started_at: Floats
@@ -39,6 +44,17 @@ class History:
         values = {Outcome.FAILED: 1.0, Outcome.COMPLETED: 0.0, Outcome.CANCELLED: float("nan")}
         return np.array([values[outcome] for outcome in self.outcome], dtype=np.float64)
 
+    def in_order(self) -> History:
+        """The same runs in the order of their starts."""
+        rows = self.order(self.started_at)
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        return History(**{name: _taken(values, rows) for name, values in columns.items()})
+
+    def order(self, times: Floats) -> list[int]:
+        """The rows in the order of these times; ties by pipeline, then by execution id."""
+        keys = list(zip(times.tolist(), self.pipeline_id, self.execution_id or [""] * len(self), strict=True))
+        return sorted(range(len(self)), key=keys.__getitem__)
+
     def starts(self) -> Iterator[Start]:
         """Each run as it looked when it started."""
         for row in zip(self.pipeline_id, self.started_at.tolist(), self.n_stages, strict=True):
@@ -47,6 +63,12 @@ class History:
     def ending(self, row: int) -> Ending:
         """How a run ended."""
         return Ending(float(self.finished_at[row]), self.outcome[row], self.duration_s[row])
+
+
+def _taken(column: Any, rows: Sequence[int]) -> Any:  # noqa: ANN401 - an array stays one, a list stays one
+    if column is None:
+        return None
+    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
 
 
 class Ledger:
@@ -72,11 +94,11 @@ def replay(history: History) -> Iterator[tuple[Start, Past]]:
     A run counts from the moment after its end: one that ends in the very moment of a start is not known to it. The
     `Past` is live: read it before asking for the next.
     """
-    ledger, order = Ledger(), np.argsort(history.finished_at, kind="stable")
+    ledger, order = Ledger(), history.order(history.finished_at)
     finished, ended = history.finished_at[order].tolist(), 0
     for start in history.starts():
         while ended < len(order) and finished[ended] < start.at:
-            row = int(order[ended])
+            row = order[ended]
             ledger.add(history.pipeline_id[row], history.ending(row))
             ended += 1
         yield start, ledger.past(start.pipeline_id)

@@ -7,6 +7,8 @@ failed, cancelled); and, where known, `execution_id`, `duration_s`, `n_stages`. 
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,10 @@ class HistoryFileError(FlexiRoasterError):
 
 
 def read_history(path: Path) -> History:
-    """The runs of a file, sorted by their starts. Raises HistoryFileError."""
+    """The runs of a file, in the order of their starts; one without an id is named after what is known of it.
+
+    Raises HistoryFileError.
+    """
     frame = _read(path, REQUIRED)
     frame = frame.with_columns(
         _text(path, frame, "pipeline_id"),
@@ -43,7 +48,7 @@ def read_history(path: Path) -> History:
     )
     _check(path, frame, ~pl.col("status").is_in([o.value for o in Outcome]), "status", f"is none of {_STATUSES}")
     _check(path, frame, pl.col("finished_at") < pl.col("started_at"), "finished_at", "is before started_at")
-    return _history(frame.sort("started_at", maintain_order=True))
+    return _history(frame)
 
 
 def read_stages(path: Path) -> pl.DataFrame:
@@ -143,6 +148,8 @@ def _plain(value: object) -> object:
 
 
 def _history(frame: pl.DataFrame) -> History:
+    given = pl.col("execution_id").cast(pl.String) if "execution_id" in frame.columns else pl.lit(None, dtype=pl.String)
+    frame = frame.with_columns(given.alias("execution_id")).sort(_CONTENT)  # equal rows are named in any order
     return History(
         pipeline_id=frame["pipeline_id"].to_list(),
         started_at=_seconds(frame["started_at"]),
@@ -150,8 +157,26 @@ def _history(frame: pl.DataFrame) -> History:
         outcome=[Outcome(status) for status in frame["status"]],
         duration_s=frame["duration_s"].to_list(),
         n_stages=frame["n_stages"].to_list(),
-        execution_id=frame["execution_id"].cast(pl.String).to_list() if "execution_id" in frame.columns else None,
-    )
+        execution_id=_named(frame),
+    ).in_order()
+
+
+_CONTENT = (*REQUIRED, "execution_id", "duration_s", "n_stages")
+
+
+def _named(frame: pl.DataFrame) -> list[str]:
+    """The ids of the runs; those without one are named after their content, so that a second import finds them."""
+    seen: Counter[tuple[object, ...]] = Counter()
+    names = []
+    for given, *content in frame.select("execution_id", *REQUIRED).iter_rows():
+        same = tuple(content)
+        seen[same] += 1
+        names.append(given or f"import-{_digest((*same, seen[same]))}")
+    return names
+
+
+def _digest(parts: tuple[object, ...]) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
 def _seconds(times: pl.Series) -> NDArray[np.float64]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,22 +95,13 @@ def _runs_of(history: History) -> list[PastRun]:
         history.outcome,
         history.duration_s,
         history.n_stages,
-        history.execution_id or [""] * len(history),
+        history.execution_id or (),
         strict=True,
     )
-    seen: Counter[tuple[object, ...]] = Counter()
-    runs = []
-    for pipeline_id, started, finished, outcome, seconds, stages, given in columns:
-        times = (_time(started), _time(finished))
-        same = (pipeline_id, *times, outcome.value)
-        seen[same] += 1
-        name = given or f"import-{_digest((*same, seen[same]))}"
-        runs.append(PastRun(name, times[1], pipeline_id, times[0], outcome.value, seconds, stages, imported=True))
-    return runs
-
-
-def _digest(parts: tuple[object, ...]) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
+    return [
+        PastRun(name, _time(finished), pipeline_id, _time(started), outcome.value, seconds, stages, imported=True)
+        for pipeline_id, started, finished, outcome, seconds, stages, name in columns
+    ]
 
 
 def _time(seconds: float) -> datetime:

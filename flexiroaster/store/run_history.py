@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, text, tuple_
@@ -66,7 +67,7 @@ def anything_unfolded(since: datetime | None) -> ColumnElement[bool]:
 def unfolded(connection: Connection, since: datetime | None, most: int) -> list[PastRun]:
     """The executions that ended and are not in the history yet, oldest end first; `since` is the newest end in it."""
     statement = _unfolded(since).order_by(executions.c.completed_at, executions.c.id).limit(most)
-    return [_of_execution(row) for row in connection.execute(statement)]
+    return sorted(map(_of_execution, connection.execute(statement)), key=_by_end)
 
 
 def add(connection: Connection, runs: Sequence[PastRun]) -> None:
@@ -101,7 +102,17 @@ def missing(connection: Connection, runs: Sequence[PastRun]) -> list[PastRun]:
 
 
 def in_order(connection: Connection) -> Iterator[PastRun]:
-    """All runs in the order of their ends, a chunk at a time."""
+    """All runs in the order of their ends, ties by pipeline and execution, a chunk at a time."""
+    for _, tied in groupby(_in_chunks(connection), key=lambda run: run.finished_at):
+        yield from sorted(tied, key=_by_end)
+
+
+def _by_end(run: PastRun) -> tuple[datetime, str, str]:
+    """The order in which the safety engine takes runs; by Python, since databases compare text in their own ways."""
+    return run.finished_at, run.pipeline_id, run.execution_id
+
+
+def _in_chunks(connection: Connection) -> Iterator[PastRun]:
     after: tuple[datetime, str] | None = None
     key = tuple_(run_history.c.finished_at, run_history.c.execution_id)
     while True:
@@ -114,11 +125,11 @@ def in_order(connection: Connection) -> Iterator[PastRun]:
 
 
 def newest(database: Database, most: int) -> list[PastRun]:
-    """The runs that ended last, in the order of their starts."""
+    """The runs that ended last, in the order of their starts, ties by pipeline and execution."""
     order = (run_history.c.finished_at.desc(), run_history.c.execution_id.desc())
     with database.read() as connection:
         rows = connection.execute(select(*_COLUMNS).order_by(*order).limit(most)).all()
-    return sorted(map(_run, rows), key=lambda run: (run.started_at, run.execution_id))
+    return sorted(map(_run, rows), key=lambda run: (run.started_at, run.pipeline_id, run.execution_id))
 
 
 def count(database: Database) -> int:

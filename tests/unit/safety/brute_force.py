@@ -20,7 +20,8 @@ class BruteForce:
         self.counts = np.array([o is not Outcome.CANCELLED for o in history.outcome])
         self.names = np.array(history.pipeline_id)
         self.groups = np.array([group_of(name) for name in history.pipeline_id])
-        self.by_end = np.argsort(history.finished_at, kind="stable")
+        ids = history.execution_id or [""] * len(self.names)
+        self.by_end = np.lexsort((np.array(ids), self.names, history.finished_at))
         self.before = self._outcome_before()
 
     def _outcome_before(self) -> np.ndarray:

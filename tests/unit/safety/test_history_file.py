@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import polars as pl
 import pytest
 
 from flexiroaster.safety.anomaly_backtest import backtest_lateness
+from flexiroaster.safety.history import feature_rows
 from flexiroaster.safety.history_file import HistoryFileError, history_frame, read_history, read_stages
+from flexiroaster.safety.learning import learn
 from flexiroaster.safety.runs import Outcome
 from tests.unit.safety.histories import made_up
 
@@ -49,7 +52,8 @@ def test_a_parquet_without_the_optional_columns(tmp_path: Path) -> None:
     history = read_history(tmp_path / "runs.parquet")
     assert history.pipeline_id == ["7"]
     assert history.started_at[0] == datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-    assert (history.duration_s, history.n_stages, history.execution_id) == ([None], [None], None)
+    assert (history.duration_s, history.n_stages) == ([None], [None])
+    assert history.execution_id == read_history(tmp_path / "runs.parquet").execution_id, "named after its content"
 
 
 @pytest.mark.parametrize(
@@ -114,3 +118,19 @@ def test_stages_of_other_executions_are_refused(csv, tmp_path: Path) -> None:
         backtest_lateness(history, read_stages(stages))
     stages.write_text("execution_id,stage,duration_s,status\ne1,s,1.5,completed\ne1,t,1,failed\n")
     assert backtest_lateness(history, read_stages(stages)).stages == 1
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_the_order_of_the_rows_changes_nothing(tmp_path: Path, with_ids: bool) -> None:
+    """Many runs start and end at the same moments: what is known at each start, and what is said, stays the same."""
+    runs = made_up(400, pipelines=5)
+    coarse = replace(runs, started_at=runs.started_at // 7200 * 7200, finished_at=runs.finished_at // 7200 * 7200)
+    frame = history_frame(coarse) if with_ids else history_frame(coarse).drop("execution_id")
+    said = []
+    for seed in range(3):
+        frame.sample(fraction=1.0, shuffle=True, seed=seed).write_parquet(tmp_path / "runs.parquet")
+        history = read_history(tmp_path / "runs.parquet")
+        rows = feature_rows(history)
+        learned = learn(history, rows)
+        said.append((history.execution_id, rows.tolist(), learned.champion.tolist()))
+    assert said[0] == said[1] == said[2]
