@@ -67,11 +67,16 @@ class BetaCalibration:
         return float(low), float(high)
 
     @classmethod
-    def fit(cls, score: Floats, failed: Floats) -> Self:
-        """The most probable curve for scores (log-odds) of runs whose outcome (1.0: failed) is known."""
-        theta, covariance = _fitted(_design(score), failed, _IDENTITY, _PRECISION)
+    def fit(cls, score: Floats, failed: Floats, towards: BetaCalibration | None = None) -> Self:
+        """The most probable curve for scores (log-odds) of runs whose outcome (1.0: failed) is known.
+
+        It is drawn to the curve `towards`, or to the identity.
+        """
+        middle = _IDENTITY if towards is None else np.array([towards.a, towards.b, towards.c])
+        theta, covariance = _fitted(_design(score), failed, middle, _PRECISION)
         if min(theta[:2]) < LEAST_SLOPE:  # the curve would fall: Platt's has one slope, which the prior keeps positive
-            tied, spread = _fitted(_design(score) @ _TIED, failed, _IDENTITY[1:], _TIED.T @ _PRECISION @ _TIED)
+            slope = np.array([middle[:2].mean(), middle[2]])
+            tied, spread = _fitted(_design(score) @ _TIED, failed, slope, _TIED.T @ _PRECISION @ _TIED)
             theta, covariance = _TIED @ (max(tied[0], LEAST_SLOPE), tied[1]), _TIED @ spread @ _TIED.T
         a, b, c = theta.tolist()
         return cls(a, b, c, tuple(covariance.ravel().tolist()), len(score))

@@ -56,8 +56,10 @@ def compare(present: Floats, other: Floats, failed: Floats) -> Comparison:
     """Compare two forecasts of the same runs, in the order of time.
 
     Diebold and Mariano, "Comparing Predictive Accuracy" (1995), on 20 blocks of consecutive runs, since neighbours
-    fail together. Fewer than 100 runs decide nothing.
+    fail together. A run that one of them did not answer (NaN) does not count; fewer than 100 runs decide nothing.
     """
+    known = ~(np.isnan(present) | np.isnan(other))
+    present, other, failed = present[known], other[known], failed[known]
     first, second = log_loss(present, failed), log_loss(other, failed)
     if len(failed) < LEAST_RUNS:
         return Comparison(len(failed), _mean(first), _mean(second), 0.0)

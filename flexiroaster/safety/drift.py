@@ -34,11 +34,12 @@ class Drift:
 
 
 def drift(said: Floats, failed: Floats) -> Drift:
-    """Compare what was said before the newest 500 runs with their outcomes, oldest first.
+    """Compare what was said before the newest 500 runs with their outcomes, oldest first; NaN: nothing was said.
 
     z = sum(y - p) / sqrt(sum(p (1 - p))) (calibration in the large).
     """
-    p, y = np.clip(said[-WATCHED:], 1e-6, 1 - 1e-6), failed[-WATCHED:]
+    answered = ~np.isnan(said)
+    p, y = np.clip(said[answered][-WATCHED:], 1e-6, 1 - 1e-6), failed[answered][-WATCHED:]
     spread = math.sqrt(float((p * (1 - p)).sum()))
     z = float((y - p).sum()) / spread if spread > 0 else 0.0
     return Drift(len(y), float(p.sum()), float(y.sum()), z)

@@ -49,6 +49,10 @@ class Examples:
         """Those whose outcome was known at a time."""
         return self.take(self.finished_at < time)
 
+    def ended_after(self, time: float) -> Examples:
+        """Those whose outcome was not known at a time."""
+        return self.take(self.finished_at > time)
+
     @property
     def data_hash(self) -> str:
         """Names exactly these features and outcomes."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.choice import CALIBRATED_ON, refresh, refresh_due
+from flexiroaster.safety.choice import CALIBRATED_ON, refresh, refresh_due, training_due
 from flexiroaster.safety.examples import Examples
 from flexiroaster.safety.history import History
 from flexiroaster.safety.model import Calibrated, RiskModel, Rung
-from flexiroaster.safety.training import Training, train, training_due
+
+if TYPE_CHECKING:
+    from flexiroaster.safety.training import Training
 
 __all__ = ["Learned", "learn"]
 
@@ -24,6 +27,7 @@ class Learned:
     """What was said at each start of a history; NaN where a rung had no model yet.
 
     `challenger` is the newest local model, promoted or not; `champion` is what the engine answered, from `rung`.
+    `model` is what answers when all runs have ended, `data_hash` names what it has learned from.
     """
 
     said: dict[Rung, Floats]
@@ -31,19 +35,23 @@ class Learned:
     champion: Floats
     rung: list[Rung]
     model: RiskModel = field(default_factory=RiskModel)
+    data_hash: str = ""
     trainings: list[Training] = field(default_factory=list)
     steps: list[tuple[float, str]] = field(default_factory=list)  # (time, why another rung answers from then on)
 
 
-def learn(history: History, rows: Floats, *, seed: int = 0) -> Learned:
-    """Go through a history whose features are `rows`, learning as the engine does."""
-    return _Learner(history, rows, seed).run()
+def learn(history: History, rows: Floats, *, seed: int = 0, local: bool = True) -> Learned:
+    """Go through a history whose features are `rows`, learning as the engine does.
+
+    With `local` models are trained here, which needs the extra `safety`.
+    """
+    return _Learner(history, rows, seed, local).run()
 
 
 class _Learner:
-    def __init__(self, history: History, rows: Floats, seed: int) -> None:
+    def __init__(self, history: History, rows: Floats, seed: int, local: bool) -> None:
         n = len(history)
-        self.history, self.rows, self.seed = history, rows, seed
+        self.history, self.rows, self.seed, self.local = history, rows, seed, local
         self.failed = history.target
         self.learned = Learned(
             said={rung: np.full(n, np.nan) for rung in Rung},
@@ -57,6 +65,8 @@ class _Learner:
         for begin, end, known in self._segments():
             self._learn(begin, known)
             self._say(begin, end)
+        self._learn(len(self.history), int((~np.isnan(self.failed)).sum()))
+        self.learned.data_hash = self._examples(len(self.history)).data_hash
         return self.learned
 
     def _segments(self) -> Iterator[tuple[int, int, int]]:
@@ -71,26 +81,39 @@ class _Learner:
             begin = max(end, begin + 1)
 
     def _learn(self, begin: int, runs: int) -> None:
-        model = self.learned.model
-        if training_due(model, runs):
-            training = train(model, self._examples(begin), runs, self.seed)
-            self.learned.trainings.append(training)
-            self.challenger = training.challenger or self.challenger
-            self._take(begin, training.model)
+        trained = self.local and training_due(self.learned.model, runs)
+        if trained:
+            self._train(begin, runs)
         if runs and refresh_due(self.learned.model, runs):
             examples = self._examples(begin, most=2 * CALIBRATED_ON)
             self._take(begin, refresh(self.learned.model, examples, runs))
+        if trained:
+            self.learned.trainings[-1] = replace(self.learned.trainings[-1], model=self.learned.model)
+
+    def _train(self, begin: int, runs: int) -> None:
+        from flexiroaster.safety.training import train
+
+        training = train(self.learned.model, self._examples(begin), runs, self.seed)
+        self.learned.trainings.append(training)
+        self.challenger = training.challenger or self.challenger
+        self._take(begin, training.model)
 
     def _take(self, begin: int, model: RiskModel) -> None:
         if model.rung is not self.learned.model.rung or model.local is not self.learned.model.local:
-            self.learned.steps.append((float(self.history.started_at[begin]), model.reason))
+            self.learned.steps.append((self._moment(begin), model.reason))
         self.learned.model = model
+
+    def _moment(self, begin: int) -> float:
+        """When row `begin` starts; behind the last row the moment after all have ended."""
+        if begin < len(self.history):
+            return float(self.history.started_at[begin])
+        return float(np.nextafter(self.history.finished_at.max(initial=0.0), np.inf))
 
     def _examples(self, begin: int, most: int | None = None) -> Examples:
         """The runs started before row `begin` whose outcome was known when it started."""
         since = 0 if most is None else max(0, begin - 2 * most)
         part = slice(since, begin)
-        known = ~np.isnan(self.failed[part]) & (self.history.finished_at[part] < self.history.started_at[begin])
+        known = ~np.isnan(self.failed[part]) & (self.history.finished_at[part] < self._moment(begin))
         said = {rung: values[part][known] for rung, values in self.learned.said.items()}
         columns = (self.rows, self.failed, self.history.started_at, self.history.finished_at)
         rows, failed, started_at, finished_at = (column[part][known] for column in columns)

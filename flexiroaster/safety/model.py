@@ -1,4 +1,4 @@
-"""P(failure) in three steps: the prior, the prior recalibrated to this installation, a model trained here.
+"""P(failure) in steps: the prior, the prior recalibrated to this installation, a model trained here, that recalibrated.
 
 Each is used only where it beat the one before on the newest part of the installation's own history (`choice.py`,
 `training.py`). The whole state is numbers, kept as JSON.
@@ -38,6 +38,7 @@ class Rung(StrEnum):
     PRIOR = "prior"
     RECALIBRATED = "recalibrated_prior"
     LOCAL = "local"
+    RECALIBRATED_LOCAL = "recalibrated_local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RiskModel:
-    """All that the engine has learned of an installation. `background` are starts that explanations compare with."""
+    """All that the engine has learned of an installation. `background` are starts that explanations compare with.
+
+    `local_since` is the newest end that the local model was fitted on, in seconds since 1970: what it says of runs that
+    ended later can be judged.
+    """
 
     recalibrated: Calibrated = field(default_factory=lambda: Calibrated(PRIOR))
     local: Calibrated | None = None
+    local_since: float | None = None
+    recalibrated_local: Calibrated | None = None
     rung: Rung = Rung.PRIOR
     reason: str = NO_HISTORY
     background: Floats = field(default_factory=made_up_rows)
@@ -99,7 +106,13 @@ class RiskModel:
 
     def on(self, rung: Rung) -> Calibrated | None:
         """The model of a rung, if there is one."""
-        return {Rung.PRIOR: Calibrated(PRIOR), Rung.RECALIBRATED: self.recalibrated, Rung.LOCAL: self.local}[rung]
+        models = {
+            Rung.PRIOR: Calibrated(PRIOR),
+            Rung.RECALIBRATED: self.recalibrated,
+            Rung.LOCAL: self.local,
+            Rung.RECALIBRATED_LOCAL: self.recalibrated_local,
+        }
+        return models[rung]
 
     @property
     def chosen(self) -> Calibrated:
@@ -133,8 +146,10 @@ class RiskModel:
         return {
             "format": FORMAT,
             "features": list(NAMES),
-            "recalibrated": {**self.recalibrated.to_json(), "model": None},
+            "recalibrated": _without_model(self.recalibrated),
             "local": None if self.local is None else self.local.to_json(),
+            "local_since": self.local_since,
+            "recalibrated_local": None if self.recalibrated_local is None else _without_model(self.recalibrated_local),
             "rung": self.rung.value,
             "reason": self.reason,
             "background": self.background.tolist(),
@@ -148,9 +163,14 @@ class RiskModel:
         if data.get("format") != FORMAT or tuple(data.get("features", ())) != NAMES:
             raise ConflictError("The stored risk model is of another version; train it again")
         recalibrated = {**data["recalibrated"], "model": PRIOR.to_json()}
+        curve = data.get("recalibrated_local")  # models of earlier releases have none
         return cls(
             recalibrated=Calibrated.from_json(recalibrated),
             local=None if data["local"] is None else Calibrated.from_json(data["local"]),
+            local_since=data.get("local_since"),
+            recalibrated_local=None
+            if curve is None
+            else Calibrated.from_json({**curve, "model": data["local"]["model"]}),
             rung=Rung(data["rung"]),
             reason=data["reason"],
             background=np.array(data["background"], dtype=np.float64),
@@ -158,6 +178,16 @@ class RiskModel:
             runs_at_training=data["runs_at_training"],
         )
 
+    def with_local(self, local: Calibrated, since: float, reason: str) -> Self:
+        """A new local model answers; it was fitted on what had ended until `since`, and is not recalibrated yet."""
+        new = replace(self, local=local, local_since=since, recalibrated_local=None)
+        return new.with_choice(Rung.LOCAL, reason)
+
     def with_choice(self, rung: Rung, reason: str) -> Self:
         """The same models, another of them answering."""
         return replace(self, rung=rung, reason=reason)
+
+
+def _without_model(calibrated: Calibrated) -> dict[str, Any]:
+    """Curve and steps as JSON values; the model itself is stored elsewhere."""
+    return {**calibrated.to_json(), "model": None}

@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from flexiroaster.safety.additive import AdditiveModel, score
 from flexiroaster.safety.calibration import BetaCalibration, sigmoid
+from flexiroaster.safety.choice import LEAST_EXAMPLES
 from flexiroaster.safety.comparison import Comparison, compare, log_loss
+from flexiroaster.safety.drift import Drift, drift
 from flexiroaster.safety.examples import Examples
 from flexiroaster.safety.fitting import fit_boosting, fit_logistic
-from flexiroaster.safety.model import Calibrated, RiskModel, Rung
+from flexiroaster.safety.model import Calibrated, RiskModel
 from flexiroaster.safety.venn_abers import VennAbers
 
-__all__ = ["LEAST_EXAMPLES", "MOST_EXAMPLES", "Training", "train", "training_due"]
+__all__ = ["MOST_EXAMPLES", "Training", "train"]
 
 Floats = NDArray[np.float64]
 Fit = Callable[[Floats, Floats], AdditiveModel]
 
-LEAST_EXAMPLES = 500
 LEAST_OF_EACH = 30
 """Failed and completed runs that every fit must see."""
 
@@ -36,7 +37,7 @@ MOST_EXAMPLES = 100_000
 class Training:
     """One training: the challenger, how it did against the champion, and whether it was promoted.
 
-    `seed` and `data_hash` reproduce it. `model` is what answers from now on.
+    `seed` and `data_hash` reproduce it. `model` is what answers from now on; `drift` is that of the champion.
     """
 
     model: RiskModel
@@ -48,26 +49,23 @@ class Training:
     examples: int
     seed: int
     data_hash: str
-
-
-def training_due(model: RiskModel, runs: int) -> bool:
-    """Whether enough runs have ended since the last training: a quarter more, and 500 at least."""
-    return runs >= max(LEAST_EXAMPLES, model.runs_at_training + model.runs_at_training // 4)
+    drift: Drift
 
 
 def train(model: RiskModel, examples: Examples, runs: int, seed: int = 0) -> Training:
     """Train a challenger on the newest 100,000 examples; `runs` is the number of all that there ever were."""
     data, trained = examples.newest(MOST_EXAMPLES), replace(model, runs_at_training=runs)
-    parts = _parts(data)
+    parts, watched = _parts(data), drift(data.champion, data.failed)
     if parts is None:
         reason = f"{len(data)} runs with too few failed or completed ones among them: nothing was trained"
-        return Training(trained, None, None, None, False, reason, len(data), seed, data.data_hash)
+        return Training(trained, None, None, None, False, reason, len(data), seed, data.data_hash, watched)
     kind, challenger, comparison = _challenge(data, parts, seed)
     verdict = "promoted" if comparison.better else "not promoted, not better beyond noise"
     reason = f"{kind} model trained on {len(data)} runs, {verdict}: {comparison}"
     if comparison.better:
-        trained = replace(trained, local=challenger).with_choice(Rung.LOCAL, reason)
-    return Training(trained, challenger, kind, comparison, comparison.better, reason, len(data), seed, data.data_hash)
+        trained = trained.with_local(challenger, float(data.finished_at.max()), reason)
+    made = (len(data), seed, data.data_hash, watched)
+    return Training(trained, challenger, kind, comparison, comparison.better, reason, *made)
 
 
 @dataclass(frozen=True, slots=True)

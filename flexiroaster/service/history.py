@@ -12,12 +12,13 @@ import polars as pl
 from flexiroaster.errors import InputError
 from flexiroaster.safety.history import History
 from flexiroaster.safety.history_file import read_history
+from flexiroaster.service import training
 from flexiroaster.service.folding import fold_anew
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import risk_states, run_history
 from flexiroaster.store.run_history import PastRun
 
-__all__ = ["Imported", "add", "export", "history_of", "import_file"]
+__all__ = ["Imported", "add", "export", "import_file"]
 
 COLUMNS = ("execution_id", "pipeline_id", "started_at", "finished_at", "status", "duration_s", "n_stages")
 
@@ -32,15 +33,28 @@ class Imported:
 
 
 def import_file(installation: Installation, path: Path) -> Imported:
-    """Take the runs of a file into the history; a run that is there already is left out.
+    """Take the runs of a file into the history, as `add` does; a run that is there already is left out.
 
-    Raises HistoryFileError (the file), StoreError.
+    Raises HistoryFileError (the file), ConflictError, StoreError.
     """
     return add(installation, _runs_of(read_history(path)))
 
 
 def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
-    """Take runs into the history, and learn the states anew, in the order of all ends. Raises StoreError."""
+    """Take runs into the history, and learn from all of it anew as if the engine had been on while it happened.
+
+    The states are those after all ends in their order, and the model has been through the same trainings
+    (`training.replay`), unless AI_TRAIN_EVERY says that nothing trains by itself: then the next training does that.
+    Raises ConflictError while a training is under way, StoreError.
+    """
+    with training.claimed(installation):
+        imported = _take_in(installation, runs)
+        if imported.added and installation.settings.ai_train_every != 0:
+            training.replay(installation)
+    return imported
+
+
+def _take_in(installation: Installation, runs: Sequence[PastRun]) -> Imported:
     installation.knowledge.catch_up()
     with installation.database.write() as connection:
         risk_states.locked_progress(connection)  # nobody else adds any until these are in
@@ -68,23 +82,6 @@ def export(installation: Installation, path: Path) -> int:
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     return len(frame)
-
-
-def history_of(runs: Sequence[PastRun]) -> History:
-    """Runs in the order of their starts as the safety engine takes them."""
-    import numpy as np
-
-    from flexiroaster.safety.runs import Outcome
-
-    return History(
-        pipeline_id=[run.pipeline_id for run in runs],
-        started_at=np.array([run.started_at.timestamp() for run in runs]),
-        finished_at=np.array([run.finished_at.timestamp() for run in runs]),
-        outcome=[Outcome(run.status) for run in runs],
-        duration_s=[run.duration_s for run in runs],
-        n_stages=[run.n_stages for run in runs],
-        execution_id=[run.execution_id for run in runs],
-    )
 
 
 def _runs_of(history: History) -> list[PastRun]:

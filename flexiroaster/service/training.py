@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +18,23 @@ from flexiroaster.safety.choice import refresh
 from flexiroaster.safety.drift import drift
 from flexiroaster.safety.examples import Examples
 from flexiroaster.safety.history import History, feature_rows
+from flexiroaster.safety.learning import Learned
+from flexiroaster.safety.learning import learn as relive
 from flexiroaster.safety.model import RiskModel, Rung
-from flexiroaster.service.history import history_of
+from flexiroaster.safety.runs import Outcome
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.training_process import LIMIT_SECONDS
 from flexiroaster.store import risk_models, run_history, training_claims
 from flexiroaster.store.risk_models import ModelRow, NewModel
 from flexiroaster.store.run_history import PastRun
 
-__all__ = ["ModelRow", "Trained", "due", "learn", "models", "train"]
+if TYPE_CHECKING:
+    from flexiroaster.safety.training import Training
+
+__all__ = ["ModelRow", "Trained", "claimed", "due", "history_of", "learn", "models", "replay", "train"]
+
+CHUNK = 2000
+"""Runs whose answers are written in one transaction."""
 
 MOST_RUNS = 120_000
 """Newest runs that a training looks at: what their features need of the past is among them."""
@@ -58,11 +69,18 @@ def train(installation: Installation, seed: int = 0) -> Trained:
 
     Raises ConflictError while another process trains, NotAllowedError where nothing has run yet, StoreError.
     """
+    with claimed(installation):
+        return learn(installation, seed)
+
+
+@contextmanager
+def claimed(installation: Installation) -> Iterator[None]:
+    """Have the training to oneself. Raises ConflictError while another process trains, StoreError."""
     database, owner = installation.database, installation.owner
     if not training_claims.claim_at_once(database, owner, lease_seconds=LIMIT_SECONDS):
         raise ConflictError("A training is under way already")
     try:
-        return learn(installation, seed)
+        yield
     finally:
         training_claims.release(database, owner, pause_seconds=0.0)
 
@@ -78,18 +96,62 @@ def learn(installation: Installation, seed: int = 0) -> Trained:
     if knowledge.runs == 0:
         raise NotAllowedError("There is nothing to learn from yet: no run has completed or failed")
     runs = run_history.newest(installation.database, MOST_RUNS)
-    examples = _examples(history_of(runs), runs, knowledge.model)
+    if any(_unsaid(run) for run in runs):  # imported by a process that did not learn from them
+        replay(installation, seed)
+        runs = run_history.newest(installation.database, MOST_RUNS)
+    examples = _examples(history_of(runs), runs)
     learned = _learn(knowledge.model, examples, knowledge.runs, seed)
     new = _stored(learned, examples)
-    risk_models.add(installation.database, new)
+    with installation.database.write() as connection:
+        risk_models.add(connection, new)
     knowledge.catch_up()
     fields = ("version", "rung", "reason", "promoted", "examples", "seed", "data_hash", "metrics")
     return Trained(**{name: getattr(new, name) for name in fields}, note=learned.note)
 
 
+def replay(installation: Installation, seed: int = 0) -> None:
+    """Bring the model to where it were if the engine had been on during all the history that is known now.
+
+    What it would have said at the start of an imported run is kept with the run, so that later trainings are judged by
+    what was said before outcomes were known. What was really said stays as it is. For whoever has claimed the training.
+    Raises StoreError.
+    """
+    runs = run_history.newest(installation.database, MOST_RUNS)
+    history = history_of(runs)
+    learned = relive(history, feature_rows(history), seed=seed, local=_can_train())
+    older = max(0, installation.knowledge.runs - sum(run.counts for run in runs))
+    with installation.database.write() as connection:  # before the answers: a crash between has it all done again
+        for new in _replayed(learned, history, older, seed):
+            risk_models.add(connection, new)
+    answers = {rung.value: values.tolist() for rung, values in learned.said.items()}
+    columns = {**answers, "engine": learned.champion.tolist()}
+    imported = [row for row, run in enumerate(runs) if run.imported]
+    for begin in range(0, len(imported), CHUNK):
+        said = {
+            (runs[row].execution_id, runs[row].finished_at): _known({name: c[row] for name, c in columns.items()})
+            for row in imported[begin : begin + CHUNK]
+        }
+        with installation.database.write() as connection:
+            run_history.say(connection, said)
+    installation.knowledge.catch_up()
+
+
 def models(installation: Installation, limit: int = 20) -> list[ModelRow]:
     """The newest trainings, newest first; the first one answers. Raises StoreError."""
     return risk_models.listing(installation.database, limit)
+
+
+def history_of(runs: Sequence[PastRun]) -> History:
+    """Runs in the order of their starts as the safety engine takes them."""
+    return History(
+        pipeline_id=[run.pipeline_id for run in runs],
+        started_at=np.array([run.started_at.timestamp() for run in runs]),
+        finished_at=np.array([run.finished_at.timestamp() for run in runs]),
+        outcome=[Outcome(run.status) for run in runs],
+        duration_s=[run.duration_s for run in runs],
+        n_stages=[run.n_stages for run in runs],
+        execution_id=[run.execution_id for run in runs],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,52 +164,88 @@ class _Learned:
 
 
 def _learn(model: RiskModel, examples: Examples, runs: int, seed: int) -> _Learned:
-    if find_spec("sklearn") is None:
+    if not _can_train():
         note = "without the extra safety (pip install 'flexiroaster[safety]') there is no local model"
         return _Learned(refresh(model, examples, runs), False, seed, None, note)
     from flexiroaster.safety.training import train as challenge
 
     training = challenge(model, examples, runs, seed)
-    metrics = None
-    if training.comparison is not None:
-        metrics = {**asdict(training.comparison), "better": training.comparison.better, "kind": training.kind}
-    return _Learned(refresh(training.model, examples, runs), training.promoted, seed, metrics, training.reason)
+    model = refresh(training.model, examples, runs)
+    return _Learned(model, training.promoted, seed, _metrics(training), training.reason)
 
 
 def _stored(learned: _Learned, examples: Examples) -> NewModel:
-    watched = asdict(drift(examples.champion, examples.failed))
-    return NewModel(
-        created_at=utc_now(),
-        version=learned.model.version,
-        rung=learned.model.rung,
-        reason=learned.model.reason,
-        promoted=learned.promoted,
-        examples=len(examples),
-        seed=learned.seed,
-        data_hash=examples.data_hash,
-        metrics={"comparison": learned.metrics, "drift": watched},
-        model=learned.model.to_json(),
+    watched = drift(examples.champion, examples.failed)
+    made = (learned.promoted, len(examples), learned.seed, examples.data_hash)
+    return _new(learned.model, *made, {"comparison": learned.metrics, "drift": asdict(watched)})
+
+
+def _replayed(learned: Learned, history: History, older: int, seed: int) -> Iterator[NewModel]:
+    """Each training of a replay, and the model at its end if that has been recalibrated since.
+
+    So many runs are `older` than those replayed.
+    """
+    for each in learned.trainings:
+        metrics = {"comparison": _metrics(each), "drift": asdict(each.drift)}
+        yield _new(_later(each.model, older), each.promoted, each.examples, each.seed, each.data_hash, metrics)
+    if not learned.trainings or learned.trainings[-1].model is not learned.model:
+        known = ~np.isnan(history.target)
+        watched = drift(learned.champion[known], history.target[known])
+        made = (False, int(known.sum()), seed, learned.data_hash)
+        yield _new(_later(learned.model, older), *made, {"comparison": None, "drift": asdict(watched)})
+
+
+def _later(model: RiskModel, older: int) -> RiskModel:
+    return replace(
+        model, runs_at_refresh=model.runs_at_refresh + older, runs_at_training=model.runs_at_training + older
     )
 
 
-def _examples(history: History, runs: list[PastRun], model: RiskModel) -> Examples:
-    """The runs with an outcome, with what was said at their starts.
+def _new(
+    model: RiskModel, promoted: bool, examples: int, seed: int, data_hash: str, metrics: dict[str, Any]
+) -> NewModel:
+    return NewModel(
+        created_at=utc_now(),
+        version=model.version,
+        rung=model.rung,
+        reason=model.reason,
+        promoted=promoted,
+        examples=examples,
+        seed=seed,
+        data_hash=data_hash,
+        metrics=metrics,
+        model=model.to_json(),
+    )
 
-    Of runs that nobody assessed (imported ones) it is what the present models say: one that was trained on them looks
-    too good by that, so that it is not replaced without need.
-    """
+
+def _metrics(training: Training) -> dict[str, Any] | None:
+    if training.comparison is None:
+        return None
+    return {**asdict(training.comparison), "better": training.comparison.better, "kind": training.kind}
+
+
+def _can_train() -> bool:
+    return find_spec("sklearn") is not None
+
+
+def _unsaid(run: PastRun) -> bool:
+    return run.imported and run.said is None
+
+
+def _known(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def _examples(history: History, runs: list[PastRun]) -> Examples:
+    """The runs with an outcome, with what was said at their starts; NaN where nothing was."""
     rows = feature_rows(history)
     known = ~np.isnan(history.target)
     told = [run for run, counts in zip(runs, known.tolist(), strict=True) if counts]
-    now = model.probabilities(rows[known])
-    said = {rung: _said(told, rung.value, now[rung]) for rung in Rung}
-    champion = _said(told, "engine", now[model.rung])
+    said = {rung: _said(told, rung.value) for rung in Rung}
     times = (history.started_at[known], history.finished_at[known])
-    return Examples(rows[known], history.target[known], *times, said, champion)
+    return Examples(rows[known], history.target[known], *times, said, _said(told, "engine"))
 
 
-def _said(runs: list[PastRun], name: str, otherwise: Floats) -> Floats:
+def _said(runs: list[PastRun], name: str) -> Floats:
     missing = float("nan")
-    values = np.array([missing if run.said is None else run.said.get(name, missing) for run in runs])
-    assessed = np.array([run.said is not None for run in runs], dtype=bool)
-    return np.where(assessed, values, otherwise)
+    return np.array([missing if run.said is None else run.said.get(name, missing) for run in runs])

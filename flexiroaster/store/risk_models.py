@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from flexiroaster.store.database import Database
 from flexiroaster.store.safety_tables import risk_models
@@ -46,13 +46,9 @@ class ModelRow:
     metrics: dict[str, Any] | None
 
 
-def add(database: Database, new: NewModel) -> int:
-    """Store a training; its number."""
-    with database.write() as connection:
-        number: int = connection.execute(
-            insert(risk_models).values(**asdict(new)).returning(risk_models.c.id)
-        ).scalar_one()
-    return number
+def add(connection: Connection, new: NewModel) -> None:
+    """Store a training."""
+    connection.execute(insert(risk_models).values(**asdict(new)))
 
 
 def get(database: Database, number: int) -> dict[str, Any]:

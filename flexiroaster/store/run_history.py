@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.store.database import Database
@@ -24,6 +37,7 @@ __all__ = [
     "missing",
     "newest",
     "refresh_statistics",
+    "say",
     "unfolded",
 ]
 
@@ -84,6 +98,14 @@ def refresh_statistics(connection: Connection) -> None:
     """After many new rows: PostgreSQL would otherwise plan as if there were few, until it looks by itself."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("ANALYZE run_history"))
+
+
+def say(connection: Connection, said: Mapping[tuple[str, datetime], Mapping[str, float]]) -> None:
+    """Keep what would have been said at the starts of runs, by execution and end."""
+    one = (run_history.c.execution_id == bindparam("execution"), run_history.c.finished_at == bindparam("end"))
+    rows = [{"execution": name, "end": end, "values": dict(values)} for (name, end), values in said.items()]
+    if rows:
+        connection.execute(update(run_history).where(*one).values(said=bindparam("values")), rows)
 
 
 def missing(connection: Connection, runs: Sequence[PastRun]) -> list[PastRun]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
@@ -9,7 +10,7 @@ import pytest
 
 from flexiroaster.model.event import utc_now
 from flexiroaster.service import executions, history, pipelines, risk, training
-from flexiroaster.service.installation import Installation
+from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.run_history import PastRun
 from tests.bench.conftest import chain
 
@@ -27,8 +28,11 @@ def busy(installation: Installation) -> Installation:
         start, seconds = begin + timedelta(seconds=315 * i), rng.lognormvariate(5, 1)
         status = "failed" if rng.random() < number / PIPELINES / 2 else "completed"
         end = min(start + timedelta(seconds=seconds), utc_now())
-        runs.append(PastRun(f"r{i}", end, f"chain{number}", start, status, seconds, 3, imported=True))
-    history.add(installation, runs)
+        run = PastRun(f"r{i}", end, f"chain{number}", start, status, seconds, 3, imported=True)
+        runs.append(replace(run, said={"prior": 0.25, "recalibrated_prior": 0.25, "engine": 0.25}))
+    untrained = installation.settings.model_copy(update={"ai_train_every": 0})  # an import would learn from them
+    with open_installation(untrained) as another:
+        history.add(another, runs)
     return installation
 
 

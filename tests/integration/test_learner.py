@@ -32,10 +32,15 @@ PATIENCE = 300.0
 
 @pytest.fixture
 def observer(settings: Settings) -> Iterator[Installation]:
-    """An installation that takes no work: whatever is folded or trained, it was not this one."""
-    with open_installation(settings) as opened:
+    """An installation that takes no work and does not train: whatever is folded or trained, it was not this one."""
+    with open_installation(untrained(settings)) as opened:
         pipelines.save(opened, {**pipeline("good"), "concurrency": None})
         yield opened
+
+
+def untrained(settings: Settings) -> Settings:
+    """What is imported is left to others to learn from."""
+    return settings.model_copy(update={"ai_train_every": 0})
 
 
 @contextmanager
@@ -101,8 +106,8 @@ def test_a_worker_folds_what_it_ran_and_trains_when_the_setting_says_so(observer
 def test_without_the_setting_it_trains_by_the_rule_of_the_engine(observer: Installation, tmp_path: Path) -> None:
     history.add(observer, made_up(700))
     with worker(observer.settings, tmp_path / "log"):
-        eventually(lambda: training.models(observer), PATIENCE)
-    [row] = training.models(observer)
+        eventually(lambda: training.models(observer) and nobody_trains(observer), PATIENCE)
+    row = training.models(observer)[0]
     assert row.examples == sum(run.counts for run in made_up(700))
     assert row.metrics is not None
     assert row.metrics["comparison"] is not None, "with a challenger"
@@ -115,7 +120,8 @@ def test_zero_is_never(observer: Installation, tmp_path: Path) -> None:
         run_elsewhere(observer, 1)  # which is folded after the first look at what is due
         run_elsewhere(observer, 1)
         assert training.due(observer)
-        assert claim(observer) == (None, None)
+        assert nobody_trains(observer)
+    assert training.models(observer) == []
 
 
 def test_two_workers_train_once(observer: Installation, tmp_path: Path) -> None:
@@ -124,9 +130,10 @@ def test_two_workers_train_once(observer: Installation, tmp_path: Path) -> None:
         for name in ("one", "two"):
             stack.enter_context(worker(observer.settings, tmp_path / name, AI_TRAIN_EVERY="500"))
         eventually(lambda: training.models(observer) and nobody_trains(observer), PATIENCE)
+        trained = len(training.models(observer))
         _may_begin_at_once(observer)
         run_elsewhere(observer, 40)  # both look again
-    assert len(training.models(observer)) == 1
+    assert len(training.models(observer)) == trained
     told = [(tmp_path / name).read_text().count("The risk model was trained") for name in ("one", "two")]
     assert sum(told) == 1
 
@@ -169,8 +176,9 @@ def _is_zombie(pid: int) -> bool:
 
 def test_closing_does_not_wait_for_a_training(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_process, "BOOTSTRAP", "import signal; signal.pause()")
-    with open_installation(settings) as installation:
+    with open_installation(untrained(settings)) as installation:
         history.add(installation, made_up(700))
+    with open_installation(settings) as installation:
         installation.take_work()
         eventually(lambda: not nobody_trains(installation), PATIENCE)
     with open_installation(settings) as another:
@@ -210,7 +218,7 @@ def test_a_training_that_fails_is_told_once_and_waits(
     caplog.set_level(logging.DEBUG, trainer.logger.name)
     monkeypatch.setattr(trainer, "FIRST_PAUSE", 0.0)
     broken = settings.model_copy(update={"database_url": "sqlite:////no/such/folder/x.db"})
-    with open_installation(settings) as installation:
+    with open_installation(untrained(settings)) as installation:
         history.add(installation, made_up(100))
         broken_trainer = Trainer(installation.database, installation.knowledge, broken, installation.owner)
 

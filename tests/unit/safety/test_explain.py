@@ -35,11 +35,14 @@ CURVE = BetaCalibration(0.8, 1.3, -0.2)
 
 @pytest.fixture(scope="module")
 def models() -> dict[Rung, RiskModel]:
-    """The three rungs, the local one being trees."""
+    """All rungs, the local ones being trees."""
     history = made_up(1500)
     rows, known = feature_rows(history), ~np.isnan(history.target)
     trees = fit_boosting(rows[known], history.target[known])
-    model = RiskModel(recalibrated=Calibrated(PRIOR, CURVE), local=Calibrated(trees, CURVE), background=rows[::30])
+    local = Calibrated(trees, CURVE)
+    model = RiskModel(
+        recalibrated=Calibrated(PRIOR, CURVE), local=local, recalibrated_local=local, background=rows[::30]
+    )
     return {rung: model.with_choice(rung, "test") for rung in Rung}
 
 

@@ -123,7 +123,7 @@ def test_stages_of_other_executions_are_refused(csv, tmp_path: Path) -> None:
 @pytest.mark.parametrize("with_ids", [True, False])
 def test_the_order_of_the_rows_changes_nothing(tmp_path: Path, with_ids: bool) -> None:
     """Many runs start and end at the same moments: what is known at each start, and what is said, stays the same."""
-    runs = made_up(400, pipelines=5)
+    runs = made_up(600, pipelines=5)
     coarse = replace(runs, started_at=runs.started_at // 7200 * 7200, finished_at=runs.finished_at // 7200 * 7200)
     frame = history_frame(coarse) if with_ids else history_frame(coarse).drop("execution_id")
     said = []
@@ -131,6 +131,6 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path: Path, with_ids: bool) -
         frame.sample(fraction=1.0, shuffle=True, seed=seed).write_parquet(tmp_path / "runs.parquet")
         history = read_history(tmp_path / "runs.parquet")
         rows = feature_rows(history)
-        learned = learn(history, rows)
+        learned = learn(history, rows, local=False)
         said.append((history.execution_id, rows.tolist(), learned.champion.tolist()))
     assert said[0] == said[1] == said[2]

@@ -14,8 +14,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from flexiroaster.errors import ConflictError
 from flexiroaster.safety import fitting
 from flexiroaster.safety.additive import GROUP_OF, AdditiveTrees, LinearModel, model_from_json, score
-from flexiroaster.safety.calibration import sigmoid
-from flexiroaster.safety.choice import refresh, refresh_due
+from flexiroaster.safety.calibration import log_odds, sigmoid
+from flexiroaster.safety.choice import refresh, refresh_due, training_due
+from flexiroaster.safety.comparison import log_loss
 from flexiroaster.safety.examples import Examples
 from flexiroaster.safety.features import GROUPS, NAMES
 from flexiroaster.safety.history import History, feature_rows
@@ -23,7 +24,7 @@ from flexiroaster.safety.learning import Learned, learn
 from flexiroaster.safety.model import Calibrated, RiskModel, Rung
 from flexiroaster.safety.prior import PRIOR, made_up_rows
 from flexiroaster.safety.runs import Outcome
-from flexiroaster.safety.training import train, training_due
+from flexiroaster.safety.training import train
 from flexiroaster.safety.venn_abers import VennAbers
 from tests.unit.safety.histories import made_up
 
@@ -32,9 +33,15 @@ def rows(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 1, (n, len(NAMES)))
 
 
-def examples(x: np.ndarray, truth: np.ndarray, champion: np.ndarray, seed: int = 3, **said: np.ndarray) -> Examples:
+LATER = 1e6
+"""Seconds: after all other examples."""
+
+
+def examples(
+    x: np.ndarray, truth: np.ndarray, champion: np.ndarray, seed: int = 3, begin: float = 0.0, **said: np.ndarray
+) -> Examples:
     failed = (np.random.default_rng(seed).random(len(truth)) < truth).astype(float)
-    started = np.arange(len(x), dtype=float) * 60
+    started = np.arange(len(x), dtype=float) * 60 + begin
     nothing = np.full(len(x), np.nan)
     all_said = {rung: said.get(rung.name.lower(), nothing) for rung in Rung}
     return Examples(x, failed, started, started + 30, all_said, champion)
@@ -162,8 +169,52 @@ def test_a_local_model_that_has_become_worse_gives_way(learnable: Examples) -> N
     x = rows(1500, 5)
     prior = sigmoid(score(PRIOR, x))
     said = local.probabilities(x)[Rung.LOCAL]
-    changed = examples(x, prior, said, prior=prior, recalibrated=prior, local=said)
+    changed = examples(x, prior, said, begin=LATER, prior=prior, recalibrated=prior, local=said)
     assert refresh(local, changed, 4500).rung is Rung.RECALIBRATED
+
+
+def test_a_new_local_model_is_not_judged_by_what_an_earlier_one_said(learnable: Examples) -> None:
+    x = learnable.rows
+    prior, bad = sigmoid(score(PRIOR, x)), np.full(len(x), 0.999)
+    local = train(RiskModel(), learnable, 3000).model
+    before = replace(learnable, said={**learnable.said, Rung.RECALIBRATED: prior, Rung.LOCAL: bad})
+    assert refresh(local, before, 3000).rung is Rung.LOCAL
+
+
+def shifted(local: RiskModel, seed: int, model: RiskModel | None = None) -> Examples:
+    """2,000 later runs that fail more often than the local model says, and what `model` says of them."""
+    x = rows(2000, seed)
+    truth = sigmoid(log_odds(local.probabilities(x)[Rung.LOCAL]) + 1.0)
+    said = {rung.name.lower(): values for rung, values in (model or local).probabilities(x).items()}
+    return examples(x, truth, said["local"], begin=seed * LATER, **said)
+
+
+def test_a_local_model_is_recalibrated_as_outcomes_come(learnable: Examples) -> None:
+    local = train(RiskModel(), learnable, 3000).model
+    once = refresh(local, shifted(local, 1), 5000)
+    assert once.rung is Rung.LOCAL, "nothing that the new curve said can be judged yet"
+    twice = refresh(once, shifted(local, 2, once), 7000)
+    assert twice.rung is Rung.RECALIBRATED_LOCAL
+    new = shifted(local, 3, twice)
+    losses = [log_loss(new.said[rung], new.failed).mean() for rung in (Rung.RECALIBRATED_LOCAL, Rung.LOCAL)]
+    assert losses[0] < losses[1] - 0.02
+    worse = replace(new, failed=examples(new.rows, new.said[Rung.LOCAL], new.champion).failed)
+    assert refresh(twice, worse, 9000).rung is Rung.LOCAL, "it steps back when that was better"
+
+
+def test_a_local_model_is_not_recalibrated_on_the_runs_it_was_fitted_on(learnable: Examples) -> None:
+    local = train(RiskModel(), learnable, 3000).model
+    assert refresh(local, learnable, 3000).recalibrated_local is None
+    later, both = shifted(local, 1), shifted(local, 1)
+    both = Examples(
+        np.vstack([learnable.rows, later.rows]),
+        np.concatenate([learnable.failed, later.failed]),
+        np.concatenate([learnable.started_at, later.started_at]),
+        np.concatenate([learnable.finished_at, later.finished_at]),
+        {rung: np.concatenate([learnable.said[rung], later.said[rung]]) for rung in Rung},
+        np.concatenate([learnable.champion, later.champion]),
+    )
+    assert refresh(local, both, 5000).recalibrated_local == refresh(local, later, 5000).recalibrated_local
 
 
 def test_when_learning_is_due() -> None:
@@ -177,7 +228,9 @@ def test_when_learning_is_due() -> None:
 
 
 def test_the_whole_state_survives_json(learnable: Examples) -> None:
-    for model in (RiskModel(), train(RiskModel(), learnable, 3000).model):
+    local = train(RiskModel(), learnable, 3000).model
+    recalibrated = refresh(local, shifted(local, 1), 5000).with_choice(Rung.RECALIBRATED_LOCAL, "test")
+    for model in (RiskModel(), local, recalibrated):
         again = RiskModel.from_json(json.loads(json.dumps(model.to_json(), allow_nan=False)))
         assert again.version == model.version
         assert again.predict(learnable.rows[1]) == model.predict(learnable.rows[1])
