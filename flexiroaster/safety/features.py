@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flexiroaster.safety.runs import DAY, HOUR, Ending, Start
 from flexiroaster.safety.state import PipelineState, Population
 
-__all__ = ["GROUPS", "NAMES", "Past", "features"]
+__all__ = ["DIRECTIONS", "GROUPS", "NAMES", "Past", "features"]
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "recent failures": ("rate_2", "rate_5"),
@@ -27,6 +27,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Features that move together, by what a person would call them. Explanations are by these groups."""
 
 NAMES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
+
+DIRECTIONS: dict[str, int] = {
+    **dict.fromkeys(("rate_2", "rate_5", "rate_15", "rate_all", "after_last", "failures_in_a_row"), 1),
+    "successes_in_a_row": -1,
+    **dict.fromkeys(("log_hours_since_success", "never_succeeded"), 1),
+    **dict.fromkeys(("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"), 1),
+}
+"""Features that can only raise (1) or only lower (-1) the risk, in every model: failures never speak for a run."""
 
 NO_RATE = 0.2
 """The failure rate assumed where nothing has run yet."""

@@ -1,4 +1,4 @@
-"""Fits the two kinds of local model with scikit-learn and takes them over as plain numbers."""
+"""Fits the two kinds of local model with scipy and scikit-learn, and takes them over as plain numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize  # type: ignore[import-untyped] # ships no types
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped] # ships no types
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped] # ships no types
-from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped] # ships no types
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no types
 
 from flexiroaster.safety.additive import GROUP_OF, AdditiveTrees, LinearModel
-from flexiroaster.safety.features import GROUPS, NAMES
+from flexiroaster.safety.calibration import sigmoid
+from flexiroaster.safety.features import DIRECTIONS, GROUPS, NAMES
 
 __all__ = ["fit_boosting", "fit_logistic"]
 
@@ -27,17 +27,42 @@ def fit_logistic(
     strength: float = 0.1,
     weights: Floats | None = None,
 ) -> LinearModel:
-    """A ridge logistic regression over the named features; `strength` is scikit-learn's C on standardised features."""
+    """A ridge logistic regression over the named features, with the signs that DIRECTIONS give.
+
+    `strength` is scikit-learn's C on standardised features: 0.5 |w|^2 + C * (weighted log loss) is minimised, within
+    bounds, which scikit-learn's own regression does not offer.
+    """
     used = rows[:, [NAMES.index(name) for name in names]]
-    scaler = StandardScaler().fit(used)
-    model = LogisticRegression(C=strength, max_iter=1000).fit(scaler.transform(used), failed, sample_weight=weights)
-    coefficients = model.coef_[0] / scaler.scale_
-    intercept = float(model.intercept_[0] - coefficients @ scaler.mean_)
+    middle, scale = used.mean(axis=0), used.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    design = np.column_stack([(used - middle) / scale, np.ones(len(used))])
+    each = strength * (np.ones(len(failed)) if weights is None else weights)
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        scores, ridge = design @ theta, np.append(theta[:-1], 0.0)
+        value = each @ (np.logaddexp(0.0, scores) - failed * scores) + 0.5 * ridge @ ridge
+        return float(value), design.T @ (each * (sigmoid(scores) - failed)) + ridge
+
+    bounds = [*(_bounds(DIRECTIONS.get(name, 0)) for name in names), (None, None)]
+    with threadpool_limits(1):  # the other cores belong to the stages that run
+        found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options=_OPTIONS)
+    coefficients = found.x[:-1] / scale
+    intercept = float(found.x[-1] - coefficients @ middle)
     return LinearModel(dict(zip(names, coefficients.tolist(), strict=True)), intercept)
 
 
+_OPTIONS = {"maxiter": 1000, "maxfun": 2000, "ftol": 1e-12, "gtol": 1e-7}
+
+
+def _bounds(direction: int) -> tuple[float | None, float | None]:
+    return (0.0 if direction > 0 else None, 0.0 if direction < 0 else None)
+
+
 def fit_boosting(rows: Floats, failed: Floats, seed: int = 0) -> AdditiveTrees:
-    """Gradient boosting of small trees, each over one group of features (a generalised additive model of groups)."""
+    """Gradient boosting of small trees, each over one group of features (a generalised additive model of groups).
+
+    What the trees say rises and falls with a feature as DIRECTIONS give.
+    """
     groups = [np.flatnonzero(np.equal(GROUP_OF, i)).tolist() for i in range(len(GROUPS))]
     model = HistGradientBoostingClassifier(
         max_iter=150,
@@ -47,6 +72,7 @@ def fit_boosting(rows: Floats, failed: Floats, seed: int = 0) -> AdditiveTrees:
         l2_regularization=5.0,
         early_stopping=False,
         interaction_cst=groups,
+        monotonic_cst=[DIRECTIONS.get(name, 0) for name in NAMES],
         random_state=seed,
     )
     with threadpool_limits(1):  # the other cores belong to the stages that run

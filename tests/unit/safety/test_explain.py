@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import permutations
@@ -16,7 +17,7 @@ from flexiroaster.safety.additive import GROUP_OF, score
 from flexiroaster.safety.assessment import Assessment, Question, assess
 from flexiroaster.safety.calibration import BetaCalibration
 from flexiroaster.safety.explain import explain_score
-from flexiroaster.safety.explanation import Contribution, Explanation, ExplanationKind
+from flexiroaster.safety.explanation import NOT_WORTH_TELLING, Contribution, Explanation, ExplanationKind
 from flexiroaster.safety.factors import factor_score
 from flexiroaster.safety.features import GROUPS, NAMES, Past, features
 from flexiroaster.safety.fitting import fit_boosting
@@ -166,6 +167,39 @@ def test_an_assessment_is_strict_json(models) -> None:
     for model in models.values():
         data = assess(Question(start(), failing(), model)).data()
         assert json.loads(json.dumps(data, allow_nan=False))["model_version"] == model.version
+
+
+def test_no_fact_contradicts_what_it_explains(models) -> None:
+    """Failures lower nothing and successes raise nothing, unless there are fewer of them than usual, which is said."""
+    told = 0
+    for number, (run, past) in enumerate(replay(made_up(900, seed=4))):
+        if number % 5 == 0:
+            for model in models.values():
+                for found in assess(Question(run, past, model)).explanation.contributions:
+                    if abs(found.amount) >= NOT_WORTH_TELLING:
+                        assert not contradicts(found), f"{found.name} {found.amount:+.3f} ({found.fact})"
+                        told += 1
+    assert told > 1000
+
+
+def contradicts(found: Contribution) -> bool:
+    raised = found.amount > 0
+    if rate := re.search(r"about (\d+) %; (\d+) % is usual", found.fact):
+        return int(rate[1]) < int(rate[2]) if raised else int(rate[1]) > int(rate[2])
+    if row := re.search(r"(\S+) (failure|success)e?s? in a row(?:; (\S+) are usual)?", found.fact):
+        few = row[3] is not None and (row[1] == "no" or int(row[1]) <= float(row[3]))
+        return (row[2] == "failure") != (raised != few)
+    if rates := re.search(r"(\d+) % of its group's .* (\d+) % of (?:its own|the installation's)", found.fact):
+        return int(rates[1]) < int(rates[2]) if raised else int(rates[1]) > int(rates[2])
+    return found.fact == "no success before" and not raised
+
+
+def test_a_single_failure_where_streaks_are_long_lowers_the_risk_and_says_why(models) -> None:
+    usual = np.array([features(start(), failing(failures=30 + i)) for i in range(20)])
+    found = assess(Question(start(), failing(failures=1), replace(models[Rung.PRIOR], background=usual))).explanation
+    facts = {c.name: c for c in found.contributions}
+    assert facts["streak"].amount < 0
+    assert re.fullmatch(r"after a failure its failure rate is about \d\d %; 100 % is usual", facts["streak"].fact)
 
 
 class Seen(HTMLParser):

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 
 from flexiroaster.errors import ConflictError
 from flexiroaster.safety import fitting
@@ -18,7 +19,7 @@ from flexiroaster.safety.calibration import log_odds, sigmoid
 from flexiroaster.safety.choice import refresh, refresh_due, training_due
 from flexiroaster.safety.comparison import log_loss
 from flexiroaster.safety.examples import Examples
-from flexiroaster.safety.features import GROUPS, NAMES
+from flexiroaster.safety.features import DIRECTIONS, GROUPS, NAMES
 from flexiroaster.safety.history import History, feature_rows
 from flexiroaster.safety.learning import Learned, learn
 from flexiroaster.safety.model import Calibrated, RiskModel, Rung
@@ -215,6 +216,27 @@ def test_a_local_model_is_not_recalibrated_on_the_runs_it_was_fitted_on(learnabl
         np.concatenate([learnable.champion, later.champion]),
     )
     assert refresh(local, both, 5000).recalibrated_local == refresh(local, later, 5000).recalibrated_local
+
+
+@pytest.mark.parametrize("fit", [fitting.fit_logistic, fitting.fit_boosting])
+def test_failures_never_speak_for_a_run(fit) -> None:
+    """Also where they do so in the data: each feature with a direction had the opposite effect."""
+    x = rows(2000, 4)
+    directions = np.array([DIRECTIONS.get(name, 0) for name in NAMES])
+    failed = (np.random.default_rng(0).random(2000) < sigmoid(-x @ directions)).astype(float)
+    model, change = fit(x, failed), np.random.default_rng(1).exponential(1.0, (500, len(NAMES)))
+    before = rows(500, 5)
+    raised = model.components(before + change * directions) - model.components(before)
+    assert (raised > -1e-12).all()
+
+
+def test_without_bounds_that_bind_the_regression_is_that_of_scikit_learn() -> None:
+    x = rows(2000, 4)
+    failed = (np.random.default_rng(0).random(2000) < sigmoid(score(PRIOR, x))).astype(float)
+    names = ("rate_2", "log_runs", "failures_in_a_row", "hour_sin")
+    found, used = fitting.fit_logistic(x, failed, names), x[:, [NAMES.index(name) for name in names]]
+    peer = LogisticRegression(C=0.1, tol=1e-8).fit(used / used.std(axis=0), failed)
+    assert list(found.coefficients.values()) == pytest.approx((peer.coef_[0] / used.std(axis=0)).tolist(), abs=1e-4)
 
 
 def test_when_learning_is_due() -> None:
