@@ -66,16 +66,13 @@ class Explanation:
         return " ".join(part for part in parts if part)
 
     def to_shap(self) -> shap.Explanation:
-        """The same as a `shap.Explanation`, for shap's plots. Needs shap (the extra `safety`)."""
-        import numpy as np
-        import shap
+        """The same as a `shap.Explanation`, for shap's plots.
 
-        return shap.Explanation(
-            values=np.array([c.amount for c in self.contributions]),
-            base_values=self.base,
-            data=np.array([c.fact for c in self.contributions], dtype=object),
-            feature_names=[c.name for c in self.contributions],
-        )
+        Raises InputError without shap and matplotlib (the extra `plots`).
+        """
+        from flexiroaster.safety.shap_export import to_shap
+
+        return to_shap(self)
 
     def to_html(self) -> str:
         """A table with bars: one piece of HTML without scripts or references, everything in it escaped."""

@@ -12,7 +12,8 @@ from math import factorial
 import numpy as np
 import pytest
 
-from flexiroaster.errors import DefinitionError
+from flexiroaster.errors import DefinitionError, InputError
+from flexiroaster.safety import shap_export
 from flexiroaster.safety.additive import GROUP_OF, score
 from flexiroaster.safety.assessment import Assessment, Question, assess
 from flexiroaster.safety.calibration import BetaCalibration
@@ -160,7 +161,6 @@ def test_an_explanation_is_strict_json_text_and_a_shap_explanation(models) -> No
     assert "4 failures in a row" in found.text
     peer = found.to_shap()
     assert float(peer.base_values + peer.values.sum()) == pytest.approx(found.total)
-    assert list(peer.feature_names) == list(GROUPS)
 
 
 def test_an_assessment_is_strict_json(models) -> None:
@@ -200,6 +200,43 @@ def test_a_single_failure_where_streaks_are_long_lowers_the_risk_and_says_why(mo
     facts = {c.name: c for c in found.contributions}
     assert facts["streak"].amount < 0
     assert re.fullmatch(r"after a failure its failure rate is about \d\d %; 100 % is usual", facts["streak"].fact)
+
+
+def test_shap_draws_numbers_that_say_what_they_are(models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    import matplotlib.pyplot as plt
+    import shap
+
+    several = [assess(Question(start(), failing(failures=n), models[Rung.PRIOR])).explanation for n in (0, 1, 4)]
+    found = several[-1].to_shap()
+    for draw in (shap.plots.bar, shap.plots.waterfall):
+        draw(found, show=False)
+        labels = {label.get_text() for label in plt.gca().get_yticklabels()}
+        plt.close("all")
+        assert {"4 = streak (failures, or - successes)", "7 = experience (runs)", "6 = shape (stages)"} <= labels
+    columns = {
+        name: np.array([getattr(e.to_shap(), name) for e in several]) for name in ("values", "data", "base_values")
+    }
+    shap.plots.beeswarm(shap.Explanation(feature_names=found.feature_names, **columns), show=False)
+    coloured = [dots.get_array() for dots in plt.gca().collections if dots.get_array() is not None]
+    plt.close("all")
+    assert len(coloured) == len(GROUPS), "coloured, not grey"
+    streaks = [dots for dots in coloured if -3 <= dots.min() < -2.5 and 3.5 < dots.max() <= 4]
+    assert len(streaks) == 1, "shap clips the extremes"
+
+
+def test_a_number_that_is_not_there_is_drawn_as_such() -> None:
+    found = assess(Question(Start("p", BEGINNING), Past())).explanation.to_shap()
+    shown = dict(zip(found.feature_names, found.display_data, strict=True))
+    assert (shown["shape (stages)"], shown["rhythm (hours since success)"]) == ("unknown", "never")
+    score = assess(Question(Start("p", BEGINNING), Past())).score_explanation.to_shap()
+    assert dict(zip(score.feature_names, score.display_data, strict=True))["stages"] == "none"
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shap_export, "find_spec", lambda name: None if name == "matplotlib" else object())
+    with pytest.raises(InputError, match=r"matplotlib: pip install 'flexiroaster\[plots\]'"):
+        assess(Question(start(), failing())).explanation.to_shap()
 
 
 class Seen(HTMLParser):
