@@ -22,6 +22,7 @@ from flexiroaster.service.trainer import Trainer
 from flexiroaster.store import run_history, training_claims
 from flexiroaster.store.clock import database_then
 from flexiroaster.store.safety_tables import risk_progress
+from tests.faults.tiers import databases
 from tests.integration.program import started
 from tests.integration.test_risk import made_up, pipeline
 from tests.waiting import eventually
@@ -93,6 +94,7 @@ def trainings(process: subprocess.Popen[str]) -> list[int]:
     return found
 
 
+@databases("postgresql")
 def test_a_worker_folds_what_it_ran_and_trains_when_the_setting_says_so(observer: Installation, tmp_path: Path) -> None:
     with worker(observer.settings, tmp_path / "log", AI_TRAIN_EVERY="4"):
         run_elsewhere(observer, 3)
@@ -103,6 +105,7 @@ def test_a_worker_folds_what_it_ran_and_trains_when_the_setting_says_so(observer
     assert "The risk model was trained" in (tmp_path / "log").read_text()
 
 
+@databases("postgresql")
 def test_without_the_setting_it_trains_by_the_rule_of_the_engine(observer: Installation, tmp_path: Path) -> None:
     history.add(observer, made_up(700))
     with worker(observer.settings, tmp_path / "log"):
@@ -114,6 +117,7 @@ def test_without_the_setting_it_trains_by_the_rule_of_the_engine(observer: Insta
     assert not training.due(observer)
 
 
+@databases("postgresql")
 def test_zero_is_never(observer: Installation, tmp_path: Path) -> None:
     history.add(observer, made_up(700))
     with worker(observer.settings, tmp_path / "log", AI_TRAIN_EVERY="0"):
@@ -124,6 +128,7 @@ def test_zero_is_never(observer: Installation, tmp_path: Path) -> None:
     assert training.models(observer) == []
 
 
+@databases("postgresql")
 def test_two_workers_train_once(observer: Installation, tmp_path: Path) -> None:
     history.add(observer, made_up(700))
     with ExitStack() as stack:
@@ -132,7 +137,7 @@ def test_two_workers_train_once(observer: Installation, tmp_path: Path) -> None:
         eventually(lambda: training.models(observer) and nobody_trains(observer), PATIENCE)
         trained = len(training.models(observer))
         _may_begin_at_once(observer)
-        run_elsewhere(observer, 40)  # both look again
+        run_elsewhere(observer, 8)  # both look again
     assert len(training.models(observer)) == trained
     told = [(tmp_path / name).read_text().count("The risk model was trained") for name in ("one", "two")]
     assert sum(told) == 1

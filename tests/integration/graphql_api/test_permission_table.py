@@ -91,8 +91,7 @@ def test_every_field_that_can_be_asked_for_is_in_a_document() -> None:
     assert {"Query", "Mutation", "Subscription", "Execution", "AuditEntry"} <= reached
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize(("role", "way"), [*((role, "http") for role in Role), (Role.VIEWER, "websocket")])
 def test_each_cell(api: Api, secrets: dict[Role, str], role: Role, way: str) -> None:
     found = list(WAYS[way](api, secrets[role]))
     assert [use.document for use, no in found if no is allowed(role, use)] == []

@@ -1,7 +1,7 @@
 """Whatever can be generated from the description is answered as the description says: examples, coverage, fuzzing,
 and calls that follow one another.
 
-`SCHEMATHESIS_EXAMPLES=150` makes more than 5,000 requests on each database.
+`SCHEMATHESIS_EXAMPLES=150` makes more than 5,000 requests, `FAULT_TRIALS=full` takes both databases.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.tiers import DATABASES, full
 from tests.integration.rest_compat.client import Rest
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -25,6 +26,7 @@ LENIENT = ["create_pipeline", "update_pipeline"]
 STRICT = [option for name in LENIENT for option in ("--exclude-operation-id", name)]
 
 
+@pytest.mark.parametrize("rest_settings", DATABASES if full() else ("postgresql",), indirect=True)
 @pytest.mark.parametrize(
     ("options", "operations", "least"),
     [(["--exclude-checks", "negative_data_rejection"], 26, 500), (STRICT, 24, 300)],
