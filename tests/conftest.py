@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ from tests.warm import start_fresh, using_warm_fork_servers
 
 # shap is what explanations are compared with, once: to compile its numba code takes longer than to run it as it is.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How fast a machine is at the moment is no property of the product: no test may fail for being slow.
 hypothesis.settings.register_profile("product", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
