@@ -43,6 +43,11 @@ def flexiroaster(*arguments: str, **env: str) -> subprocess.CompletedProcess[str
     return warm.run([*COMMAND, *arguments], env=environment(**env), timeout=300)
 
 
+def flexiroaster_afresh(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end in a fresh interpreter, where what it imports matters."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment(**env), timeout=300)
+
+
 def started(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """Start it, in a session of its own, so that signals can be sent to the group as a terminal does."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}

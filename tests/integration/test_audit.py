@@ -83,7 +83,7 @@ def test_what_is_large_is_cut(installation: Installation) -> None:
 def test_anything_can_be_recorded(installation: Installation) -> None:
     now = utc_now()
     shown = recorded(installation, {"nan": math.nan, "nul": "a\0b", "at": now, "lone": "\ud800", "n": None, 5: True})
-    assert shown == {"nan": "nan", "nul": "a\ufffdb", "at": str(now), "lone": "?", "n": None, "5": True}
+    assert shown == {"nan": "nan", "nul": "a\ufffdb", "at": str(now), "lone": "�", "n": None, "5": True}
     viewer = Viewer("v\0" * 500, Role.VIEWER)
     audit.record(installation, viewer=viewer, action="a" * 999, subject="s" * 999, arguments={}, outcome="o" * 999)
     assert len(audit.listing(installation).items[0].viewer) == 255

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from flexiroaster.config import Settings
+from flexiroaster.engine.timers import Timer
 from flexiroaster.errors import InputError
 from flexiroaster.model.event import utc_now
 from flexiroaster.service import control, executions
@@ -30,6 +31,12 @@ def installation(settings: Settings) -> Iterator[Installation]:
     with open_installation(settings) as opened:
         opened.take_work()
         yield opened
+
+
+def timers_of(installation: Installation, execution_id: str) -> dict[str, Timer]:
+    driven = installation.driver._driven.get(execution_id)
+    assert driven is not None
+    return driven.timers
 
 
 def waits_for(path: Path) -> dict[str, object]:
@@ -161,12 +168,12 @@ def test_a_resume_does_not_wait_for_the_deadline_and_ends_it(installation: Insta
     assert executions.get(installation, x).pause_deadline is None
     control.pause(installation, x, deadline=FAR)
     eventually(lambda: executions.get(installation, x).status == "paused")
-    assert "pause" in installation.driver._driven[x].timers
+    assert "pause" in timers_of(installation, x)
     control.resume(installation, x)
     eventually(lambda: executions.get(installation, x).status == "running")
     control.pause(installation, x)
     eventually(lambda: executions.get(installation, x).status == "paused")
-    assert "pause" not in installation.driver._driven[x].timers, "the deadline belonged to the pause before"
+    assert "pause" not in timers_of(installation, x), "the deadline belonged to the pause before"
     assert executions.get(installation, x).pause_deadline is None
     control.resume(installation, x)
     go_on.touch()

@@ -20,7 +20,7 @@ from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.tracing import following, spans
 from flexiroaster.store import claims
 from tests.collector import Collector, Span, collecting
-from tests.integration.program import DAILY, flexiroaster, write_definition
+from tests.integration.program import DAILY, flexiroaster_afresh, write_definition
 from tests.integration.test_control import begin
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.proxy import free_port
@@ -349,10 +349,10 @@ def test_without_the_extra_it_says_so_at_the_start(variable: str) -> None:
     hidden.mkdir(parents=True)
     (hidden / "__init__.py").write_text("raise ModuleNotFoundError('No module named', name='opentelemetry')")
     env = {"PYTHONPATH": str(hidden.parent.resolve()), variable: "http://127.0.0.1:9"}
-    ran = flexiroaster("run", write_definition(DAILY), **env)
+    ran = flexiroaster_afresh("run", write_definition(DAILY), **env)
     assert ran.returncode == 2
     assert ran.stderr == f"Error: {variable}: traces need the otel extra: pip install 'flexiroaster[otel]'\n"
-    worked = flexiroaster("worker", **env)
+    worked = flexiroaster_afresh("worker", **env)
     assert (worked.returncode, worked.stderr) == (2, ran.stderr)
-    off = flexiroaster("run", "pipeline.yaml", **env, OTEL_SDK_DISABLED="true")
+    off = flexiroaster_afresh("run", "pipeline.yaml", **env, OTEL_SDK_DISABLED="true")
     assert off.returncode == 0, off.stderr
