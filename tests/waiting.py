@@ -27,11 +27,12 @@ def eventually(condition: Callable[[], T], within: float = 120.0, what: str = "i
 
     The limit is there to end a test that hangs: a busy machine must not come near it.
     """
-    deadline = monotonic() + within
+    deadline, pause = monotonic() + within, 0.002
     while not (found := condition()):
         if monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {within:g} s")
-        threading.Event().wait(0.005)
+        threading.Event().wait(pause)
+        pause = min(1.3 * pause, 0.05)  # what is waited for needs the processor more than we do
     return found
 
 

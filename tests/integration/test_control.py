@@ -20,6 +20,7 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError, NotAllowedError, NotFoundError
 from flexiroaster.service import control, executions, pipelines
 from flexiroaster.service.installation import Installation, open_installation
+from tests import warm
 from tests.integration.test_runs import FUNCTIONS, python, rows, stages_of
 from tests.leases import expire_leases
 from tests.waiting import eventually
@@ -265,7 +266,7 @@ def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
         "OUTPUT_DATABASE_URL": settings.output_database_url,
     }
     with log.open("ab") as file:
-        return subprocess.Popen([sys.executable, "-m", "flexiroaster", "worker"], env=environment, stderr=file)
+        return warm.Popen([sys.executable, "-m", "flexiroaster", "worker"], env=environment, stderr=file)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])

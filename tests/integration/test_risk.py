@@ -24,6 +24,7 @@ from flexiroaster.service.paging import Window
 from flexiroaster.store import retention, run_history
 from flexiroaster.store.run_history import PastRun
 from flexiroaster.store.tables import executions as table
+from tests.faults.tiers import databases
 from tests.waiting import eventually
 
 
@@ -61,6 +62,7 @@ def run(installation: Installation, name: str) -> str:
     return execution_id
 
 
+@databases("sqlite")
 def test_the_states_are_those_of_a_ledger_that_saw_every_end_in_order(installation: Installation) -> None:
     runs, ledger = made_up(2500), Ledger()
     history.add(installation, runs[1000:])
@@ -171,6 +173,7 @@ def test_questions_that_make_no_sense(installation: Installation) -> None:
         risk.assess(installation, "p", {"x": 1e400 * 0, "y": "\x00", "z": {1: object()}, "w" * 5: [["\ud800"]]})
 
 
+@databases("sqlite")
 def test_training_learns_records_and_answers(installation: Installation) -> None:
     pipelines.save(installation, {**pipeline("p"), "id": "g1/p9"})
     with pytest.raises(NotAllowedError, match="nothing to learn from"):
@@ -190,6 +193,7 @@ def test_training_learns_records_and_answers(installation: Installation) -> None
         assert risk.assess(another, "g1/p9").model_version == first.version
 
 
+@databases("sqlite")
 def test_training_is_reproducible_by_seed_and_data(settings: Settings) -> None:
     made = []
     for name in ("one", "two"):

@@ -17,19 +17,20 @@ from flexiroaster.service import control, executions, tallies
 from tests.integration.program import started
 from tests.integration.rest_compat.client import INPUT, serving, waiting
 from tests.integration.rest_compat.test_exposition import figures
+from tests.leases import expire_leases
 from tests.waiting import eventually
 
 
 @contextmanager
-def worker(settings: Settings, log: Path, lease: int = 600) -> Iterator[Popen[str]]:
-    """`flexiroaster worker` on the same installation, with leases that do not run out, however slow the machine is."""
+def worker(settings: Settings, log: Path) -> Iterator[Popen[str]]:
+    """`flexiroaster worker` on the same installation, with leases that do not run out by themselves."""
     env = {
         "DATABASE_URL": settings.database_url,
         "ARTIFACTS_URL": settings.artifacts_url,
         "PYTHON_MODULES": '["tests.integration.stages"]',
         "PYTHONPATH": str(Path(__file__).parents[3]),
         "EXECUTOR_WORKERS": "2",
-        "EXECUTION_LOCK_TTL": str(lease),
+        "EXECUTION_LOCK_TTL": "600",
         "HEARTBEAT_INTERVAL": "2",
     }
     with log.open("w") as file:
@@ -69,11 +70,12 @@ def test_a_lost_lease_is_counted_and_nothing_else_that_is_claimed(
             eventually(lambda: began(3), within=60)
             one.send_signal(signal.SIGTERM)
             assert one.wait(timeout=60) == 0
-        with worker(settings, tmp_path / "2.log", lease=10) as two:
+        with worker(settings, tmp_path / "2.log") as two:
             eventually(lambda: began(4), within=60)
             assert lost() == 0
             os.killpg(two.pid, signal.SIGKILL)
             two.wait()
+            expire_leases(rest.installation.database, two.pid)
         with worker(settings, tmp_path / "3.log") as three:
             eventually(lambda: began(5), within=60)
             assert lost() == 1
