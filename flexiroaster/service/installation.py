@@ -299,7 +299,8 @@ class Installation:
         ttl = self.settings.execution_lock_ttl
 
         def renew(driven: set[str]) -> set[str]:
-            return claims.renew(self.database, self.owner, driven, lease_seconds=ttl)
+            with self.journal.paused():
+                return claims.renew(self.database, self.owner, driven, lease_seconds=ttl)
 
         def renewed(held: set[str]) -> None:
             if self._signals is not None:

@@ -12,7 +12,8 @@ were written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flexiroaster import faults
@@ -71,6 +72,16 @@ class Journal:
             raise
         landed = {w.change.execution_id: w.landed for w in mine if w.landed is not None}
         return landed, {w.change.execution_id: w.error for w in mine if w.error is not None}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, nothing is written: for what locks several executions of this process, as the journal does.
+
+        On PostgreSQL two statements that lock the same rows in different orders wait for each other until the server
+        ends one of them.
+        """
+        with self._writer_lock:
+            yield
 
     def close(self) -> None:
         """Give the connection back, once the writer of the moment has finished."""

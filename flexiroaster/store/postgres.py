@@ -8,7 +8,6 @@ own transaction; two kinds together go through psycopg's pipeline, BEGIN to COMM
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -101,25 +100,8 @@ WITH input AS (
 SELECT id, slot, queued FROM landed
 """  # noqa: S608 - both parts are constants of this file
 
-_HELD = """
-held AS (
-  SELECT x.id FROM executions AS x
-  WHERE x.id = ANY(ARRAY(
-    SELECT unnest(%(ids)s::text[])
-    UNION ALL
-    SELECT w.id FROM unnest(%(pipelines)s::text[], %(counts)s::int[]) AS p (id, freed) CROSS JOIN LATERAL (
-      SELECT q.id FROM executions AS q WHERE q.pipeline_id = p.id AND q.queued
-      ORDER BY q.created_at, q.id LIMIT p.freed
-    ) AS w
-  ))
-  ORDER BY x.id FOR NO KEY UPDATE
-),"""
-_AMONG_HELD = "x.id = ANY(ARRAY(SELECT id FROM held)) AND"
-"""Lock what is changed, and what gets the freed slots, in the order in which leases are renewed: each would wait for
-the other's rows otherwise, until PostgreSQL ends one of the two. The array is complete before the first change."""
-
-_MOVE_TEMPLATE = """
-WITH {held} landed AS (
+_MOVE = f"""
+WITH landed AS (
   UPDATE executions AS x
   SET status = u.status, completed_stages = u.completed, last_seq = u.seq, started_at = u.started_at,
       completed_at = u.completed_at, error = u.error, goal = u.goal, pause_deadline = u.pause_deadline,
@@ -131,7 +113,7 @@ WITH {held} landed AS (
        AS u (id text, token bigint, was text, was_seq bigint, status text, completed int, seq bigint,
              started_at timestamptz, completed_at timestamptz, error jsonb, goal text, release bool, freed_slot int,
              progress bool, pause_deadline timestamptz, ends bool, waits bool)
-  WHERE {among} x.id = u.id AND x.fencing_token = u.token AND x.last_seq = u.was_seq AND x.status = u.was
+  WHERE x.id = u.id AND x.fencing_token = u.token AND x.last_seq = u.was_seq AND x.status = u.was
     AND (x.queued OR NOT u.waits)
   RETURNING x.id
 ), stages AS (
@@ -148,11 +130,11 @@ WITH {held} landed AS (
   FROM json_to_recordset(%(handled)s) AS u (id text, command_id bigint, outcome text)
   JOIN landed ON landed.id = u.id
   WHERE c.id = u.command_id
-), event AS ({events})
+), event AS ({_EVENTS})
 SELECT id, NULL::int, false FROM landed
-"""
-_MOVE = _MOVE_TEMPLATE.format(held="", among="", events=_EVENTS)
-_MOVE_HELD = _MOVE_TEMPLATE.format(held=_HELD, among=_AMONG_HELD, events=_EVENTS)
+"""  # noqa: S608 - both parts are constants of this file
+"""Locks its executions in no certain order. They are leased to this process, whose renewals wait for the journal
+(`Journal.paused`); to lock them in order first would cost half as much again."""
 
 _WANTED = """
 UPDATE executions AS x SET claimable_at = now()
@@ -299,15 +281,7 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
     statements += [(_CREATE, _new_rows(part)) for part in _parts(new)]
     if any(n.findings for n in new):
         statements.append((_NOTE, _finding_rows(new)))
-    if len(transitions) + len(freed) > 1:
-        counts = Counter(t.pipeline_id for t in freed)
-        held = {
-            "ids": [t.execution_id for t in transitions],
-            "pipelines": list(counts),
-            "counts": list(counts.values()),
-        }
-        statements.append((_MOVE_HELD, {**_move_rows(transitions), **held}))
-    elif transitions:
+    if transitions:
         statements.append((_MOVE, _move_rows(transitions)))
     if any(t.decisions for t in transitions):
         statements.append((_DECIDE, _decision_rows(transitions)))

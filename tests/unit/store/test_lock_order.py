@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.service.installation import open_installation
 from flexiroaster.store import claims, retention
 from flexiroaster.store.changes import Landed
 from flexiroaster.store.database import Database, open_database
@@ -44,16 +44,7 @@ def release(database: Database, _: Journal) -> object:
     return len(claims.claim(database, "you", most=9, lease_seconds=60)) == len(IDS)
 
 
-def move(_: Database, journal: Journal) -> object:
-    return journal.apply([started(i) for i in IDS]) == dict.fromkeys(IDS, Landed())
-
-
-def end(_: Database, journal: Journal) -> object:
-    over = [replace(started(i), status=ExecutionStatus.COMPLETED, release=True) for i in IDS]
-    return journal.apply(over) == dict.fromkeys(IDS, Landed())
-
-
-@pytest.mark.parametrize("action", [renew, release, move, end])
+@pytest.mark.parametrize("action", [renew, release])
 def test_several_executions_are_locked_in_order(
     database: Database, journal: Journal, postgres_url: str, action: Action
 ) -> None:
@@ -61,14 +52,51 @@ def test_several_executions_are_locked_in_order(
     assert done_behind(postgres_url, "a", IDS[:-1], lambda: action(database, journal))
 
 
-def test_a_freed_slot_is_given_on_in_order(journal: Journal, postgres_url: str) -> None:
-    """What gets the slot is locked before what gives it, where its id says so."""
-    limited = [replace(new(i), concurrency=1, queue=True) for i in ("e", "a")]
-    for each in limited:
-        journal.apply([each])
-    change = started("e")
-    over = replace(change, status=ExecutionStatus.COMPLETED, release=True, freed_slot=1, pipeline_id="p1")
-    assert done_behind(postgres_url, "a", ["e"], lambda: journal.apply([over]) == {"e": Landed()})
+def test_a_renewal_and_changes_of_the_same_executions_do_not_wait_for_each_other(
+    database: Database, journal: Journal, postgres_url: str
+) -> None:
+    """Changes lock from the end of the table, renewals from its beginning; both need the one in the middle."""
+    journal.apply([new(i) for i in IDS])
+    done: list[object] = []
+
+    def change() -> None:
+        done.append(journal.apply([started(i) for i in IDS]) == dict.fromkeys(IDS, Landed()))
+
+    def renew_beside() -> None:
+        with journal.paused():
+            done.append(renew(database, journal))
+
+    with psycopg.connect(postgres_url) as blocker, psycopg.connect(postgres_url, autocommit=True) as probe:
+        blocker.execute("SELECT FROM executions WHERE id = 'c' FOR UPDATE")
+        threads = [threading.Thread(target=each, daemon=True) for each in (change, renew_beside)]
+        threads[0].start()
+        eventually(lambda: probe.execute(WAITING).fetchall() == [(1,)])
+        threads[1].start()
+        eventually(lambda: journal._writer_lock.locked() and threads[1].is_alive())
+        assert probe.execute(WAITING).fetchall() == [(1,)], "the renewal waits for the journal"
+        blocker.rollback()
+        for thread in threads:
+            thread.join(60)
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert done == [True, True]
+        assert probe.execute(deadlocks).fetchall() == [(0,)]
+
+
+def test_leases_are_renewed_between_the_writes_of_the_journal(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: list[bool] = []
+    settings = load_settings(database_url=postgres_url, heartbeat_interval=0.05)
+    with open_installation(settings) as installation:
+
+        def noted(*_: object, **__: object) -> set[str]:
+            beside.append(installation.journal._writer_lock.locked())
+            return set()
+
+        monkeypatch.setattr(claims, "renew", noted)
+        installation.take_work()
+        eventually(lambda: beside)
+    assert all(beside)
 
 
 def test_executions_are_forgotten_in_order(database: Database, journal: Journal, postgres_url: str) -> None:
