@@ -57,7 +57,7 @@ class PolicyMode(StrEnum):
 
 
 def _days(default: int, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
-    return Field(default=default, ge=0, le=36_500, description=f"{description} Days; 0: kept for ever.")
+    return Field(default=default, ge=0, le=36_500, description=f"{description} Days; 0 keeps them without limit.")
 
 
 class Settings(BaseSettings):

@@ -122,7 +122,7 @@ class SupervisedThread:
         closing = self._closed.is_set()
         try:
             more = self._turn()
-        except BaseException as error:  # noqa: BLE001 - nobody is above a thread, and this one must not end
+        except BaseException as error:  # noqa: BLE001 - no caller would see it, and this thread must not end
             if closing:
                 return False
             if not self._closed.is_set():

@@ -88,7 +88,7 @@ def create_app(
         exception_handlers={HTTPException: _refused},
     )
     app.state.streams = streams  # the server ends them before it waits for their connections
-    app.state.event_streams = event_streams  # whoever serves others beside GraphQL's counts them together
+    app.state.event_streams = event_streams  # shared with the streams of other APIs, which count together
     return app
 
 

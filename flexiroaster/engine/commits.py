@@ -50,5 +50,5 @@ def _log(refused: Mapping[str, StoreError]) -> None:
 
 
 def driver_failed(error: BaseException) -> StoreError:
-    """What those are told who wait for an execution that the driver gave up for a defect."""
+    """The error that waiters get for an execution that the driver gave up because of a defect."""
     return StoreError(f"the driver failed: {error!r}")

@@ -185,7 +185,7 @@ class Driver:
         try:
             while not self._closing:
                 self._turn()
-        except BaseException as error:  # nobody is above a thread: it is logged, and the process ends
+        except BaseException as error:  # no caller would see it: it is logged, and the process ends
             self.failure = in_one_line(error)
             told = "the driver has failed; others go on with its %d executions when their leases run out"
             logger.critical(told, len(self._driven.ids()), exc_info=True)

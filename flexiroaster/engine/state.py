@@ -49,7 +49,7 @@ class ExecutionState:
     retries: dict[str, datetime] = field(init=False, default_factory=dict)  # when stages that wait are tried again
     completed: int = 0
     waits: bool = False  # for a slot of its pipeline; nothing starts
-    sealed: str | None = None  # why nobody can drive it; no command is carried out any more
+    sealed: str | None = None  # why it cannot be driven; commands are no longer applied
     suspect: bool = False  # it lost its drivers again and again, without any progress between
     elapsed: float = 0.0  # seconds that its limit has counted before this driver took it up
     watch: Watch | None = None  # of the safety engine; without one the stages' own rules hold

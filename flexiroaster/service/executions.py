@@ -302,7 +302,7 @@ def _check_active(revision: Revision) -> None:
 
 
 def _begin(installation: Installation, revision: Revision, new: NewExecution, force: str | None) -> str:
-    """The one way in which executions begin: past the gate, into the database, and to whoever drives it; its id.
+    """Start an execution, new or rerun: ask the gate, create it, and hand it to its driver. Return its id.
 
     One that is blocked, or refused, and was asked for already is that earlier one. Without an `owner` it is left to
     workers. Raises BlockedError, InputError, ConflictError, StoreError.
@@ -330,7 +330,7 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
         if not drive:
             installation.tell_of_work(new.execution_id)
     except StoreError as error:  # it is created all the same, and workers look for work by themselves
-        _log.warning("nobody was told of execution %s: %s", new.execution_id, error)
+        _log.warning("workers were not notified of execution %s: %s", new.execution_id, error)
     if drive and landed.queued:
         installation.take_work()  # this process is there to take it when its turn comes
     elif drive:

@@ -57,7 +57,7 @@ def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
 def _take_in(installation: Installation, runs: Sequence[PastRun]) -> Imported:
     installation.knowledge.catch_up()
     with installation.database.write() as connection:
-        risk_states.locked_progress(connection)  # nobody else adds any until these are in
+        risk_states.locked_progress(connection)  # no other process adds runs until these are in
         new = run_history.missing(connection, runs)
         run_history.add(connection, new)
         run_history.refresh_statistics(connection)

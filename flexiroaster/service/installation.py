@@ -234,7 +234,7 @@ class Installation:
             scheduler.wake()
 
     def tell_of_work(self, execution_id: str) -> None:
-        """There is a new execution that nobody drives: tell who may claim it, and who follows the list."""
+        """Notify workers and list subscribers of a new execution without a driver."""
         self.signals.created(execution_id)
 
     def tell_of_command(self, execution_id: str) -> None:

@@ -50,7 +50,7 @@ class Signals:
     # --- to the others -------------------------------------------------------------------------------------------
 
     def created(self, execution_id: str) -> None:
-        """There is a new execution that nobody drives: it has its first event, and may be claimed."""
+        """Announce a new execution without a driver: it has its first event and can be claimed."""
         self._bus.publish(f"{EVENTS}:{execution_id}")
         self._bus.publish(WORK)
 

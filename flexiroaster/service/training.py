@@ -88,7 +88,7 @@ def claimed(installation: Installation) -> Iterator[None]:
 def learn(installation: Installation, seed: int = 0) -> Trained:
     """Learn from the newest runs: recalibrate the prior, train a local model, and let what is better answer.
 
-    For whoever has claimed the training. Reproducible by seed and data. Without the extra `safety` there is no local
+    The caller has claimed the training. Reproducible by seed and data. Without the extra `safety` there is no local
     model. Raises NotAllowedError where nothing has run yet, StoreError.
     """
     knowledge = installation.knowledge
@@ -113,7 +113,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
     """Bring the model to where it were if the engine had been on during all the history that is known now.
 
     What it would have said at the start of an imported run is kept with the run, so that later trainings are judged by
-    what was said before outcomes were known. What was really said stays as it is. For whoever has claimed the training.
+    what was said before outcomes were known. What was really said stays as it is. The caller has claimed the training.
     Raises StoreError.
     """
     runs = run_history.newest(installation.database, MOST_RUNS)

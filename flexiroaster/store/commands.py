@@ -111,7 +111,7 @@ def _check_nothing_undone(connection: Connection, execution_id: str, status: Exe
 
 
 def _free_slot(connection: Connection, pipeline_id: str, concurrency: int) -> int:
-    """The lowest free slot; its pipeline is locked, so nobody else gets the same one. Raises ConflictError."""
+    """The lowest free slot; its pipeline is locked, so no other execution gets the same one. Raises ConflictError."""
     taken = set(
         connection.execute(
             select(executions.c.slot).where(executions.c.pipeline_id == pipeline_id, executions.c.slot.is_not(None))

@@ -5,7 +5,7 @@ one transaction (group commit) and the others, when their turn comes, find their
 a single writer pays no hand-over.
 
 A change leaves the queue only when its outcome is known, so a writer may be interrupted anywhere (Ctrl-C in a
-notebook): it withdraws its own changes, and the next writer goes on with the others, first looking up whether they
+notebook): it withdraws its own changes, and the next writer continues with the others, first looking up whether they
 were written.
 """
 
@@ -110,7 +110,7 @@ class Journal:
             faults.point("journal.before_commit")
             landed = self._backend.apply(*_split(group), {w.change.execution_id for w in doubtful})
             faults.point("journal.after_commit")
-        except UnreachableError as error:  # the others would wait for it in vain, one after another
+        except UnreachableError as error:  # the others would each wait for it as well
             with self._queue_lock:
                 _fail(self._queue, error)
         except Exception as error:  # noqa: BLE001 - a value that cannot be encoded, an integer that is too large

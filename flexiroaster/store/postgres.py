@@ -296,7 +296,7 @@ def _parts(new: Sequence[NewExecution]) -> list[list[NewExecution]]:
     """The new executions in as many statements as it takes for each to get a slot that is free.
 
     One statement gives out the slots before it finds that an idempotency key is taken: the slot of an execution that
-    does not land stays free, and the next one would queue although nobody is there to promote it. So do those of two
+    does not land stays free, and the next one would queue although nothing will promote it. So do those of two
     revisions that differ in their `concurrency`.
     """
     limits: dict[str, set[tuple[str | None, int]]] = {}
