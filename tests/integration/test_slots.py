@@ -178,15 +178,17 @@ def test_the_command_line_reruns_what_has_to_queue_without_any_worker(tmp_path: 
 def stopped(installation: Installation, revision: Revision) -> str:
     execution_id = executions.start(installation, revision)
     control.stop(installation, execution_id)
-    assert executions.wait(installation, execution_id, 60).status == "cancelled"
+    assert executions.wait(installation, execution_id, 120).status == "cancelled"
     return execution_id
 
 
 def test_a_start_queues_behind_a_retry_that_takes_the_slot_at_that_moment(postgres_url: str, tmp_path: Path) -> None:
-    with open_installation(load_settings(database_url=postgres_url)) as installation, ThreadPoolExecutor(1) as pool:
-        stage = {"id": "a", "type": "input", "config": {"source": "api", "data": [{"x": 1}]}}
+    settings = load_settings(database_url=postgres_url, python_modules=(FUNCTIONS,))
+    with open_installation(settings) as installation, ThreadPoolExecutor(1) as pool:
+        stage = python("a", "wait_for_file", arguments={"path": str(tmp_path / "go")})
         revision = pipelines.create(installation, {"name": "T", "on_conflict": "queue", "stages": [stage]})
         former = stopped(installation, revision)
+        (tmp_path / "go").touch()
         begun = []
 
         def meanwhile(_: object) -> None:
@@ -201,13 +203,14 @@ def test_a_start_queues_behind_a_retry_that_takes_the_slot_at_that_moment(postgr
             eventually(lambda i=each: status(installation, i) == "completed")
 
 
-def test_retries_and_starts_that_race_never_share_a_slot(postgres_url: str) -> None:
-    settings = load_settings(database_url=postgres_url)
+def test_retries_and_starts_that_race_never_share_a_slot(postgres_url: str, tmp_path: Path) -> None:
+    settings = load_settings(database_url=postgres_url, python_modules=(FUNCTIONS,))
     with open_installation(settings) as first, open_installation(settings) as second:
-        stage = {"id": "a", "type": "input", "config": {"source": "api", "data": [{"x": 1}]}}
+        stage = python("a", "wait_for_file", arguments={"path": str(tmp_path / "go")})
         definition = {"name": "T", "on_conflict": "queue", "concurrency": 2, "stages": [stage]}
         revision = pipelines.create(first, definition)
         former = [stopped(first, revision) for _ in range(4)]
+        (tmp_path / "go").touch()
         together = threading.Barrier(8)
 
         def retry(where: Installation, execution_id: str) -> str | None:

@@ -66,7 +66,7 @@ def test_the_gate_blocks_and_a_reason_forces(api: Api) -> None:
     assert refused["details"]["risk"]["gate"] == "block"
     forced = api.data(START, {"input": {"pipelineId": "p", "force": "it has to be"}})["startExecution"]["execution"]
     assert (forced["risk"]["gate"], forced["risk"]["forced"]) == ("BLOCK", "it has to be")
-    found = api.data("{ insights(unresolvedOnly: true) { totalCount nodes { insightType pipelineId insightId } } }")
+    found = api.data("{ insights(unresolvedOnly: false) { totalCount nodes { insightType pipelineId insightId } } }")
     assert found["insights"]["nodes"][0]["pipelineId"] == "p"
     executions.wait(api.installation, forced["executionId"])
 
