@@ -15,7 +15,7 @@ from flexiroaster.engine.executor import Execution
 from flexiroaster.errors import StoreError
 from flexiroaster.model.execution import TERMINAL
 from flexiroaster.service import executions, health, local, pipelines
-from flexiroaster.service.installation import open_installation
+from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.sqlite import SqliteBackend
 from tests.integration.test_control import begin_elsewhere, seqs_have_no_gap, settings, start_worker
 from tests.integration.test_runs import python, rows
@@ -52,13 +52,26 @@ def test_its_worker_ends_and_another_goes_on(
             worker.wait(120)
 
 
+def fails_once_it_is_waited_for(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver fails, once, before it starts a stage, and not before a thread waits for the execution."""
+    failed = []
+
+    def point(name: str) -> None:
+        if name == "driver.before_start" and not failed:
+            failed.append(name)
+            eventually(lambda: any(driven.ended._cond._waiters for driven in installation.driver._driven.all()))
+            raise faults.InjectedFault(name)
+
+    monkeypatch.setattr(faults, "point", point)
+
+
 def test_nobody_waits_for_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_installation(settings) as installation:
         installation.take_work()
         revision = pipelines.create(installation, {"name": "T", "concurrency": None, "stages": [rows("a", {"x": 1})]})
-        monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.before_start=raise"))
+        fails_once_it_is_waited_for(installation, monkeypatch)
         x = executions.start(installation, revision)
         with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.before_start'\)$"):
             executions.wait(installation, x, timeout=120)
@@ -139,7 +152,7 @@ def test_runs_from_python_go_on_after_the_driver_has_failed(monkeypatch: pytest.
     shared = local._Shared()
     first = shared.installation()
     revision = pipelines.create(first, {"name": "T", "stages": [rows("a", {"x": 1})]})
-    monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.before_start=raise"))
+    fails_once_it_is_waited_for(first, monkeypatch)
     with pytest.raises(StoreError, match=r"^the driver failed"):
         executions.wait(first, executions.start(first, revision), 60)
     eventually(lambda: not first.healthy)
