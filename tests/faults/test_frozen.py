@@ -67,7 +67,7 @@ def _trial(site: Site, point: str, rng: random.Random, program: list[str]) -> Fo
     executions = site.start(4)
     frozen = _frozen(site, point, rng, program)
     owners = [site.checker.execution(i).lease_owner for i in executions]
-    if _holds_the_write_lock(site):  # asked while nobody else can hold it
+    if _holds_the_write_lock(site):  # asked while no other process can hold it
         frozen.thaw()
         site.wait(executions)
         site.fleet.end(frozen)

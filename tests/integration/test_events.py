@@ -37,7 +37,7 @@ def test_readers_anywhere_see_each_event_once_and_then_the_end(
     x = start(
         installation, python("a", "wait_for_file", arguments={"path": str(go_on)}), python("b", "print_many", "a")
     )
-    eventually(lambda: executions.get(installation, x).last_seq >= 3)  # nobody can go on behind what is to come
+    eventually(lambda: executions.get(installation, x).last_seq >= 3)  # no cursor lies beyond the events to come
     seen: dict[str, list[int]] = {}
 
     def read(name: str, where: Installation, after: int) -> None:

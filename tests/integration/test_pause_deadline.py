@@ -53,7 +53,7 @@ def undriven(installation: Installation, execution_id: str) -> None:
 
 
 def let_it_pass(installation: Installation, execution_id: str) -> datetime:
-    """Put the deadline of an execution that nobody drives, or whose driver is dead, into the past; what it is then."""
+    """Move the deadline of an execution without a live driver into the past, and return it."""
     passed = utc_now() - timedelta(seconds=1)
     with installation.database.write() as connection:
         values = {"pause_deadline": passed, "claimable_at": passed}

@@ -212,7 +212,7 @@ def test_many_threads_at_a_frozen_server_wait_side_by_side(
     together = threading.Barrier(20, timeout=120)
 
     def wait_side_by_side(client: redis.Redis) -> object:
-        together.wait()  # which nobody passes unless all 20 have come so far
+        together.wait()  # passes only once all 20 threads are here
         return client.get("x")
 
     with ThreadPoolExecutor(20) as threads:

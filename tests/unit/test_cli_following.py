@@ -1,4 +1,4 @@
-"""The command line waits for an execution on a thread of its own: what fails there is told, not waited for."""
+"""The command line waits for an execution on a separate thread, and reports what fails there."""
 
 from __future__ import annotations
 

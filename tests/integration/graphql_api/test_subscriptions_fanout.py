@@ -47,7 +47,7 @@ def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]
 
 
 def followed(live: Live, execution_id: str, after: str | None = None) -> list[int]:
-    """The numbers of all events behind a cursor; whoever is cut off comes back, as docs/subscriptions.md says."""
+    """The numbers of all events behind a cursor; a client that is cut off reconnects, as docs/subscriptions.md says."""
     found: list[int] = []
     for _ in range(100):
         with suppress(ConnectionClosed), live.socket() as socket:
@@ -120,7 +120,7 @@ def test_a_socket_that_is_not_read_is_cut_off_and_can_come_back(impatient: Live)
             socket.init()
             stream = socket.results("1", LARGE, id=execution_id)
             first = next(stream)["executionEvents"]
-            assert followed(impatient, execution_id) == everything  # nobody else waits for it
+            assert followed(impatient, execution_id) == everything  # no other process waits for it
             eventually(lambda: connections(impatient) == 0)  # it is gone, with all that waited for it
             eventually(lambda: impatient.streams.feeds == 0)
     rest = followed(impatient, execution_id, first["cursor"])

@@ -120,7 +120,7 @@ def test_a_stream_ends_with_its_token(
     execution_id = closed.start(closed.pipeline())
     with opens(closed, execution_id, follower.secret) as live:
         lines = told(live)
-        assert next(lines)  # nobody drives it: the stream stays open
+        assert next(lines)  # it has no driver: the stream stays open
         tokens.revoke(closed.installation, follower.name)
         assert "event: complete" not in list(lines)
 

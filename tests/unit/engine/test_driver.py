@@ -32,7 +32,7 @@ class NoProcesses:
 
 
 class Written:
-    """A journal that takes everything but what it is told not to."""
+    """A journal that refuses only the executions that `refused` names."""
 
     def __init__(self, refused: Callable[[str], StoreError | None] = lambda _: None) -> None:
         self.refused = refused

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
-import pytest
 from sqlalchemy import update
 
-from flexiroaster.config import Settings
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import Event, EventType, utc_now
 from flexiroaster.store import claims, commands
 from flexiroaster.store.changes import NewExecution, NewStage
-from flexiroaster.store.database import Database, open_database
+from flexiroaster.store.database import Database
 from flexiroaster.store.journal import Journal
-from flexiroaster.store.migrate import upgrade
 from flexiroaster.store.tables import executions
-
-
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    opened = open_database(settings)
-    upgrade(opened)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def journal(database: Database) -> Iterator[Journal]:
-    opened = Journal(database)
-    yield opened
-    opened.close()
 
 
 def new(execution_id: str, owner: str | None = None, *, paused: bool = False) -> NewExecution:

@@ -17,7 +17,6 @@ from flexiroaster.store import retention
 from flexiroaster.store.changes import NewExecution, NewStage
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal import Journal
-from flexiroaster.store.migrate import upgrade
 from flexiroaster.store.retention import BOUNDED, RULES, WITH_EXECUTION
 from flexiroaster.store.safety_tables import decision_overrides
 from flexiroaster.store.tables import executions, metadata
@@ -25,21 +24,6 @@ from tests.waiting import eventually
 
 NOW = utc_now()
 OLD, NEW, CUTOFF = NOW - timedelta(days=100), NOW - timedelta(days=80), NOW - timedelta(days=90)
-
-
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    opened = open_database(settings)
-    upgrade(opened)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def journal(database: Database) -> Iterator[Journal]:
-    opened = Journal(database)
-    yield opened
-    opened.close()
 
 
 def new(execution_id: str, parent_id: str | None = None) -> NewExecution:
