@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isinf
 from typing import Literal
 
 import polars as pl
@@ -101,4 +102,9 @@ def _scale(name: str, shift: float, width: float) -> pl.Expr:
     value = pl.col(name).cast(pl.Float64)
     if width == 0:
         return pl.when(value.is_finite()).then(0.0).otherwise(value).alias(name)
+    if isinf(1 / width):  # polars multiplies by the reciprocal, so a subnormal width gives NaN; powers of 2 are exact
+        return ((value - shift) * _EXACT / (width * _EXACT)).alias(name)
     return ((value - shift) / width).alias(name)
+
+
+_EXACT = 2.0**200

@@ -75,6 +75,15 @@ def test_robust_keeps_differences_where_the_middle_half_is_constant():
     assert found["x"].to_list() == [0.0, 0.0, 0.0, 0.0, 4.0]
 
 
+@pytest.mark.parametrize("method", ["min_max", "z_score", "robust"])
+def test_numbers_near_the_smallest_float_keep_their_order(method):
+    found = transform({**NORMALIZE, "method": method}, pl.DataFrame({"x": [0.0, 5e-324, 2.2250738585e-313]}))[
+        "x"
+    ].to_list()
+    assert all(math.isfinite(value) for value in found) and found == sorted(found)
+    assert found[0] < found[2] or method == "z_score", "their variance is 0 in floats"
+
+
 @given(st.lists(st.one_of(st.none(), numbers), min_size=1))
 def test_min_max_stays_between_zero_and_one_and_can_be_undone(values):
     found = transform(NORMALIZE, pl.DataFrame({"x": values}, schema={"x": pl.Float64}))["x"].to_list()
