@@ -64,7 +64,7 @@ class Journal:
         try:
             with self._queue_lock:
                 self._queue += mine
-            with self._writer_lock:
+            with self._writer_lock, self._withdrawn_if_interrupted(mine):
                 while not all(waiting.done for waiting in mine):
                     self._commit(self._next_group())
         except BaseException:
@@ -128,6 +128,19 @@ class Journal:
                 waiting.done = True
         with self._queue_lock:
             self._queue = [waiting for waiting in self._queue if not waiting.done]
+
+    @contextmanager
+    def _withdrawn_if_interrupted(self, mine: list[_Waiting]) -> Iterator[None]:
+        """Withdraw the changes of an interrupted writer before it releases the writer's lock.
+
+        The next writer would commit them otherwise, after the interrupted call has raised: its caller reads the
+        execution, finds nothing written, tries again and loses against its own former change.
+        """
+        try:
+            yield
+        except BaseException:
+            self._withdraw(mine)
+            raise
 
     def _withdraw(self, mine: list[_Waiting]) -> None:
         with self._queue_lock:

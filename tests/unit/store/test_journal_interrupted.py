@@ -190,6 +190,27 @@ def test_ctrl_c_while_it_waits_withdraws_a_change(journal: Journal, database: Da
     assert queries.execution(database, "x").last_seq == 1
 
 
+def test_an_interrupted_writer_withdraws_its_change_before_the_next_one_can_write(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.apply([new("x")])
+    lock, left = journal._writer_lock, []
+
+    class Watched:
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            left.append(list(journal._queue))
+            lock.release()
+
+    monkeypatch.setattr(journal, "_writer_lock", Watched())
+    interrupt_once(monkeypatch, "journal.before_commit")
+    with pytest.raises(KeyboardInterrupt):
+        journal.apply([started("x")])
+    assert left == [[]], "the next writer finds nothing of it"
+
+
 def test_writers_that_are_interrupted_at_random_lose_and_repeat_nothing(
     journal: Journal, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
