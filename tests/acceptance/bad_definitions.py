@@ -246,10 +246,10 @@ INPUTS = [
         "stages[0].config.query: takes no ${...}: pass values as `parameters`",
     ]),
     Case("parameters", source(source="sql", connection="warehouse", query="SELECT :a", parameters={"b": 1}), [
-        "stages[0].config.parameters: has no value for :a of the query",
+        "stages[0].config.parameters: has no value for :a in the query",
         "stages[0].config.parameters.b: the query has no :b",
     ]),
-    Case("scheme", source(source="http", url="ftp://x"), ["stages[0].config.url: must be a http:// or https:// URL"]),
+    Case("scheme", source(source="http", url="ftp://x"), ["stages[0].config.url: must be an http:// or https:// URL"]),
     Case("private address", source(source="http", url="http://127.0.0.1/x"), [
         "stages[0].config.url: 127.0.0.1 is a private or reserved address; list the host in HTTP_ALLOWED_HOSTS to "
         "allow it",

@@ -1,1 +1,1 @@
-"""Operators that read: each gives one table and takes none."""
+"""Input operators: each one produces a table and takes no input table."""

@@ -1,4 +1,4 @@
-"""Records that come with the call: in the config of the stage, or as the variable `records`."""
+"""`source: api`: records passed with the call, in the config of the stage or in the variable `records`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ __all__ = ["ApiConfig", "ApiInput"]
 
 
 class ApiConfig(OperatorConfig):
-    """`data` are the records themselves. `endpoint` is a note on where they come from: nothing is fetched."""
+    """`data` holds the records themselves. `endpoint` documents where they come from; nothing is fetched."""
 
     endpoint: str | None = None
     data: list[dict[str, Any]] | None = None
 
 
 class ApiInput(Operator[ApiConfig]):
-    """Take the records given with the call.
+    """Read the records passed with the call.
 
-    `config.data` goes before the execution's variable `records`. Without either the table is empty, with a warning.
-    Types are told from all records: what is mixed becomes text, nested values become structs, lists or JSON.
+    `config.data` takes precedence over the execution's variable `records`. Without either, the table is empty and a
+    warning is logged. Types are inferred from all records: mixed values become text, nested values become structs,
+    lists or JSON.
     """
 
     stage_type = StageType.INPUT
@@ -33,7 +34,7 @@ class ApiInput(Operator[ApiConfig]):
     arity = NONE
 
     def run(self, context: StageContext) -> pl.DataFrame:
-        """The records as a table. Raises StageError (data) naming the first that is not an object."""
+        """Return the records as a table. Raises StageError (data) that names the first record that is not an object."""
         from flexiroaster.operators.inputs.inference import table_of
         from flexiroaster.operators.inputs.json_documents import array_of_objects
 
@@ -41,6 +42,8 @@ class ApiInput(Operator[ApiConfig]):
             return table_of(self.config.data)
         given = context.variables.get("records")
         if given is None:
-            context.logger.warning("no records came with the call (config.data or variable 'records'): no rows")
+            context.logger.warning(
+                "no records were passed with the call (config.data or variable 'records'): the table is empty"
+            )
             return table_of([])
         return table_of(array_of_objects(given, "variable 'records'"))

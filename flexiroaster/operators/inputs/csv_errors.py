@@ -1,6 +1,7 @@
-"""What is wrong with a csv, in terms of its lines: polars names neither line nor field, so the file is looked at again.
+"""Errors of csv files, located by line.
 
-That happens only where reading has failed, and for a line beyond the first million not at all.
+Polars names neither the line nor the field, so the file is read again here, only after a read has failed. Lines beyond
+the first million are not searched.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class CsvFile:
-    """A csv that is read: `dialect` are the options of `polars.scan_csv`, `types` those of its columns, and
-    `overridden` the columns whose type the config gives.
+    """A csv file to read.
+
+    `dialect` holds the options of `polars.scan_csv`, `types` the types of its columns, and `overridden` the columns
+    whose type the config sets.
     """
 
     path: Path
@@ -41,7 +44,7 @@ class CsvFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Errors of polars inside become StageError (data) that names the file, and the line where it can be found."""
+        """Turn polars errors into StageError (data) that names the file and, if it can be found, the line."""
         with reading(self.label):
             try:
                 yield
@@ -52,7 +55,7 @@ class CsvFile:
                 raise damaged(self.label, reason) from error
 
     def _reason(self, text: str) -> str | None:
-        """In our words, if it is one of the errors that people run into."""
+        """Explain the common errors in our own words; None for other errors."""
         if "utf-8" in text:
             return not_utf8(self.path)
         if text.startswith("found more fields"):
@@ -71,7 +74,7 @@ class CsvFile:
         fits = f"{place}column {column!r}: {_shown(value)} does not fit {friendly_name(self.types[column])}"
         if column in self.overridden:
             return f"{fits}, its type in `schema`"
-        return f"{fits}, the type of the first rows: set another in `schema`"
+        return f"{fits}, the type of the first rows: set another type in `schema`"
 
     def _first_long_line(self) -> str | None:
         wanted = 0
@@ -79,11 +82,11 @@ class CsvFile:
             wanted = wanted or len(row)
             if len(row) > wanted:
                 first = "the header" if self.dialect["has_header"] else "the first line"
-                return f"line {line}: has {len(row)} fields, {first} {wanted}"
+                return f"line {line}: has {len(row)} fields, but {first} has {wanted}"
         return None
 
     def _rows(self, *, header: bool = False) -> Iterator[tuple[int, list[str]]]:
-        """Each row's fields with the number of the line where it ends; the header only if asked for."""
+        """Yield each row's fields with the number of the line where the row ends; the header only if `header`."""
         skipped = self.dialect["skip_rows"]
         with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
@@ -94,7 +97,7 @@ class CsvFile:
                 for number, row in enumerate(filter(None, reader)):
                     if header or number or not self.dialect["has_header"]:
                         yield skipped + reader.line_num, row
-            except csv.Error:  # a field beyond all bounds: no line can be named
+            except csv.Error:  # a field exceeds the limit of the csv module: no line can be named
                 return
 
     def _line_of_text(self, text: str) -> str:

@@ -1,7 +1,7 @@
-"""Pages from the web into local files: redirects followed by us, passing failures waited out, all within bounds.
+"""HTTP downloads of pages into local files, with redirects, retries and limits.
 
-Credentials go to the origin of the configured URL only: whatever leads elsewhere, a redirect or a link in a page, is
-followed without them.
+Redirects are followed here. Credentials go only to the origin of the configured URL: a redirect or a page link that
+leads elsewhere is followed without them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HARMLESS_HEADERS = frozenset({"accept", "accept-language", "content-type", "use
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A response whose body lies in a file. `url` is where it came from in the end."""
+    """A response whose body is in a file. `url` is the final URL, after redirects."""
 
     path: Path
     url: httpx.URL
@@ -44,7 +44,7 @@ class Page:
 
 
 class Fetcher:
-    """Fetches the pages of one source. `headers` are revealed already; `max_bytes` is for all pages together."""
+    """Fetches the pages of one source. `headers` contain revealed secrets; `max_bytes` limits all pages together."""
 
     def __init__(
         self,
@@ -64,16 +64,20 @@ class Fetcher:
         self._received = self._pages = 0
 
     def fetch(self, method: str, url: httpx.URL, body: Any = None) -> Page:  # noqa: ANN401 - any JSON value
-        """One page. Raises StageError: transient when attempts are used up, configuration or data for the rest."""
+        """Fetch one page. Raises StageError: transient once the attempts are used up, else configuration or data."""
         shown = f"{method} {shown_url(url)}"
         try:
             page = attempts(self._max_retries, self._logger)(self._attempt, method, url, body)
         except AnotherAttempt as error:
             raise StageError(f"{method} {error}", ErrorClass.TRANSIENT, retry_after=error.retry_after) from error
         except httpx.DecodingError as error:
-            raise StageError(f"{shown}: the content encoding is damaged", ErrorClass.DATA) from error
+            raise StageError(
+                f"{shown}: the response body does not match its content encoding", ErrorClass.DATA
+            ) from error
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-            raise StageError(f"{shown}: no valid request can be made of it", ErrorClass.CONFIGURATION) from error
+            raise StageError(
+                f"{shown}: cannot build a valid request; check the URL and the headers", ErrorClass.CONFIGURATION
+            ) from error
         self._received += page.path.stat().st_size
         self._pages += 1
         return page
@@ -96,7 +100,7 @@ class Fetcher:
 
     @contextlib.contextmanager
     def _sent(self, request: httpx.Request) -> Iterator[httpx.Response]:
-        """The response, its body not read yet; what may pass, also while the body is read, asks for another attempt."""
+        """The response with its body unread. Temporary failures, also while the body is read, raise AnotherAttempt."""
         try:
             response = self._client.send(request, stream=True)
             with contextlib.closing(response):
@@ -105,12 +109,12 @@ class Fetcher:
             raise
         except httpx.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise _refused(f"{shown_url(request.url)}: its certificate is not valid: {error}") from error
+                raise _refused(f"{shown_url(request.url)}: the server's certificate is not valid: {error}") from error
             what = str(error) or type(error).__name__
             raise AnotherAttempt(f"{shown_url(request.url)}: {what}") from error
 
     def _redirected(self, request: httpx.Request, following: httpx.Request) -> httpx.Request:
-        """The request that a redirect leads to, without credentials where it leaves the origin."""
+        """The request that a redirect leads to, without credentials if it leaves the origin."""
         _require_web(following.url)
         following.url = following.url.copy_with(userinfo=b"")
         if same_origin(self._origin, following.url):
@@ -145,7 +149,7 @@ def _require_web(url: httpx.URL) -> None:
 
 
 def _judge(response: httpx.Response) -> None:
-    """Pass a response that has a body for us; raise what the others mean."""
+    """Accept a successful response; raise the error that any other response means."""
     if response.is_success:
         return
     status = f"{response.status_code} {response.reason_phrase}".strip()
@@ -153,7 +157,9 @@ def _judge(response: httpx.Response) -> None:
     wait = seconds_until(response.headers.get("retry-after"))
     if response.status_code in WORTH_ANOTHER:
         if wait is not None and wait > PATIENCE:
-            raise StageError(f"{shown}, to be asked again in {wait:.0f} s", ErrorClass.TRANSIENT, retry_after=wait)
+            raise StageError(
+                f"{shown}; the server asks for a retry in {wait:.0f} s", ErrorClass.TRANSIENT, retry_after=wait
+            )
         raise AnotherAttempt(shown, wait)
     if response.is_server_error or response.status_code in PASSING:
         raise StageError(shown, ErrorClass.TRANSIENT, retry_after=wait)

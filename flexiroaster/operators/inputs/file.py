@@ -1,4 +1,4 @@
-"""Read files: csv, tsv, parquet, json, ndjson and arrow, also compressed, also many, also remote."""
+"""`source: file`: csv, tsv, parquet, json, ndjson and arrow files, plain or compressed, local or remote."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ Paths = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)
 
 
 class FileConfig(ReadOptions):
-    """`path` is a path, a glob, or a URL that fsspec understands, or a list of them; see `ReadOptions` for the rest."""
+    """`path` is a path, a glob, a URL that fsspec understands, or a list of these; see `ReadOptions` for the rest."""
 
     path: Annotated[str, Field(min_length=1)] | Paths
     format: FormatName = "auto"
 
     @property
     def paths(self) -> list[str]:
-        """The paths, also where there is one."""
+        """The configured paths as a list, also for a single path."""
         return [self.path] if isinstance(self.path, str) else self.path
 
 
 class FileInput(Operator[FileConfig]):
     """Read one or more files as one table, streaming.
 
-    The format is told from the extension, also behind `.gz`, `.zst`, `.bz2`, `.xz` and `.zip`; all files must have the
-    same columns, except ndjson, where what is missing is null. Files must lie under FILE_ROOTS.
+    The format is inferred from the extension, also in names that end in `.gz`, `.zst`, `.bz2`, `.xz` or `.zip`. All
+    files must have the same columns, except ndjson files, in which missing keys are null. Files must be under
+    FILE_ROOTS.
     """
 
     stage_type = StageType.INPUT
@@ -46,7 +47,7 @@ class FileInput(Operator[FileConfig]):
     arity = NONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
-        """Paths outside of the roots, and names that do not say what format they have."""
+        """Report paths outside the roots, and names whose format cannot be inferred."""
         from flexiroaster.operators.formats import detect_compression, detect_format
         from flexiroaster.operators.locations import permit
 
@@ -64,8 +65,8 @@ class FileInput(Operator[FileConfig]):
                 yield Problem("format", error.message, "format")
 
     def run(self, context: StageContext) -> pl.LazyFrame | Result:
-        """The table, lazily, or for a compressed csv written. Raises StageError (configuration, data, transient)
-        naming the file.
+        """Return the table: lazy, or written to a file for a compressed csv. Raises StageError (configuration, data,
+        transient) that names the file.
         """
         from flexiroaster.operators.inputs.packed import read_packed
         from flexiroaster.operators.inputs.scanning import scan

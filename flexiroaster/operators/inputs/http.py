@@ -1,4 +1,4 @@
-"""Read a table from the web: one response, or all pages of an API."""
+"""`source: http`: a table from one response, or from all pages of an API."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ DEFAULT_PAGES = 1000
 def _a_web_address(url: str) -> str:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for one that is out of range
+        _ = parts.port  # raises ValueError if the port is out of range
     except ValueError as error:
         raise ValueError("is not a valid URL") from error
     if parts.scheme.lower() not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be a http:// or https:// URL")
+        raise ValueError("must be an http:// or https:// URL")
     return url
 
 
 class HttpConfig(OperatorConfig):
-    """`records_path` says where in the JSON the records are. `body` is sent as JSON, a string as it is.
+    """`records_path` says where the records are in the JSON. `body` is sent as JSON; a string is sent as it is.
 
-    `timeout` (s) is for connecting and for each wait for data, `max_bytes` for all pages together. More than
-    `max_pages`: an error, or with a warning the end where `max_pages` was given on purpose.
+    `timeout` (s) limits the connection and each wait for data, `max_bytes` all pages together. With more than
+    `max_pages` pages the stage fails; if the config sets `max_pages`, the stage stops there with a warning instead.
     """
 
     url: Annotated[str, AfterValidator(_a_web_address)]
@@ -61,8 +61,8 @@ class HttpConfig(OperatorConfig):
 class HttpInput(Operator[HttpConfig]):
     """Read json, ndjson, csv or parquet over HTTP, with pagination, retries and limits.
 
-    Private addresses are refused unless the host is listed in HTTP_ALLOWED_HOSTS. Headers take secrets by reference;
-    they are sent to the origin of `url` only.
+    Private addresses are refused unless HTTP_ALLOWED_HOSTS lists the host. Headers take secrets by reference; they are
+    sent only to the origin of `url`.
     """
 
     stage_type = StageType.INPUT
@@ -71,7 +71,7 @@ class HttpInput(Operator[HttpConfig]):
     arity = NONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
-        """A private address written as such; what names resolve to is judged when they are connected to."""
+        """Report a private address in the URL. Host names are checked when the client connects to their addresses."""
         from flexiroaster.operators.addresses import require_public_literal
 
         try:
@@ -80,7 +80,7 @@ class HttpInput(Operator[HttpConfig]):
             yield Problem("url", error.message, "address")
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The table of all pages. Raises StageError; its messages show URLs without the values of their queries."""
+        """Return the table of all pages. Raises StageError; its messages show URLs without their query values."""
         import httpx
 
         from flexiroaster.operators.addresses import guarded_client
@@ -102,7 +102,7 @@ class HttpInput(Operator[HttpConfig]):
             return self._all_pages(fetcher, collector, url.copy_with(userinfo=b""), context)
 
     def _headers(self, url: httpx.URL, access: Access) -> dict[str, str]:
-        """The headers with secrets filled in; a user and password in the URL become one of them."""
+        """The headers with secrets filled in; a user and password in the URL become an Authorization header."""
         headers = {name: reveal(value, access) for name, value in self.config.headers.items()}
         if url.userinfo and not any(name.lower() == "authorization" for name in headers):
             credentials = f"{url.username}:{url.password}".encode()
@@ -128,4 +128,4 @@ class HttpInput(Operator[HttpConfig]):
         pages = self.config.max_pages
         if "max_pages" not in self.config.model_fields_set:
             raise StageError(f"there are more than {pages} pages: set `max_pages`", ErrorClass.CONFIGURATION)
-        context.logger.warning("stopped after max_pages = %d pages, there are more", pages)
+        context.logger.warning("stopped after max_pages = %d pages, but there are more", pages)

@@ -1,13 +1,13 @@
-"""Column types of Python values, told from all of them: nothing is guessed from a sample and nothing is lost.
+"""Type inference for columns of Python values: from all values, never from a sample, and without loss.
 
     shape = Shape()
     shape.observe([1, None, 2.5])
     shape.dtype()             # Float64
     series("price", [1, None, 2.5], shape)
 
-Ints and floats make floats, dates and timestamps timestamps, objects structs, arrays lists; what else is mixed becomes
-text, in which nested values are JSON. Integers beyond 64 bits (decimals: 38 digits) stay exact, as text; decimals that
-are too long are rounded to floats. Values that are missing are null.
+Ints and floats become floats, dates and timestamps timestamps, objects structs, and arrays lists. Other mixtures become
+text, in which nested values are JSON. Integers beyond 64 bits become text, so they stay exact. Decimals have at most 38
+digits; longer ones become text if all are whole numbers, and are rounded to floats otherwise. Missing values are null.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Converter = Callable[[Any], Any]
 
 
 class Kind(Enum):
-    """What sort of value one is, before its column is known."""
+    """The kind of a single value, before the type of its column is known."""
 
     BOOLEAN = auto()
     INTEGER = auto()
@@ -90,9 +90,9 @@ def _kind_of_type(python_type: type) -> Kind:
 
 
 class Shape:
-    """What the values of a column were, as far as they were seen. It only ever widens.
+    """The kinds of values observed in a column. More values only widen it.
 
-    `kinds` and the `scale` of decimals may be given where they are known without values (a database says them).
+    `kinds` and the `scale` of decimals can be given if they are known without values, as from a database.
     """
 
     def __init__(self, kinds: Iterable[Kind] = (), level: int = 0, scale: int = 0) -> None:
@@ -142,7 +142,7 @@ class Shape:
         for name in names:
             self.fields.setdefault(name, Shape(level=self._level + 1))
         if self._level >= _MOST_LEVELS or len(self.fields) > _MOST_FIELDS:
-            return  # these are not fields but keys of a mapping: it stays JSON
+            return  # these are keys of a mapping, not fields: it stays JSON
         for name in names:
             self.fields[name].observe([value.get(name) for value in values])
 
@@ -160,7 +160,7 @@ class Shape:
         return self._items
 
     def dtype(self) -> pl.DataType:
-        """The type that holds every value seen, `Null` where none was."""
+        """The type that holds every observed value; `Null` if there is none."""
         kinds = self.kinds
         if not kinds:
             return pl.Null()
@@ -190,7 +190,7 @@ class Shape:
         return pl.UInt64() if self._least >= 0 and self._most < 2**64 else pl.String()
 
     def converter(self) -> Converter | None:
-        """What makes a value one of `dtype()`; None where every value is one already."""
+        """The function that converts values to `dtype()`; None if no value needs conversion."""
         dtype = self.dtype()
         if isinstance(dtype, pl.List):
             return _list_converter(self._item_shape().converter())
@@ -225,7 +225,7 @@ def _struct_converter(fields: Mapping[str, Converter | None]) -> Converter | Non
 
 
 def _as_text(value: object) -> str:
-    """Text as it is; scalars as JSON or ISO 8601 would write them; nested values as JSON."""
+    """Convert to text: scalars as JSON or ISO 8601 writes them, nested values as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -240,7 +240,7 @@ def _as_text(value: object) -> str:
 def _as_json(value: object) -> str:
     try:
         return orjson.dumps(value, default=_as_text, option=orjson.OPT_NON_STR_KEYS).decode()
-    except orjson.JSONEncodeError:  # it knows integers of 64 bits only
+    except orjson.JSONEncodeError:  # orjson supports 64-bit integers only
         return json.dumps(value, default=_as_text, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -253,9 +253,9 @@ def _as_timestamp(value: date) -> datetime:
 
 
 def series(name: str, values: Sequence[Any], shape: Shape) -> pl.Series:
-    """The values as a column of the shape's type; the shape must have observed them.
+    """Build a column of the shape's type from the values; the shape must have observed them.
 
-    Raises StageError (data) for a value that no column can hold (a number or a time out of every range).
+    Raises StageError (data) for a value that no column can hold (a number or a time out of range).
     """
     try:
         convert = shape.converter()
@@ -267,7 +267,7 @@ def series(name: str, values: Sequence[Any], shape: Shape) -> pl.Series:
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Records as a table: the columns in the order they first appear, missing keys null."""
+    """Build a table from records: columns in order of first appearance, missing keys null."""
     return pl.DataFrame(list(_columns_of(records)))
 
 

@@ -1,4 +1,4 @@
-"""JSON read whole: one document with an array of objects, or one object."""
+"""JSON documents, read whole: an array of objects, or one object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["array_of_objects", "kind_of_json", "labelled", "parse_file", "read_j
 
 
 def read_json(sources: Sequence[Source], file_column: str | None) -> pl.LazyFrame:
-    """The records of all documents as one table. Raises StageError (data) that names the file and the place."""
+    """Read the records of all documents as one table. Raises StageError (data) that names the file and the position."""
     records: list[dict[str, Any]] = []
     for source in sources:
         found = records_of(parse_file(source.path, source.label), source.label)
@@ -27,7 +27,7 @@ def read_json(sources: Sequence[Source], file_column: str | None) -> pl.LazyFram
 
 
 def parse_file(path: Path, label: str) -> Any:  # noqa: ANN401 - any JSON value
-    """The JSON value in a file. Raises StageError (data) with line and column."""
+    """Parse the JSON value in a file. Raises StageError (data) with line and column."""
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not text.strip():
         raise damaged(label, "file is empty")
@@ -40,27 +40,27 @@ def parse_file(path: Path, label: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def records_of(value: object, label: str) -> list[dict[str, Any]]:
-    """An array of objects as it is, an object as the only one. Raises StageError (data) naming the index."""
+    """The objects of an array, or one object as the only record. Raises StageError (data) that names the index."""
     return [value] if isinstance(value, dict) else array_of_objects(value, label)
 
 
 def array_of_objects(value: object, label: str) -> list[dict[str, Any]]:
-    """The value, which must be an array of objects. Raises StageError (data) naming the index of what is not."""
+    """Return the value if it is an array of objects. Raises StageError (data) that names the index of another value."""
     if not isinstance(value, list):
         raise damaged(label, f"expected an array of objects, found {kind_of_json(value)}")
     for index, record in enumerate(value):
         if not isinstance(record, dict):
-            raise damaged(label, f"record [{index}] is not an object but {kind_of_json(record)}")
+            raise damaged(label, f"record [{index}] is {kind_of_json(record)}, not an object")
     return value
 
 
 def kind_of_json(value: object) -> str:
-    """What JSON calls a value, with its article."""
+    """The JSON name of a value's type, with its article."""
     names = {bool: "a boolean", str: "a string", list: "an array", dict: "an object", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 def labelled(record: dict[str, Any], column: str, label: str) -> dict[str, Any]:
-    """The record with one more field, the name of its file. Raises StageError where it has the field already."""
+    """The record with one more field, the name of its file. Raises StageError if it already has that field."""
     require_new_column(column, list(record), label)
     return {**record, column: label}

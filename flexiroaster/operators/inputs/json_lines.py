@@ -1,4 +1,7 @@
-"""One JSON object a line. polars reads it where it finds one type a column; where it does not, we read it exactly."""
+"""NDJSON: one JSON object per line.
+
+Polars reads files that have one type per column; other files are parsed exactly here.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ Overrides = Mapping[str, pl.DataType]
 
 
 class _UncommonTypeError(Exception):
-    """The types that polars finds are none that other systems understand."""
+    """Polars infers types that other systems do not support."""
 
 
 def scan(sources: Sequence[Source], options: ReadOptions, overrides: Overrides, folder: Path) -> pl.LazyFrame:
-    """The objects of all files as rows; a key that is missing, in a line or in a whole file, is null.
+    """Read the objects of all files as rows; a key that is missing in a line or in a whole file is null.
 
-    Raises StageError (data) with file and line for what is not a JSON object.
+    Raises StageError (data) with file and line for a line that is not a JSON object.
     """
     filled = [source for source in sources if not _is_blank(source.path)]
     if not filled:
@@ -47,7 +50,7 @@ def scan(sources: Sequence[Source], options: ReadOptions, overrides: Overrides, 
 
 
 def _scan_lazily(sources: Sequence[Source], options: ReadOptions, folder: Path) -> pl.LazyFrame:
-    """Raises what polars raises, also where a value further down does not fit; unless only some rows are looked at."""
+    """Scan with polars and raise its errors. Without `infer_rows`, all rows are read to find values that do not fit."""
     rows = options.infer_rows if "infer_rows" in options.model_fields_set else None
     paths = [_without_wildcards(source.path, folder) for source in sources]
     found = [pl.scan_ndjson(path, infer_schema_length=rows).collect_schema() for path in paths]
@@ -77,7 +80,7 @@ def _labelled(frame: pl.LazyFrame, column: str, source: Source, schema: pl.Schem
 
 
 def _without_wildcards(path: Path, folder: Path) -> Path:
-    """A path that polars takes for one file: `scan_ndjson` always expands wildcards."""
+    """A path that polars reads as one file: `scan_ndjson` always expands wildcards."""
     if not glob.has_magic(str(path)):
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +95,7 @@ def _is_blank(path: Path) -> bool:
 
 
 def read_exactly(sources: Sequence[Source], file_column: str | None, folder: Path) -> pl.LazyFrame:
-    """Every line parsed here, types told from all values; slower, in pieces, and with the line of an error."""
+    """Parse every line here and infer types from all values: slower, in pieces, but errors name the line."""
     spool = Spool(folder)
     for source in sources:
         records = _records(source)
@@ -119,5 +122,5 @@ def _record(text: bytes, place: str) -> dict[str, Any]:
             raise damaged(place, "is not UTF-8 text") from error
         raise damaged(place, f"not valid JSON: {error.msg} (column {error.colno})") from error
     if not isinstance(value, dict):
-        raise damaged(place, f"is not an object but {kind_of_json(value)}")
+        raise damaged(place, f"is {kind_of_json(value)}, not an object")
     return value

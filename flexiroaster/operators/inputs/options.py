@@ -1,4 +1,4 @@
-"""How tables are to be read from files: the fields that inputs which read files have in common."""
+"""Read options: the config fields that all inputs that read files share."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ Character = Annotated[str, AfterValidator(_one_byte)]
 
 
 class ReadOptions(OperatorConfig):
-    """`schema` sets types of columns by name; the others are found out.
+    """`schema` sets the types of columns by name; the other types are inferred.
 
-    For csv and tsv the types are told from the first `infer_rows` rows (null: from all). For ndjson from all rows
-    unless `infer_rows` is given. `rows` is the most that are read of all files together.
+    For csv and tsv, types are inferred from the first `infer_rows` rows (null: from all rows). For ndjson, they are
+    inferred from all rows unless `infer_rows` is set. `rows` limits the number of rows read from all files together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
     columns: list[str] | None = Field(default=None, min_length=1, description="Columns to read, in this order.")
     schema_: dict[str, Annotated[str, AfterValidator(_a_type)]] | None = Field(default=None, alias="schema")
-    separator: Character | None = Field(default=None, description="Default: a comma, for tsv a tab.")
+    separator: Character | None = Field(default=None, description="Default: a comma; for tsv, a tab.")
     has_header: bool = True
     encoding: Annotated[str, AfterValidator(_an_encoding)] = "utf-8"
     quote: Character | None = '"'
-    null_values: list[str] = Field(default_factory=list, description="Texts that mean null, besides the empty one.")
-    skip_rows: int = Field(default=0, ge=0, description="Lines before the header.")
+    null_values: list[str] = Field(default_factory=list, description="Texts that mean null, besides the empty text.")
+    skip_rows: int = Field(default=0, ge=0, description="Lines to skip before the header.")
     infer_rows: int | None = Field(default=10_000, ge=1)
     try_parse_dates: bool = False
     file_column: str | None = Field(default=None, min_length=1, description="Adds a column with the file's name.")

@@ -1,4 +1,4 @@
-"""Types that a config sets for columns that are there already: every value must fit, or the stage says which do not."""
+"""Column types set by the config: every value must fit, or the error says which values do not."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["require_columns", "require_new_column", "with_types"]
 
 
 def with_types(frame: pl.LazyFrame, types: Mapping[str, pl.DataType], label: str) -> pl.LazyFrame:
-    """The frame with these columns converted.
+    """Convert columns of the frame to these types.
 
-    The columns are read once for it, so that a value that does not fit is found now. Raises StageError: configuration
-    for a column that is not there or has no way to its type, data for values that do not fit.
+    The columns are read once for this, so that values that do not fit are found now. Raises StageError: configuration
+    for a column that does not exist or cannot be converted to its type, data for values that do not fit.
     """
     if not types:
         return frame
@@ -51,7 +51,7 @@ def _converted(name: str, source: pl.DataType, target: pl.DataType, label: str) 
 
 
 def require_columns(wanted: Sequence[str], there: Sequence[str], field: str, label: str) -> None:
-    """Raise StageError (configuration), with the nearest names, for the first column that is not there."""
+    """Raise StageError (configuration), with the nearest names, for the first column that does not exist."""
     for name in wanted:
         if name not in there:
             message = f"{field}: {label} has no column {name!r}{near(name, there)}"
@@ -59,6 +59,6 @@ def require_columns(wanted: Sequence[str], there: Sequence[str], field: str, lab
 
 
 def require_new_column(name: str, taken: Sequence[str], label: str) -> None:
-    """Raise StageError (configuration) where the column that is to be added is there already."""
+    """Raise StageError (configuration) if the column to be added already exists."""
     if name in taken:
-        raise StageError(f"file_column: {label} has a column {name!r} already", ErrorClass.CONFIGURATION)
+        raise StageError(f"file_column: {label} already has a column {name!r}", ErrorClass.CONFIGURATION)

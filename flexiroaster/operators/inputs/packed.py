@@ -1,7 +1,7 @@
-"""Compressed csv, decompressed by polars while it reads: no copy of the text on the disk, and both at the same time.
+"""Compressed csv: polars decompresses while it reads, without an uncompressed copy of the text on disk.
 
-This is the quick way for the common case, one csv in UTF-8 in a gzip or zip file. Whatever goes wrong on it is left to
-the thorough way (`sources.gather`, `scanning.scan`), which says what it is and where.
+This is the fast path for the common case, one UTF-8 csv file in a gzip or zip file. After any failure the slow path
+(`sources.gather`, `scanning.scan`) reads the file again and reports the error and its position.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 
 def read_packed(files: Sequence[tuple[Path, str]], options: ReadOptions, given: str, folder: Path) -> Path | None:
-    """The table as an uncompressed Arrow IPC file in `folder`; None where the thorough way is to be gone.
+    """Write the table to an uncompressed Arrow IPC file in `folder`; None if the slow path has to read the files.
 
-    `files` are local ones with their labels, `given` is the format asked for.
+    `files` are local files with their labels, `given` is the requested format.
     """
     if len(files) != 1 or options.rows is not None or options.file_column or options.encoding not in {"utf-8", "ascii"}:
         return None
@@ -62,12 +62,12 @@ def read_packed(files: Sequence[tuple[Path, str]], options: ReadOptions, given: 
 
 def _write(table: pl.LazyFrame, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:  # given a path, polars would sync it to the disk
+    with target.open("wb") as file:  # polars would sync a file that it opens by path to the disk
         table.sink_ipc(file, compression="uncompressed", engine="streaming")
 
 
 def _packed(path: Path, label: str, given: str, folder: Path) -> Source | None:
-    """The csv in gzip, if the file is one or can be made one."""
+    """The csv as gzip, if the file is gzip or can be repackaged as gzip."""
     compression = detect_compression(label) or compression_of_file(path)
     if compression not in {Compression.GZIP, Compression.ZIP}:
         return None
@@ -82,7 +82,7 @@ def _packed(path: Path, label: str, given: str, folder: Path) -> Source | None:
 
 
 def _only_member(path: Path) -> zipfile.ZipInfo:
-    """Raises BadZipFile for a zip with another number of members, or with one that gzip could not hold."""
+    """Raises BadZipFile if the zip has another number of members, or a member that gzip cannot hold."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if len(members) != 1 or members[0].compress_type != zipfile.ZIP_DEFLATED or members[0].flag_bits & 0x1:
@@ -91,14 +91,14 @@ def _only_member(path: Path) -> zipfile.ZipInfo:
 
 
 def _as_gzip(path: Path, member: zipfile.ZipInfo, folder: Path) -> Path:
-    """A deflated member of a zip is, byte for byte, what gzip has between its header and its trailer."""
+    """Repackage a zip member as gzip: gzip has the same deflated bytes between its header and its trailer."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "packed.gz"
     with path.open("rb") as archive, target.open("wb") as file:
         archive.seek(member.header_offset)
         magic, name_length, extra_length = _LOCAL_HEADER.unpack(archive.read(_LOCAL_HEADER.size))
         if magic != b"PK\x03\x04":
-            raise zipfile.BadZipFile("no member where the directory says")
+            raise zipfile.BadZipFile("no member at the offset that the directory gives")
         archive.seek(name_length + extra_length, io.SEEK_CUR)
         file.write(_GZIP_HEADER)
         _copy(archive, file, member.compress_size)
@@ -113,7 +113,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
 
 
 def _is_text(packed: Path) -> bool:
-    """Whether it can be UTF-8: other encodings, and binary formats, have NUL bytes."""
+    """Whether the file can be UTF-8: other encodings, and binary formats, contain NUL bytes."""
     with gzip.open(packed) as file:
         start = file.read(_SNIFFED)
     return bool(start) and b"\0" not in start

@@ -1,4 +1,4 @@
-"""From pages to one table: JSON by its records, the other formats by their files."""
+"""Collection of pages into one table: JSON pages by their records, other formats by their files."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _MEDIA_TYPES = {
 
 
 def format_of_page(page: Page, given: str) -> Format:
-    """The format asked for, else that of the content type, else that of the URL's extension.
+    """The requested format, else the format of the content type, else that of the URL's extension.
 
-    Raises StageError (configuration) where none says.
+    Raises StageError (configuration) if none of them determines the format.
     """
     if given != AUTO:
         return Format(given)
@@ -58,7 +58,7 @@ def format_of_page(page: Page, given: str) -> Format:
 
 
 class Collector:
-    """Takes pages one after the other; memory holds one of them at most."""
+    """Collects pages one after the other; memory holds at most one of them."""
 
     def __init__(self, given: str, records_path: str | None, folder: Path) -> None:
         self._given, self._records_path, self._folder = given, records_path, folder
@@ -67,7 +67,7 @@ class Collector:
         self._format: Format | None = None
 
     def take(self, page: Page, number: int, *, count: bool) -> Received:
-        """Keep a page; what it tells about the next. Rows of files are counted only if asked to."""
+        """Keep a page and return the facts that determine the next. Rows of files are counted only if `count`."""
         label = shown_url(page.url)
         link = _next_link(page.headers)
         if page.status == httpx.codes.NO_CONTENT:
@@ -75,7 +75,7 @@ class Collector:
         kind = format_of_page(page, self._given)
         self._format = self._format or kind
         if kind is not self._format:
-            raise damaged(label, f"page {number + 1} is {kind}, those before are {self._format}")
+            raise damaged(label, f"page {number + 1} is {kind}, but the previous pages are {self._format}")
         if kind is Format.JSON:
             value, rows = self._take_json(page, label)
             return Received(number, page.url, link, value, rows)
@@ -110,12 +110,12 @@ class Collector:
         return scan(sources, ReadOptions(), self._folder / "copies")
 
     def table(self) -> pl.LazyFrame:
-        """The rows of all pages. Raises StageError (data) where they do not go together."""
+        """Return the rows of all pages. Raises StageError (data) if the pages are not compatible."""
         return self._scan(self._sources) if self._sources else self._spool.finish()
 
 
 def _there(value: object) -> str:
-    return f"; there are {', '.join(map(repr, list(value)[:10]))}" if isinstance(value, dict) and value else ""
+    return f"; the keys are {', '.join(map(repr, list(value)[:10]))}" if isinstance(value, dict) and value else ""
 
 
 def _next_link(headers: httpx.Headers) -> str | None:

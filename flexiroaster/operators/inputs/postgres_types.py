@@ -1,4 +1,4 @@
-"""What PostgreSQL says of a result's columns, for those that turn out to hold no value at all."""
+"""Types that PostgreSQL declares for the columns of a result, for columns that hold no value at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KINDS: Mapping[str, Kind] = {
 
 
 def shape_of(column: Column) -> Shape:
-    """The shape that a column has without values; open for types that stand for many (json, arrays)."""
+    """The shape of a column without values; left open for types that cover many kinds (json, arrays)."""
     info = postgres.types.get(column.type_code)
     kind = _KINDS.get(info.name) if info is not None and info.oid == column.type_code else None
     return Shape() if kind is None else Shape({kind}, scale=max(column.scale or 0, 0))

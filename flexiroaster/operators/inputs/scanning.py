@@ -1,4 +1,4 @@
-"""Local files of one format as one lazy frame that streams: what is larger than memory stays on disk."""
+"""Local files of one format as one lazy frame that streams: data larger than memory stays on disk."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _BLOCK = 1 << 20
 
 
 def scan(sources: Sequence[Source], options: ReadOptions, folder: Path) -> pl.LazyFrame:
-    """The rows of all sources (at least one, all of one format), in order.
+    """Scan the rows of all sources (at least one, all of one format), in order.
 
     Schemas are read and compared now, rows when the frame is collected. Copies go to `folder`. Raises StageError: data
-    when a file is not what its format asks for, configuration when options name columns that are not there.
+    if a file does not match its format, configuration if the options name columns that do not exist.
     """
     overrides = {name: parse_dtype(dtype) for name, dtype in (options.schema_ or {}).items()}
     for source in sources:
@@ -49,7 +49,7 @@ def scan(sources: Sequence[Source], options: ReadOptions, folder: Path) -> pl.La
 
 
 def _refuse_other_format(source: Source) -> None:
-    """What the first and the last bytes say, before a parser trips over the ones between."""
+    """Check the first and the last bytes, before a parser fails on the bytes between."""
     shown, complete = binary_format_of_file(source.path)
     if shown is not None and shown is not source.format:
         article = "an" if shown is Format.ARROW else "a"
@@ -57,7 +57,7 @@ def _refuse_other_format(source: Source) -> None:
     if shown is None and source.format is Format.PARQUET and source.path.stat().st_size:
         raise damaged(source.label, "is not a parquet file: it does not begin with PAR1")
     if not complete:
-        raise damaged(source.label, "is truncated: it does not end as it begins")
+        raise damaged(source.label, "is truncated: it does not end with the marker that it begins with")
 
 
 def _chosen(frame: pl.LazyFrame, options: ReadOptions, label: str) -> pl.LazyFrame:
@@ -98,7 +98,7 @@ def _scan_csv(
 
 
 def _probe(frame: pl.LazyFrame, size: int) -> None:
-    """Read the beginning, of a small file all: what is wrong there is found now, while the file can be named."""
+    """Read the beginning, or all of a small file, to find errors now, while the file can be named."""
     rows = frame if size <= _SMALL else frame.head(_PROBED_ROWS)
     rows.select(pl.all().null_count()).collect(engine="streaming")
 
@@ -111,10 +111,10 @@ def _require_same_header(
         with CsvFile(path, label, dialect).reading():
             names = pl.scan_csv(path, **dialect, infer_schema=False).collect_schema().names()
         if dialect["encoding"] != LOSSY and any("\ufffd" in name for name in names):
-            _require_utf8(path, label)  # polars replaces what it cannot read in a header
+            _require_utf8(path, label)  # polars replaces undecodable bytes in a header
         first = first or names
         if names != first:
-            raise damaged(label, f"its columns are {_listed(names)}, those of {labels[0]} are {_listed(first)}")
+            raise damaged(label, f"its columns are {_listed(names)}, but those of {labels[0]} are {_listed(first)}")
     if added:
         require_new_column(added, first, labels[0])
     require_columns(overridden, first, "schema", labels[0])
@@ -132,7 +132,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _as_utf8(source: Source, encoding: str, folder: Path) -> Path:
-    """The file, or a copy of it in UTF-8, after a look at whether it is text at all."""
+    """The file, or a copy of it in UTF-8, after a check that it is text."""
     if source.packed:
         return source.path
     if not source.path.stat().st_size:
@@ -186,7 +186,7 @@ def _opened(source: Source, folder: Path) -> pl.LazyFrame:
 
 
 def _arrow_file_of_stream(source: Source, folder: Path) -> Path:
-    """Arrow's streaming format, copied batch by batch into its file format, which is the one that can be scanned."""
+    """Copy Arrow's streaming format batch by batch into its file format, which can be scanned."""
     import pyarrow as pa
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,9 +202,9 @@ def _arrow_file_of_stream(source: Source, folder: Path) -> Path:
 
 def _require_same_schema(schema: pl.Schema, first: pl.Schema, label: str, first_label: str) -> None:
     if schema.names() != first.names():
-        what = f"its columns are {_listed(schema.names())}, those of {first_label} are {_listed(first.names())}"
+        what = f"its columns are {_listed(schema.names())}, but those of {first_label} are {_listed(first.names())}"
         raise damaged(label, what)
     for name, dtype in schema.items():
         if dtype != first[name]:
-            what = f"column {name!r} is {dtype}, in {first_label} it is {first[name]}: set its type in `schema`"
+            what = f"column {name!r} is {dtype}, but in {first_label} it is {first[name]}: set its type in `schema`"
             raise damaged(label, what)

@@ -1,4 +1,4 @@
-"""From what a config names to plain local files: found, fetched, decompressed, each of them of a known format."""
+"""Sources: plain local files of a known format, found, fetched and decompressed from the paths of a config."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Source", "fetched", "gather", "plain_sources"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A local file and what messages and the file column call it. `packed`: a csv in gzip; others not compressed."""
+    """A local file and its label in messages and the file column. `packed`: a gzip csv; other files are plain."""
 
     path: Path
     label: str
@@ -33,23 +33,23 @@ class Source:
 
 
 def fetched(paths: Iterable[str], access: Access, folder: Path) -> list[tuple[Path, str]]:
-    """All files that the paths, globs and URLs name, in that order, each once, with their labels.
+    """Find all files that the paths, globs and URLs name, in that order, each once, with their labels.
 
-    What has to be fetched goes to `folder`. Raises StageError.
+    Remote files are fetched into `folder`. Raises StageError.
     """
     found = dict.fromkeys(place for path in paths for place in resolve(path, access))
     return [(fetch(place, folder), place.label) for place in found]
 
 
 def gather(files: Iterable[tuple[Path, str]], given: str, folder: Path) -> list[Source]:
-    """Plain files of one format; what has to be decompressed goes to `folder`. Raises StageError."""
+    """Find plain files of one format; compressed files are decompressed into `folder`. Raises StageError."""
     sources = [source for path, label in files for source in plain_sources(path, label, given, folder)]
     _refuse_mixture(sources)
     return sources
 
 
 def plain_sources(path: Path, label: str, given: str, folder: Path) -> Iterator[Source]:
-    """The file itself, or what is inside when its name or its first bytes say that it is compressed."""
+    """Yield the file itself, or its contents if its name or its first bytes say that it is compressed."""
     compression = detect_compression(label) or compression_of_file(path)
     inside = unpack(path, compression, folder, label) if compression else [(path, label)]
     for file, name in inside:

@@ -1,4 +1,4 @@
-"""Rows that arrive piece by piece, kept on disk until the types are known that hold for all of them."""
+"""Rows that arrive in pieces, kept on disk until the types that hold for all of them are known."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Spool"]
 
 
 class Spool:
-    """One Arrow file a piece, each with the types seen so far; at the end the early ones are brought up to date.
+    """One Arrow file per piece, with the types known so far; `finish` rewrites the pieces whose types have changed.
 
-    Memory holds one piece at a time. `shapes` are columns known beforehand, with what is known of their types.
+    Memory holds one piece at a time. `shapes` gives columns known beforehand, with what is known about their types.
     """
 
     def __init__(self, folder: Path, shapes: Mapping[str, Shape] | None = None) -> None:
@@ -26,7 +26,7 @@ class Spool:
         self._pieces: list[tuple[Path, pl.Schema]] = []
 
     def append(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Take a piece: columns of equal length. Raises StageError (data) for a value no column can hold."""
+        """Add a piece: columns of equal length. Raises StageError (data) for a value that no column can hold."""
         for name, values in columns.items():
             self._shapes.setdefault(name, Shape()).observe(values)
         height = len(next(iter(columns.values()), ()))
@@ -34,12 +34,12 @@ class Spool:
             self._write(self._folder / f"{len(self._pieces):05d}.arrow", columns, height)
 
     def append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Take a piece given as records; missing keys are null."""
+        """Add a piece given as records; missing keys are null."""
         names = dict.fromkeys(key for record in records for key in record)
         self.append({name: [record.get(name) for record in records] for name in names})
 
     def finish(self) -> pl.LazyFrame:
-        """All rows, in order, lazily."""
+        """Return all rows, in order, as a lazy frame."""
         schema = pl.Schema({name: shape.dtype() for name, shape in self._shapes.items()})
         for path, written in self._pieces:
             if written != schema:

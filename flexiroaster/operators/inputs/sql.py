@@ -1,4 +1,4 @@
-"""Read the result of a query, in batches, whatever its size."""
+"""`source: sql`: the result of a query of any size, read in batches."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SqlConfig", "SqlInput"]
 
-_SQLITE_STEPS = 10_000  # virtual machine instructions between two looks at the clock
+_SQLITE_STEPS = 10_000  # virtual machine instructions between two checks of the clock
 
 
 class SqlConfig(OperatorConfig):
-    """`connection` is a name of CONNECTIONS. `parameters` are bound to `:name` in the query; a list for `IN :name`.
+    """`connection` names an entry of CONNECTIONS. `parameters` are bound to `:name` in the query; `IN :name` takes a
+    list.
 
-    `timeout` (s) is for the whole query, `batch_size` the rows that memory holds at a time.
+    `timeout` (s) limits the whole query; `batch_size` is the number of rows in memory at a time.
     """
 
     connection: str = Field(min_length=1)
@@ -44,14 +45,14 @@ class SqlConfig(OperatorConfig):
 
 
 class SqlInput(Operator[SqlConfig]):
-    """Run a query that only reads, and take its result as the table.
+    """Run a read-only query and return its result as the table.
 
-    The result streams through a file, so it may be larger than memory. Types are those of the values: of all of them,
-    not of the first. On SQLite the file is opened read-only, on PostgreSQL the transaction is.
+    The result streams through a file, so it can be larger than memory. Types are inferred from all values, not from the
+    first ones. An SQLite file is opened read-only; on PostgreSQL the transaction is read-only.
 
-    FlexiRoaster's own tables cannot be read, directly or through a view; other tables in the same database can. There,
-    on PostgreSQL, a query can call built-in functions only, and of the volatile ones only `random`, `clock_timestamp`
-    and the like.
+    FlexiRoaster's own tables cannot be read, directly or through a view; other tables in the same database can. In that
+    database, on PostgreSQL, a query can call only built-in functions, and of the volatile ones only `random`,
+    `clock_timestamp` and the like.
     """
 
     stage_type = StageType.INPUT
@@ -60,13 +61,13 @@ class SqlInput(Operator[SqlConfig]):
     arity = NONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
-        """An unknown connection; parameters without a value, and values without a parameter."""
+        """Report an unknown connection, parameters without a value, and values without a parameter."""
         name = self.config.connection
         if name not in access.connections:
             yield Problem("connection", f"unknown connection {name!r}{near(name, access.connections)}", "connection")
         wanted, given = self._wanted(), self.config.parameters
         for missing in sorted(wanted - given.keys()):
-            yield Problem("parameters", f"has no value for :{missing} of the query", "parameter")
+            yield Problem("parameters", f"has no value for :{missing} in the query", "parameter")
         for extra in sorted(given.keys() - wanted):
             yield Problem(f"parameters.{extra}", f"the query has no :{extra}{near(extra, wanted)}", "parameter")
 
@@ -76,7 +77,7 @@ class SqlInput(Operator[SqlConfig]):
         return set(text(self.config.query).compile().params)
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The result, lazily, from a file in `workdir`. Raises StageError, never with the statement's values."""
+        """Return the result as a lazy frame over a file in `workdir`. No StageError shows the statement's values."""
         from flexiroaster.operators.databases import normalize_url
         from flexiroaster.operators.inputs.sql_errors import querying
         from flexiroaster.operators.own_tables import reading
@@ -114,7 +115,7 @@ class SqlInput(Operator[SqlConfig]):
 
 
 def _read_only(url: URL, name: str) -> URL:
-    """An SQLite file opened so that nothing can be written, nor the file made; other URLs as they are."""
+    """Open an SQLite file so that it is neither written nor created; other URLs stay as they are."""
     if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"} or "uri" in url.query:
         return url
     file = Path(url.database or "").absolute()
@@ -135,7 +136,7 @@ def _connected(url: URL, name: str) -> Iterator[Connection]:
         if connection.dialect.name == "postgresql":
             connection.execution_options(postgresql_readonly=True)
         elif connection.dialect.name == "sqlite":
-            connection.detach()  # not kept: the next attempt may find another file in its place
+            connection.detach()  # not pooled: the next attempt may find another file in its place
             _sqlite(connection).execute("PRAGMA query_only = ON")
         yield connection
 
@@ -145,7 +146,7 @@ def _sqlite(connection: Connection) -> sqlite3.Connection:
 
 
 def _limit(connection: Connection, timeout: float | None) -> float | None:
-    """Have the database end what takes longer; the deadline on our clock, for what it does not count itself."""
+    """Limit the query in the database; return a deadline on our clock for time that the database does not count."""
     deadline = None if timeout is None else time.monotonic() + timeout
     if connection.dialect.name == "sqlite" and deadline is not None:
         _sqlite(connection).set_progress_handler(lambda: int(time.monotonic() > deadline), _SQLITE_STEPS)
@@ -157,17 +158,17 @@ def _limit(connection: Connection, timeout: float | None) -> float | None:
 
 def _names(result: CursorResult[Any]) -> list[str]:
     if not result.returns_rows:
-        raise StageError("the query returns no rows: an input reads, it does not write", ErrorClass.CODE)
+        raise StageError("the query returns no result set: an input reads, it does not write", ErrorClass.CODE)
     names = list(result.keys())
     for index, name in enumerate(names):
         if name in names[:index]:
-            message = f"the query gives two columns named {name!r}: name one of them with AS"
+            message = f"the query returns two columns named {name!r}: rename one of them with AS"
             raise StageError(message, ErrorClass.CODE)
     return names
 
 
 def _declared(result: CursorResult[Any]) -> dict[str, Shape]:
-    """The columns with what the database says of their types: PostgreSQL does, SQLite has types of values only."""
+    """The columns with the types that the database declares. SQLite declares none: it has types of values only."""
     from flexiroaster.operators.inputs.inference import Shape
 
     names = list(result.keys())

@@ -1,4 +1,4 @@
-"""What a database complains of, and whether asking again may help. Messages hold neither statement nor password."""
+"""Database errors, classified by whether a retry can help. Messages contain neither the statement nor the password."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SQLSTATES: Mapping[str, ErrorClass] = {
     "53": ErrorClass.TRANSIENT,  # insufficient resources of the server
     "55P03": ErrorClass.TRANSIENT,  # lock not available
     "57": ErrorClass.TRANSIENT,  # operator intervention: shutdown, crash, starting up
-    "57014": ErrorClass.TIMEOUT,  # query cancelled, as statement_timeout does
-    "22": ErrorClass.DATA,  # data exception: division by zero, a text that is no number
+    "57014": ErrorClass.TIMEOUT,  # query canceled, as by statement_timeout
+    "22": ErrorClass.DATA,  # data exception: division by zero, text that is not a number
     "28": ErrorClass.CONFIGURATION,  # not authorized to connect
     "3D": ErrorClass.CONFIGURATION,  # no such database
     "42501": ErrorClass.CONFIGURATION,  # insufficient privilege
 }
-"""The first characters of an SQLSTATE -> class; the longest that fits decides."""
+"""SQLSTATE prefix -> class; the longest matching prefix decides."""
 
 _SQLITE_CODES: Mapping[int, ErrorClass] = {
     5: ErrorClass.TRANSIENT,  # busy
@@ -35,13 +35,13 @@ _SQLITE_CODES: Mapping[int, ErrorClass] = {
     11: ErrorClass.DATA,  # the file is corrupt
     14: ErrorClass.CONFIGURATION,  # the file cannot be opened
     23: ErrorClass.CONFIGURATION,  # not authorized
-    26: ErrorClass.DATA,  # the file is no database
+    26: ErrorClass.DATA,  # the file is not a database
 }
 
 
 @contextmanager
 def connecting(name: str, url: URL) -> Iterator[None]:
-    """Failures to connect: transient unless the database says otherwise."""
+    """Raise connection failures as StageError: transient unless the database says otherwise."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -51,7 +51,7 @@ def connecting(name: str, url: URL) -> Iterator[None]:
 
 @contextmanager
 def querying(name: str, url: URL) -> Iterator[None]:
-    """Failures of a statement: those of its code, unless the database says otherwise."""
+    """Raise statement failures as StageError: code unless the database says otherwise."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -71,7 +71,7 @@ def _class_of(error: SQLAlchemyError, otherwise: ErrorClass) -> ErrorClass:
 
 
 def _text(error: SQLAlchemyError, url: URL) -> str:
-    """The database's own words, without the statement that SQLAlchemy adds."""
+    """The database's own message, without the statement that SQLAlchemy adds."""
     text = first_line(getattr(error, "orig", None) or error)
     password = url.password
     return text.replace(password, "***") if password else text

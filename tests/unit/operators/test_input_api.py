@@ -41,13 +41,15 @@ def test_records_of_the_config_go_before_those_of_the_call() -> None:
 def test_without_records_the_table_is_empty_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="flexiroaster.stage"):
         assert run({}).shape == (0, 0)
-    assert caplog.messages == ["no records came with the call (config.data or variable 'records'): no rows"]
+    assert caplog.messages == [
+        "no records were passed with the call (config.data or variable 'records'): the table is empty"
+    ]
 
 
 def test_a_variable_that_is_no_list_of_objects() -> None:
     for records, message in (
-        ([{"id": 1}, 7], "variable 'records': record [1] is not an object but a number"),
-        ([None], "variable 'records': record [0] is not an object but null"),
+        ([{"id": 1}, 7], "variable 'records': record [1] is a number, not an object"),
+        ([None], "variable 'records': record [0] is null, not an object"),
         ({"id": 1}, "variable 'records': expected an array of objects, found an object"),
         ("x", "variable 'records': expected an array of objects, found a string"),
     ):

@@ -166,7 +166,7 @@ def test_globs_and_lists_with_the_file_of_each_row(tmp_path: Path, name: str) ->
     listed = read(tmp_path, [f"in/b.{name}", f"in/*.{name}"], columns=["id"], file_column="file")
     assert listed.rows() == [(2, f"in/b.{name}"), (1, f"in/a.{name}"), (3, f"in/c[1].{name}")]
     message, error_class = failure(tmp_path, f"in/*.{name}", file_column="name")
-    assert message == f"file_column: in/a.{name} has a column 'name' already"
+    assert message == f"file_column: in/a.{name} already has a column 'name'"
     assert error_class is ErrorClass.CONFIGURATION
 
 
@@ -242,7 +242,9 @@ def test_text_that_is_not_of_the_encoding(tmp_path: Path) -> None:
 def test_types_of_csv_are_told_from_as_many_rows_as_asked_for(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a\n1\n2\nx\n")
     assert read(tmp_path, "t.csv").schema == {"a": pl.String}
-    message = "t.csv: line 4: column 'a': 'x' does not fit integer, the type of the first rows: set another in `schema`"
+    message = (
+        "t.csv: line 4: column 'a': 'x' does not fit integer, the type of the first rows: set another type in `schema`"
+    )
     assert failure(tmp_path, "t.csv", infer_rows=2) == (message, ErrorClass.DATA)
     assert read(tmp_path, "t.csv", infer_rows=None).schema == {"a": pl.String}
 
@@ -259,7 +261,7 @@ def test_types_that_csv_cannot_have(tmp_path: Path) -> None:
 def test_csv_files_with_other_columns(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     (tmp_path / "b.csv").write_text("y,x\n1,2\n")
-    expected = "b.csv: its columns are 'y', 'x', those of a.csv are 'x', 'y'"
+    expected = "b.csv: its columns are 'y', 'x', but those of a.csv are 'x', 'y'"
     assert failure(tmp_path, "*.csv") == (expected, ErrorClass.DATA)
 
 
@@ -273,11 +275,11 @@ def test_csv_types_fit_all_files(tmp_path: Path) -> None:
 def test_columnar_files_with_other_columns_or_types(tmp_path: Path, name: str) -> None:
     write(pl.DataFrame({"x": [1]}), tmp_path / f"a.{name}")
     write(pl.DataFrame({"x": ["2"]}), tmp_path / f"b.{name}")
-    expected = f"b.{name}: column 'x' is String, in a.{name} it is Int64: set its type in `schema`"
+    expected = f"b.{name}: column 'x' is String, but in a.{name} it is Int64: set its type in `schema`"
     assert failure(tmp_path, f"*.{name}") == (expected, ErrorClass.DATA)
     assert read(tmp_path, f"*.{name}", schema={"x": "integer"})["x"].to_list() == [1, 2]
     write(pl.DataFrame({"z": [1]}), tmp_path / f"b.{name}")
-    expected = f"b.{name}: its columns are 'z', those of a.{name} are 'x'"
+    expected = f"b.{name}: its columns are 'z', but those of a.{name} are 'x'"
     assert failure(tmp_path, f"*.{name}") == (expected, ErrorClass.DATA)
 
 
@@ -310,7 +312,7 @@ def test_json_documents(tmp_path: Path) -> None:
     message = "bad.json: line 3, column 7: not valid JSON: unexpected character, expected a JSON value"
     assert failure(tmp_path, "bad.json") == (message, ErrorClass.DATA)
     (tmp_path / "odd.json").write_text('[{"a": 1}, [2]]')
-    message = "odd.json: record [1] is not an object but an array"
+    message = "odd.json: record [1] is an array, not an object"
     assert failure(tmp_path, "odd.json") == (message, ErrorClass.DATA)
     (tmp_path / "three.json").write_text("3")
     message = "three.json: expected an array of objects, found a number"
@@ -352,7 +354,7 @@ def test_json_lines_of_several_files(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"a": 1}\n\n{"a": \n', "t.ndjson: line 3: not valid JSON: unexpected end of data (column 6)"),
-        ('{"a": 1}\n[1]\n', "t.ndjson: line 2: is not an object but an array"),
+        ('{"a": 1}\n[1]\n', "t.ndjson: line 2: is an array, not an object"),
         ('{"a": 1} {"a": 2}\n', "t.ndjson: line 1: not valid JSON: unexpected content after document (column 10)"),
     ],
 )
@@ -367,7 +369,7 @@ def test_damaged_csv(tmp_path: Path) -> None:
     assert error_class is ErrorClass.DATA
     assert message == "t.csv: line 2: a quote is not closed, or text follows it: '\"1,2\\n'"
     (tmp_path / "t.csv").write_text("skipped\nx,y\n1,2\n1,2,3\n")
-    assert failure(tmp_path, "t.csv", skip_rows=1)[0] == "t.csv: line 4: has 3 fields, the header 2"
+    assert failure(tmp_path, "t.csv", skip_rows=1)[0] == "t.csv: line 4: has 3 fields, but the header has 2"
     (tmp_path / "t.csv").write_text("\n\n")
     assert failure(tmp_path, "t.csv") == ("t.csv: file is empty", ErrorClass.DATA)
 

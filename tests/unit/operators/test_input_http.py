@@ -176,7 +176,7 @@ def test_content_encoding_is_undone(tmp_path: Path, site: Site) -> None:
     site.pages["/x"] = [Answer(b"damaged", headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})]
     error = failure(tmp_path, f"{site.url}/x")
     assert (error.message, error.error_class) == (
-        f"GET {site.url}/x: the content encoding is damaged",
+        f"GET {site.url}/x: the response body does not match its content encoding",
         ErrorClass.DATA,
     )
 
@@ -211,11 +211,11 @@ def test_records_at_a_path(tmp_path: Path, site: Site) -> None:
     assert run(tmp_path, f"{site.url}/x", records_path="list.0.rows").equals(TABLE)
     assert run(tmp_path, f"{site.url}/x", records_path="data.none").height == 0
     error = failure(tmp_path, f"{site.url}/x", records_path="data.item")
-    expected = f"{site.url}/x: nothing at records_path 'data.item'; there are 'items', 'none'"
+    expected = f"{site.url}/x: nothing at records_path 'data.item'; the keys are 'items', 'none'"
     assert (error.message, error.error_class) == (expected, ErrorClass.DATA)
     site.pages["/x"] = [Answer({"items": [1]})]
     error = failure(tmp_path, f"{site.url}/x", records_path="items")
-    assert error.message == f"{site.url}/x at items: record [0] is not an object but a number"
+    assert error.message == f"{site.url}/x at items: record [0] is a number, not an object"
     site.pages["/x"] = [Answer("id\n1\n", headers={"Content-Type": "text/csv"})]
     error = failure(tmp_path, f"{site.url}/x", records_path="items")
     assert error.message == f"records_path: {site.url}/x is csv, not json"
@@ -257,7 +257,7 @@ def test_pages_by_cursor(tmp_path: Path, site: Site) -> None:
     site.pages["/x"] = [Answer({"items": [], "meta": {"next": "same"}})]
     error = failure(tmp_path, f"{site.url}/x", records_path="items", pagination=pagination)
     assert (error.message, error.error_class) == (
-        "page 2 has the same cursor as the one before",
+        "page 2 has the same cursor as the previous page",
         ErrorClass.DATA,
     )
 
@@ -282,7 +282,7 @@ def test_pages_without_end(tmp_path: Path, site: Site, caplog: pytest.LogCapture
     pagination = {"type": "page", "param": "p"}
     with caplog.at_level(logging.WARNING, logger="flexiroaster.stage"):
         assert run(tmp_path, f"{site.url}/x", pagination=pagination, max_pages=3).height == 6
-    assert caplog.messages == ["stopped after max_pages = 3 pages, there are more"]
+    assert caplog.messages == ["stopped after max_pages = 3 pages, but there are more"]
     config = HttpConfig.model_validate({"url": f"{site.url}/x", "pagination": pagination, "max_pages": 3})
     config.model_fields_set.remove("max_pages")  # as if 3 were the default
     context = StageContext("e", "p", "s", 1, {}, tmp_path / "default", access=Access(http_hosts=("127.0.0.1",)))
@@ -296,7 +296,7 @@ def test_pages_of_two_formats(tmp_path: Path, site: Site) -> None:
         Answer("a\n", headers={"Content-Type": "text/csv"}),
     ]
     error = failure(tmp_path, f"{site.url}/x", pagination={"type": "link"})
-    assert error.message == f"{site.url}/x: page 2 is csv, those before are json"
+    assert error.message == f"{site.url}/x: page 2 is csv, but the previous pages are json"
 
 
 def test_an_empty_answer(tmp_path: Path, site: Site) -> None:
@@ -331,7 +331,7 @@ def test_failures_that_do_not_pass(tmp_path: Path, site: Site, pauses: list[floa
 def test_a_wait_too_long_is_left_to_the_stage(tmp_path: Path, site: Site, pauses: list[float]) -> None:
     site.pages["/x"] = [Answer(status=429, headers={"Retry-After": "3600"})]
     error = failure(tmp_path, f"{site.url}/x")
-    assert error.message == f"{site.url}/x: 429 Too Many Requests, to be asked again in 3600 s"
+    assert error.message == f"{site.url}/x: 429 Too Many Requests; the server asks for a retry in 3600 s"
     assert (error.error_class, error.retry_after, pauses) == (ErrorClass.TRANSIENT, 3600, [])
 
 
@@ -474,8 +474,8 @@ def test_problems_of_a_config() -> None:
     assert problems({"url": "${url}"}) == []
     assert problems({"url": "http://127.0.0.1/x"}) == []
     assert problems({}) == [("url", "is required")]
-    assert problems({"url": "ftp://example.com"}) == [("url", "must be a http:// or https:// URL")]
-    assert problems({"url": "http://"}) == [("url", "must be a http:// or https:// URL")]
+    assert problems({"url": "ftp://example.com"}) == [("url", "must be an http:// or https:// URL")]
+    assert problems({"url": "http://"}) == [("url", "must be an http:// or https:// URL")]
     assert problems({"url": "http://example.com:99999"}) == [("url", "is not a valid URL")]
     refused = "10.0.0.1 is a private or reserved address; list the host in HTTP_ALLOWED_HOSTS to allow it"
     assert problems({"url": "http://10.0.0.1/x"}) == [("url", refused)]

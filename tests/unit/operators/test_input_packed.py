@@ -153,6 +153,6 @@ def test_a_value_far_into_the_file_that_does_not_fit() -> None:
     zipped("t.zip", x_csv=b"".join(lines))
     expected = (
         "t.zip/x.csv: line 20001: column 'id': 'x' does not fit integer, the type of the first rows: "
-        "set another in `schema`"
+        "set another type in `schema`"
     )
     assert failure("t.zip") == (expected, ErrorClass.DATA)

@@ -235,7 +235,7 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, sqlite_url: str) 
 
 def test_two_columns_of_one_name(tmp_path: Path, sqlite_url: str) -> None:
     error = failure(tmp_path, sqlite_url, "SELECT a.id, b.id FROM orders a JOIN orders b ON a.id = b.id")
-    assert error.message == "the query gives two columns named 'id': name one of them with AS"
+    assert error.message == "the query returns two columns named 'id': rename one of them with AS"
     assert error.error_class is ErrorClass.CODE
 
 
@@ -254,7 +254,7 @@ def test_parameters_are_checked_against_the_query() -> None:
     query = "SELECT x::int, '12:30' FROM t WHERE day >= :since AND shop = :shop"
     found = problems({"connection": "shop", "query": query, "parameters": {"sinc": 1, "shop": 2}}, access)
     assert [(p.path, p.message) for p in found] == [
-        ("stages[0].config.parameters", "has no value for :since of the query"),
+        ("stages[0].config.parameters", "has no value for :since in the query"),
         ("stages[0].config.parameters.sinc", "the query has no :sinc; did you mean 'since'?"),
     ]
 
