@@ -67,7 +67,7 @@ FILES = [
     FileCase("ragged.tsv", b"1\t2\n1\t2\t3\n", {"has_header": False}, DATA,
              "data/ragged.tsv: line 2: has 3 fields, but the first line has 2"),
     FileCase("quote.csv", b'x,y\n1,"2\n3,4\n', {}, DATA,
-             "data/quote.csv: line 2: a quote is not closed, or text follows it: '\"2\\n3,4\\n'"),
+             "data/quote.csv: line 2: a quote is not closed, or text follows the closing quote: '\"2\\n3,4\\n'"),
     FileCase("latin.csv", "x,y\n1,é\n".encode("latin-1"), {}, DATA,
              "data/latin.csv: line 2: is not UTF-8 text (byte 0xe9)"),
     FileCase("utf16.csv", "x,y\n1,a\n".encode("utf-16"), {}, DATA, f"data/utf16.csv: {NOT_TEXT}"),
@@ -177,7 +177,7 @@ OUTPUTS = [
     StageCase("key", {"destination": "database", "table": "t", "mode": "upsert", "key": ["zz"]}, DATA,
               "the data has no column 'zz', which `key` names"),
     StageCase("nested", {"destination": "file", "path": "out/nested.csv"}, DATA,
-              "column 'k': csv holds no lists or structs; write parquet, or convert it"),
+              "column 'k': csv cannot hold lists or structs; write parquet, or convert the column"),
     StageCase("no database", {"destination": "database", "connection": "lost", "table": "t"}, CONFIGURATION,
               "the folder '/nowhere' of the SQLite database does not exist"),
 ]  # fmt: skip

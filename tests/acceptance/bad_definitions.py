@@ -386,7 +386,7 @@ OUTPUTS = [
         "stages[1].config.connection: unknown connection 'warehose'; did you mean 'warehouse'?",
     ]),
     Case("upsert without key", output(destination="database", table="t", mode="upsert"), [
-        "stages[1].config.key: is required for upsert: the columns that identify a row",
+        "stages[1].config.key: is required for upsert: name the columns that identify a row",
     ]),
     Case("mode", output(destination="database", tabel="t", mode="merge", key="id", batch_size=0), [
         "stages[1].config.mode: must be one of 'append', 'replace' or 'upsert', not \"merge\"",
@@ -395,17 +395,17 @@ OUTPUTS = [
         "stages[1].config.tabel: is not a known field; did you mean 'table'?",
     ]),
     Case("our own table", output(destination="database", table="flexiroaster_effects"), [
-        "stages[1].config.table: 'flexiroaster_effects' is a name of FlexiRoaster's own tables; choose another",
+        "stages[1].config.table: 'flexiroaster_effects' is reserved for FlexiRoaster's own tables; choose another name",
     ]),
     Case("file outside", output(destination="file", path="/elsewhere/x.csv"), [
         "stages[1].config.path: file '/elsewhere/x.csv' is outside the allowed roots (FILE_ROOTS): .",
     ]),
     Case("our own folder", output(destination="file", path=".flexiroaster/x.csv"), [
-        "stages[1].config.path: '.flexiroaster/x.csv' lies in .flexiroaster, which is FlexiRoaster's own; "
+        "stages[1].config.path: '.flexiroaster/x.csv' is in .flexiroaster, which is reserved for FlexiRoaster; "
         "choose another folder",
     ]),
     Case("compression", output(destination="file", path="x.csv", compression="lz4"), [
-        "stages[1].config.compression: csv is not written with lz4; it takes gzip, uncompressed, zstd",
+        "stages[1].config.compression: csv does not support lz4; it supports gzip, uncompressed, zstd",
     ]),
     Case("separator", output(destination="file", path="x.csv", separator=";;"), [
         "stages[1].config.separator: must have at most 1 character, not 2",
@@ -432,7 +432,7 @@ SEVERAL = [
         "stages[2].dependencies: 'filter' needs one input table, found 0",
         "stages[2].config.where: cannot be read as an SQL expression: 'x >'",
         "stages[3].dependencies: 'database' needs one input table, found 0",
-        "stages[3].config.key: is required for upsert: the columns that identify a row",
+        "stages[3].config.key: is required for upsert: name the columns that identify a row",
     ]),
 ]  # fmt: skip
 """Many problems of many kinds in one answer."""

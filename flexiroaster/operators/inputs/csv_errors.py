@@ -65,7 +65,9 @@ class CsvFile:
             return None
         value, _, column, number = found.groups()
         if value.startswith(self.dialect.get("quote_char") or "\0"):
-            return f"{self._line_of_text(value)}a quote is not closed, or text follows it: {_shown(value)}"
+            return (
+                f"{self._line_of_text(value)}a quote is not closed, or text follows the closing quote: {_shown(value)}"
+            )
         return self._misfit(value, column, int(number) - 1)
 
     def _misfit(self, value: str, column: str, index: int) -> str:

@@ -1,1 +1,1 @@
-"""Operators that write: they take effect once and know how to undo it."""
+"""Output operators: each one takes effect once and can undo its effect."""

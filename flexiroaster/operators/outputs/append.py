@@ -1,7 +1,7 @@
-"""Rows added to a table, and removed again.
+"""`mode: append`: rows added to a table, and deleted again by the undo.
 
-A row is found again by the columns `_execution_id` and `_stage_id` where the table has them (tables made here do, with
-`track`), else by its primary key, of which a copy is kept. A table with neither cannot be undone.
+The undo finds its rows by the columns `_execution_id` and `_stage_id` if the table has them (tables created here have
+them, with `track`), else by a kept copy of their primary keys. An append to a table with neither cannot be undone.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["undo", "write"]
 
 
 def write(job: Job) -> dict[str, Any]:
-    """Append the rows, to a new table where there is none; what the effect says of it."""
+    """Append the rows, creating the table if it is absent; return the details of the effect."""
     job.lock(shared=job.existing() is not None)
-    table = job.existing()  # again: it may have been created while we waited
+    table = job.existing()  # check again: the table may have been created during the wait
     if table is None:
         created = create_table(job, job.table, tracked=job.track)
         return {"created": True, **_append(job, created)}
@@ -50,7 +50,7 @@ def _append(job: Job, table: Table) -> dict[str, Any]:
 
 
 def _append_keeping_keys(job: Job, table: Table) -> str | None:
-    """Append, and keep the primary keys of exactly these rows; why that is not possible, if it is not."""
+    """Append, and keep the primary keys of exactly these rows; return the reason if that is not possible."""
     key = list(table.primary_key.columns)
     if key and all(column.name in job.columns for column in key):
         _append_with_keys(job, table, key)
@@ -61,7 +61,7 @@ def _append_keeping_keys(job: Job, table: Table) -> str | None:
     else:
         load(job, table)
         columns = ", ".join(TRACKING)
-        return f"table {job.table!r} has no primary key to find the rows by, and `track` noted nothing in {columns}"
+        return f"table {job.table!r} has no primary key to find the rows by, and `track` recorded nothing in {columns}"
     return None
 
 
@@ -75,7 +75,7 @@ def _append_with_keys(job: Job, table: Table, key: Sequence[Column[Any]]) -> Non
 
 
 def _append_returning_keys(job: Job, table: Table, key: Sequence[Column[Any]]) -> None:
-    """PostgreSQL tells the keys that it gives."""
+    """PostgreSQL returns the keys that it generates."""
     staging = fill_staging(job, table)
     kept = keep(job, select(*key).limit(0))
     added = insert(table).from_select(list(job.columns), select(staging)).returning(*key).cte("added")
@@ -84,17 +84,17 @@ def _append_returning_keys(job: Job, table: Table, key: Sequence[Column[Any]]) -
 
 
 def _append_above(job: Job, table: Table, key: Column[Any]) -> None:
-    """SQLite gives ids above the greatest there is, and nobody else writes while this transaction lasts."""
+    """SQLite assigns ids above the greatest existing one, and no other writer can run during this transaction."""
     greatest = job.connection.execute(select(func.coalesce(func.max(key), 0))).scalar_one()
     load(job, table)
     keep(job, select(key).where(key > greatest))
 
 
 def undo(task: Undo) -> str:
-    """Delete the rows that were appended."""
+    """Delete the appended rows."""
     table = task.existing()
     if table is None:
-        return f"table {task.table!r} is gone, and the rows with it"
+        return f"table {task.table!r} no longer exists, so there is nothing to undo"
     how = task.effect.get("undo")
     if how is None:
         raise gone(str(task.effect.get("reason")))
@@ -105,7 +105,7 @@ def undo(task: Undo) -> str:
 
 def _tracked_rows(table: Table, context: StageContext) -> ColumnElement[bool]:
     if not is_tracked(table):
-        raise gone(f"table {table.name!r} has no columns {', '.join(TRACKING)} any more")
+        raise gone(f"table {table.name!r} no longer has the columns {', '.join(TRACKING)}")
     execution, stage = TRACKING
     return and_(table.c[execution] == context.execution_id, table.c[stage] == context.stage_id)
 

@@ -1,4 +1,4 @@
-"""Many rows into a table at once: COPY on PostgreSQL, executemany on SQLite."""
+"""Bulk inserts: COPY on PostgreSQL, executemany on SQLite."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["load"]
 
 
 def load(job: Job, table: Table, constants: Mapping[str, str] | None = None) -> int:
-    """Insert all rows of the job into a table, each with the constants in columns of their own; how many it were.
+    """Insert all rows of the job into a table, each constant in a column of its own; return the number of rows.
 
-    Columns go by name; those that the data does not have are left to their defaults.
+    Columns are matched by name; columns that the data lacks get their defaults.
     """
     fixed = constants or {}
     names = [*job.columns, *fixed]
@@ -40,7 +40,7 @@ def _reported(job: Job, data: pl.LazyFrame) -> Iterator[pl.DataFrame]:
 
 
 def _copy(connection: Connection, table: Table, names: Sequence[str], data: Iterator[pl.DataFrame]) -> int:
-    """COPY is the driver's own, so it quotes the names: SQLAlchemy doubles `%`, which COPY takes literally."""
+    """COPY runs in the driver, so psycopg quotes the names: SQLAlchemy doubles `%`, which COPY takes literally."""
     driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
     qualified = (table.schema, table.name) if table.schema else (table.name,)
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, ENCODING 'UTF8')").format(
@@ -55,7 +55,7 @@ def _copy(connection: Connection, table: Table, names: Sequence[str], data: Iter
 
 
 def _insert(connection: Connection, table: Table, names: Sequence[str], data: Iterator[pl.DataFrame]) -> int:
-    """The compiled statement takes tuples as they are: at some rows a microsecond, conversion would be most of it."""
+    """Give tuples to the compiled statement as they are: at some rows a microsecond, conversion would dominate."""
     compiled = table.insert().compile(connection, column_keys=list(names))
     order = compiled.positiontup
     rows = 0

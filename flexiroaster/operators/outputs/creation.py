@@ -1,4 +1,4 @@
-"""New tables: the target where it is absent, and the tables an undo needs."""
+"""Table creation: the target if it is absent, and the tables that an undo needs."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ __all__ = [
 ]
 
 TRACKING = ("_execution_id", "_stage_id")
-"""The columns that say which stage of which execution wrote a row."""
+"""The columns that record which stage of which execution wrote a row."""
 
 
 def is_tracked(table: Table) -> bool:
-    """Whether the rows of a table say who wrote them."""
+    """Whether the rows of a table record which stage wrote them."""
     return all(name in table.c for name in TRACKING)
 
 
 def create_table(job: Job, name: str, *, tracked: bool) -> Table:
-    """Create a table for the job's data, its primary key the job's, with the tracking columns if asked for.
+    """Create a table for the job's data, with the job's key as primary key and, if `tracked`, the tracking columns.
 
-    Raises StageError (data) for names the database cannot take, or key columns that the data does not have.
+    Raises StageError (data) for names that the database cannot use, or key columns that the data lacks.
     """
     check_names(job.columns, job.dialect)
     check_key(job)
@@ -55,7 +55,7 @@ def create_table(job: Job, name: str, *, tracked: bool) -> Table:
 
 
 def check_key(job: Job) -> None:
-    """Refuse a key that the data does not have. Raises StageError (data)."""
+    """Refuse a key with columns that the data lacks. Raises StageError (data)."""
     absent = [column for column in job.key if column not in job.columns]
     if absent:
         listed = ", ".join(map(repr, absent))
@@ -63,32 +63,32 @@ def check_key(job: Job) -> None:
 
 
 def refuse_null_keys(job: Job, staging: Table, key: Iterable[str]) -> None:
-    """Refuse rows without a key. Raises StageError (data)."""
+    """Refuse rows with missing values in the key. Raises StageError (data)."""
     for name in key:
         if job.connection.execute(select(exists(select(1).where(staging.c[name].is_(None))))).scalar_one():
-            raise StageError(f"column {name!r} is a key of table {job.table!r} and has missing values", ErrorClass.DATA)
+            raise StageError(f"column {name!r} is a key of table {job.table!r} but has missing values", ErrorClass.DATA)
 
 
 def refuse_tracking_columns(job: Job) -> None:
-    """Refuse data that brings columns of those names along. Raises StageError (data)."""
+    """Refuse data that contains a tracking column. Raises StageError (data)."""
     clashing = [column for column in TRACKING if column in job.columns]
     if clashing:
         message = (
-            f"the data has a column {clashing[0]!r}, in which this output notes who wrote a row: "
+            f"the data has a column {clashing[0]!r}, which this output uses to record which stage wrote a row: "
             "drop or rename it, or set `track` to false"
         )
         raise StageError(message, ErrorClass.DATA)
 
 
 def create_as(job: Job, name: str, query: Select[tuple[object, ...]], *, temporary: bool = False) -> Table:
-    """Create a table of a query's columns, types and rows."""
+    """Create a table with a query's columns, types and rows."""
     made = CreateTableAs(query, name, schema=None if temporary else job.schema, temporary=temporary)
     job.connection.execute(made)
     return made.table
 
 
 def fill_staging(job: Job, like: Table) -> Table:
-    """A temporary table with the job's rows, in columns of the types they have in `like`. The caller drops it."""
+    """Create a temporary table with the job's rows, in columns typed as they are in `like`. The caller drops it."""
     columns = [like.c[name] for name in job.columns]
     staging = create_as(job, job.staging_table, select(*columns).where(false()), temporary=True)
     load(job, staging)
@@ -96,5 +96,5 @@ def fill_staging(job: Job, like: Table) -> Table:
 
 
 def keep(job: Job, query: Select[tuple[object, ...]]) -> Table:
-    """Keep what an undo needs: a table of its own with a query's result."""
+    """Keep a query's result, which an undo needs, in a table of its own."""
     return create_as(job, job.undo_table, query)

@@ -1,4 +1,4 @@
-"""`destination: database`: rows into a table of PostgreSQL or SQLite, once, in one transaction with their record."""
+"""`destination: database`: rows written once to a PostgreSQL or SQLite table, in one transaction with their record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DatabaseOutput", "DatabaseOutputConfig", "Mode"]
 
 
 class Mode(StrEnum):
-    """What happens to the rows that are in the table already."""
+    """What happens to the rows that are already in the table."""
 
     APPEND = "append"
     REPLACE = "replace"
@@ -29,44 +29,45 @@ class Mode(StrEnum):
 
 
 class DatabaseOutputConfig(OperatorConfig):
-    """Where the rows go, and how."""
+    """Where and how the rows are written."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    connection: str | None = Field(
-        default=None, description="A connection of the installation; default: its output database."
-    )
-    table: str | None = Field(default=None, min_length=1, description="Default: named after pipeline and stage.")
+    connection: str | None = Field(default=None, description="A configured connection. Default: the output database.")
+    table: str | None = Field(default=None, min_length=1, description="Default: a name made from pipeline and stage.")
     schema_name: str | None = Field(
-        default=None, alias="schema", min_length=1, description="PostgreSQL: default the connection's current schema."
+        default=None,
+        alias="schema",
+        min_length=1,
+        description="PostgreSQL only. Default: the connection's current schema.",
     )
-    mode: Mode = Field(default=Mode.APPEND, description="What happens to the rows that are there.")
+    mode: Mode = Field(default=Mode.APPEND, description="What happens to the rows that are already there.")
     key: tuple[str, ...] = Field(
         default=(),
-        description="The columns that identify a row: required for upsert, the primary key of a table that is created.",
+        description="The columns that identify a row. Required for upsert; the primary key of a table created here.",
     )
     track: bool = Field(
         default=True,
-        description="Give a table that is created for appending the columns `_execution_id` and `_stage_id`, "
-        "by which an undo finds its rows.",
+        description="Add the columns `_execution_id` and `_stage_id` to a table created for appending, "
+        "so that an undo finds its rows.",
     )
-    batch_size: int = Field(default=10_000, ge=1, le=1_000_000, description="Rows that are held in memory at a time.")
+    batch_size: int = Field(default=10_000, ge=1, le=1_000_000, description="Rows in memory at a time.")
 
 
 class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
     """Write the rows to a table of a PostgreSQL or SQLite database.
 
-    The table is created where it is absent. Columns go by name: those that the data lacks become NULL or their
-    default, those that the table lacks are an error, and so are types that do not fit. FlexiRoaster's own tables cannot
-    be written to, neither by name nor through a trigger or a partition. Rows and the record of the
-    effect (in the table `flexiroaster_effects` beside it) are one transaction, so a repeated attempt changes nothing.
+    The table is created if it is absent. Columns are matched by name: columns that the data lacks become NULL or their
+    default; columns that the table lacks are an error, and so are types that do not fit. FlexiRoaster's own tables
+    cannot be written to, neither by name nor through a trigger or a partition. The rows and the record of the effect
+    (in the table `flexiroaster_effects` of the same schema) are one transaction, so a repeated attempt changes nothing.
 
-    `append` adds the rows; its undo deletes them: by the tracking columns, else by a copy of their primary keys; a
-    table with neither cannot be undone. `upsert` inserts or updates by `key`; its undo restores the values there
-    were, also where others changed them since. `replace` swaps in a new table and keeps the former for the undo;
-    indexes, constraints, grants and triggers stay with the former, and what others wrote to the new table goes with
-    an undo. Where later effects of other stages on the table would be lost, an undo is refused and says which.
-    An input without rows changes nothing, except that `replace` empties a table that is there.
+    `append` adds the rows. Its undo deletes them by the tracking columns, else by a copy of their primary keys; an
+    append to a table with neither cannot be undone. `upsert` inserts or updates rows by `key`. Its undo restores the
+    former values, even if others changed them since. `replace` swaps in a new table and keeps the former one for the
+    undo. Indexes, constraints, grants and triggers stay with the former table, and the undo discards what others wrote
+    to the new table. An undo that would lose later effects of other stages on the table is refused, and the error names
+    the stage. An input without rows changes nothing, except that `replace` empties an existing table.
     """
 
     stage_type = StageType.OUTPUT
@@ -81,7 +82,7 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
     }
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the contract
-        """Unknown connections, names that are not to be written to, a key that is missing or repeated."""
+        """Report unknown connections, tables that cannot be written to, and a missing or repeated key."""
         known, given = access.connections, self.config.connection
         if given is not None and given not in known:
             yield Problem("connection", f"unknown connection {given!r}{near(given, known)}", "unknown_connection")
@@ -91,28 +92,28 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
             if message:
                 yield Problem("table", message, "reserved" if is_reserved else "invalid")
         if self.config.mode is Mode.UPSERT and not self.config.key:
-            yield Problem("key", "is required for upsert: the columns that identify a row", "missing")
+            yield Problem("key", "is required for upsert: name the columns that identify a row", "missing")
         if len(set(self.config.key)) < len(self.config.key):
             yield Problem("key", "names a column twice", "duplicate")
 
     def run(self, context: StageContext) -> Result:
-        """Write the rows, once. Raises StageError: data, configuration; SQLAlchemy's errors for the connection."""
+        """Write the rows once. Raises StageError (data, configuration), and SQLAlchemy's errors for the connection."""
         from flexiroaster.operators.outputs.writing import write
 
         return write(self._request(context), context)
 
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
-        """Revert what the effects table says this stage did there, if anything; again: nothing more.
+        """Revert the effect that the effects table records for this stage, if any; a repeated undo changes nothing.
 
-        Without a record nothing was written, and from then on no late attempt can write any more.
-        Raises StageError (configuration) where the effect cannot be reverted.
+        Without a record nothing was written, and from then on no late attempt can write. Raises StageError
+        (configuration) if the effect cannot be reverted.
         """
         from flexiroaster.operators.outputs.writing import undo
 
         return undo(self._request(context), effect, context)
 
     def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
-        """Drop what only an undo needs, and the record; afterwards there is no undo."""
+        """Drop the data kept for an undo, and the record; afterwards no undo is possible."""
         from flexiroaster.operators.outputs.writing import forget
 
         forget(self._request(context), context)
@@ -136,13 +137,13 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
 
 
 def _objection(table: str, *, is_reserved: bool) -> str | None:
-    """Why a table of that name is not written to, if it is not."""
+    """Why a table of that name cannot be written to, or None."""
     if is_reserved:
-        return f"{table!r} is a name of FlexiRoaster's own tables; choose another"
+        return f"{table!r} is reserved for FlexiRoaster's own tables; choose another name"
     if table.casefold().startswith("sqlite_"):
-        return f"{table!r} is a name that SQLite keeps for itself; choose another"
+        return f"{table!r} is reserved for SQLite; choose another name"
     if "." in table or not table.isprintable():
-        return f"{table!r} is not a table's name; the schema goes into `schema`"
+        return f"{table!r} is not a valid table name; the schema goes into `schema`"
     if len(table.encode()) > MAX_NAME:
         return f"{table!r} is longer than {MAX_NAME} bytes"
     return None

@@ -1,4 +1,4 @@
-"""Requests to a receiver: each bears an idempotency key, passing failures are waited out, the others explained."""
+"""HTTP delivery: requests with an idempotency key, with retries, and with errors that explain a refusal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flexiroaster.operators.patience import (
 __all__ = ["KEY_HEADER", "Delivery"]
 
 KEY_HEADER = "Idempotency-Key"
-"""A receiver that remembers the values of this header takes a repeated request once."""
+"""A receiver that remembers the values of this header can apply a repeated request once."""
 
 _ABOUT_THE_DATA = frozenset({400, 409, 413, 415, 422})
 _GONE = frozenset({404, 410})
@@ -30,7 +30,7 @@ _EXCERPT = 200
 
 
 class Delivery:
-    """Sends requests of one kind to one URL. `headers` are revealed already; no error shows one of the `secrets`."""
+    """Sends requests of one kind to one URL. `headers` contain revealed secrets; no error shows one of `secrets`."""
 
     def __init__(
         self,
@@ -48,9 +48,10 @@ class Delivery:
         self._shown = f"{method} {shown_url(url)}"
 
     def send(self, body: bytes | None, key: str, *, gone_is_fine: bool = False) -> int:
-        """Send one request, with retries; the status of the answer, 2xx (404 and 410 too if gone is fine).
+        """Send one request, with retries; return the response status: 2xx, or 404 and 410 if `gone_is_fine`.
 
-        Raises StageError: transient when the attempts are used up, data or configuration for what is refused.
+        Raises StageError: transient once the attempts are used up, data or configuration if the receiver refuses the
+        request.
         """
         try:
             return attempts(self._max_retries, self._logger)(self._attempt, body, key, gone_is_fine)
@@ -66,14 +67,16 @@ class Delivery:
                     self._refuse(response)
                 return status
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-            raise _configuration(f"{self._shown}: no valid request can be made of it") from error
+            raise _configuration(
+                f"{self._shown}: cannot build a valid request; check the URL and the headers"
+            ) from error
         except httpx.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise _configuration(f"{self._shown}: its certificate is not valid: {error}") from error
+                raise _configuration(f"{self._shown}: the server's certificate is not valid: {error}") from error
             raise AnotherAttempt(f"{self._shown}: {str(error) or type(error).__name__}") from error
 
     def _refuse(self, response: httpx.Response) -> None:
-        """Raise what an answer other than success means."""
+        """Raise the error that an unsuccessful response means."""
         status = response.status_code
         said = f"{self._shown}: {status} {response.reason_phrase}".rstrip()
         wait = seconds_until(response.headers.get("retry-after"))
@@ -82,12 +85,12 @@ class Delivery:
         if response.is_server_error or status in PASSING or status in WORTH_ANOTHER:
             raise StageError(said, ErrorClass.TRANSIENT, retry_after=wait)
         if response.is_redirect:
-            raise _configuration(f"{said}; redirects are not followed, name the address they lead to")
+            raise _configuration(f"{said}; redirects are not followed, so use the URL that this one leads to")
         kind = ErrorClass.DATA if status in _ABOUT_THE_DATA else ErrorClass.CONFIGURATION
         raise StageError(f"{said}{self._excerpt(response)}", kind)
 
     def _excerpt(self, response: httpx.Response) -> str:
-        """The beginning of what the receiver said, without our secrets should it repeat them."""
+        """The beginning of the response body, with our secrets masked in case it repeats them."""
         received = b""
         for block in response.iter_bytes():
             received += block

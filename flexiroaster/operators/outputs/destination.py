@@ -1,4 +1,4 @@
-"""The database an output writes to, and one transaction in it."""
+"""The database that an output writes to, and one transaction in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IDLE_LIMIT = "300s"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt's write: where to, what, and how. `table` is the name, `rows` the number of rows of `data`."""
+    """One attempt's write: where, what, and how. `table` is the name, `rows` the number of rows of `data`."""
 
     connection: Connection
     context: StageContext
@@ -50,17 +50,17 @@ class Job:
 
     @property
     def undo_table(self) -> str:
-        """The name of the table that keeps what an undo needs."""
+        """The name of the table with the data kept for an undo."""
         return undo_table(self.context)
 
     @property
     def new_table(self) -> str:
-        """The name under which a replacement is built."""
+        """The name under which a replacement table is built."""
         return f"{RESERVED_PREFIX}new_{key_hash(self.context)}"
 
     @property
     def staging_table(self) -> str:
-        """The name of the temporary table that rows go through where they cannot go in directly."""
+        """The name of the temporary table for rows that cannot be inserted directly."""
         return f"{RESERVED_PREFIX}staging_{key_hash(self.context)}"
 
     def existing(self) -> Table | None:
@@ -68,7 +68,7 @@ class Job:
         return reflected(self.connection, self.table, self.schema)
 
     def lock(self, *, shared: bool = False) -> None:
-        """Take the lock on the table's name: exclusively to create, replace or merge, shared to append."""
+        """Take the lock on the table's name: exclusive to create, replace or merge, shared to append."""
         lock_name(self.connection, target(self.schema, self.table), shared=shared)
 
 
@@ -87,14 +87,14 @@ class Undo:
         return reflected(self.connection, self.table, self.schema)
 
     def kept(self) -> Table:
-        """The table that keeps what the undo needs. Raises StageError (configuration) when it is gone."""
+        """The table with the data kept for the undo. Raises StageError (configuration) if it no longer exists."""
         found = reflected(self.connection, undo_table(self.context), self.schema)
         if found is None:
-            raise gone(f"table {undo_table(self.context)!r}, which kept the former rows, is gone")
+            raise gone(f"table {undo_table(self.context)!r}, which kept the former rows, no longer exists")
         return found
 
     def drop_if_created(self, table: Table) -> str:
-        """Drop a table that the effect had created and that is empty now; a few words on it if so."""
+        """Drop the table if the effect created it and it is empty now; return a phrase that says so."""
         if not self.effect.get("created"):
             return ""
         if self.connection.dialect.name == "postgresql":
@@ -106,7 +106,7 @@ class Undo:
 
 
 class Destination:
-    """A database by its URL, the schema in it that is written to (PostgreSQL), and the tables that never are."""
+    """A database by its URL, the schema to write to (PostgreSQL), and the tables that are never written."""
 
     def __init__(self, url: str, schema: str | None, own_tables: Collection[str]) -> None:
         engine = engine_for(url)
@@ -122,10 +122,10 @@ class Destination:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction, with the effects table in place; committed at the end, rolled back on an error.
+        """Open a transaction, with the effects table in place; commit it at the end, roll it back on an error.
 
-        What the database refuses about the data is raised as StageError (data), a write that reaches one of
-        FlexiRoaster's own tables as StageError (configuration).
+        Data that the database refuses raises StageError (data); a write that reaches one of FlexiRoaster's own tables
+        raises StageError (configuration).
         """
         with _refusals():
             self.ledger.ensure(self._engine)
@@ -136,14 +136,14 @@ class Destination:
                 yield connection
 
     def _schema(self, given: str | None) -> str | None:
-        """The schema by name, so that whatever the search path is later, the same tables are meant."""
+        """The name of the schema, so that a later change of the search path does not change the tables."""
         if self.dialect == "sqlite":
             return None
         with self._engine.connect() as connection:
             if given is None:
                 current: str | None = connection.execute(select(func.current_schema())).scalar()
                 if current is None:
-                    raise _refused("the connection has no current schema: name one as `schema`")
+                    raise _refused("the connection has no current schema: set `schema`")
                 return current
             if not inspect(connection).has_schema(given):
                 raise _refused(f"schema {given!r} does not exist")
@@ -151,12 +151,12 @@ class Destination:
 
 
 def undo_table(key: Key) -> str:
-    """The name of the table that keeps what the undo of a stage needs."""
+    """The name of the table with the data kept for the undo of a stage."""
     return f"{RESERVED_PREFIX}undo_{key_hash(key)}"
 
 
 def target(schema: str | None, table: str) -> str:
-    """The name of a table for messages, the effects table and locks: `schema.table`, or `table` on SQLite."""
+    """The name of a table in messages, the effects table and locks: `schema.table`, or `table` on SQLite."""
     return f"{schema}.{table}" if schema else table
 
 
@@ -175,34 +175,36 @@ def _materialized_views(inspector: Any, schema: str | None) -> list[str]:  # noq
 
 
 def _read_committed(engine: Engine) -> Engine:
-    """Whoever waited for a lock then sees what its holder committed."""
+    """A transaction that waited for a lock then sees what the holder of the lock committed."""
     return engine.execution_options(isolation_level="READ COMMITTED")
 
 
 def _limit_waits(connection: Connection) -> None:
-    """For this transaction only: no endless wait for a lock, and no lock held by a process that was frozen."""
+    """For this transaction only: no endless wait for a lock, and no lock held by a frozen process."""
     for name, value in (("lock_timeout", _LOCK_WAIT), ("idle_in_transaction_session_timeout", _IDLE_LIMIT)):
         connection.execute(select(func.set_config(name, value, True)))
 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What a database says about data and locks, as StageError; connection failures and the like stay what they are."""
+    """Raise database errors about data and locks as StageError; others, such as connection failures, pass through."""
     try:
         yield
     except (DataError, IntegrityError) as error:
         raise StageError(_words(error), ErrorClass.DATA) from error
-    except (psycopg.DataError, psycopg.IntegrityError) as error:  # out of COPY, which is the driver's own
+    except (psycopg.DataError, psycopg.IntegrityError) as error:  # from COPY, which belongs to the driver
         raise StageError(_words(error), ErrorClass.DATA) from error
     except OperationalError as error:
         if not isinstance(error.orig, psycopg.errors.LockNotAvailable) and "database is locked" not in str(error.orig):
             raise
-        message = "another transaction holds what this stage writes to, perhaps an earlier attempt that still runs"
+        message = (
+            "another transaction, perhaps an earlier attempt that still runs, has locked what this stage writes to"
+        )
         raise StageError(message, ErrorClass.TRANSIENT) from error
 
 
 def _words(error: DBAPIError | psycopg.Error) -> str:
-    """The database's sentence, with the row and column that it names."""
+    """The database's message, with the row and column that it names."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(cause, psycopg.Error):
         return f"the database refused the data: {cause}"

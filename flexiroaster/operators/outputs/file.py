@@ -1,4 +1,4 @@
-"""`destination: file`: rows into one file, local or remote, put in place in one step."""
+"""`destination: file`: rows written to one file, local or remote, which is put in place in one step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FileOutput", "FileOutputConfig"]
 
 HIDDEN = ".flexiroaster"
-"""The folder in which FlexiRoaster keeps what is its own; no output writes below one."""
+"""The folder for FlexiRoaster's own files; no output writes into one."""
 
 _TEXT = frozenset({"gzip", "zstd", "uncompressed"})
 _COMPRESSIONS: Mapping[str, frozenset[str]] = {
@@ -39,7 +39,7 @@ _CSV_ONLY = ("separator", "header", "null_value")
 
 
 class FileOutputConfig(OperatorConfig):
-    """Where the rows go, and in which format."""
+    """Where the rows are written, and in which format."""
 
     path: str = Field(
         min_length=1,
@@ -47,26 +47,26 @@ class FileOutputConfig(OperatorConfig):
         "(of the first attempt, UTC) are filled in.",
     )
     format: Literal["auto", "csv", "tsv", "parquet", "json", "ndjson", "arrow"] = Field(
-        default="auto", description="auto: told from the extension."
+        default="auto", description="auto: inferred from the extension."
     )
     compression: Literal["gzip", "zstd", "snappy", "lz4", "brotli", "uncompressed"] | None = Field(
-        default=None, description="Default: told from the extension, for parquet zstd."
+        default=None, description="Default: inferred from the extension; for parquet, zstd."
     )
     separator: str = Field(
-        default=",", min_length=1, max_length=1, pattern=r"^[\x01-\x7f]$", description="Between the values of csv."
+        default=",", min_length=1, max_length=1, pattern=r"^[\x01-\x7f]$", description="Separates the values of csv."
     )
-    header: bool = Field(default=True, description="Whether csv and tsv begin with the names.")
-    null_value: str = Field(default="", description="What stands for a missing value in csv and tsv.")
-    overwrite: bool = Field(default=True, description="false: a file that exists already is an error.")
+    header: bool = Field(default=True, description="Whether csv and tsv begin with the column names.")
+    null_value: str = Field(default="", description="Text for a missing value in csv and tsv.")
+    overwrite: bool = Field(default=True, description="false: an existing file is an error.")
 
 
 class FileOutput(OutputOperator[FileOutputConfig]):
     """Write the rows to a file: csv, tsv, parquet, json, ndjson or arrow.
 
-    The rows go to a temporary file, which then takes the place of the target in one step: readers see the former
-    version or the new one, never half of it. A record below `.flexiroaster/outputs` makes a repeated attempt change
-    nothing. The former version is kept there too; the undo puts it back, or removes the file, unless it was
-    changed since. On remote stores, which have no rename, the upload is the step. Folders that are missing are made.
+    The rows go to a temporary file, which then replaces the target in one step: readers see the former version or the
+    new one, never a part of it. A record under `.flexiroaster/outputs` makes a repeated attempt change nothing. The
+    former version is kept there too. The undo restores it, or removes the file if there was none; it is refused if the
+    file has changed since. Remote stores have no rename, so there the upload is the step. Missing folders are created.
     """
 
     stage_type = StageType.OUTPUT
@@ -81,7 +81,7 @@ class FileOutput(OutputOperator[FileOutputConfig]):
     }
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the contract
-        """Paths outside of the roots, names that do not say what format they have, options that do not go together."""
+        """Report paths outside the roots, names without a known format, and options that do not go together."""
         from flexiroaster.operators.locations import permit
 
         try:
@@ -96,10 +96,10 @@ class FileOutput(OutputOperator[FileOutputConfig]):
         for option in _CSV_ONLY:
             given = option in self.config.model_fields_set
             if given and form != "csv" and not (form == "tsv" and option != "separator"):
-                yield Problem(option, f"is for csv, not for {form}", "unused")
+                yield Problem(option, f"applies to csv, not to {form}", "unused")
 
     def run(self, context: StageContext) -> Result:
-        """Write the file, once. Raises StageError: data, configuration, transient."""
+        """Write the file once. Raises StageError: data, configuration, transient."""
         from flexiroaster.operators.locations import writable
         from flexiroaster.operators.outputs.rows import count_rows
         from flexiroaster.operators.outputs.tables import write_table
@@ -118,23 +118,23 @@ class FileOutput(OutputOperator[FileOutputConfig]):
         except BaseException:
             publication.abandon(begun)
             raise
-        context.logger.info("%s rows into %s", f"{rows:,}", done.target)
+        context.logger.info("wrote %s rows to %s", f"{rows:,}", done.target)
         return outcome(done.effect, context)
 
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
-        """Put the former version back, or remove the file; again: nothing more.
+        """Restore the former version, or remove the file; a repeated undo changes nothing.
 
-        Without a record nothing was written, and from then on no late attempt can write any more.
-        Raises StageError (configuration) when the file was changed since.
+        Without a record nothing was written, and from then on no late attempt can write. Raises StageError
+        (configuration) if the file has changed since.
         """
         return self._publication(context).undo(effect)
 
     def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
-        """Remove the former version that is kept, and the record; afterwards there is no undo."""
+        """Remove the kept former version, and the record; afterwards no undo is possible."""
         self._publication(context).forget()
 
     def _publication(self, context: StageContext) -> Publication:
-        """The record lies below the part of the path that no placeholder changes, so that each attempt finds it."""
+        """The record is under the part of the path without placeholders, so that each attempt finds it."""
         from flexiroaster.operators.locations import permit
         from flexiroaster.operators.outputs.publication import Publication
         from flexiroaster.operators.outputs.storage import LocalStorage, RemoteStorage
@@ -146,7 +146,7 @@ class FileOutput(OutputOperator[FileOutputConfig]):
         return Publication(RemoteStorage(folder, context.workdir / "output"), context)
 
     def _form(self) -> tuple[Format, str | None]:
-        """Format and compression. Raises StageError (configuration) with the `field` that is wrong in its details."""
+        """Format and compression. Raises StageError (configuration) with the invalid `field` in its details."""
         from flexiroaster.operators.formats import detect_compression, detect_format
 
         path, given = self.config.path, self.config.compression
@@ -156,13 +156,13 @@ class FileOutput(OutputOperator[FileOutputConfig]):
             raise _refused(error.message, "format") from error
         named = detect_compression(path)
         if named is not None and (form in {"parquet", "arrow"} or named not in _TEXT):
-            raise _refused(f"{form} is not written with {named} around it: choose another extension", "path")
+            raise _refused(f"{form} files cannot be wrapped in {named}: choose another extension", "path")
         if named is not None and given is not None and given != named:
-            raise _refused(f"is {given}, and the extension of {path!r} says {named}", "compression")
+            raise _refused(f"is {given}, but the extension of {path!r} says {named}", "compression")
         compression = given or (named.value if named else None)
         if compression is not None and compression not in _COMPRESSIONS[form]:
             known = ", ".join(sorted(_COMPRESSIONS[form]))
-            raise _refused(f"{form} is not written with {compression}; it takes {known}", "compression")
+            raise _refused(f"{form} does not support {compression}; it supports {known}", "compression")
         return form, None if compression == "uncompressed" and form not in {"parquet", "arrow"} else compression
 
     def _names(self, context: StageContext) -> dict[str, str]:
@@ -171,7 +171,7 @@ class FileOutput(OutputOperator[FileOutputConfig]):
 
 
 def _fixed_folder(path: str) -> str:
-    """The folder of a path, or of the part of it before the first placeholder: `out/{date}/x.csv` gives `out`."""
+    """The folder of a path, or of its part before the first placeholder: `out/{date}/x.csv` gives `out`."""
     scheme, separator, rest = path.rpartition("://")
     folders = rest.split("/")[:-1]
     fixed = list(itertools.takewhile(lambda name: not any(mark in name for mark in _PLACEHOLDERS), folders))
@@ -180,13 +180,13 @@ def _fixed_folder(path: str) -> str:
 
 
 def _refuse_hidden(location: Location, access: Access) -> None:
-    """FlexiRoaster's own database and records may lie below a root; outputs do not touch them."""
+    """FlexiRoaster's own database and records can be under a root; outputs must not touch them."""
     roots = [Path(root).resolve() for root in access.file_roots if "://" not in root] if location.is_local else []
     below: list[PurePath] = [location.path.relative_to(root) for root in roots if location.path.is_relative_to(root)]
     candidates = below or [PurePosixPath(location.uri)]
     if all(HIDDEN in path.parts for path in candidates):
         raise _refused(
-            f"{location.label!r} lies in {HIDDEN}, which is FlexiRoaster's own; choose another folder", "path"
+            f"{location.label!r} is in {HIDDEN}, which is reserved for FlexiRoaster; choose another folder", "path"
         )
 
 

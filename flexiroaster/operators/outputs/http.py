@@ -1,4 +1,4 @@
-"""`destination: http`: rows sent to a receiver in batches, at least once, each batch with its idempotency key."""
+"""`destination: http`: rows sent to a receiver in batches, at least once, each batch with an idempotency key."""
 
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ _TYPES = {"json": "application/json", "ndjson": "application/x-ndjson"}
 
 
 class UndoRequest(OperatorConfig):
-    """The request that takes a delivery back. In `url` and `body` `{execution_id}` and `{stage_id}` are filled in."""
+    """The request that reverts a delivery. `{execution_id}` and `{stage_id}` are replaced in `url` and `body`."""
 
     url: str = Field(min_length=1)
     method: Literal["DELETE", "POST"] = "DELETE"
     headers: dict[str, str | SecretRef] = Field(
-        default_factory=dict, description="They go before those of the output, which are sent to its own origin only."
+        default_factory=dict, description="Override the headers of the output, which are sent only to its own origin."
     )
-    body: Any | None = Field(default=None, description="Any JSON.")
+    body: Any | None = Field(default=None, description="Any JSON value.")
 
 
 class HttpOutputConfig(OperatorConfig):
-    """Where the rows go, and in which form."""
+    """Where and how the rows are sent."""
 
     url: str = Field(min_length=1)
     method: Literal["POST", "PUT"] = "POST"
     headers: dict[str, str | SecretRef] = Field(default_factory=dict)
-    batch_size: int = Field(default=500, ge=1, le=1_000_000, description="Rows in a request.")
-    format: Literal["json", "ndjson"] = Field(default="json", description="json: one array a request.")
-    body_key: str | None = Field(default=None, description="Puts the array into an object, under this key.")
+    batch_size: int = Field(default=500, ge=1, le=1_000_000, description="Rows per request.")
+    format: Literal["json", "ndjson"] = Field(default="json", description="json: one array per request.")
+    body_key: str | None = Field(default=None, description="Wraps the array in an object, under this key.")
     timeout: float = Field(default=30.0, gt=0, description="Seconds, for connecting and for each wait for data.")
-    max_retries: int = Field(default=5, ge=0, le=20, description="Further attempts of one request.")
-    undo: UndoRequest | None = Field(default=None, description="The request that takes the delivery back.")
+    max_retries: int = Field(default=5, ge=0, le=20, description="Retries of each request.")
+    undo: UndoRequest | None = Field(default=None, description="The request that reverts the delivery.")
 
 
 class HttpOutput(OutputOperator[HttpOutputConfig]):
     """Send the rows to a web address, in batches.
 
-    Delivery is at least once: a request that was answered, and whose answer was lost, is sent again, and so are all
-    batches when the stage is attempted again. Each carries the header `Idempotency-Key: execution/stage/number`, the
-    same with the same rows in every attempt, by which a receiver can take it once. There is no undo but the request
-    that is declared as one. Times are ISO 8601; NaN and infinities, which JSON does not have, become null. Private
-    addresses are refused unless the host is listed in HTTP_ALLOWED_HOSTS.
+    Delivery is at least once: a request whose response is lost is sent again, and so are all batches when the stage is
+    attempted again. Each batch has the header `Idempotency-Key: execution/stage/number`, the same with the same rows in
+    every attempt, so that a receiver can apply it once. An undo is possible only if the config declares a request for
+    it. Times are ISO 8601; NaN and infinities, which JSON cannot represent, become null. Private addresses are refused
+    unless HTTP_ALLOWED_HOSTS lists the host.
     """
 
     stage_type = StageType.OUTPUT
@@ -89,13 +89,13 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
     }
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the contract
-        """Addresses that are none or private, headers that are not for the config to set, a key without an object."""
+        """Report invalid or private addresses, headers that a config cannot set, and a key without an object."""
         config = self.config
         yield from _request_problems("", config.url, config.headers, access)
         if config.undo is not None:
             yield from _request_problems("undo.", config.undo.url, config.undo.headers, access)
         if config.body_key is not None and config.format == "ndjson":
-            yield Problem("body_key", "is for json: ndjson has no object around its lines", "unused")
+            yield Problem("body_key", "applies to json: ndjson has no object around its lines", "unused")
 
     def run(self, context: StageContext) -> Result:
         """Send all batches. Raises StageError: transient, data, configuration."""
@@ -112,9 +112,9 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
         return outcome({"kind": "http", "url": shown_url(config.url), **sent, "undoable": undoable}, context)
 
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
-        """Send the request declared as `undo`; that what it removes is gone already (404, 410) is fine.
+        """Send the request declared as `undo`; 404 and 410 are fine, because its target is already gone.
 
-        Raises StageError: configuration where none is declared, else as `run`.
+        Raises StageError: configuration if no request is declared, else as `run`.
         """
         from flexiroaster.operators.addresses import shown_url
 
@@ -164,7 +164,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
         return array if self.config.body_key is None else b"{%b:%b}" % (orjson.dumps(self.config.body_key), array)
 
     def _undo_headers(self, request: UndoRequest, url: str) -> Headers:
-        """Credentials of the output go to its own origin only."""
+        """The output's credentials go only to its own origin."""
         import httpx
 
         from flexiroaster.operators.addresses import same_origin
@@ -183,7 +183,7 @@ def _request_problems(where: str, url: str, headers: Headers, access: Access) ->
 
     parts = _parsed(url)
     if parts is None:
-        yield Problem(f"{where}url", "must be a http:// or https:// URL", "url")
+        yield Problem(f"{where}url", "must be an http:// or https:// URL", "url")
     else:
         try:
             require_public_literal(parts, access)
@@ -195,17 +195,17 @@ def _request_problems(where: str, url: str, headers: Headers, access: Access) ->
 
 
 def _parsed(url: str) -> str | None:
-    """The host of a web address, None if it is none."""
+    """The host of a web address, None if the URL is not one."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for one that is out of range
+        _ = parts.port  # raises ValueError if the port is out of range
     except ValueError:
         return None
     return parts.hostname if parts.scheme.lower() in {"http", "https"} else None
 
 
 def _merged(*parts: Headers) -> Headers:
-    """Headers of which the later go before the earlier, whatever the case of their names."""
+    """Merge headers; later ones override earlier ones, regardless of the case of their names."""
     merged: dict[str, tuple[str, str | SecretRef]] = {}
     for part in parts:
         merged |= {name.lower(): (name, value) for name, value in part.items()}

@@ -1,7 +1,7 @@
 """The table `flexiroaster_effects` of a destination: which stages took effect there, and which were undone.
 
-Its row is inserted first in the transaction that writes the data. A second attempt of the same key waits for the
-first at that insert, and then finds its row, or, had the first failed, takes its place.
+The row is inserted first in the transaction that writes the data. A second attempt with the same key waits at that
+insert. Then it finds the row of the first, or inserts its own if the first failed.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Ledger:
         )
 
     def ensure(self, engine: Engine) -> None:
-        """Create the table where it is absent, in a transaction of its own."""
+        """Create the table if it is absent, in a transaction of its own."""
         with engine.begin() as connection:
             lock_name(connection, f"{self._schema}.{EFFECTS_TABLE}")
             self._table.create(connection, checkfirst=True)
 
     def claim(self, connection: Connection, context: StageContext) -> Entry | None:
-        """Insert the row of this key; None if that succeeded, else the row that is there."""
+        """Insert the row of this key; return None on success, else the existing row."""
         insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
         row = {
             "execution_id": context.execution_id,
@@ -68,25 +68,25 @@ class Ledger:
         return None if connection.execute(claim).first() else self._read(connection, context)
 
     def record(self, connection: Connection, context: StageContext, target: str, effect: Mapping[str, Any]) -> None:
-        """Fill in the claimed row. The caller holds the lock on the target's name that makes its position right."""
+        """Fill in the claimed row. The caller holds the lock on the target's name, which makes the position correct."""
         latest = select(func.coalesce(func.max(self._table.c.position), 0)).where(self._table.c.target == target)
         position = connection.execute(latest).scalar_one() + 1
         values = {"effect": json.dumps(effect), "target": target, "position": position}
         connection.execute(self._table.update().where(*self._key(context)).values(values))
 
     def mark_undone(self, connection: Connection, context: StageContext) -> None:
-        """Note the time of the undo; the row stays, so that no late attempt takes effect again."""
+        """Record the time of the undo; the row stays, so that no late attempt takes effect again."""
         connection.execute(self._table.update().where(*self._key(context)).values(undone_at=now()))
 
     def later(self, connection: Connection, entry: Entry, target: str) -> list[Entry]:
-        """The effects on the same target after this one that still hold, oldest first."""
+        """The later effects on the same target that are not undone, oldest first."""
         columns = self._table.c
         after = (columns.target == target) & (columns.position > entry.position) & columns.undone_at.is_(None)
         rows = connection.execute(self._table.select().where(after).order_by(columns.position))
         return [_entry(row._mapping) for row in rows]
 
     def remove(self, connection: Connection, context: StageContext) -> None:
-        """Delete the row of this key, if there is one."""
+        """Delete the row of this key, if it exists."""
         connection.execute(self._table.delete().where(*self._key(context)))
 
     def _read(self, connection: Connection, context: StageContext) -> Entry:

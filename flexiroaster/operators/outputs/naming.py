@@ -1,4 +1,4 @@
-"""The table that an output without `table` writes to: named after its pipeline and stage."""
+"""The default table of an output without `table`, named after its pipeline and stage."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flexiroaster.operators.outputs.effects import is_reserved
 __all__ = ["MAX_NAME", "default_table"]
 
 MAX_NAME = 63
-"""PostgreSQL's limit for a name, in bytes; what is longer it would cut off silently."""
+"""PostgreSQL's limit for a name, in bytes; it cuts off longer names silently."""
 
 
 def default_table(pipeline_name: str, stage_id: str, own_tables: Collection[str]) -> str:
-    """`Daily Sales` and `save` give `daily_sales_save`: lower case, [a-z0-9_], at most 63 characters.
+    """Name a table: `Daily Sales` and `save` give `daily_sales_save`, in [a-z0-9_], with at most 63 characters.
 
-    One of `own_tables`, and what else is reserved, gets `output_` in front. Where that loses letters, or had to be cut,
-    a hash of the whole keeps different names different.
+    Reserved names, including `own_tables`, get the prefix `output_`. If letters are lost or the name is cut, a hash of
+    the whole keeps different names different.
     """
     whole = f"{pipeline_name}_{stage_id}"
     plain = unicodedata.normalize("NFKD", whole).encode("ascii", "ignore").decode()

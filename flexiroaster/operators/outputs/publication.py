@@ -1,4 +1,4 @@
-"""One file published once, whenever and however often the process dies on the way; see `records` for the steps."""
+"""Publication of one file, exactly once even if the process dies repeatedly on the way; see `records` for the steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Publication"]
 
 
 class Publication:
-    """The file of one stage of one execution."""
+    """The published file of one stage of one execution."""
 
     def __init__(self, storage: Storage, context: StageContext) -> None:
         self._storage = storage
@@ -26,11 +26,11 @@ class Publication:
         self._key = key_hash(context)
 
     def begin(self, target: str, *, overwrite: bool) -> Record:
-        """Take the place of earlier attempts, cleaning up behind them.
+        """Take over from earlier attempts, and clean up after them.
 
-        The record is `done` when one of them has taken effect, else `writing`: then write to `temporary` and `finish`.
-        An earlier attempt's target stays the target. Raises StageError: cancelled after an undo, configuration when
-        the file exists and must not be overwritten.
+        The record is `done` if one of them has taken effect, else `writing`: then write to `temporary` and call
+        `finish`. The target of an earlier attempt stays the target. Raises StageError: cancelled after an undo,
+        configuration if the file exists and must not be overwritten.
         """
         with self._storage.locked():
             found = self._settled()
@@ -44,7 +44,7 @@ class Publication:
             return begun
 
     def temporary(self, begun: Record) -> Path:
-        """Where this attempt writes to."""
+        """The file that this attempt writes to."""
         return self._storage.temporary(self._key, begun)
 
     def abandon(self, begun: Record) -> None:
@@ -52,7 +52,7 @@ class Publication:
         self._storage.discard(self._key, begun)
 
     def finish(self, begun: Record, form: str, rows: int, *, overwrite: bool) -> Record:
-        """Put the written file in place. Raises StageError: transient when another attempt has taken over."""
+        """Put the written file in place. Raises StageError: transient if another attempt has taken over."""
         facts = self._facts(begun)
         with self._storage.locked():
             found = self._settled()
@@ -73,9 +73,10 @@ class Publication:
             return self._advance(prepared, State.DONE)
 
     def undo(self, effect: Mapping[str, Any]) -> str:
-        """Put the former version back, or remove the file where there was none; a sentence on it.
+        """Restore the former version, or remove the file if there was none; return a sentence about it.
 
-        Raises StageError (configuration) when the file was changed since, or what is needed is gone.
+        Raises StageError (configuration) if the file has changed since, or if data that the undo needs no longer
+        exists.
         """
         with self._storage.locked():
             found = self._settled()
@@ -86,7 +87,7 @@ class Publication:
             return self._revert(found)
 
     def forget(self) -> None:
-        """Remove the record and the former version that is kept."""
+        """Remove the record and the kept former version."""
         with self._storage.locked():
             found = self._settled()
             if found is not None:
@@ -95,7 +96,7 @@ class Publication:
                 self._storage.forget(self._key, found.target)
 
     def _settled(self) -> Record | None:
-        """The record, where `prepared` has become what turned out: `done`, or still `writing`."""
+        """The record, with `prepared` resolved to its outcome: `done`, or still `writing`."""
         found = self._storage.load(self._key)
         if found is None or found.state is not State.PREPARED:
             return found
@@ -111,18 +112,18 @@ class Publication:
         elif not found.replaces and same_checksum(self._storage.checksum(target), found.checksum):
             self._storage.remove(target)
         self._advance(found, State.UNDONE)
-        return f"put the former version of {target} back" if found.replaces else f"removed {target}"
+        return f"restored the former version of {target}" if found.replaces else f"removed {target}"
 
     def _check_unchanged(self, found: Record) -> None:
         if found.replaces and not self._storage.keeps(self._key, found.target):
-            raise gone(f"the former version of {found.target}, which was kept, is gone")
+            raise gone(f"the kept former version of {found.target} no longer exists")
         present = self._storage.checksum(found.target)
         if present is not None and not same_checksum(present, found.checksum):
-            raise gone(f"{found.target} was changed since this stage wrote it")
+            raise gone(f"{found.target} has changed since this stage wrote it")
 
     def _undo_nothing(self, found: Record | None, effect: Mapping[str, Any]) -> str:
         if found is None and effect:
-            raise gone(f"there is no record of {effect.get('path')} any more")
+            raise gone(f"the record of {effect.get('path')} no longer exists")
         if found is not None:
             self._storage.discard(self._key, found)
         self._storage.save(self._key, self._record(State.UNDONE))
@@ -138,7 +139,7 @@ class Publication:
 
     def _check_overwrite(self, begun: Record, overwrite: bool) -> None:
         if not overwrite and self._storage.exists(begun.target):
-            message = f"file {begun.target} exists already; `overwrite` is false"
+            message = f"file {begun.target} already exists, and `overwrite` is false"
             raise StageError(message, ErrorClass.CONFIGURATION)
 
     def _unless_undone(self, found: Record) -> Record:

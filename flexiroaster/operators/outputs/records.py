@@ -1,11 +1,11 @@
-"""The record of one file that a stage writes: what it was about to do, and has done.
+"""The record of one file that a stage writes: the step it was about to take, and the steps it has taken.
 
     writing --> prepared --> done --> undoing --> undone
        |________________________________________^
 
 `writing`: the rows go to a file beside the target. `prepared`: that file is complete, the former version is kept, and
-it is about to take the target's place. Each step is on disk before the next begins, so whatever is found after a
-crash says what was done.
+the file is about to replace the target. Each step is on disk before the next begins, so the state found after a crash
+says what was done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Record", "State"]
 
 
 class State(StrEnum):
-    """How far it is."""
+    """The step that a record has reached."""
 
     WRITING = "writing"
     PREPARED = "prepared"
@@ -28,9 +28,9 @@ class State(StrEnum):
 
 
 class Record(BaseModel):
-    """One record: a JSON file. `attempt` is the attempt that may go on, every other one has been superseded.
+    """One record, stored as a JSON file. `attempt` is the only attempt that may continue; all others are superseded.
 
-    `replaces` says whether a former version is kept; `checksum`, `size` (bytes) and `rows` are of the new one.
+    `replaces` says whether a former version is kept; `checksum`, `size` (bytes) and `rows` describe the new one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class Record(BaseModel):
 
     @property
     def effect(self) -> dict[str, object]:
-        """What the stage reports."""
+        """The effect that the stage reports."""
         return {
             "kind": "file",
             "path": self.target,

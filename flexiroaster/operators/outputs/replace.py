@@ -1,7 +1,7 @@
-"""A table replaced by another: built aside, then swapped by renaming; the former one is kept for the undo.
+"""`mode: replace`: a new table, built aside and swapped in by renaming; the former one is kept for the undo.
 
-What belongs to the former table and not to its name stays with it: indexes, constraints, grants, triggers, defaults.
-Views and foreign keys that would go on meaning the former table are a reason to refuse.
+Indexes, constraints, grants, triggers and defaults belong to the former table, not to its name, and stay with it. A
+replacement is refused if views or foreign keys would keep using the former table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["undo", "write"]
 
 
 def write(job: Job) -> dict[str, Any]:
-    """Put a new table with the rows in the place of the former; what the effect says of it."""
+    """Replace the table with a new one that has the rows; return the details of the effect."""
     new = create_table(job, job.new_table, tracked=False)
     load(job, new)
     job.lock()
@@ -27,7 +27,7 @@ def write(job: Job) -> dict[str, Any]:
         staying = dependents(job.connection, former)
         if staying:
             listed = ", ".join(staying)
-            message = f"table {job.table!r} cannot be replaced: {listed} would go on using the former one; use `upsert`"
+            message = f"table {job.table!r} cannot be replaced: {listed} would keep using the former one; use `upsert`"
             raise StageError(message, ErrorClass.CONFIGURATION)
         rename(job.connection, former, job.undo_table)
     rename(job.connection, new, job.table)
@@ -35,7 +35,7 @@ def write(job: Job) -> dict[str, Any]:
 
 
 def undo(task: Undo) -> str:
-    """Put the former table back in its place, or drop the new one where there was none."""
+    """Put the former table back in place, or drop the new one if there was none."""
     current = task.existing()
     former = None if task.effect.get("created") else task.kept()
     if current is not None:
@@ -43,4 +43,4 @@ def undo(task: Undo) -> str:
     if former is None:
         return f"dropped table {task.table!r}, which this stage had created"
     rename(task.connection, former, task.table)
-    return f"put the former table {task.table!r} back (it was kept as {undo_table(task.context)!r})"
+    return f"restored the former table {task.table!r} (it was kept as {undo_table(task.context)!r})"

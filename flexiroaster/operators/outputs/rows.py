@@ -1,4 +1,4 @@
-"""The rows of a table on their way out: in batches of exact size, and as values that a destination takes."""
+"""Rows for output: in batches of exact size, and as values that a destination accepts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SQLITE_GREATEST = 2**63 - 1
 
 
 def count_rows(table: pl.LazyFrame) -> int:
-    """How many rows there are; 0 for a table without columns."""
+    """Count the rows; 0 for a table without columns."""
     if not table.collect_schema():
         return 0
     return int(table.select(pl.len()).collect(engine="streaming").item())
 
 
 def batches(table: pl.LazyFrame, size: int) -> Iterator[pl.DataFrame]:
-    """The rows in order, `size` at a time (fewer in the last): the same batches whenever the table is the same.
+    """Yield the rows in order, `size` at a time (fewer in the last batch); the same table gives the same batches.
 
     Holds a few batches in memory, however long the table is.
     """
@@ -46,7 +46,7 @@ def batches(table: pl.LazyFrame, size: int) -> Iterator[pl.DataFrame]:
 
 
 def as_csv(batch: pl.DataFrame) -> bytes:
-    """Lines for `COPY ... (FORMAT csv)`: NULL is an unquoted nothing, the empty string a quoted one.
+    """Write lines for `COPY ... (FORMAT csv)`: NULL is an empty field without quotes, the empty string one with quotes.
 
     Raises StageError (data) for text with NUL characters, which PostgreSQL cannot store.
     """
@@ -58,12 +58,12 @@ def as_csv(batch: pl.DataFrame) -> bytes:
 
 
 def as_tuples(batch: pl.DataFrame) -> list[tuple[Any, ...]]:
-    """Rows of values that sqlite3 binds. Raises StageError (data) for integers beyond 64 bits."""
+    """Convert to rows of values that sqlite3 can bind. Raises StageError (data) for integers beyond 64 bits."""
     return batch.with_columns(_for_sqlite(series) for series in batch).rows()
 
 
 def as_records(batch: pl.DataFrame) -> Iterator[bytes]:
-    """Each row as a JSON object: times in ISO 8601, what JSON has no number for (NaN, infinity) as null.
+    """Yield each row as a JSON object: times in ISO 8601; NaN and infinity, which JSON cannot represent, as null.
 
     Decimals and integers beyond 64 bits become strings, which keeps them exact; bytes become base64.
     """
@@ -112,7 +112,7 @@ def _json(value: object) -> str | None:
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
-    """What orjson does not know, as JSON."""
+    """Convert a value that orjson does not support."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, timedelta):
@@ -125,7 +125,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _iso_duration(value: timedelta) -> str:
-    """`P1DT2.5S`, `-PT0.25S`: ISO 8601 in days and seconds."""
+    """ISO 8601 in days and seconds: `P1DT2.5S`, `-PT0.25S`."""
     sign, size = ("-", -value) if value < timedelta(0) else ("", value)
     seconds = f"{size.seconds}.{size.microseconds:06d}".rstrip("0").rstrip(".")
     return f"{sign}P{size.days}DT{seconds}S" if size.days else f"{sign}PT{seconds}S"

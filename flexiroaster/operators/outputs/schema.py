@@ -1,4 +1,4 @@
-"""The types of a table's columns: which SQL type a polars type becomes, and which existing column can take it.
+"""Column types: the SQL type for each polars type, and the existing columns that can take it.
 
 Where the two databases differ:
 
@@ -69,11 +69,11 @@ _ACCEPTED = {
     "date": {"date", "timestamp"},
     "text": {"text", "other"},
 }
-"""Family of the data -> families of columns that take it, where it is more than its own."""
+"""Family of the data -> families of columns that take it, if there are others besides its own."""
 
 
 def sql_type(dtype: pl.DataType, dialect: str) -> TypeEngine[Any]:
-    """The type of a new column for data of a polars type."""
+    """The SQL type of a new column for data of a polars type."""
     kind = type(dtype)
     if kind in _PLAIN:
         return _PLAIN[kind]()
@@ -96,14 +96,14 @@ def check_names(names: Iterable[str], dialect: str) -> None:
         if not name or "\0" in name:
             raise _data(f"a column named {name!r} cannot be written to a database; rename it")
         if dialect == "postgresql" and len(name.encode()) > _POSTGRES_NAME_BYTES:
-            raise _data(f"column {name!r}: PostgreSQL takes names of at most {_POSTGRES_NAME_BYTES} bytes; rename it")
+            raise _data(f"column {name!r}: PostgreSQL names have at most {_POSTGRES_NAME_BYTES} bytes; rename it")
         other = seen.setdefault(name.lower(), name)
         if dialect == "sqlite" and other != name:
-            raise _data(f"columns {other!r} and {name!r} are one to SQLite, which ignores case; rename one")
+            raise _data(f"columns {other!r} and {name!r} are the same to SQLite, which ignores case; rename one")
 
 
 def check_columns(schema: pl.Schema, table: Table, dialect: str) -> None:
-    """Refuse data that the existing table cannot take. Raises StageError (data) that names the columns."""
+    """Refuse data that does not fit the existing table. Raises StageError (data) that names the columns."""
     unknown = [name for name in schema if name not in table.c]
     if unknown:
         known = ", ".join(repr(column.name) for column in table.c)
@@ -124,7 +124,7 @@ def _check_type(name: str, dtype: pl.DataType, table: Table, dialect: str) -> No
     wanted, there = _family(sql_type(dtype, dialect), dialect), _family(column.type, dialect)
     fits = there == wanted or there in _ACCEPTED.get(wanted, ()) or (there == "number" and dtype.is_decimal())
     if not fits:
-        raise _data(f"column {name!r}: the data is {dtype}, in table {table.name!r} it is {column.type}; cast it")
+        raise _data(f"column {name!r}: the data is {dtype}, but in table {table.name!r} it is {column.type}; cast it")
 
 
 def _family(of: TypeEngine[Any], dialect: str) -> str:

@@ -1,4 +1,4 @@
-"""The few statements that SQLAlchemy has no construct for, as constructs: it quotes all names in them."""
+"""SQL statements that SQLAlchemy lacks, as constructs, so that SQLAlchemy quotes all names in them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ORDER BY 1
 
 
 class LockTable(ExecutableDDLElement):
-    """`LOCK TABLE name IN mode MODE`, until the end of the transaction; PostgreSQL only."""
+    """`LOCK TABLE name IN mode MODE`, held until the end of the transaction; PostgreSQL only."""
 
     def __init__(self, table: Table, mode: str) -> None:
         self.table = table
@@ -56,14 +56,14 @@ def _rename_table(element: _RenameTable, compiler: Any, **_: Any) -> str:  # noq
 
 
 def rename(connection: Connection, table: Table, new_name: str) -> None:
-    """Give a table another name in its schema; views and triggers elsewhere go on naming what they named."""
+    """Rename a table within its schema; views and triggers elsewhere keep the names that they use."""
     with _references_kept(connection):
         connection.execute(_RenameTable(table, new_name))
 
 
 @contextmanager
 def _references_kept(connection: Connection) -> Iterator[None]:
-    """SQLite would otherwise rewrite the views that read the table to follow it."""
+    """Without this, SQLite rewrites the views that read the table to follow the rename."""
     if connection.dialect.name != "sqlite":
         yield
         return
@@ -75,9 +75,10 @@ def _references_kept(connection: Connection) -> Iterator[None]:
 
 
 def lock_name(connection: Connection, name: str, *, shared: bool = False) -> None:
-    """Wait until no other transaction holds this name (or, shared, none exclusively); held until the end.
+    """Wait until no other transaction holds this name (if `shared`: holds it exclusively); hold it until the end.
 
-    It guards what does not exist yet, as a table lock cannot. On SQLite the transaction holds the database already.
+    It protects a table that does not exist yet, which a table lock cannot. On SQLite the transaction already holds the
+    database.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -87,7 +88,7 @@ def lock_name(connection: Connection, name: str, *, shared: bool = False) -> Non
 
 
 def dependents(connection: Connection, table: Table) -> list[str]:
-    """Views that read a table and tables whose foreign keys refer to it, which would stay with it when it is renamed.
+    """Views that read a table and tables whose foreign keys refer to it: they would stay with it after a rename.
 
     On SQLite views follow the name, so only foreign keys count.
     """

@@ -1,7 +1,8 @@
-"""Where files and their records lie: the local file system, or another through fsspec.
+"""Storage of files and their records: the local file system, or another one through fsspec.
 
-Both offer the same few operations. Locally each is atomic and durable when it returns, and a lock keeps others out.
-Elsewhere there is no lock and no rename; a put is as atomic as the store makes it (object stores do).
+Both offer the same operations. Locally each operation is atomic, is durable when it returns, and is protected by a
+lock. Elsewhere there is no lock and no rename; an upload is as atomic as the store makes it (object stores make it
+atomic).
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _NAME_BYTES = 150
 
 
 class Storage(Protocol):
-    """What a publication needs. Targets are paths or URLs; a record and a kept version are found by their key."""
+    """The operations that a publication needs. Targets are paths or URLs; a key names a record and a kept version."""
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Keep out everybody else who writes records in this folder, where that is possible."""
+        """Exclude other writers of records in this folder, if that is possible."""
 
     def load(self, key: str) -> Record | None:
         """The record of a key."""
@@ -51,42 +52,42 @@ class Storage(Protocol):
         """Make what the attempt has written durable."""
 
     def exists(self, target: str) -> bool:
-        """Whether there is a file."""
+        """Whether the file exists."""
 
     def checksum(self, target: str) -> str | None:
-        """The checksum of a file, None where there is none."""
+        """The checksum of a file, None if it does not exist."""
 
     def keep(self, key: str, target: str) -> None:
-        """Keep the present version of a file."""
+        """Keep the current version of a file."""
 
     def keeps(self, key: str, target: str) -> bool:
         """Whether a version is kept."""
 
     def publish(self, key: str, record: Record) -> None:
-        """Put what the attempt has written in the target's place."""
+        """Replace the target with what the attempt has written."""
 
     def published(self, key: str, record: Record) -> bool:
-        """Whether that has happened, asked of a prepared record."""
+        """Whether a prepared record has been published."""
 
     def restore(self, key: str, target: str) -> None:
-        """Put the kept version back in the target's place; afterwards it is not kept any more."""
+        """Replace the target with the kept version, which is then no longer kept."""
 
     def remove(self, target: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
 
     def forget(self, key: str, target: str) -> None:
-        """Remove the kept version, if there is one, and the record."""
+        """Remove the record and the kept version, if there is one."""
 
 
 class LocalStorage:
-    """The local file system; records lie in `folder`, kept versions and temporary files beside their target."""
+    """The local file system. Records are in `folder`, kept versions and temporary files beside their target."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """An exclusive lock that ends with the process at the latest. Raises StageError (transient)."""
+        """Hold an exclusive lock, which ends with the process at the latest. Raises StageError (transient)."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "lock").open("wb") as file:
             _wait_for_lock(file)
@@ -119,23 +120,23 @@ class LocalStorage:
         self._temporary(key, record).unlink(missing_ok=True)
 
     def seal(self, key: str, record: Record) -> None:
-        """Content and name are on disk before the record says so."""
+        """Write content and name to disk before the record says that they are there."""
         path = self._temporary(key, record)
         with path.open("rb") as file:
             _sync(file)
         _sync_folder(path.parent)
 
     def exists(self, target: str) -> bool:
-        """Whether there is a file."""
+        """Whether the file exists."""
         return Path(target).exists()
 
     def checksum(self, target: str) -> str | None:
-        """The checksum of a file, None where there is none."""
+        """The checksum of a file, None if it does not exist."""
         path = Path(target)
         return checksum_of_file(path.open("rb")) if path.exists() else None
 
     def keep(self, key: str, target: str) -> None:
-        """Keep the present version as a second name of the same file, or a copy where there are no hard links."""
+        """Keep the current version as a hard link, or as a copy if hard links are not supported."""
         kept = self._kept(key, target)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.unlink(missing_ok=True)
@@ -160,7 +161,7 @@ class LocalStorage:
         _sync_folder(target.parent)
 
     def published(self, key: str, record: Record) -> bool:
-        """The temporary file is there until the rename, and gone after it."""
+        """The temporary file exists until the rename, and not after it."""
         return not self._temporary(key, record).exists()
 
     def restore(self, key: str, target: str) -> None:
@@ -169,12 +170,12 @@ class LocalStorage:
         _sync_folder(Path(target).parent)
 
     def remove(self, target: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         Path(target).unlink(missing_ok=True)
         _sync_folder(Path(target).parent)
 
     def forget(self, key: str, target: str) -> None:
-        """Remove the kept version, if there is one, and the record."""
+        """Remove the record and the kept version, if there is one."""
         if target:
             self._kept(key, target).unlink(missing_ok=True)
         self._record(key).unlink(missing_ok=True)
@@ -192,14 +193,14 @@ class LocalStorage:
 
 
 class RemoteStorage:
-    """A file system of fsspec; records and kept versions lie below the URL `folder`, new files in a scratch folder."""
+    """An fsspec file system. Records and kept versions are under the URL `folder`, new files in a scratch folder."""
 
     def __init__(self, folder: str, scratch: Path) -> None:
         self._files, self._folder = filesystem(folder)
         self._scratch = scratch
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody is kept out: attempts at the same time write the same rows to the same place."""
+        """No lock: concurrent attempts write the same rows to the same place."""
         return contextlib.nullcontext()
 
     def load(self, key: str) -> Record | None:
@@ -215,27 +216,27 @@ class RemoteStorage:
         self._files.pipe_file(self._record(key), record.model_dump_json(indent=2).encode())
 
     def temporary(self, key: str, record: Record) -> Path:
-        """A local file, to be uploaded when it is complete."""
+        """A local file, which is uploaded once it is complete."""
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch / f"{key}.{record.attempt}.tmp"
 
     def discard(self, key: str, record: Record) -> None:
-        """Remove what this attempt has written; of others nothing is left, their scratch folders are gone."""
+        """Remove what this attempt has written; the scratch folders of other attempts no longer exist."""
         self.temporary(key, record).unlink(missing_ok=True)
 
     def seal(self, key: str, record: Record) -> None:
-        """Nothing: what counts is the upload."""
+        """Do nothing: only the upload counts."""
 
     def exists(self, target: str) -> bool:
-        """Whether there is a file."""
+        """Whether the file exists."""
         return bool(self._files.exists(self._path(target)))
 
     def checksum(self, target: str) -> str | None:
-        """The checksum of a file, None where there is none."""
+        """The checksum of a file, None if it does not exist."""
         return checksum_of_file(self._files.open(self._path(target), "rb")) if self.exists(target) else None
 
     def keep(self, key: str, target: str) -> None:
-        """Copy the present version, unless one is kept: an upload that broke off may have damaged the present one."""
+        """Copy the current version, unless one is kept: an interrupted upload may have damaged the current one."""
         if not self.keeps(key, target):
             self._files.makedirs(self._folder, exist_ok=True)
             self._files.cp_file(self._path(target), self._kept(key))
@@ -252,7 +253,7 @@ class RemoteStorage:
         self.discard(key, record)
 
     def published(self, key: str, record: Record) -> bool:  # noqa: ARG002 - the protocol's signature
-        """The target then is what was prepared."""
+        """Whether the target has the checksum of the prepared record."""
         return same_checksum(self.checksum(record.target), record.checksum)
 
     def restore(self, key: str, target: str) -> None:
@@ -261,12 +262,12 @@ class RemoteStorage:
         self._files.rm_file(self._kept(key))
 
     def remove(self, target: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         if self.exists(target):
             self._files.rm_file(self._path(target))
 
     def forget(self, key: str, target: str) -> None:  # noqa: ARG002 - the protocol's signature
-        """Remove the kept version, if there is one, and the record."""
+        """Remove the record and the kept version, if there is one."""
         for path in (self._kept(key), self._record(key)):
             if self._files.exists(path):
                 self._files.rm_file(path)
@@ -281,8 +282,8 @@ class RemoteStorage:
         return f"{self._folder}/{key}.former"
 
 
-def checksum_of_file(file: IO[bytes] | Any) -> str:  # noqa: ANN401 - fsspec's files are no IO
-    """The checksum of an open file, which it closes."""
+def checksum_of_file(file: IO[bytes] | Any) -> str:  # noqa: ANN401 - fsspec's files are not IO objects
+    """The checksum of an open file; closes the file."""
     with file:
         return checksum_of(iter(lambda: file.read(_BLOCK), b""))
 
@@ -296,7 +297,7 @@ def _wait_for_lock(file: IO[bytes]) -> None:
     try:
         attempts(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except RetryError as error:
-        message = f"another process has been putting files in place for {_LOCK_SECONDS:g} s and more"
+        message = f"another process has held the lock on output files for more than {_LOCK_SECONDS:g} s"
         raise StageError(message, ErrorClass.TRANSIENT) from error
 
 
@@ -306,7 +307,7 @@ def _sync(file: IO[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make names durable, not only contents."""
+    """Make file names durable, not only file contents."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A table written to one local file, streaming, in each format."""
+"""File writers: a table streamed to one local file, in each format."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TEXT_FORMATS = {Format.CSV, Format.TSV, Format.JSON, Format.NDJSON}
 def write_table(
     table: pl.LazyFrame, target: Path, form: Format, compression: str | None, config: FileOutputConfig
 ) -> None:
-    """Write all rows. Raises StageError (data) for columns that the format cannot hold, naming them.
+    """Write all rows. Raises StageError (data) that names the columns that the format cannot hold.
 
-    The files are opened here: by name, a sink that fails may create its file after it has raised the error.
+    The files are opened here: a failed sink that opens a file by name can create it after it has raised the error.
     """
     if form in _TEXT_FORMATS:
         table = _textual(table, form)
@@ -55,7 +55,7 @@ def _sink(table: pl.LazyFrame, file: IO[bytes], form: Format, packed: dict[str, 
 
 
 def _textual(table: pl.LazyFrame, form: Format) -> pl.LazyFrame:
-    """Times and durations as ISO 8601, bytes as base64."""
+    """Convert times and durations to ISO 8601, and bytes to base64."""
     schema = table.collect_schema()
     nested = [name for name, dtype in schema.items() if dtype.is_nested()]
     if form in {Format.CSV, Format.TSV}:
@@ -90,11 +90,13 @@ def _holds_bytes(dtype: pl.DataType) -> bool:
 def _refuse(names: list[str], form: Format, what: str) -> None:
     if names:
         listed = ", ".join(map(repr, names))
-        raise StageError(f"column {listed}: {form} holds no {what}; write parquet, or convert it", ErrorClass.DATA)
+        raise StageError(
+            f"column {listed}: {form} cannot hold {what}; write parquet, or convert the column", ErrorClass.DATA
+        )
 
 
 def _write_json(table: pl.LazyFrame, target: Path, compression: str | None) -> None:
-    """One array, an object a line: lines of ndjson with commas between, since JSON has no bare line break in it."""
+    """Write one array, one object per line: ndjson with commas between its lines, as JSON has no bare line breaks."""
     import pyarrow as pa
 
     lines = target.with_name(f"{target.name}.lines")

@@ -1,7 +1,7 @@
-"""Rows inserted where their key is new, and updated where it is there; the values they had are kept for the undo.
+"""`mode: upsert`: rows inserted if their key is new, else updated; the former values are kept for the undo.
 
-Columns that the data does not have are left as they are. The undo restores the columns that were written, whatever
-others wrote to them since, and deletes the rows whose key was new.
+Columns that the data lacks stay as they are. The undo restores the columns that were written, even if others changed
+them since, and deletes the rows whose key was new.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXISTED = "_flexiroaster_existed"
 
 
 def write(job: Job) -> dict[str, Any]:
-    """Merge the rows by key, into a new table where there is none; what the effect says of it."""
+    """Merge the rows by key, creating the table if it is absent; return the details of the effect."""
     check_key(job)
     job.lock()
     table = job.existing()
@@ -37,7 +37,7 @@ def write(job: Job) -> dict[str, Any]:
     staging = fill_staging(job, table)
     refuse_null_keys(job, staging, job.key)
     _refuse_repeated_keys(job, staging)
-    if job.dialect == "postgresql":  # between the look at what is there and the merge nobody may write
+    if job.dialect == "postgresql":  # no other writer between the copy of the former rows and the merge
         job.connection.execute(LockTable(table, "SHARE ROW EXCLUSIVE"))
     kept = _keep_former(job, table, staging)
     _merge(job, table, staging)
@@ -76,7 +76,7 @@ def _refuse_repeated_keys(job: Job, staging: Table) -> None:
 
 
 def _keep_former(job: Job, table: Table, staging: Table) -> Table:
-    """The touched keys, the values they had, and whether they were there at all."""
+    """The affected keys, the values they had, and whether they existed."""
     same = and_(*(table.c[name] == staging.c[name] for name in job.key))
     there = table.c[job.key[0]].is_not(None).label(_EXISTED)
     others = [table.c[name] for name in job.columns if name not in job.key]
@@ -86,7 +86,7 @@ def _keep_former(job: Job, table: Table, staging: Table) -> Table:
 
 def _merge(job: Job, table: Table, staging: Table) -> None:
     insert = (postgresql if job.dialect == "postgresql" else sqlite).insert
-    rows = select(staging).where(true())  # the WHERE is for SQLite, which otherwise takes ON for that of a join
+    rows = select(staging).where(true())  # without WHERE, SQLite takes ON for a join condition
     merge = insert(table).from_select(list(job.columns), rows)
     others = {name: merge.excluded[name] for name in job.columns if name not in job.key}
     key = [table.c[name] for name in job.key]
@@ -97,10 +97,10 @@ def _merge(job: Job, table: Table, staging: Table) -> None:
 
 
 def undo(task: Undo) -> str:
-    """Restore the rows that were updated, delete those that were inserted."""
+    """Restore the updated rows, and delete the inserted ones."""
     table = task.existing()
     if table is None:
-        return f"table {task.table!r} is gone, and the rows with it"
+        return f"table {task.table!r} no longer exists, so there is nothing to undo"
     kept = task.kept()
     key = list(task.effect["key"])
     same = and_(*(table.c[name] == kept.c[name] for name in key))
@@ -116,7 +116,7 @@ def undo(task: Undo) -> str:
 
 
 def shared_keys(connection: Connection, schema: str | None, ours: str, theirs: str, key: list[str]) -> bool:
-    """Whether two upserts, by the tables that keep their undo, touched a common row."""
+    """Whether two upserts affected a common row, according to the tables kept for their undo."""
     one, other = reflected(connection, ours, schema), reflected(connection, theirs, schema)
     if one is None or other is None or any(name not in other.c for name in key):
         return False

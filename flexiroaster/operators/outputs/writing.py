@@ -1,4 +1,4 @@
-"""One effect on a database, from the claim of its key to the record of what was done, and back."""
+"""One effect on a database: claim its key, write, record what was done, and undo it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MODES = {"append": append, "replace": replace, "upsert": upsert}
 
 
 class Request(NamedTuple):
-    """What a stage asks for: the URL of the database, the table's name, and the rest of its config."""
+    """The request of a stage: the URL of the database, the name of the table, and the rest of the config."""
 
     url: str
     table: str
@@ -34,7 +34,7 @@ class Request(NamedTuple):
 
 
 def write(request: Request, context: StageContext) -> Result:
-    """Take effect, once; an earlier attempt's effect is found and given back."""
+    """Take effect once; return the effect of an earlier attempt if there is one."""
     destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     columns = context.table.collect_schema()
     rows = count_rows(context.table)
@@ -51,12 +51,12 @@ def write(request: Request, context: StageContext) -> Result:
         done = _MODES[request.config.mode].write(job)
         effect = {**_described(request, destination), "rows": rows, "undoable": True, **done}
         destination.ledger.record(connection, context, target(destination.schema, request.table), effect)
-    context.logger.info("%s: %s rows into table %r", request.config.mode, f"{rows:,}", request.table)
+    context.logger.info("%s: wrote %s rows to table %r", request.config.mode, f"{rows:,}", request.table)
     return outcome(effect, context)
 
 
 def _empties(request: Request, destination: Destination, columns: pl.Schema) -> bool:
-    """Whether writing no rows makes a difference: where they replace a table that is there."""
+    """Whether a write without rows makes a difference: only if it replaces an existing table."""
     if not columns or request.config.mode != "replace":
         return False
     with destination.transaction() as connection:
@@ -93,13 +93,13 @@ def _job(
 
 
 def undo(request: Request, effect: Mapping[str, Any], context: StageContext) -> str:
-    """Revert the recorded effect, once; a sentence on what was done."""
+    """Revert the recorded effect once; return a sentence that says what was done."""
     destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     with destination.transaction() as connection:
         entry = destination.ledger.claim(connection, context)
         if entry is None:
             if effect.get("rows"):
-                raise gone(f"there is no record of it in {EFFECTS_TABLE!r} any more")
+                raise gone(f"its record in {EFFECTS_TABLE!r} no longer exists")
             destination.ledger.mark_undone(connection, context)
             return f"nothing was written to table {request.table!r}"
         if entry.undone_at is not None:
@@ -115,7 +115,7 @@ def undo(request: Request, effect: Mapping[str, Any], context: StageContext) -> 
 
 
 def _refuse_if_overtaken(task: Undo, entry: Entry, later: list[Entry]) -> None:
-    """Later effects that would be lost with this one, or lie on top of it, have to be undone first."""
+    """Refuse an undo that would lose later effects, or that later effects build on: those must be undone first."""
     for other in later:
         ours, theirs = entry.effect["mode"], other.effect["mode"]
         if "replace" in {ours, theirs} or (ours == theirs == "upsert" and _overlap(task, other)):
@@ -131,7 +131,7 @@ def _overlap(task: Undo, other: Entry) -> bool:
 
 
 def forget(request: Request, context: StageContext) -> None:
-    """Drop the table that keeps what the undo needs, and the record."""
+    """Drop the table kept for the undo, and the record."""
     destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     with destination.transaction() as connection:
         _drop_kept(connection, destination, context)

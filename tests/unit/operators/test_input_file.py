@@ -367,7 +367,7 @@ def test_damaged_csv(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('x,y\n"1,2\n')
     message, error_class = failure(tmp_path, "t.csv")
     assert error_class is ErrorClass.DATA
-    assert message == "t.csv: line 2: a quote is not closed, or text follows it: '\"1,2\\n'"
+    assert message == "t.csv: line 2: a quote is not closed, or text follows the closing quote: '\"1,2\\n'"
     (tmp_path / "t.csv").write_text("skipped\nx,y\n1,2\n1,2,3\n")
     assert failure(tmp_path, "t.csv", skip_rows=1)[0] == "t.csv: line 4: has 3 fields, but the header has 2"
     (tmp_path / "t.csv").write_text("\n\n")

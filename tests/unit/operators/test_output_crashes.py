@@ -148,7 +148,7 @@ def test_an_attempt_frozen_before_its_commit_is_waited_for_and_its_effect_is_the
         base.run(data_for(mode), mode=mode, key=["id"])
     assert caught.value.error_class is ErrorClass.TRANSIENT
     assert caught.value.message == (
-        "another transaction holds what this stage writes to, perhaps an earlier attempt that still runs"
+        "another transaction, perhaps an earlier attempt that still runs, has locked what this stage writes to"
     )
     child.send_signal(signal.SIGCONT)
     assert child.communicate(timeout=120) == ("", "")

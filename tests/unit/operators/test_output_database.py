@@ -159,7 +159,7 @@ def test_names_are_quoted_whatever_is_in_them(base):
     base.run(data, "e4", table="u%p", mode="upsert", key=[hostile, "b%s"])
     assert {'x"y%(z)s', "u%p"} <= base.tables()
     assert base.undo("e4", table="u%p", mode="upsert", key=[hostile]).endswith("which this stage had created")
-    assert base.undo("e3", table='x"y%(z)s').startswith("put the former table")
+    assert base.undo("e3", table='x"y%(z)s').startswith("restored the former table")
     assert base.undo("e2", table='x"y%(z)s') == "deleted 1 row from 'x\"y%(z)s'"
 
 
@@ -210,7 +210,7 @@ def test_columns_that_the_table_requires_are_named(base):
 def test_types_that_do_not_fit_are_named(base, series, column, said):
     base.execute(f"CREATE TABLE t (v {column})")
     error = error_of(base.run, pl.DataFrame({"v": series}))
-    assert error.message == f"column 'v': the data is {said}, in table 't' it is {column}; cast it"
+    assert error.message == f"column 'v': the data is {said}, but in table 't' it is {column}; cast it"
     assert error.error_class is ErrorClass.DATA
 
 
@@ -289,12 +289,12 @@ def test_integers_that_sqlite_cannot_store(tmp_path):
 def test_names_that_the_database_cannot_give(tmp_path, postgres):
     sqlite = Base(f"sqlite:///{tmp_path}/x.db")
     assert error_of(sqlite.run, pl.DataFrame({"a": [1], "A": [2]})).message == (
-        "columns 'a' and 'A' are one to SQLite, which ignores case; rename one"
+        "columns 'a' and 'A' are the same to SQLite, which ignores case; rename one"
     )
     postgres.run(pl.DataFrame({"a": [1], "A": [2]}))
     long = "é" * 32
     assert error_of(postgres.run, pl.DataFrame({long: [1]}), "e2", table="u").message == (
-        f"column '{long}': PostgreSQL takes names of at most 63 bytes; rename it"
+        f"column '{long}': PostgreSQL names have at most 63 bytes; rename it"
     )
     assert error_of(postgres.run, pl.DataFrame({"": [1]}), "e2", table="u").message == (
         "a column named '' cannot be written to a database; rename it"
@@ -319,7 +319,7 @@ def test_views_are_not_written_to(base):
 def test_data_that_brings_tracking_columns_along(base):
     data = pl.DataFrame({"_execution_id": ["other"], "n": [1]})
     assert error_of(base.run, data).message == (
-        "the data has a column '_execution_id', in which this output notes who wrote a row: "
+        "the data has a column '_execution_id', which this output uses to record which stage wrote a row: "
         "drop or rename it, or set `track` to false"
     )
     base.run(data, track=False)
@@ -368,7 +368,7 @@ def test_a_schema_of_postgresql(postgres):
     assert postgres.rows('SELECT count(*) FROM "my data".t') == [(2,)]
     assert postgres.rows('SELECT count(*) FROM "my data".flexiroaster_effects') == [(3,)]
     assert postgres.tables() == set()
-    assert postgres.undo("e2", schema="my data").startswith("put the former table 't' back")
+    assert postgres.undo("e2", schema="my data").startswith("restored the former table 't'")
     assert postgres.undo("e1", schema="my data").startswith("deleted 2 rows from 't'")
     error = error_of(postgres.run, PEOPLE, schema="nowhere")
     assert (error.message, error.error_class) == ("schema 'nowhere' does not exist", ErrorClass.CONFIGURATION)
@@ -389,10 +389,10 @@ def test_no_output_database_is_configured():
     ("config", "path", "said"),
     [
         ({"connection": "othr"}, "connection", "unknown connection 'othr'; did you mean 'other'?"),
-        ({"table": "a.b"}, "table", "'a.b' is not a table's name; the schema goes into `schema`"),
-        ({"table": "sqlite_x"}, "table", "'sqlite_x' is a name that SQLite keeps for itself; choose another"),
+        ({"table": "a.b"}, "table", "'a.b' is not a valid table name; the schema goes into `schema`"),
+        ({"table": "sqlite_x"}, "table", "'sqlite_x' is reserved for SQLite; choose another name"),
         ({"table": "x" * 64}, "table", f"'{'x' * 64}' is longer than 63 bytes"),
-        ({"mode": "upsert"}, "key", "is required for upsert: the columns that identify a row"),
+        ({"mode": "upsert"}, "key", "is required for upsert: name the columns that identify a row"),
         ({"key": ["a", "a"]}, "key", "names a column twice"),
     ],
 )

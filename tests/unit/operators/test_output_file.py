@@ -175,12 +175,12 @@ def test_values_in_json(files):
         (
             {"n": [1], "l": [[1]], "s": [{"a": 1}]},
             "x.csv",
-            "column 'l', 's': csv holds no lists or structs; write parquet, or convert it",
+            "column 'l', 's': csv cannot hold lists or structs; write parquet, or convert the column",
         ),
         (
             {"l": [[{"b": b"x"}]]},
             "x.json",
-            "column 'l': json holds no bytes inside lists or structs; write parquet, or convert it",
+            "column 'l': json cannot hold bytes inside lists or structs; write parquet, or convert the column",
         ),
     ],
 )
@@ -220,7 +220,7 @@ def test_our_own_folder_is_not_written_to(files, tmp_path, path):
     (tmp_path / ".flexiroaster").mkdir()
     (tmp_path / "link").symlink_to(".flexiroaster")
     error = error_of(files.run, path=path, format="csv")
-    assert error.message == f"{path!r} lies in .flexiroaster, which is FlexiRoaster's own; choose another folder"
+    assert error.message == f"{path!r} is in .flexiroaster, which is reserved for FlexiRoaster; choose another folder"
     assert [problem.path for problem in files.operator(path=path, format="csv").check((), files.access)] == ["path"]
 
 
@@ -235,20 +235,20 @@ def test_a_root_may_lie_in_a_folder_of_that_name(tmp_path):
     ("config", "path", "said"),
     [
         ({"path": "x"}, "format", "cannot tell the format of 'x' from its name"),
-        ({"path": "x.csv.xz"}, "path", "csv is not written with xz around it: choose another extension"),
-        ({"path": "x.parquet.gz"}, "path", "parquet is not written with gzip around it: choose another extension"),
+        ({"path": "x.csv.xz"}, "path", "csv files cannot be wrapped in xz: choose another extension"),
+        ({"path": "x.parquet.gz"}, "path", "parquet files cannot be wrapped in gzip: choose another extension"),
         (
             {"path": "x.csv", "compression": "lz4"},
             "compression",
-            "csv is not written with lz4; it takes gzip, uncompressed, zstd",
+            "csv does not support lz4; it supports gzip, uncompressed, zstd",
         ),
         (
             {"path": "x.csv.gz", "compression": "zstd"},
             "compression",
-            "is zstd, and the extension of 'x.csv.gz' says gzip",
+            "is zstd, but the extension of 'x.csv.gz' says gzip",
         ),
-        ({"path": "x.parquet", "header": False}, "header", "is for csv, not for parquet"),
-        ({"path": "x.tsv", "separator": ";"}, "separator", "is for csv, not for tsv"),
+        ({"path": "x.parquet", "header": False}, "header", "applies to csv, not to parquet"),
+        ({"path": "x.tsv", "separator": ";"}, "separator", "applies to csv, not to tsv"),
     ],
 )
 def test_what_the_check_of_a_definition_finds(files, config, path, said):
@@ -305,7 +305,7 @@ def test_an_undo_puts_the_former_version_back_once(files, tmp_path):
     assert files.run().effect["replaced"] is True
     assert visible(tmp_path) == {"out.csv": CSV}
     assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == 0o640
-    assert files.undo() == f"put the former version of {tmp_path}/out.csv back"
+    assert files.undo() == f"restored the former version of {tmp_path}/out.csv"
     assert visible(tmp_path) == {"out.csv": "former"}
     assert files.undo().startswith("was already undone at 20")
     assert hidden(tmp_path) == {"lock", "json"}
@@ -315,7 +315,7 @@ def test_executions_are_undone_from_the_last(files, tmp_path):
     files.run(OTHER, "e1")
     files.run(DATA, "e2")
     error = error_of(files.undo, "e1")
-    assert error.message == f"cannot be undone: {tmp_path}/out.csv was changed since this stage wrote it"
+    assert error.message == f"cannot be undone: {tmp_path}/out.csv has changed since this stage wrote it"
     assert error.error_class is ErrorClass.CONFIGURATION
     files.undo("e2")
     assert visible(tmp_path) == {"out.csv": "id,name\n9,other\n"}
@@ -353,7 +353,7 @@ def test_what_is_forgotten_leaves_nothing_but_the_file(files, tmp_path):
     for _ in range(2):
         files.forget()
         assert hidden(tmp_path) == {"lock"}
-    said = f"cannot be undone: there is no record of {tmp_path}/out.csv any more"
+    said = f"cannot be undone: the record of {tmp_path}/out.csv no longer exists"
     assert error_of(files.undo, effect=effect).message == said
     assert visible(tmp_path) == {"out.csv": CSV}
 
@@ -363,7 +363,7 @@ def test_a_kept_version_that_is_gone(files, tmp_path):
     files.run()
     (kept,) = tmp_path.rglob("*.former")
     kept.unlink()
-    said = f"cannot be undone: the former version of {tmp_path}/out.csv, which was kept, is gone"
+    said = f"cannot be undone: the kept former version of {tmp_path}/out.csv no longer exists"
     assert error_of(files.undo).message == said
 
 
@@ -371,7 +371,7 @@ def test_overwriting_can_be_forbidden(files, tmp_path):
     files.run(overwrite=False)
     assert files.run(overwrite=False).report["rows"] == 2
     error = error_of(files.run, execution="e2", overwrite=False)
-    assert error.message == f"file {tmp_path}/out.csv exists already; `overwrite` is false"
+    assert error.message == f"file {tmp_path}/out.csv already exists, and `overwrite` is false"
     assert error.error_class is ErrorClass.CONFIGURATION
     assert visible(tmp_path) == {"out.csv": CSV}
 
@@ -383,7 +383,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten_either(files, tmp_path
         "write_table",
         lambda *args: (original(*args), (tmp_path / "out.csv").write_text("somebody's")),
     )
-    assert error_of(files.run, overwrite=False).message.endswith("exists already; `overwrite` is false")
+    assert error_of(files.run, overwrite=False).message.endswith("already exists, and `overwrite` is false")
     assert visible(tmp_path) == {"out.csv": "somebody's"}
 
 
@@ -462,7 +462,7 @@ def test_a_lock_that_is_held_is_waited_for_and_then_told(files, tmp_path, monkey
     with (tmp_path / ".flexiroaster/outputs/lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         error = error_of(files.run)
-    assert error.message == "another process has been putting files in place for 0.05 s and more"
+    assert error.message == "another process has held the lock on output files for more than 0.05 s"
     assert error.error_class is ErrorClass.TRANSIENT
     assert files.run().report["rows"] == 2
 
@@ -518,7 +518,7 @@ def test_after_any_death_the_next_attempt_completes_it(folder):
         assert (folder / "out.csv").read_text() in {"former", CSV}
         assert files.run().effect["replaced"] is True
         assert visible(folder) == {"out.csv": CSV}
-        assert files.undo() == f"put the former version of {folder}/out.csv back"
+        assert files.undo() == f"restored the former version of {folder}/out.csv"
         assert visible(folder) == {"out.csv": "former"}
         fresh(folder)
 
@@ -581,7 +581,7 @@ def test_a_remote_file_is_written_once_and_undone(remote):
 def test_the_former_version_of_a_remote_file_is_put_back(remote):
     remote.run(OTHER, "e1")
     remote.run(DATA, "e2")
-    assert error_of(remote.undo, "e1").message.endswith("was changed since this stage wrote it")
+    assert error_of(remote.undo, "e1").message.endswith("has changed since this stage wrote it")
     remote.undo("e2")
     assert stored() == {"/bucket/a/save.csv": "id,name\n9,other\n"}
     remote.forget("e1")
@@ -605,5 +605,5 @@ def test_an_upload_that_broke_off_is_completed_and_the_former_version_is_kept(re
             remote.run()
     assert remote.run().effect["replaced"] is True
     assert stored() == {"/bucket/a/save.csv": CSV}
-    assert remote.undo() == "put the former version of memory://bucket/a/save.csv back"
+    assert remote.undo() == "restored the former version of memory://bucket/a/save.csv"
     assert stored() == {"/bucket/a/save.csv": "former"}

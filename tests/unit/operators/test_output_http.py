@@ -301,7 +301,9 @@ def test_other_answers_end_the_attempt_at_once(receiver, status, reason, kind, w
 def test_redirects_are_not_followed(receiver):
     receiver.script = [(307, {"Location": "http://169.254.169.254/"}, "")]
     error = error_of(run, receiver)
-    assert error.message.endswith("307 Temporary Redirect; redirects are not followed, name the address they lead to")
+    assert error.message.endswith(
+        "307 Temporary Redirect; redirects are not followed, so use the URL that this one leads to"
+    )
     assert error.error_class is ErrorClass.CONFIGURATION
     assert len(receiver.requests) == 1
 
@@ -323,16 +325,20 @@ def test_private_addresses_are_refused(receiver, host):
 @pytest.mark.parametrize(
     ("config", "path", "said"),
     [
-        ({"url": "ftp://example.com/x"}, "url", "must be a http:// or https:// URL"),
-        ({"url": "http://example.com:99999/x"}, "url", "must be a http:// or https:// URL"),
+        ({"url": "ftp://example.com/x"}, "url", "must be an http:// or https:// URL"),
+        ({"url": "http://example.com:99999/x"}, "url", "must be an http:// or https:// URL"),
         (
             {"url": "http://[::1]/x"},
             "url",
             "::1 is a private or reserved address; list the host in HTTP_ALLOWED_HOSTS to allow it",
         ),
-        ({"undo": {"url": "nothing"}}, "undo.url", "must be a http:// or https:// URL"),
+        ({"undo": {"url": "nothing"}}, "undo.url", "must be an http:// or https:// URL"),
         ({"headers": {"idempotency-KEY": "x"}}, "headers.idempotency-KEY", "is set by this output itself"),
-        ({"format": "ndjson", "body_key": "rows"}, "body_key", "is for json: ndjson has no object around its lines"),
+        (
+            {"format": "ndjson", "body_key": "rows"},
+            "body_key",
+            "applies to json: ndjson has no object around its lines",
+        ),
     ],
 )
 def test_what_the_check_of_a_definition_finds(config, path, said):

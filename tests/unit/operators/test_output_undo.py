@@ -97,7 +97,9 @@ def test_rows_are_found_by_a_key_of_two_columns(base):
 def test_a_table_with_neither_key_nor_tracking_cannot_be_undone(base):
     base.execute("CREATE TABLE t (id BIGINT, name TEXT)")
     effect = base.run(PEOPLE).effect
-    reason = "table 't' has no primary key to find the rows by, and `track` noted nothing in _execution_id, _stage_id"
+    reason = (
+        "table 't' has no primary key to find the rows by, and `track` recorded nothing in _execution_id, _stage_id"
+    )
     assert (effect["undoable"], effect["reason"]) == (False, reason)
     error = error_of(base.undo)
     assert (error.message, error.error_class) == (f"cannot be undone: {reason}", ErrorClass.CONFIGURATION)
@@ -107,14 +109,14 @@ def test_a_table_with_neither_key_nor_tracking_cannot_be_undone(base):
 def test_a_missing_key_is_refused(base):
     base.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)")
     error = error_of(base.run, pl.DataFrame({"id": [1, None], "name": ["a", "b"]}, schema_overrides={"id": pl.Int32}))
-    assert error.message == "column 'id' is a key of table 't' and has missing values"
+    assert error.message == "column 'id' is a key of table 't' but has missing values"
     assert base.rows() == []
 
 
 def test_a_table_that_is_gone_needs_no_undo(base):
     base.run(PEOPLE)
     base.execute("DROP TABLE t")
-    assert base.undo() == "table 't' is gone, and the rows with it"
+    assert base.undo() == "table 't' no longer exists, so there is nothing to undo"
 
 
 # upsert
@@ -206,7 +208,7 @@ def test_an_upsert_needs_a_unique_key(base, index):
     ("rows", "said"),
     [
         ([(1, "a"), (2, "b"), (1, "c")], "the key id=1 occurs in 2 rows of the data; deduplicate it first"),
-        ([(1, "a"), (None, "b")], "column 'id' is a key of table 't' and has missing values"),
+        ([(1, "a"), (None, "b")], "column 'id' is a key of table 't' but has missing values"),
     ],
 )
 def test_keys_that_do_not_identify_a_row(base, rows, said):
@@ -229,7 +231,7 @@ def test_a_replacement_is_swapped_back(base):
     base.execute("CREATE TABLE t (old TEXT PRIMARY KEY)", "INSERT INTO t VALUES ('a')")
     base.run(PEOPLE, **REPLACE)
     assert base.rows() == PEOPLE.rows()
-    assert base.undo(**REPLACE).startswith("put the former table 't' back (it was kept as 'flexiroaster_undo_")
+    assert base.undo(**REPLACE).startswith("restored the former table 't' (it was kept as 'flexiroaster_undo_")
     assert base.rows() == [("a",)]
     assert base.tables() == {"t", "flexiroaster_effects"}
     assert base.undo(**REPLACE).startswith("was already undone")
@@ -270,7 +272,7 @@ def test_a_table_that_others_depend_on_is_not_replaced(base):
         base.execute("CREATE VIEW v AS SELECT id FROM t", "CREATE MATERIALIZED VIEW m AS SELECT id FROM t")
         kept = "table c, view m, view v"
     error = error_of(base.run, PEOPLE, **REPLACE)
-    assert error.message == f"table 't' cannot be replaced: {kept} would go on using the former one; use `upsert`"
+    assert error.message == f"table 't' cannot be replaced: {kept} would keep using the former one; use `upsert`"
     assert base.rows("SELECT * FROM t") == []
 
 
@@ -310,7 +312,7 @@ def test_undoing_what_was_never_done_keeps_a_late_attempt_out(base):
     assert base.undo() == "nothing was written to table 't'"
     error = error_of(base.run, PEOPLE)
     assert error.message.startswith("the effect of this stage was undone at 20")
-    assert error.message.endswith("; it is not taken again")
+    assert error.message.endswith("; it is not applied again")
     assert error.error_class is ErrorClass.CANCELLED
     assert base.tables() == {"flexiroaster_effects"}
 
@@ -333,7 +335,7 @@ def test_what_is_forgotten_leaves_no_trace_but_the_rows(base, config):
         assert base.tables() == {"t", "flexiroaster_effects"}
     assert base.rows() == PEOPLE.rows()
     error = error_of(base.undo, effect=effect, **config)
-    assert error.message == "cannot be undone: there is no record of it in 'flexiroaster_effects' any more"
+    assert error.message == "cannot be undone: its record in 'flexiroaster_effects' no longer exists"
     assert base.rows("SELECT * FROM flexiroaster_effects") == []
 
 

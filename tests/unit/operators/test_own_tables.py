@@ -239,7 +239,7 @@ def test_where_no_installation_is_tables_of_the_same_names_are_read(postgres_uri
 def test_no_output_names_one_of_our_own_tables(tmp_path: Path) -> None:
     base = Output(f"sqlite:///{tmp_path}/x.db")
     for table in (*OWN_TABLES, "Audit_Log", "TOKENS", "flexiroaster_effects", "FLEXIROASTER_undo_x"):
-        said = f"{table!r} is a name of FlexiRoaster's own tables; choose another"
+        said = f"{table!r} is reserved for FlexiRoaster's own tables; choose another name"
         assert [str(p) for p in base.operator(table=table).check(("in",), base.access)] == [f"table: {said}"]
         assert base.refusal(table=table, mode="replace") == f"config.table: {said}"
 
