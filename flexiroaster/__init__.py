@@ -1,4 +1,4 @@
-"""FlexiRoaster: data pipelines that really run.
+"""FlexiRoaster: data pipelines with durable executions, retries, rollback and a safety engine.
 
     import flexiroaster
 
@@ -6,7 +6,7 @@
     result.raise_for_status()
     result.table("by_region")
 
-The names below are imported when they are first used, so that `import flexiroaster` costs nothing.
+Public names are imported on first use, which keeps `import flexiroaster` fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m flexiroaster`."""
+"""Entry point of `python -m flexiroaster`."""
 
 from flexiroaster.cli import main
 

@@ -1,7 +1,7 @@
-"""Settings: every variable of the environment, read once, frozen.
+"""Settings: every environment variable, read once into a frozen model.
 
 Names and defaults are part of the contract with existing deployments. A `.env` file in the working directory is read;
-the environment goes before it.
+the environment takes precedence over it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from flexiroaster.problems import problem_text, render_path, shown
 __all__ = ["HOME", "LogFormat", "LogLevel", "PolicyMode", "Settings", "load_settings", "psycopg_url", "secrets_from"]
 
 HOME = Path(".flexiroaster")
-"""Where the embedded database and local artifacts lie, below the working directory."""
+"""Folder of the embedded database and of local artifacts, below the working directory."""
 
-SECRET_PREFIX = "FLEXIROASTER_SECRET_"  # noqa: S105 - the prefix of names, not a secret
+SECRET_PREFIX = "FLEXIROASTER_SECRET_"  # noqa: S105 - a prefix of variable names, not a secret
 
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9_\-./]*[A-Za-z0-9_\-.])?")
 
 
 class LogLevel(StrEnum):
-    """The least serious line that is logged."""
+    """Lowest level that is logged."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -42,22 +42,22 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a line of the log is written."""
+    """Format of a log line."""
 
     JSON = "json"
     TEXT = "text"
 
 
 class PolicyMode(StrEnum):
-    """What becomes of decisions: none is made; they are recorded; they are carried out as well."""
+    """Mode of the safety policy: off makes no decisions, shadow records them, act also carries them out."""
 
     OFF = "off"
     SHADOW = "shadow"
     ACT = "act"
 
 
-def _days(default: int, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
-    return Field(default=default, ge=0, le=36_500, description=f"{description} Days; 0 keeps them without limit.")
+def _days(default: int, description: str) -> Any:  # noqa: ANN401 - returns what pydantic's Field returns
+    return Field(default=default, ge=0, le=36_500, description=f"{description} Days; 0 keeps them forever.")
 
 
 class Settings(BaseSettings):
@@ -65,40 +65,40 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore", case_sensitive=False)
 
-    database_url: str = Field(default="", repr=False, description="SQLAlchemy URL; empty: embedded SQLite.")
+    database_url: str = Field(default="", repr=False, description="SQLAlchemy URL; empty means embedded SQLite.")
     database_pool_size: int = Field(default=10, ge=1, description="Connections kept open.")
-    database_max_overflow: int = Field(default=20, ge=0, description="Connections beyond the pool at a peak.")
+    database_max_overflow: int = Field(default=20, ge=0, description="Extra connections allowed at peak load.")
     redis_url: str = Field(default="redis://localhost:6379/0", repr=False, description="Redis, optional.")
     redis_socket_timeout: float = Field(default=5.0, gt=0)
-    execution_lock_ttl: float = Field(default=15.0, gt=0, description="How long a lease lasts without renewal.")
+    execution_lock_ttl: float = Field(default=15.0, gt=0, description="Seconds a lease lasts without renewal.")
     heartbeat_interval: float = Field(default=5.0, gt=0)
     heartbeat_ttl: float = Field(default=15.0, gt=0)
-    executor_default_timeout: float = Field(default=3600.0, gt=0, description="Limit of a whole execution.")
-    executor_stage_timeout: float = Field(default=120.0, gt=0, description="Limit of one stage attempt.")
+    executor_default_timeout: float = Field(default=3600.0, gt=0, description="Time limit of a whole execution.")
+    executor_stage_timeout: float = Field(default=120.0, gt=0, description="Time limit of one stage attempt.")
     executor_max_retries: int = Field(default=3, ge=0)
     executor_retry_delay: float = Field(default=1.0, ge=0)
     executor_retry_backoff: float = Field(default=2.0, ge=1)
-    executor_workers: int = Field(default=0, ge=0, description="Stage processes; 0: one a core, at least two.")
-    executor_stop_grace: float = Field(default=10.0, ge=0, description="From a stop to the kill of its stages.")
+    executor_workers: int = Field(default=0, ge=0, description="Stage processes; 0 means one per core, at least two.")
+    executor_stop_grace: float = Field(default=10.0, ge=0, description="Seconds from a stop to the kill of its stages.")
     ai_block_high_risk: bool = False
     ai_risk_threshold_high: float = Field(default=0.7, ge=0, le=1)
     ai_risk_threshold_medium: float = Field(default=0.4, ge=0, le=1)
-    ai_gate_shadow: bool = Field(default=False, description="The gate records what it would do, and does not act.")
-    ai_train_every: int | None = Field(default=None, ge=0, description="Ended runs between trainings; 0: none.")
+    ai_gate_shadow: bool = Field(default=False, description="The risk gate records its verdict but blocks nothing.")
+    ai_train_every: int | None = Field(default=None, ge=0, description="Finished runs between trainings; 0: never.")
     ai_anomaly_detection_enabled: bool = True
     ai_anomaly_time_multiplier: float = Field(default=3.0, gt=0)
     ai_anomaly_error_threshold: int = Field(default=5, ge=1)
-    ai_policy: PolicyMode = Field(default=PolicyMode.ACT, description="What becomes of decisions after a failure.")
-    ai_policy_pause: bool = Field(default=False, description="The policy may pause: somebody looks at paused runs.")
-    ai_policy_rollback: bool = Field(default=False, description="The policy may roll back by itself.")
+    ai_policy: PolicyMode = Field(default=PolicyMode.ACT, description="Mode of decisions after a failure.")
+    ai_policy_pause: bool = Field(default=False, description="The policy may pause runs; operators watch them.")
+    ai_policy_rollback: bool = Field(default=False, description="The policy may roll back without a request.")
     ai_policy_attempt_cost: float = Field(default=1.0, gt=0, description="Cost of an attempt, in any unit.")
     ai_policy_failure_cost: float = Field(default=20.0, gt=0, description="Cost of a failed run, in the same unit.")
-    retention_audit_days: int = _days(400, "Audit log, and tokens that are no longer in force.")
-    retention_decisions_days: int = _days(730, "Decisions and overrides of executions that were pruned.")
-    retention_insights_days: int = _days(400, "Insights that were neither seen again nor resolved since.")
-    retention_history_days: int = _days(1825, "Runs that the safety engine learns from.")
-    retention_models_days: int = _days(730, "Trainings of the risk model; the newest always stay.")
-    retention_revisions_days: int = _days(1095, "Replaced revisions of pipelines that no execution has.")
+    retention_audit_days: int = _days(400, "Audit log, and expired or revoked tokens.")
+    retention_decisions_days: int = _days(730, "Decisions and overrides of pruned executions.")
+    retention_insights_days: int = _days(400, "Insights that were neither observed again nor resolved.")
+    retention_history_days: int = _days(1825, "Run history that the safety engine learns from.")
+    retention_models_days: int = _days(730, "Trainings of the risk model; the newest are always kept.")
+    retention_revisions_days: int = _days(1095, "Replaced pipeline revisions that no execution uses.")
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.JSON
     host: str = "127.0.0.1"
@@ -108,13 +108,15 @@ class Settings(BaseSettings):
     debug: bool = False
     airflow_callback_secret: str = Field(default="", repr=False)
     artifacts_url: str = Field(default=str(HOME / "artifacts"), description="Folder or fsspec URL of artifacts.")
-    output_database_url: str = Field(default="", repr=False, description="Where outputs write; see docs.")
+    output_database_url: str = Field(default="", repr=False, description="Database that outputs write to; see docs.")
     connections: dict[str, str] = Field(default_factory=dict, repr=False, description="Name -> SQLAlchemy URL.")
-    file_roots: tuple[str, ...] = Field(default=(".",), description="Folders or URL prefixes stages may use.")
-    python_modules: tuple[str, ...] = Field(default=(), description="Modules python stages may call; pkg.* too.")
-    http_allowed_hosts: tuple[str, ...] = Field(default=(), description="Hosts allowed though private.")
-    otel_exporter_otlp_endpoint: str = Field(default="", repr=False, description="Collector of traces; optional.")
-    otel_exporter_otlp_traces_endpoint: str = Field(default="", repr=False, description="The same, as a full URL.")
+    file_roots: tuple[str, ...] = Field(default=(".",), description="Folders and URL prefixes that stages may access.")
+    python_modules: tuple[str, ...] = Field(default=(), description="Modules python stages may call, or pkg.*.")
+    http_allowed_hosts: tuple[str, ...] = Field(default=(), description="Private hosts that stages may call.")
+    otel_exporter_otlp_endpoint: str = Field(default="", repr=False, description="Trace collector; optional.")
+    otel_exporter_otlp_traces_endpoint: str = Field(
+        default="", repr=False, description="Traces endpoint, a full URL; optional."
+    )
     otel_sdk_disabled: bool = False
 
     @field_validator("log_level", mode="before")
@@ -133,7 +135,7 @@ class Settings(BaseSettings):
     @classmethod
     def _a_path_without_end(cls, value: str) -> str:
         if not _PREFIX.fullmatch(value):
-            raise ValueError(f"must be empty, or begin with / and not end with it, such as /api, not {shown(value)}")
+            raise ValueError(f"must be empty, or start with / and not end with /, such as /api, not {shown(value)}")
         return value
 
     @field_validator("otel_exporter_otlp_endpoint", "otel_exporter_otlp_traces_endpoint")
@@ -145,7 +147,7 @@ class Settings(BaseSettings):
 
     @field_validator("otel_sdk_disabled", mode="before")
     @classmethod
-    def _only_true_is_true(cls, value: object) -> object:  # so says the specification of that variable
+    def _only_true_is_true(cls, value: object) -> object:  # as the OpenTelemetry specification says
         return value.strip().lower() == "true" if isinstance(value, str) else value
 
     @field_validator("database_url", "output_database_url")
@@ -158,7 +160,7 @@ class Settings(BaseSettings):
 
     @property
     def traces_endpoint(self) -> str:
-        """Where traces go, the full URL; empty: nowhere."""
+        """Full URL that traces are sent to; empty when tracing is off."""
         if self.otel_sdk_disabled:
             return ""
         base = self.otel_exporter_otlp_endpoint.rstrip("/")
@@ -166,23 +168,26 @@ class Settings(BaseSettings):
 
     @property
     def traces_variable(self) -> str:
-        """The variable that says so."""
+        """Name of the variable that sets the traces endpoint."""
         return f"OTEL_EXPORTER_OTLP_{'TRACES_' if self.otel_exporter_otlp_traces_endpoint else ''}ENDPOINT"
 
 
-def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - overrides have the fields' types, checked by pydantic
-    """Read the environment and `.env`. Raises SettingsError, one line that names every bad variable."""
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic checks the types of the overrides
+    """Read the environment and `.env`.
+
+    Raises SettingsError, whose one-line message names every bad variable.
+    """
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from error
-    except ValueError as error:  # pydantic-settings raises its own error for JSON that does not parse
+    except ValueError as error:  # pydantic-settings raises its own error for invalid JSON
         name = str(error).partition('"')[2].partition('"')[0]
         raise SettingsError(f"{name.upper() or 'environment'}: must be valid JSON") from error
 
 
 def secrets_from(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The secrets that stages may refer to by name: `FLEXIROASTER_SECRET_NAME=value`."""
+    """Secrets that stages may reference by name: `FLEXIROASTER_SECRET_NAME=value`."""
     merged = {**dotenv_values(".env"), **(os.environ if environment is None else environment)}
     return {k[len(SECRET_PREFIX) :]: v for k, v in merged.items() if k.startswith(SECRET_PREFIX) and v is not None}
 
@@ -197,7 +202,7 @@ def _one_line(error: ValidationError) -> str:
 
 
 def psycopg_url(url: str) -> str:
-    """The URL with any spelling of PostgreSQL's scheme served by psycopg 3; others as they are."""
+    """Map every PostgreSQL URL scheme to psycopg 3; return other URLs unchanged."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"}:
         return f"postgresql+psycopg://{rest}"

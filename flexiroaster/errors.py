@@ -1,17 +1,17 @@
-"""Every error FlexiRoaster raises on purpose, each with a stable `code`.
+"""The exception hierarchy of FlexiRoaster. Each class has a stable `code`.
 
 FlexiRoasterError
-├── SettingsError       a variable of the environment is malformed
+├── SettingsError       an environment variable is malformed
 ├── DefinitionError     a pipeline definition has problems (all of them, each with its path)
-├── InputError          an argument of a request does not hold (a cursor, a limit, a date)
-├── NotFoundError       the named thing does not exist
-├── ConflictError       the request contradicts what is stored (a duplicate, a stale revision)
-├── NotAllowedError     the move is not allowed in the present state
-├── BlockedError        the gate refuses a run whose risk is high
-├── UnauthenticatedError  who asks did not say, or could not show, who they are
-├── StoreError          the database is of a version, or in a state, we cannot serve
-├── LeaseLostError      somebody else drives this execution now
-└── StageError          a stage attempt failed; `error_class` says what kind of failure it is
+├── InputError          a request argument is invalid (a cursor, a limit, a date)
+├── NotFoundError       the named object does not exist
+├── ConflictError       the request conflicts with stored data (a duplicate, a stale revision)
+├── NotAllowedError     the current state does not allow the transition
+├── BlockedError        the risk gate refuses a high-risk run
+├── UnauthenticatedError  the request has no valid token
+├── StoreError          the database cannot be used (its schema version, its URL, its connection)
+├── LeaseLostError      another worker drives this execution now
+└── StageError          a stage attempt failed; `error_class` is the kind of failure
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ __all__ = [
 
 
 LONGEST_MESSAGE = 1000
-"""The most characters of one problem's message."""
+"""Maximum length of one problem's message, in characters."""
 
 
 class ErrorClass(StrEnum):
-    """What kind of failure a stage attempt ended in: it decides whether another attempt is worth it."""
+    """Kind of failure of a stage attempt. It decides whether a retry can help."""
 
-    TRANSIENT = "transient"  # the outside world was briefly unavailable
-    TIMEOUT = "timeout"  # the attempt did not end in time
+    TRANSIENT = "transient"  # an external system was briefly unavailable
+    TIMEOUT = "timeout"  # the attempt exceeded its time limit
     CRASH = "crash"  # the process died
-    RESOURCE = "resource"  # memory or disk ran out
-    DATA = "data"  # the data is not what the stage needs
+    RESOURCE = "resource"  # out of memory or disk space
+    DATA = "data"  # the stage cannot process its input data
     CODE = "code"  # the code or the expression is wrong
-    CONFIGURATION = "configuration"  # the stage asks for what is not there or not permitted
-    CANCELLED = "cancelled"  # somebody stopped it
-    UNKNOWN = "unknown"  # nothing says that a repetition would be in vain
+    CONFIGURATION = "configuration"  # the stage needs something that is missing or not permitted
+    CANCELLED = "cancelled"  # the attempt was stopped
+    UNKNOWN = "unknown"  # unclassified, so a retry may help
 
 
 class FlexiRoasterError(Exception):
-    """The root: `code` is stable and machine-readable, `message` is for people, `details` is JSON."""
+    """Base class. `code` is stable and machine-readable, `message` is for people, `details` is JSON."""
 
     code: ClassVar[str] = "error"
 
@@ -69,14 +69,14 @@ class FlexiRoasterError(Exception):
 
 
 class SettingsError(FlexiRoasterError):
-    """A variable of the environment is malformed; the message names it."""
+    """An environment variable is malformed; the message names it."""
 
     code = "settings.invalid"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a definition: where (`stages[2].config.by`) and what, in one sentence."""
+    """One problem in a definition: its path (`stages[2].config.by`) and one sentence that describes it."""
 
     path: str
     message: str
@@ -87,7 +87,7 @@ class Problem:
 
 
 class DefinitionError(FlexiRoasterError):
-    """A pipeline definition does not hold; `problems` lists everything found, in the order of the definition."""
+    """A pipeline definition is invalid; `problems` lists every problem in the order of the definition."""
 
     code = "definition.invalid"
 
@@ -100,65 +100,65 @@ class DefinitionError(FlexiRoasterError):
 
 
 def _bounded(problem: Problem) -> Problem:
-    """The problem, its message cut where it quotes what is out of proportion."""
+    """Truncate the message of a problem that quotes a very long value."""
     if len(problem.message) <= LONGEST_MESSAGE:
         return problem
     return replace(problem, message=f"{problem.message[:LONGEST_MESSAGE]}...")
 
 
 class InputError(FlexiRoasterError):
-    """An argument of a request does not hold; the message names it, `details["argument"]` too where it is one."""
+    """A request argument is invalid; the message names it, and `details["argument"]` too if there is a single one."""
 
     code = "input.invalid"
 
 
 class NotFoundError(FlexiRoasterError):
-    """The named thing does not exist."""
+    """The named object does not exist."""
 
     code = "not_found"
 
 
 class ConflictError(FlexiRoasterError):
-    """The request contradicts what is stored."""
+    """The request conflicts with stored data."""
 
     code = "conflict"
 
 
 class NotAllowedError(FlexiRoasterError):
-    """The move is not allowed in the present state; the message says which moves are."""
+    """The current state does not allow the transition; the message lists the allowed ones."""
 
     code = "not_allowed"
 
 
 class BlockedError(FlexiRoasterError):
-    """The gate refuses a run whose risk is high; `details` say how high, and why. It may be forced with a reason."""
+    """The risk gate refuses a high-risk run; `details` hold the risk and its factors. A forced start needs a reason."""
 
     code = "blocked"
 
 
 class UnauthenticatedError(FlexiRoasterError):
-    """There is no token, or one that is not in force; the message does not say which."""
+    """The token is missing, unknown, expired or revoked; the message does not say which."""
 
     code = "unauthenticated"
 
 
 class StoreError(FlexiRoasterError):
-    """The database cannot be served: unknown schema version, unusable URL, no connection."""
+    """The database cannot be used: unknown schema version, unusable URL, no connection."""
 
     code = "store"
 
 
 class LeaseLostError(FlexiRoasterError):
-    """A write was refused because another driver has taken the execution over."""
+    """A write was refused because another driver has taken over the execution."""
 
     code = "lease_lost"
 
 
 class StageError(FlexiRoasterError):
-    """A stage attempt failed in a way its operator understands.
+    """A stage attempt failed for a reason that its operator knows.
 
-    `error_class` says what kind of failure it is; whether it is repeated follows from that and from the
-    stage's `retry_on`. `retry_after` (seconds) is the least delay the other side asked for, if it did.
+    `error_class` is the kind of failure; it and the stage's `retry_on` decide whether the attempt is retried.
+    `retry_after` is the minimum delay in seconds that the remote side asked for, if it did.
     """
 
     code = "stage.failed"

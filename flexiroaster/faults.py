@@ -1,12 +1,12 @@
-"""Named points at which a test can kill, freeze or fail this process.
+"""Failpoints: named places where a test can kill, freeze or fail this process.
 
 `point("journal.after_commit")` does nothing unless the environment arms it:
 
     FLEXIROASTER_FAULTS="journal.after_commit=kill@3 leases.before_renew=freeze"
 
-`kill` is SIGKILL, `freeze` is SIGSTOP, `raise` raises `InjectedFault`; `@3` means the third time the point is reached,
-the first if it is not said. Each fires once a process. Every place where a crash would matter has its point in
-`POINTS`.
+`kill` is SIGKILL, `freeze` is SIGSTOP, `raise` raises `InjectedFault`. `@3` fires the third time the point is reached;
+the default is the first time. Each failpoint fires once per process. Every place where a crash would matter has a
+failpoint in `POINTS`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ __all__ = ["POINTS", "VARIABLE", "InjectedFault", "point"]
 VARIABLE = "FLEXIROASTER_FAULTS"
 
 POINTS = (
-    "executions.after_create",  # written and claimed, not yet driven
-    "journal.before_commit",  # a change of state is in the transaction
-    "journal.after_commit",  # it is durable, nobody knows
-    "driver.before_start",  # a stage has started according to the database, its process does not know
-    "driver.after_end",  # a stage has ended, the database does not know
-    "scheduler.after_claim",  # claimed, not yet read back
-    "scheduler.after_restore",  # read back, not yet driven
+    "executions.after_create",  # stored and claimed, not yet driven
+    "journal.before_commit",  # the transition is written, the transaction is still open
+    "journal.after_commit",  # the transition is durable, no reader knows it yet
+    "driver.before_start",  # the database says a stage has started, its process does not know it yet
+    "driver.after_end",  # a stage has ended, the database does not know it yet
+    "scheduler.after_claim",  # claimed, not yet loaded
+    "scheduler.after_restore",  # loaded and restored, not yet driven
     "leases.before_renew",
     "leases.after_release",  # handed over
     "attempt.before_run",  # in the stage's process
-    "attempt.after_run",  # the work is done, its effects too; the driver does not know
-    "attempt.after_undo",  # an effect is undone, the driver does not know
+    "attempt.after_run",  # the work and its effects are done, the driver does not know it yet
+    "attempt.after_undo",  # an effect is undone, the driver does not know it yet
     "artifacts.before_rename",  # a table is written under its temporary name
 )
 
 
-class InjectedFault(Exception):  # noqa: N818 - a fault, not an error of ours: nothing may catch it by name
-    """What a point armed with `raise` raises."""
+class InjectedFault(Exception):  # noqa: N818 - a fault, not an error of ours: no code may catch it by name
+    """Raised by a failpoint that is armed with `raise`."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,9 @@ def _armed(text: str) -> dict[str, _Armed]:
         name, _, action = item.partition("=")
         action, _, count = action.partition("@")
         if name not in POINTS or action not in {"kill", "freeze", "raise"}:
-            raise ValueError(f"{VARIABLE}: {item!r} names no point or no action")
+            raise ValueError(
+                f"{VARIABLE}: {item!r} is not NAME=ACTION with a known failpoint and kill, freeze or raise"
+            )
         armed[name] = _Armed(action, int(count or 1))
     return armed
 
@@ -62,7 +64,7 @@ _ARMED = _armed(os.environ.get(VARIABLE, ""))
 
 
 def point(name: str) -> None:
-    """A place where a crash would matter; does nothing unless it is armed."""
+    """Fire the failpoint of this name if it is armed."""
     if _ARMED:
         _fire(name)
 
@@ -77,5 +79,5 @@ def _fire(name: str) -> None:
     del _ARMED[name]
     if armed.action == "raise":
         raise InjectedFault(name)
-    # to this thread, which then stops here: one sent to the process may be taken by another thread a little later
+    # signal this thread, so that it stops here: another thread may handle a signal to the process a little later
     signal.pthread_kill(threading.get_ident(), signal.SIGKILL if armed.action == "kill" else signal.SIGSTOP)

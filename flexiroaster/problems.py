@@ -1,7 +1,7 @@
-"""What pydantic finds wrong with a value, as problems in our words: where, what, and what would be right.
+"""Validation messages: pydantic errors as problems with a path, a cause and a fix, for users who know no Python.
 
-pydantic speaks to programmers: it names Python's types, its own validators, and every alternative of a union. Here a
-location holds only what the reader wrote, and of a union only the alternative counts that the value was meant for.
+pydantic names Python types, its own validators and every alternative of a union. Here a location contains only what
+the user wrote, and for a union only the errors of the alternative that the value was meant for are reported.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ __all__ = [
 
 Location = tuple[int | str, ...]
 
-_LONGEST_NAME = 100  # of a name in a path, and of a word that others are compared with
+_LONGEST_NAME = 100  # characters of a name in a path, and of a word to find similar words for
 _LONGEST_VALUE = 60
-_SHOWN_ITEMS, _SHOWN_LEVELS = _LONGEST_VALUE // 3, 4  # more of them do not fit into a message
+_SHOWN_ITEMS, _SHOWN_LEVELS = _LONGEST_VALUE // 3, 4  # more do not fit into a message
 _SHOWN_BITS = 256
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x' or 'y'?`, or nothing where nothing known is near."""
+    """The hint `; did you mean 'x' or 'y'?`, or an empty text if no known word is similar."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55) if len(word) <= _LONGEST_NAME else ()
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
 def render_path(location: Sequence[int | str]) -> str:
-    """`("stages", 2, "config", "by")` -> `stages[2].config.by`."""
+    """Render a location as text: `("stages", 2, "config", "by")` -> `stages[2].config.by`."""
     path = ""
     for part in location:
         name = str(part) if len(str(part)) <= _LONGEST_NAME else f"{str(part)[:_LONGEST_NAME]}..."
@@ -58,25 +58,25 @@ def render_path(location: Sequence[int | str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A short rendering of a bad value for a message, as JSON; of a large one only the beginning is looked at."""
+    """Render a bad value as short JSON for a message; only the beginning of a large value is read."""
     text = json.dumps(_beginning(value, _SHOWN_LEVELS), ensure_ascii=False, default=_kind)
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def key_text(key: object) -> str:
-    """What is wrong with a key that is not text."""
+    """The message for a mapping key that is not text."""
     written = f"; write {json.dumps(str(key))}" if isinstance(key, int | float) else ""
     return f"a key must be text, not {shown(key)}{written}"
 
 
 def quoted(name: str) -> str:
-    """A name in quotes, cut where it is out of proportion."""
+    """A name in quotes, truncated if it is very long."""
     return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
 
 
 def listing(names: Iterable[str]) -> str:
-    """`; known are a, b and c`."""
+    """The hint `; known are a, b and c`."""
     known = list(names)
     return f"; known are {_either(known, 'and')}" if known else "; there are none"
 
@@ -84,14 +84,14 @@ def listing(names: Iterable[str]) -> str:
 def problems_of(
     error: ValidationError, raw: object, model: type[BaseModel], prefix: Sequence[int | str] = ()
 ) -> list[Problem]:
-    """What is wrong with `raw`, which does not make a `model`, in its order; paths begin with `prefix`."""
+    """The problems of `raw`, which failed validation as a `model`, in its order; paths begin with `prefix`."""
     return [problem for _, problem in located_problems(error, raw, model, prefix)]
 
 
 def located_problems(
     error: ValidationError, raw: object, model: type[BaseModel], prefix: Sequence[int | str] = ()
 ) -> list[tuple[Location, Problem]]:
-    """The problems, each with its location within `raw`."""
+    """The problems of `raw`, each with its location in it."""
     items = error.errors(include_url=False, include_context=True)
     findings = [_finding(item, raw) for item in items if not _is_sequel(item)]
     return [
@@ -101,7 +101,7 @@ def located_problems(
 
 
 def problem_text(item: ErrorDetails, *, secret: bool = False) -> str:
-    """What is wrong with one value, without its place; a secret one is not shown."""
+    """The message for one value, without its path; a secret value is not shown."""
     wording = _WORDINGS.get(item["type"])
     if wording is not None:
         return wording(item)
@@ -112,7 +112,7 @@ def problem_text(item: ErrorDetails, *, secret: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """One error: `path` as the reader wrote it, `branches` the alternatives of unions on the way: (depth, name)."""
+    """One error. `path` is what the user wrote, `branches` the union alternatives on the way as (depth, name)."""
 
     path: Location
     branches: tuple[tuple[int, str], ...]
@@ -121,7 +121,7 @@ class _Finding:
 
     @property
     def code(self) -> str:
-        """pydantic's name of the error."""
+        """The error type that pydantic reports."""
         return self.item["type"]
 
 
@@ -135,7 +135,7 @@ _KINDS: Mapping[str, str] = {
     **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "a mapping"),
     **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "a list"),
 }
-"""Errors that say of what kind a value must be."""
+"""pydantic error type -> the kind of value that is required."""
 
 _Wording = Callable[[ErrorDetails], str]
 
@@ -179,7 +179,7 @@ _WORDINGS: Mapping[str, _Wording] = {
     "less_than": _bound("less than", "lt"),
     "less_than_equal": _bound("at most", "le"),
 }
-"""Errors with a sentence of their own."""
+"""pydantic error type -> function that words the message."""
 
 
 def _text(found: _Finding, model: type[BaseModel]) -> str:
@@ -195,7 +195,7 @@ def _text(found: _Finding, model: type[BaseModel]) -> str:
 
 
 def _remedy(found: _Finding, model: type[BaseModel]) -> str:
-    """What to write instead, where that is certain."""
+    """The hint what to write instead, where that is certain."""
     kind, value = _KINDS.get(found.code), found.item["input"]
     if kind == "text" and isinstance(value, bool | int | float):
         return f"; write {json.dumps(shown(value))}"
@@ -205,12 +205,12 @@ def _remedy(found: _Finding, model: type[BaseModel]) -> str:
 
 
 def _plain(message: str) -> str:
-    """pydantic's own sentence, where we have none: `Input should be ...` as `must be ...`."""
+    """Adapt pydantic's own message, where we have none: `Input should be ...` becomes `must be ...`."""
     text = re.sub(r"^\w+ should ", "must ", message)
     return f"{text[:1].lower()}{text[1:]}"
 
 
-# --- where: pydantic's locations, without what only pydantic knows -----------------------------------------------
+# --- locations: pydantic's, without the parts that only pydantic knows --------------------------------------------
 
 
 def _finding(item: ErrorDetails, raw: object) -> _Finding:
@@ -222,7 +222,7 @@ def _finding(item: ErrorDetails, raw: object) -> _Finding:
         if part == "[key]" and position == last:
             path[-1:] = [] if item["type"] == "string_type" else path[-1:]
         elif _has(value, part):
-            value = value[part]  # type: ignore[index] # it has this part
+            value = value[part]  # type: ignore[index] # _has checked it
             path.append(part)
         elif isinstance(part, int) or (position == last and item["type"] in {"missing", "extra_forbidden"}):
             path.append(part)
@@ -242,7 +242,7 @@ def _has(value: object, part: int | str) -> bool:
 
 
 def _is_sequel(item: ErrorDetails) -> bool:
-    """Whether a sequence counts as too short only because none of its items holds."""
+    """Whether a sequence is reported as too short only because its items are invalid."""
     return item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]
 
 
@@ -250,7 +250,7 @@ def _is_sequel(item: ErrorDetails) -> bool:
 
 
 def _meant(findings: Sequence[_Finding]) -> Iterator[_Finding]:
-    """The findings, of each union only those of the alternative that the value was meant for."""
+    """Keep, for each union, only the findings of the alternative that the value was meant for."""
     done: set[Location] = set()
     for found in findings:
         spot = _spot(found)
@@ -262,7 +262,7 @@ def _meant(findings: Sequence[_Finding]) -> Iterator[_Finding]:
 
 
 def _spot(found: _Finding) -> Location | None:
-    """Where the outermost union on the way stands."""
+    """Location of the outermost union on the way."""
     return found.path[: found.branches[0][0]] if found.branches else None
 
 
@@ -286,14 +286,14 @@ def _of_union(findings: Sequence[_Finding], spot: Location) -> Iterator[_Finding
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> Iterator[str]:
-    """The names, as written in a definition, of the fields of the models that may stand at a location."""
+    """Field names, as written in a definition, of the models that are allowed at a location."""
     for annotation in _annotations_at(model, location):
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _by_alias(annotation)
 
 
 def _takes_texts(model: type[BaseModel], location: Sequence[int | str]) -> bool:
-    """Whether a list of texts may stand at a location."""
+    """Whether a list of texts is allowed at a location."""
     return any(
         issubclass(get_origin(annotation) or object, list | tuple) and _is_text(get_args(annotation)[0])
         for annotation in _annotations_at(model, location)
@@ -305,7 +305,7 @@ def _is_text(annotation: Any) -> bool:  # noqa: ANN401 - any annotation
 
 
 def _annotations_at(annotation: Any, location: Sequence[int | str]) -> Iterator[Any]:  # noqa: ANN401 - any annotation
-    """What may stand at a location, unions taken apart: models, types, generics such as `list[str]`."""
+    """Annotations that are allowed at a location, with unions expanded: models, types, generics such as `list[str]`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         yield from _annotations_at(arguments[0], location)
@@ -330,7 +330,7 @@ def _by_alias(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def _beginning(value: object, levels: int) -> object:
-    """The value, cut to what a message can show."""
+    """Truncate a value to what a message can show."""
     if isinstance(value, str):
         return value[: _LONGEST_VALUE + 1]
     if isinstance(value, Mapping | list | tuple) and not levels:
@@ -343,7 +343,7 @@ def _beginning(value: object, levels: int) -> object:
 
 
 def _kind(value: object) -> str:
-    """What a value is that JSON has not."""
+    """Render a value that JSON cannot represent."""
     return f"<{type(value).__name__}>"
 
 

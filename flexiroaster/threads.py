@@ -1,7 +1,7 @@
-"""Threads that must not die: what they raise is logged and shown by the health checks, and they go on.
+"""Supervised threads: they survive exceptions, which are logged and reported by the health checks.
 
-A supervised thread calls its `turn` again and again. A turn that raises ends neither the thread nor the process: the
-thread pauses and begins the next turn. Until a turn succeeds the thread counts as failing (`Threads.failures`).
+A supervised thread calls its `turn` in a loop. An exception ends neither the thread nor the process: the thread pauses
+and starts the next turn. Until a turn succeeds, the thread is reported as failing (`Threads.failures`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["Failure", "SupervisedThread", "Threads", "in_one_line"]
 logger = logging.getLogger(__name__)
 
 REPEAT_SECONDS = 60.0
-"""How often the same failure of a thread is logged."""
+"""Minimum seconds between two log lines for the same failure of a thread."""
 
 PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A thread that is failing now, with the error as one line. Executions need those that are `essential`."""
+    """A thread that is failing now, with its error as one line. Executions depend on the `essential` ones."""
 
     name: str
     error: str
@@ -32,7 +32,7 @@ class Failure:
 
 
 class Threads:
-    """What is wrong with the supervised threads of one installation. Thread-safe."""
+    """Registry of the failing supervised threads of one installation. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,26 +40,26 @@ class Threads:
 
     @property
     def failures(self) -> list[Failure]:
-        """The threads that are failing now, by name."""
+        """The threads that are failing now, sorted by name."""
         with self._lock:
             return sorted(self._failing.values(), key=lambda failure: failure.name)
 
     def failed(self, failure: Failure) -> None:
-        """A thread has failed."""
+        """Record that a thread is failing."""
         with self._lock:
             self._failing[failure.name] = failure
 
     def works(self, name: str) -> None:
-        """A thread works, or is not needed any more."""
+        """Record that a thread has recovered or ended."""
         with self._lock:
             self._failing.pop(name, None)
 
 
 class SupervisedThread:
-    """Calls `turn` until it returns False, or raises although `closed` was set before it began.
+    """Calls `turn` in a loop until it returns False, or raises after `closed` was set.
 
-    After a turn that raised it waits `pause` seconds, or until `closed` is set. Errors of the classes `expected` (the
-    database is away) are logged as warnings and are no failures of the thread. `purpose` begins the log lines.
+    After an exception it waits `pause` seconds, or until `closed` is set. Errors of the `expected` classes (such as an
+    unavailable database) are logged as warnings and do not count as failures. Log lines start with `purpose`.
     """
 
     def __init__(
@@ -88,22 +88,22 @@ class SupervisedThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> SupervisedThread:
-        """Begin; the thread itself."""
+        """Start the thread and return this object."""
         self._thread.start()
         return self
 
     def join(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for its end; not before it was started, nor on the thread itself."""
+        """Wait up to `timeout` seconds for the thread to end; a no-op before the start and on the thread itself."""
         if self.alive and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
     @property
     def alive(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the thread has started and not ended."""
         return self._thread.is_alive()
 
     def works(self) -> None:
-        """It does what it should. The thread itself calls this within a turn that lasts long."""
+        """Report that the thread works again. A turn that lasts long calls this itself."""
         if self._failing:
             self._failing = False
             self._threads.works(self.name)
@@ -122,7 +122,7 @@ class SupervisedThread:
         closing = self._closed.is_set()
         try:
             more = self._turn()
-        except BaseException as error:  # noqa: BLE001 - no caller would see it, and this thread must not end
+        except BaseException as error:  # noqa: BLE001 - no caller sees it, and this thread must survive
             if closing:
                 return False
             if not self._closed.is_set():
@@ -149,8 +149,8 @@ class SupervisedThread:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error's class and message."""
+    """The class and message of an error, as one line."""
     try:
         return " ".join(f"{type(error).__name__}: {error}".split())
-    except Exception:  # noqa: BLE001 - a broken __str__ must not end the thread after all
+    except Exception:  # noqa: BLE001 - a broken __str__ must not end the thread
         return type(error).__name__

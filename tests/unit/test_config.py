@@ -54,7 +54,7 @@ def test_names_and_defaults_of_the_contract() -> None:
         ("AI_RISK_THRESHOLD_HIGH", "1.5", 'AI_RISK_THRESHOLD_HIGH: must be at most 1, not "1.5"'),
         ("DATABASE_URL", "mysql://u:pw@h/d", "DATABASE_URL: must be a postgresql:// or sqlite:/// URL"),
         ("API_PREFIX", "api",
-         'API_PREFIX: must be empty, or begin with / and not end with it, such as /api, not "api"'),
+         'API_PREFIX: must be empty, or start with / and not end with /, such as /api, not "api"'),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317",
          "OTEL_EXPORTER_OTLP_ENDPOINT: must be an http:// or https:// URL"),
         ("CONNECTIONS", '{"a": 3}', "CONNECTIONS.a: must be text"),
