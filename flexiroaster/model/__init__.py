@@ -1,1 +1,1 @@
-"""Pure values and rules: pipelines, executions, events. Nothing here does I/O."""
+"""Values and transition tables: pipelines, executions, events, commands. Nothing here does I/O."""

@@ -1,4 +1,4 @@
-"""The checksum of a file: the algorithm, a colon and the digest in hexadecimal, as `xxh3_128:99aa06d3014798d8...`."""
+"""File checksums: algorithm, colon, digest in hexadecimal, such as `xxh3_128:99aa06d3014798d8...`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["checksum_of", "same_checksum"]
 
 _PREFIX = "xxh3_128:"
 _EARLIER_PREFIX = "xxh3-128:"
-"""How outputs wrote it once: their records are still there."""
+"""Prefix that earlier releases wrote to output records, which still exist."""
 
 
 def checksum_of(blocks: Iterable[bytes | memoryview]) -> str:
-    """The checksum of a content, given in pieces."""
+    """Compute the checksum of content given in blocks."""
     digest = xxhash.xxh3_128()
     for block in blocks:
         digest.update(block)
@@ -22,7 +22,7 @@ def checksum_of(blocks: Iterable[bytes | memoryview]) -> str:
 
 
 def same_checksum(one: str | None, other: str | None) -> bool:
-    """Whether both are the checksum of one content, however its prefix is spelled; None is that of no file."""
+    """Whether both checksums are equal, in either spelling of the prefix. None equals nothing, not even None."""
     return one is not None and other is not None and _normalized(one) == _normalized(other)
 
 

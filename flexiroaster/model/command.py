@@ -1,7 +1,7 @@
-"""Commands: what people and programs ask of an execution, and in which state they may.
+"""Commands: requests to stop, pause, resume, retry or roll back an execution, and the states that allow them.
 
-A command is a row. Whoever drives the execution carries it out; where nobody drives, it makes the execution claimable
-and the next claim does. So it works from any process, and survives a crash.
+A command is a row, so any process can store one and it survives a crash. The driver of the execution applies it. An
+execution without a driver becomes claimable, and the worker that claims it applies the command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ALLOWED", "Command", "CommandKind", "check_command"]
 
 
 class CommandKind(StrEnum):
-    """What can be asked of an execution."""
+    """The commands for an execution."""
 
     STOP = "stop"
     PAUSE = "pause"
@@ -38,13 +38,14 @@ ALLOWED: MappingProxyType[CommandKind, frozenset[ExecutionStatus]] = MappingProx
         CommandKind.ROLLBACK: frozenset({_E.FAILED, _E.PAUSED, _E.COMPLETED, _E.CANCELLED}),
     }
 )
-"""For each command, the states of an execution in which it may be asked for."""
+"""Command -> the execution states that allow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as stored. `arguments` is JSON: `mode` and `deadline` (ISO 8601) of a pause, `slot` of a retry, `skip`
-    of a retry and a resume, `reason` of any.
+    """A stored command. `arguments` is JSON.
+
+    A pause can have `mode` and `deadline` (ISO 8601), a retry `slot` and `skip`, a resume `skip`, any command `reason`.
     """
 
     id: int
@@ -55,34 +56,34 @@ class Command:
 
     @property
     def reason(self) -> str:
-        """Why, in the words of whoever asked; at least who it was."""
+        """The reason the requester gave, followed by the requester's name; a default text if no reason was given."""
         told = self.arguments.get("reason") or f"{self.kind} requested"
         return f"{told} by {self.requested_by}" if self.requested_by else str(told)
 
     @property
     def deadline(self) -> datetime | None:
-        """When a pause becomes a stop, unless it is resumed before."""
+        """When a pause becomes a stop unless the execution is resumed before."""
         told = self.arguments.get("deadline")
         return None if told is None else datetime.fromisoformat(told)
 
     @property
     def slot(self) -> int | None:
-        """The slot of its pipeline's concurrency that was taken for a retry."""
+        """The concurrency slot of the pipeline that was taken for a retry."""
         return self.arguments.get("slot")
 
     @property
     def skip(self) -> tuple[str, ...]:
-        """Failed stages that are to be skipped rather than run again."""
+        """Failed stages to skip rather than run again."""
         return tuple(self.arguments.get("skip") or ())
 
     @property
     def restarts_clock(self) -> bool:
-        """Whether the limit of the whole execution counts anew from here."""
+        """Whether the command restarts the time limit of the whole execution."""
         return self.kind in {CommandKind.RESUME, CommandKind.RETRY}
 
 
 def check_command(kind: CommandKind, status: ExecutionStatus) -> None:
-    """Raise NotAllowedError, naming the state and what is allowed in it, unless the command may be asked for."""
+    """Raise NotAllowedError, with the state and the commands it allows, if the state does not allow the command."""
     if status in ALLOWED[kind]:
         return
     allowed = ", ".join(k.value for k in CommandKind if status in ALLOWED[k]) or "nothing"

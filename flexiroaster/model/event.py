@@ -1,4 +1,4 @@
-"""Events: what happened to an execution, numbered without gaps from 1.
+"""Events: the history of an execution, numbered from 1 without gaps.
 
 Logs, live views and subscriptions all read this one sequence.
 """
@@ -14,7 +14,7 @@ __all__ = ["ENDS", "Event", "EventType", "Level", "utc_now"]
 
 
 class EventType(StrEnum):
-    """What an event reports; the part before the dot says about what."""
+    """Event types; the part before the dot is the subject."""
 
     EXECUTION_CREATED = "execution.created"
     RISK_ASSESSED = "risk.assessed"
@@ -56,11 +56,11 @@ ENDS = frozenset(
         EventType.ROLLBACK_FAILED,
     }
 )
-"""The events with which an execution ends; a person may ask for more afterwards."""
+"""The events that end an execution; a later command can start it again."""
 
 
 class Level(StrEnum):
-    """How serious a line of the log is."""
+    """Log levels."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -69,19 +69,19 @@ class Level(StrEnum):
     CRITICAL = "critical"
 
     def at_least(self, other: Level) -> bool:
-        """Whether it is as serious as that, or more."""
+        """Whether this level is as severe as `other` or more severe."""
         order = tuple(Level)
         return order.index(self) >= order.index(other)
 
 
 def utc_now() -> datetime:
-    """The time now, aware, in UTC."""
+    """The current time in UTC, timezone-aware."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened: `seq` is given by whoever drives the execution, from 1, without gaps.
+    """One event. The driver of the execution assigns `seq`, from 1 without gaps.
 
     `data` is JSON. `message` is one line for people; a traceback goes into `data["traceback"]`.
     """

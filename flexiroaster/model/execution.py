@@ -1,7 +1,7 @@
-"""The states of executions and stages, and the one table of moves between them.
+"""The states of executions and stages, and the transition tables between them.
 
-A terminal state is final: nothing that happens leads out of it. Two moves lead out because a person asks for them by
-name: `retry` takes a failed or cancelled execution back to running, `rollback` undoes what an execution did.
+No event leads out of a terminal state, only two commands do: `retry` takes a failed or cancelled execution back to
+running, and `rollback` undoes the effects of an execution.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ExecutionStatus(StrEnum):
 
 
 class StageStatus(StrEnum):
-    """The states of one stage within an execution; `waiting` is the time before the next attempt."""
+    """The states of one stage of an execution; `waiting` means waiting for the next attempt."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -50,7 +50,7 @@ class StageStatus(StrEnum):
 
 
 class Goal(StrEnum):
-    """What the driver of an execution is after: to run its stages, or to undo what they did."""
+    """The goal of an execution's driver: to run the stages, or to undo their effects."""
 
     RUN = "run"
     ROLLBACK = "rollback"
@@ -68,7 +68,7 @@ MOVES: MappingProxyType[ExecutionStatus, frozenset[ExecutionStatus]] = MappingPr
         _E.CANCELLED: frozenset({_E.RUNNING, _E.ROLLED_BACK, _E.FAILED}),
     }
 )
-"""From each state, the states it may move to."""
+"""State -> the states it can change to."""
 
 LIVE = frozenset({_E.PENDING, _E.RUNNING, _E.PAUSED})
 TERMINAL = frozenset(ExecutionStatus) - LIVE
@@ -86,16 +86,16 @@ STAGE_MOVES: MappingProxyType[StageStatus, frozenset[StageStatus]] = MappingProx
         _S.ROLLED_BACK: frozenset(),
     }
 )
-"""From each state of a stage, the states it may move to. Back to pending: interrupted, or asked for by `retry` or
-`resume`. From failed to skipped: a person has decided to go on without it."""
+"""Stage state -> the states it can change to. A stage returns to pending when it is interrupted, or by `retry` or
+`resume`. A failed stage becomes skipped when a user decides to continue without it."""
 
 STAGE_ENDED = frozenset({_S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.ROLLED_BACK})
 
 
 def check_move(current: ExecutionStatus, target: ExecutionStatus) -> None:
-    """Raise `NotAllowedError`, naming the state and what is allowed from it, unless the table has the move."""
+    """Raise NotAllowedError, with the state and its allowed targets, if the table does not have the transition."""
     if target not in MOVES[current]:
-        allowed = ", ".join(sorted(MOVES[current])) or "nothing, it is final"
+        allowed = ", ".join(sorted(MOVES[current])) or "nothing, the state is terminal"
         raise NotAllowedError(
             f"An execution that is {current} cannot become {target}; allowed: {allowed}",
             current=current,

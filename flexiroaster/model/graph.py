@@ -1,4 +1,4 @@
-"""The graph of stages: order and cycles. A graph maps each node to the nodes it depends on."""
+"""Dependency graphs of stages: topological order and cycles. A graph maps each node to the nodes it depends on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Graph = Mapping[str, Sequence[str]]
 
 
 def find_cycle(edges: Graph) -> list[str] | None:
-    """One cycle as a path that begins and ends with the same node, in the direction data flows, or None."""
+    """Find one cycle, as a path in data-flow direction that starts and ends with the same node, or None."""
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
@@ -21,7 +21,7 @@ def find_cycle(edges: Graph) -> list[str] | None:
 
 
 def topological_order(edges: Graph) -> tuple[str, ...]:
-    """All nodes, each after what it depends on; ties in the order of `edges`. Raises graphlib.CycleError."""
+    """Sort all nodes after their dependencies; ties keep the order of `edges`. Raises graphlib.CycleError."""
     rank = {node: i for i, node in enumerate(edges)}
     sorter = TopologicalSorter(edges)
     sorter.prepare()
@@ -34,7 +34,7 @@ def topological_order(edges: Graph) -> tuple[str, ...]:
 
 
 def dependents(edges: Graph) -> dict[str, list[str]]:
-    """Each node -> the nodes that depend on it directly."""
+    """Map each node to the nodes that directly depend on it."""
     result: dict[str, list[str]] = {node: [] for node in edges}
     for node, wanted in edges.items():
         for dependency in wanted:
@@ -43,7 +43,7 @@ def dependents(edges: Graph) -> dict[str, list[str]]:
 
 
 def downstream(edges: Graph, node: str) -> set[str]:
-    """All nodes that depend on `node`, directly or not."""
+    """All nodes that depend on `node`, directly or indirectly."""
     direct = dependents(edges)
     found: set[str] = set()
     todo = [node]

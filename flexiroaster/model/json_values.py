@@ -1,6 +1,6 @@
-"""What a definition, or an execution's variables, may hold: values that JSON carries and a database stores.
+"""JSON values: finds the values in definitions and variables that JSON or a database cannot store.
 
-A database would take some of the others in silence, and give something else back.
+A database would accept some of them without an error and return something else.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from flexiroaster.problems import Location, key_text, render_path, shown
 __all__ = ["MAX_DEPTH", "NOT_FINITE", "unstorable"]
 
 MAX_DEPTH = 100
-"""How deep mappings and lists may be nested."""
+"""Maximum nesting depth of mappings and lists."""
 
 NOT_FINITE = "not_finite"
-"""The code of the problem that a number is NaN or infinite."""
+"""Problem code for a number that is NaN or infinite."""
 
 _WITH_A_TEXT = date | time | Decimal | UUID | PurePath
-"""Python's types that are stored as their text."""
+"""Python types that are stored as text."""
 
 _PLAIN = frozenset({bool, NoneType})
 
 
 def unstorable(value: object, prefix: Location = ()) -> Iterator[Problem]:
-    """What in a value cannot be stored as it is, each with its path; nesting that never ends is reported once."""
+    """Find everything in a value that cannot be stored unchanged, each with its path.
+
+    Nesting beyond MAX_DEPTH, such as a container within itself, is reported once and ends the search.
+    """
     todo: list[tuple[object, Location]] = [(value, prefix)]
-    seen: dict[int, int] = {}  # container -> the level where it was looked at; deeper, it may be within itself
+    seen: dict[int, int] = {}  # container id -> level of its last visit; deeper, it may contain itself
     while todo:
         container, path = todo.pop()
         if len(path) > MAX_DEPTH:
@@ -46,7 +49,7 @@ def unstorable(value: object, prefix: Location = ()) -> Iterator[Problem]:
         inner: list[tuple[object, Location]] = []
         for key, item in _items(container):
             if type(item) in _PLAIN or (type(item) is str and item.isascii() and "\0" not in item):
-                continue  # nearly all that there is
+                continue  # nearly all values
             if isinstance(item, Mapping | list | tuple):
                 inner.append((item, (*path, key)))
             elif (reason := _objection(item)) is not None:
@@ -71,14 +74,14 @@ def _unstorable_keys(container: object, path: Location) -> Iterator[Problem]:
 
 
 def _objection(item: object) -> str | None:
-    """Why a single value cannot be stored, if it cannot."""
+    """The reason why a single value cannot be stored, or None."""
     if isinstance(item, str):
         return _objection_to_text(item)
     if isinstance(item, float):
-        return None if math.isfinite(item) else f"is {_NAMES[str(item)]}, which JSON has not; use null, or text"
+        return None if math.isfinite(item) else f"is {_NAMES[str(item)]}, which JSON cannot represent; use null or text"
     if isinstance(item, int):
         return None if -(2**63) <= item < 2**64 else "is an integer beyond 64 bits; write it as text"
-    return None if isinstance(item, _WITH_A_TEXT) else f"is {_qualified(type(item))}, which JSON has not"
+    return None if isinstance(item, _WITH_A_TEXT) else f"is {_qualified(type(item))}, which JSON cannot represent"
 
 
 _NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

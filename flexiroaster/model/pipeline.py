@@ -1,7 +1,7 @@
-"""Pipelines and stages: the definition of what is to run.
+"""Pipelines and stages: the definition of a run.
 
-The same value whether it was written in Python, YAML, JSON or sent over REST. `parse_pipeline` finds every
-structural problem of a definition at once; what an operator asks of its config is checked by the operators.
+Definitions in Python, YAML, JSON and REST requests give the same value. `parse_pipeline` finds every structural problem
+of a definition at once; the operators validate their own config.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class StageType(StrEnum):
-    """What part a stage plays: inputs read, outputs write, the others take tables and give one."""
+    """Stage types: an input reads a table, an output writes tables, the others turn tables into one table."""
 
     INPUT = "input"
     TRANSFORM = "transform"
@@ -44,12 +44,12 @@ DEFAULT_RETRY_ON = (ErrorClass.TRANSIENT, ErrorClass.TIMEOUT, ErrorClass.CRASH, 
 
 _STAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
-_MOST_PROBLEMS = 100  # of the graph: each unknown name is compared with all that are known
+_MOST_PROBLEMS = 100  # of the graph: each unknown name is compared with all known names
 
 _STAGE_RESPONSE_FIELDS = {"order"}
 
 RESPONSE_FIELDS = frozenset({"stage_count", "created_at", "updated_at", "revision"})
-"""What answers say of a pipeline beside its definition."""
+"""Fields that responses add to the definition of a pipeline."""
 
 
 def _none_to_empty(value: object) -> object:
@@ -66,7 +66,7 @@ class _Value(BaseModel):
 class Stage(_Value):
     """One step of a pipeline.
 
-    `timeout` and the delays are seconds, `memory_limit` is MiB the attempt may add to an idle worker. What is None
+    `timeout` and the delays are seconds, `memory_limit` is MiB that an attempt may add to an idle worker. A None field
     takes the installation's setting when the pipeline is saved or run. `config` belongs to the operator.
     """
 
@@ -89,7 +89,7 @@ class Stage(_Value):
     @classmethod
     def _id_names_files_and_tables(cls, value: str) -> str:
         if not _STAGE_ID.fullmatch(value):
-            rule = "must be made of letters, digits, _, . and -, and begin with a letter, a digit or _"
+            rule = "must consist of letters, digits, _, . and -, and start with a letter, a digit or _"
             raise ValueError(f"{rule}, not {shown(value)}")
         return value
 
@@ -100,12 +100,12 @@ class Stage(_Value):
 
     @property
     def title(self) -> str:
-        """The name for people: `name`, or the id where there is none."""
+        """Display name: `name`, or the id if `name` is empty."""
         return self.name or self.id
 
 
 class OnConflict(StrEnum):
-    """What happens to a start while `concurrency` executions of the pipeline are live."""
+    """What to do with a start while `concurrency` executions of the pipeline are live."""
 
     REJECT = "reject"
     QUEUE = "queue"
@@ -113,9 +113,9 @@ class OnConflict(StrEnum):
 
 
 class Pipeline(_Value):
-    """A DAG of stages. `variables` are defaults for `${name}` in configs; `timeout` (s) is for a whole execution.
+    """A DAG of stages. `variables` are defaults for `${name}` in configs; `timeout` (s) limits a whole execution.
 
-    At most `concurrency` executions (None: any number) are live at a time; `on_conflict` says what becomes of others.
+    At most `concurrency` executions (None: any number) are live at a time; `on_conflict` applies to further starts.
     """
 
     id: str | None = Field(default=None, min_length=1, max_length=255)
@@ -146,41 +146,43 @@ class Pipeline(_Value):
         return value
 
     def stage(self, stage_id: str) -> Stage:
-        """The stage of that id; raises KeyError."""
+        """The stage with this id. Raises KeyError."""
         for stage in self.stages:
             if stage.id == stage_id:
                 return stage
         raise KeyError(stage_id)
 
     def dependencies(self) -> dict[str, tuple[str, ...]]:
-        """Stage id -> the ids it depends on, in the order of the definition."""
+        """Map each stage id to the ids it depends on, in the order of the definition."""
         return {stage.id: stage.dependencies for stage in self.stages}
 
     def order(self) -> tuple[str, ...]:
-        """Stage ids in topological order, ties in the order of the definition."""
+        """Stage ids in topological order; ties keep the order of the definition."""
         return graph.topological_order(self.dependencies())
 
     def document(self) -> dict[str, Any]:
-        """The definition as JSON values, without what is left at its default of "absent"."""
+        """The definition as JSON values, without fields that are None by default."""
         return {**_present(self), "stages": [_present(stage) for stage in self.stages]}
 
 
 def parse_pipeline(raw: object) -> Pipeline:
-    """Make a `Pipeline` of a mapping (from YAML, JSON, a request, Python).
+    """Parse a mapping (from YAML, JSON, a request or Python) into a `Pipeline`.
 
     Raises `DefinitionError` with every structural problem: fields, ids, dependencies, cycles.
     """
     if isinstance(raw, Pipeline):
         raw = _fields_of(raw)
     if not isinstance(raw, Mapping):
-        raise DefinitionError([Problem("", f"a pipeline is a mapping with name and stages, not {shown(raw)}", "type")])
+        raise DefinitionError(
+            [Problem("", f"a pipeline must be a mapping with name and stages, not {shown(raw)}", "type")]
+        )
     body = {key: value for key, value in raw.items() if key not in RESPONSE_FIELDS}
     stages = body.get("stages")
     if isinstance(stages, Sequence) and not isinstance(stages, str):
         body["stages"] = [_without_response_fields(stage) for stage in stages]
     problems = list(unstorable(body))
     if any(problem.code == "depth" for problem in problems):
-        raise DefinitionError(problems)  # whatever else looks at it would not come back
+        raise DefinitionError(problems)  # the checks below would not terminate on it
     pipeline = None
     try:
         pipeline = Pipeline.model_validate(body)
@@ -195,14 +197,14 @@ def parse_pipeline(raw: object) -> Pipeline:
 
 
 def _present(value: Pipeline | Stage) -> dict[str, Any]:
-    """The fields that say something. None says nothing where it is the default; in `config` and the like it does."""
+    """Drop fields that are None by default. A None inside `config` or `variables` is a value and stays."""
     fields = type(value).model_fields
     dumped = value.model_dump(mode="json").items()
     return {name: item for name, item in dumped if item is not None or fields[name].default is not None}
 
 
 def _fields_of(value: Pipeline | Stage) -> dict[str, Any]:
-    """The fields as they are: whatever Python put into them is judged like what comes from elsewhere."""
+    """The raw fields, so that values from Python are validated like any other input."""
     return {name: getattr(value, name) for name in type(value).model_fields}
 
 
@@ -215,7 +217,7 @@ def _without_response_fields(stage: object) -> object:
 
 
 def _graph_problems(stages: object) -> list[Problem]:
-    """Duplicate ids, unknown dependencies and cycles, as far as the raw stages can be read."""
+    """Find duplicate ids, unknown dependencies and cycles, as far as the raw stages are readable."""
     if not isinstance(stages, list):
         return []
     named = [(i, s) for i, s in enumerate(stages) if isinstance(s, Mapping) and isinstance(s.get("id"), str)]

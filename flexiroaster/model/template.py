@@ -1,7 +1,7 @@
-"""`${name}` in a stage's config: replaced by the variable of that name when the stage runs.
+"""Placeholders: `${name}` in a stage's config is replaced by the variable of that name when the stage runs.
 
-A string that is nothing but one placeholder takes the variable's value with its type; inside a longer string the
-value is rendered as text. `$${name}` stands for a literal `${name}`.
+A string that consists of one placeholder takes the variable's value with its type; inside a longer string the value is
+rendered as text. `$${name}` is an escape for a literal `${name}`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PATTERN = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def placeholders(value: object) -> Iterator[str]:
-    """The names of all placeholders in a JSON value, in order, with repeats."""
+    """The names of all placeholders in a JSON value, in order, with duplicates."""
     if isinstance(value, str):
         yield from _PATTERN.findall(value)
     elif isinstance(value, Mapping):
@@ -29,7 +29,7 @@ def placeholders(value: object) -> Iterator[str]:
 
 
 def malformed(value: object, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], str]]:
-    """What begins like a placeholder and is none (`${my-day}`, `${ day }`): where it stands, and its text."""
+    """Find malformed placeholders such as `${my-day}` or `${ day }`: the path and text of each."""
     if isinstance(value, str):
         yield from ((path, found) for found in _MALFORMED.findall(value))
     elif isinstance(value, Mapping):
@@ -41,7 +41,7 @@ def malformed(value: object, path: tuple[int | str, ...] = ()) -> Iterator[tuple
 
 
 def substitute(value: Any, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value in, the same out
-    """The JSON value with every placeholder replaced whose variable is there; others stay as they are."""
+    """Replace the placeholders in a JSON value; those without a variable stay unchanged."""
     if isinstance(value, str):
         return _substitute_text(value, variables) if "${" in value else value
     if isinstance(value, Mapping):

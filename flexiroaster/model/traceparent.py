@@ -1,4 +1,4 @@
-"""The W3C header `traceparent`: which trace somebody else's work is part of, and below which of its spans."""
+"""The W3C header `traceparent`: the trace and the parent span of a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LATER_VERSION = re.compile(rf"((?!ff|00)[0-9a-f]{{2}}-{_PARTS})(-.*)?")
 
 
 def valid_traceparent(header: str | None) -> str | None:
-    """The header without what later versions may add to it; None for one that the standard says to ignore."""
+    """Validate the header and drop the fields of later versions; None for a header that the standard says to ignore."""
     text = (header or "").strip(" \t")
     if _VERSION_0.fullmatch(text):
         return text

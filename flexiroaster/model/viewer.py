@@ -1,4 +1,4 @@
-"""Who asks, and what they may."""
+"""The viewer: the authenticated client of a request, and its role."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["Role", "Viewer"]
 
 
 class Role(StrEnum):
-    """What somebody may do; each role may do all that those before it may."""
+    """Roles in ascending order; each role includes the permissions of the roles before it."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
     ADMIN = "admin"
 
     def covers(self, other: Role) -> bool:
-        """Whether this role may do what `other` may."""
+        """Whether this role includes the permissions of `other`."""
         return _RANK[self] >= _RANK[other]
 
 
@@ -25,7 +25,7 @@ _RANK = {role: rank for rank, role in enumerate(Role)}
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Whoever makes a request: the name of their token, and what they may do."""
+    """The authenticated client of a request: the name of its token, and its role."""
 
     name: str
     role: Role

@@ -1,7 +1,7 @@
-"""YAML as its version 1.2 has it (the core schema), for pipeline definitions.
+"""YAML 1.2 (the core schema) for pipeline definitions.
 
-PyYAML speaks 1.1, where `on`, `off`, `yes` and `no` are booleans (also as keys: `on: [customer_id]`), `2026-01-31` is a
-date, `010` is eight and `12:30` is 750. Here they are what they look like. A key that is given twice is an error.
+PyYAML implements 1.1, where `on`, `off`, `yes` and `no` are booleans (also as keys: `on: [customer_id]`), `2026-01-31`
+is a date, `010` is eight and `12:30` is 750. Here these are text and decimal numbers. A duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ except ImportError:  # a PyYAML built without libyaml
 __all__ = ["dump", "load"]
 
 MAX_ALIASED = 1_000_000
-"""How many values the aliases of a document may stand for."""
+"""Maximum number of values that the aliases of a document may expand to."""
 
 _CORE = (
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -44,7 +44,7 @@ class _Loader(_BaseLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's name and type
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401 - PyYAML's signature
-        """Refuse a key that was there before, and one that is no scalar."""
+        """Reject duplicate keys and keys that are not scalars."""
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode):
@@ -61,7 +61,7 @@ class _Dumper(_BaseDumper):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's name and type
 
     def ignore_aliases(self, _data: object) -> bool:
-        """Write a value again rather than refer to it."""
+        """Repeat a value instead of writing an alias."""
         return True
 
 
@@ -70,7 +70,10 @@ def _error(message: str, mark: Any) -> yaml.MarkedYAMLError:  # noqa: ANN401 - a
 
 
 def _guarded(kind: str, construct: Callable[[Any, Any], object]) -> Callable[[Any, Any], object]:
-    """The constructor, with an error that says where; explicit tags bring anything, and so do thousands of digits."""
+    """Wrap a constructor so that its errors have a position.
+
+    An explicit tag can be on any value, and Python refuses integers of thousands of digits.
+    """
 
     def guarded(loader: _Loader, node: Any) -> object:  # noqa: ANN401 - PyYAML's nodes have no useful type
         try:
@@ -88,7 +91,7 @@ def _construct_int(_loader: _Loader, node: yaml.ScalarNode) -> int:
 
 def _unknown_tag(_loader: _Loader, node: yaml.Node) -> None:
     tag = str(node.tag).replace("tag:yaml.org,2002:", "!!")
-    raise _error(f"the tag {shown(tag)} is not supported: a definition holds plain values", node.start_mark)
+    raise _error(f"the tag {shown(tag)} is not supported: a definition contains plain values only", node.start_mark)
 
 
 for _tag, _pattern, _first in _CORE:
@@ -104,15 +107,15 @@ _Loader.add_constructor(None, _unknown_tag)
 
 
 def load(text: str) -> Any:  # noqa: ANN401 - any YAML value
-    """The value of a YAML document. Raises yaml.YAMLError, with the place in `problem_mark`."""
+    """Parse a YAML document. Raises yaml.YAMLError, with the position in `problem_mark`."""
     _refuse_bombs(text)
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, with fewer implicit types
 
 
 def _refuse_bombs(text: str) -> None:
-    """Refuse what is small as text and beyond all bounds as a value, before anything is made of it.
+    """Reject documents that are too deep, or huge once their aliases are expanded, before constructing any value.
 
-    libyaml's composer calls itself for each level, and a few lines of aliases of aliases are billions of values.
+    libyaml's composer recurses per level, and a few lines of nested aliases expand to billions of values.
     """
     extent = _Extent()
     for event in yaml.parse(text, Loader=_Loader):
@@ -120,15 +123,15 @@ def _refuse_bombs(text: str) -> None:
 
 
 class _Extent:
-    """How deep a document is, and how many values its aliases stand for, told from its events."""
+    """Depth of a document and number of values its aliases expand to, computed from its events."""
 
     def __init__(self) -> None:
-        self._sizes: dict[str, int] = {}  # of what each anchor names, aliases followed
-        self._open: list[tuple[str | None, int]] = []  # (anchor, size so far), the outermost first
+        self._sizes: dict[str, int] = {}  # anchor -> size of its value with aliases expanded
+        self._open: list[tuple[str | None, int]] = []  # (anchor, size so far), outermost first
         self._by_aliases = 0
 
     def take(self, event: yaml.Event) -> None:
-        """The next event. Raises yaml.YAMLError where the document is out of bounds."""
+        """Process the next event. Raises yaml.YAMLError if the document exceeds a limit."""
         if isinstance(event, yaml.CollectionStartEvent):
             if len(self._open) == MAX_DEPTH:
                 raise _error(f"is nested more than {MAX_DEPTH} levels deep", event.start_mark)
@@ -142,11 +145,11 @@ class _Extent:
 
     def _size_of(self, alias: yaml.AliasEvent) -> int:
         if any(anchor == alias.anchor for anchor, _ in self._open):
-            raise _error(f"*{alias.anchor} stands within what it refers to", alias.start_mark)
-        size = self._sizes.get(alias.anchor or "", 0)  # the composer says that an anchor is missing
+            raise _error(f"*{alias.anchor} is inside the value it refers to", alias.start_mark)
+        size = self._sizes.get(alias.anchor or "", 0)  # the composer reports a missing anchor
         self._by_aliases += size
         if self._by_aliases > MAX_ALIASED:
-            raise _error(f"its aliases stand for more than {MAX_ALIASED:,} values", alias.start_mark)
+            raise _error(f"its aliases expand to more than {MAX_ALIASED:,} values", alias.start_mark)
         return size
 
     def _add(self, anchor: str | None, size: int) -> None:
@@ -158,7 +161,7 @@ class _Extent:
 
 
 def dump(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """The value as YAML that `load` reads as the same; in the order given, small collections on one line."""
+    """Serialize a value as YAML that `load` reads back; keys keep their order, small collections take one line."""
     text: str = yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )

@@ -13,7 +13,7 @@ OPERATIONS = (
     "aggregate, cast, concat, deduplicate, derive, fill_missing, filter, join, normalize, passthrough, python, rename, "
     "select, sort and sql"
 )
-STAGE_ID = "must be made of letters, digits, _, . and -, and begin with a letter, a digit or _"
+STAGE_ID = "must consist of letters, digits, _, . and -, and start with a letter, a digit or _"
 
 SETTINGS: dict[str, Any] = {"connections": {"warehouse": "sqlite:///w.db"}, "python_modules": ("steps",)}
 """What the installation of these tests allows."""
@@ -70,8 +70,8 @@ def endless() -> list[Any]:
 
 
 WHOLE = [
-    Case("null", None, ["a pipeline is a mapping with name and stages, not null"]),
-    Case("a list", [1], ["a pipeline is a mapping with name and stages, not [1]"]),
+    Case("null", None, ["a pipeline must be a mapping with name and stages, not null"]),
+    Case("a list", [1], ["a pipeline must be a mapping with name and stages, not [1]"]),
     Case("nothing in it", {}, ["name: is required", "stages: is required"]),
     Case("no stage", {"name": "x", "stages": []}, ["stages: a pipeline needs at least one stage"]),
     Case("stages as a mapping", {"name": "x", "stages": {"a": 1}}, ['stages: must be a list, not {"a": 1}']),
@@ -102,9 +102,9 @@ WHOLE = [
     Case("values without JSON", pipeline(A, variables={
         "n": math.nan, "s": {1}, "o": object(), "i": 2**70, "t": ["a\0", "\ud800"],
     }), [
-        "variables.n: is NaN, which JSON has not; use null, or text",
-        "variables.s: is a Python set, which JSON has not",
-        "variables.o: is a Python object, which JSON has not",
+        "variables.n: is NaN, which JSON cannot represent; use null or text",
+        "variables.s: is a Python set, which JSON cannot represent",
+        "variables.o: is a Python object, which JSON cannot represent",
         "variables.i: is an integer beyond 64 bits; write it as text",
         "variables.t[0]: contains the character NUL, which databases refuse",
         "variables.t[1]: is not valid Unicode text (a lone surrogate at position 0)",
@@ -329,7 +329,7 @@ TRANSFORMS = [
         'stages[1].config.descending: must be true or false or a list, not "x"',
     ]),
     Case("NaN", transform(operation="fill_missing", columns={"x": math.nan}), [
-        "stages[1].config.columns.x: is NaN, which JSON has not; use null, or text",
+        "stages[1].config.columns.x: is NaN, which JSON cannot represent; use null or text",
     ]),
     Case("filling", transform(operation="fill_missing", columns={"x": [1]}), [
         "stages[1].config.columns.x: must be true or false, a number or text, not [1]",

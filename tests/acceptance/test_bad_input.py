@@ -100,7 +100,7 @@ WAITING = bad_definitions.pipeline(
         ({"by": "x"}, ["stages[1].config: variable 'down' has no value"]),
         ({"by": 3, "down": False}, ['stages[1].config.by[0]: must be text, not 3; write "3"']),
         ({"by": "x", "down": "no way"}, ['stages[1].config.descending: must be true or false or a list, not "no way"']),
-        ({"by": "x", "down": {1}}, ["variables.down: is a Python set, which JSON has not"]),
+        ({"by": "x", "down": {1}}, ["variables.down: is a Python set, which JSON cannot represent"]),
         ({"by": "x\0", "down": True}, ["variables.by: contains the character NUL, which databases refuse"]),
     ],
 )  # fmt: skip

@@ -65,4 +65,7 @@ def test_check_move_allows_what_is_in_the_table(current: ExecutionStatus, target
 def test_a_refused_move_says_what_is_allowed() -> None:
     with pytest.raises(NotAllowedError) as caught:
         check_move(ExecutionStatus.ROLLED_BACK, ExecutionStatus.RUNNING)
-    assert str(caught.value) == "An execution that is rolled_back cannot become running; allowed: nothing, it is final"
+    assert (
+        str(caught.value)
+        == "An execution that is rolled_back cannot become running; allowed: nothing, the state is terminal"
+    )

@@ -80,8 +80,8 @@ def test_every_problem_is_found_at_once() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (None, "a pipeline is a mapping with name and stages, not null"),
-        ([1], "a pipeline is a mapping with name and stages, not [1]"),
+        (None, "a pipeline must be a mapping with name and stages, not null"),
+        ([1], "a pipeline must be a mapping with name and stages, not [1]"),
         ({"name": "x", "stages": []}, "stages: a pipeline needs at least one stage"),
         ({"name": "x"}, "stages: is required"),
     ],
