@@ -1,1 +1,1 @@
-"""The engine: decides what runs next (`driver`, `executor`) and runs it in warm processes (`runner`)."""
+"""The engine: schedules stages (`driver`, `executor`) and runs them in a pool of worker processes (`runner`)."""

@@ -1,9 +1,9 @@
-"""Artifacts: the tables between stages, Arrow IPC files under one folder or fsspec URL.
+"""Artifacts: the tables between stages, stored as Arrow IPC files under one folder or fsspec URL.
 
-`{root}/{execution_id}/{stage_id}.{attempt}.arrow`, side tables `{stage_id}.{attempt}.{name}.arrow`; uncompressed, so
-that readers map them. An attempt is named by the driver's fencing token and its number (`7.1`). A file appears under
-its name when it is complete. A large table that differs from another in some columns only is written as these columns,
-and refers to the files of the other (`engine.parts`). Local files never import fsspec.
+A table is `{root}/{execution_id}/{stage_id}.{attempt}.arrow`, a side table `{stage_id}.{attempt}.{name}.arrow`. Files
+are uncompressed, so readers can map them. `attempt` is the driver's fencing token and the attempt number (`7.1`). A
+file gets its final name when it is complete. If a large table differs from its input in some columns only, just these
+columns are written, and the table refers to the files of the input (`engine.parts`). Local files never import fsspec.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ if TYPE_CHECKING:
 __all__ = ["SCRATCH", "Artifacts", "summary_of"]
 
 SCRATCH = ".work-"
-"""Begins the names of the scratch folders of workers, which are beside the artifacts."""
+"""Name prefix of the workers' scratch folders, which are next to the artifacts."""
 
 SUMMARY_FIELDS = ("url", "rows", "columns", "bytes", "schema", "checksum", "order", "beside", "where")
 
 _SIDE_TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _KEPT = "__flexiroaster_kept"
-_BLOCK = 1 << 24  # a stop is noticed between two blocks
+_BLOCK = 1 << 24  # a stop takes effect between two blocks
 _EXECUTION_ID = re.compile(r"exec-[0-9a-f]{20}")
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}")
-_LONGEST_STEM = 100  # file names end at 255 bytes, and a temporary name is longer than the final one
+_LONGEST_STEM = 100  # file names have at most 255 bytes, and a temporary name is longer than the final one
 
 
 def summary_of(output: Mapping[str, Any]) -> dict[str, Any]:
-    """The artifact's summary within a stage's output; empty when the stage gave no table."""
+    """Extract the artifact's summary from a stage's output; empty if the stage has no table."""
     return {field: output[field] for field in SUMMARY_FIELDS if field in output} if "url" in output else {}
 
 
 class Artifacts:
-    """The store of artifacts. `url` is a folder or an fsspec URL; `cache` holds local copies of remote artifacts.
+    """The artifact store. `url` is a folder or an fsspec URL; `cache` has local copies of remote artifacts.
 
-    A summary is JSON: `url`, `rows`, `columns`, `bytes`, `schema` (column -> type) and `checksum`; where columns are in
-    other files, or rows left out, also `order`, `beside` and `where` (see `engine.parts`): then `bytes` and `checksum`
-    are of the file at `url`.
+    A summary is JSON: `url`, `rows`, `columns`, `bytes`, `schema` (column -> type) and `checksum`. If columns are in
+    other files, or rows are left out, it also has `order`, `beside` and `where` (see `engine.parts`); then `bytes` and
+    `checksum` refer to the file at `url`.
     """
 
     def __init__(self, url: str, cache: Path | None = None) -> None:
         self._remote = "://" in url and not url.startswith("file://")
         self._root = url.rstrip("/") if self._remote else str(Path(url.removeprefix("file://")).absolute())
         self.cache = (cache or _default_cache()).absolute()
-        self._verified: set[tuple[str, str]] = set()  # URLs with their checksums
+        self._verified: set[tuple[str, str]] = set()  # URL and checksum
 
     @property
     def folder(self) -> Path:
-        """Where files are written first: the root itself, or the cache of a remote one."""
+        """Folder where files are written first: the root, or the cache of a remote root."""
         return self.cache if self._remote else Path(self._root)
 
     def write(
@@ -77,9 +77,9 @@ class Artifacts:
         attempt: int | str,
         name: str | None = None,
     ) -> dict[str, Any]:
-        """Write a table (`name`: a side table) and give its summary. A lazy frame is computed here, streaming.
+        """Write a table (with `name`: a side table) and return its summary. A lazy frame is computed here, streaming.
 
-        Raises what the computation raises.
+        Exceptions of the computation are passed on.
         """
         with self._new(execution_id, _file_name(stage_id, attempt, name)) as (local, partial):
             _write_ipc(table, partial)
@@ -87,9 +87,9 @@ class Artifacts:
         return self._published(local, execution_id, summary)
 
     def take(self, file: Path, execution_id: str, stage_id: str, attempt: int | str) -> dict[str, Any]:
-        """Make an uncompressed Arrow IPC file an artifact, by moving it, and give its summary."""
+        """Move an uncompressed Arrow IPC file into the store as an artifact, and return its summary."""
         with self._new(execution_id, _file_name(stage_id, attempt, None)) as (local, partial):
-            shutil.move(file, partial)  # a rename, unless somebody put the scratch folders on another disk
+            shutil.move(file, partial)  # a rename, unless the scratch folders are on another disk
             summary = _describe(partial)
         return self._published(local, execution_id, summary)
 
@@ -104,10 +104,10 @@ class Artifacts:
         *,
         in_memory: bool = False,
     ) -> dict[str, Any]:
-        """Write a table whose rows are those of the artifact `base`, and its columns too but for the fresh ones.
+        """Write a table that has the rows and columns of the artifact `base`, except for the `fresh` columns.
 
-        Only these are written where that is worth it; `in_memory` says that there is room to compute them at once.
-        Raises StageError (code) where the numbers of rows differ, and what the computation raises.
+        Only the fresh columns are written if that saves enough. `in_memory` allows computing them in memory at once.
+        Raises StageError (code) if the row counts differ; exceptions of the computation are passed on.
         """
         schema = {name: str(dtype) for name, dtype in table.collect_schema().items()}
         if not worth_sharing(base, [name for name in schema if name not in fresh]):
@@ -117,7 +117,9 @@ class Artifacts:
         columns = table.lazy().select(new)
         own = self.write(columns.collect(engine="in-memory") if in_memory else columns, execution_id, stage_id, attempt)
         if own["rows"] != base["rows"]:
-            raise StageError(f"gave {own['rows']:,} rows to stand beside {base['rows']:,}", ErrorClass.CODE)
+            raise StageError(
+                f"returned {own['rows']:,} rows, but its input table has {base['rows']:,}", ErrorClass.CODE
+            )
         return put_beside(own, base, schema)
 
     def write_selection(
@@ -129,23 +131,25 @@ class Artifacts:
         stage_id: str,
         attempt: int | str,
     ) -> dict[str, Any]:
-        """Write a table that is the artifact `base` without the rows for which `kept`, booleans, is not true.
+        """Write a table with the rows of the artifact `base` for which the boolean column `kept` is true.
 
-        Only `kept` is written where that is worth it.
+        Only `kept` is written if that saves enough.
         """
         rows = int(kept.sum())
         if not worth_selecting(base, rows):
             return self.write(table, execution_id, stage_id, attempt)
         if len(kept) != base["rows"]:
-            raise StageError(f"chose among {len(kept):,} rows where there are {base['rows']:,}", ErrorClass.CODE)
+            raise StageError(
+                f"selected from {len(kept):,} rows, but its input table has {base['rows']:,}", ErrorClass.CODE
+            )
         where = self.write(kept.alias(_KEPT).to_frame(), execution_id, stage_id, attempt)
         return select_rows(base, where, rows)
 
     def scan(self, stage_id: str, summary: Mapping[str, Any]) -> pl.LazyFrame:
-        """Read an artifact lazily; a remote one is fetched once.
+        """Read an artifact lazily; a remote artifact is downloaded once.
 
-        Raises StageError (configuration; `details["artifact_of"]` is the stage) when a file is gone or is not the
-        one that was written.
+        Raises StageError (configuration; `details["artifact_of"]` is the stage) if a file is missing or has changed
+        since it was written.
         """
         import polars as pl
 
@@ -154,7 +158,7 @@ class Artifacts:
         return whole.select(summary["order"]) if "order" in summary else whole
 
     def _scan_part(self, stage_id: str, part: Part, schema: Mapping[str, str]) -> pl.LazyFrame:
-        """The columns and rows of one file that belong to a table of that schema."""
+        """Read the columns and rows of one file that belong to a table with this schema."""
         import polars as pl
 
         columns = list(schema) if part.columns is None else part.columns
@@ -165,7 +169,7 @@ class Artifacts:
         return frame if part.columns is None else frame.select(part.columns)
 
     def _scan_file(self, stage_id: str, part: Part, types: Collection[str]) -> pl.LazyFrame:
-        """One file; `types` are those of the columns that matter."""
+        """Read one file; `types` are the types of the columns that are used."""
         import polars as pl
 
         path = self._local_copy(stage_id, part)
@@ -175,14 +179,14 @@ class Artifacts:
         return map_file(path)
 
     def _verify(self, path: Path, stage_id: str, part: Part) -> None:
-        """Compare the checksum, once a file and process: what is mapped is taken as it is."""
+        """Compare the checksum, once per file and process, because a mapped file is not validated."""
         if (part.url, part.checksum) not in self._verified:
             if not same_checksum(_checksum(path), part.checksum):
-                raise _gone(stage_id, part.url, "its content is not what was written")
+                raise _gone(stage_id, part.url, "its content differs from what was written")
             self._verified.add((part.url, part.checksum))
 
     def remove(self, execution_id: str) -> None:
-        """Delete all artifacts of an execution, local copies included."""
+        """Delete all artifacts of an execution, including local copies."""
         self.forget(execution_id)
         if not self._remote:
             shutil.rmtree(Path(self._root) / execution_id, ignore_errors=True)
@@ -192,7 +196,7 @@ class Artifacts:
             filesystem.rm(path, recursive=True)
 
     def execution_ids(self) -> list[str]:
-        """The executions that have a folder here, by the form of its name."""
+        """The ids of executions that have a folder here; other folder names are ignored."""
         if self._remote:
             filesystem, path = self._filesystem(self._root)
             found = filesystem.ls(path, detail=False) if filesystem.exists(path) else []
@@ -203,8 +207,9 @@ class Artifacts:
         return sorted(name for name in names if _EXECUTION_ID.fullmatch(name))
 
     def sweep(self, before: float) -> int:
-        """Delete what killed workers left on this machine and nothing has written to since (POSIX time): unfinished
-        files, scratch folders, and local copies of remote artifacts. How many.
+        """Delete leftovers of killed workers on this machine that were not modified since `before` (POSIX time).
+
+        These are unfinished files, scratch folders, and local copies of remote artifacts. Returns their number.
         """
         return sum(
             _remove_untouched(entry, before) if entry.name.startswith(SCRATCH) else self._sweep_folder(entry, before)
@@ -213,35 +218,35 @@ class Artifacts:
         )
 
     def _sweep_folder(self, folder: Path, before: float) -> int:
-        """Of one execution; the folder itself goes with the last local copy."""
+        """Sweep the folder of one execution; the folder itself is deleted with the last local copy."""
         left = [f for f in folder.iterdir() if (self._remote or _PARTIAL.fullmatch(f.name)) and f.is_file()]
         removed = sum(_remove_untouched(file, before) for file in left)
         if removed and self._remote:
-            with suppress(OSError):  # there is more in it
+            with suppress(OSError):  # the folder is not empty
                 folder.rmdir()
         return removed
 
     def forget(self, execution_id: str) -> None:
-        """Delete the local copies of an execution's remote artifacts; nothing for a local root."""
+        """Delete the local copies of an execution's remote artifacts; a no-op for a local root."""
         if self._remote:
             shutil.rmtree(self.cache / execution_id, ignore_errors=True)
 
     @contextmanager
     def _new(self, execution_id: str, name: str) -> Iterator[tuple[Path, Path]]:
-        """The path of a new file, and the temporary one that is renamed to it at the end."""
+        """Yield the path of a new file, and a temporary path that is renamed to it at the end."""
         local = self.folder / execution_id / name
         local.parent.mkdir(parents=True, exist_ok=True)
         with _renamed_when_complete(local) as partial:
             yield local, partial
 
     def _published(self, local: Path, execution_id: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """The summary with the artifact's URL, after the upload where the root is remote."""
+        """Upload the file if the root is remote, and add the URL to the summary."""
         url = str(local)
         if self._remote:
             url = f"{self._root}/{execution_id}/{local.name}"
             filesystem, path = self._filesystem(url)
             filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-            filesystem.put_file(str(local), path)  # object stores show an object when it is complete
+            filesystem.put_file(str(local), path)  # object stores show only complete objects
         self._verified.add((url, summary["checksum"]))
         return {"url": url, **summary}
 
@@ -261,7 +266,7 @@ class Artifacts:
             with _renamed_when_complete(local) as partial:
                 filesystem.get_file(path, str(partial))
         except FileNotFoundError as error:
-            raise _gone(stage_id, url, "there is no such file") from error
+            raise _gone(stage_id, url, "the file does not exist") from error
 
     @staticmethod
     def _filesystem(url: str) -> tuple[Any, str]:
@@ -269,21 +274,21 @@ class Artifacts:
 
         try:
             filesystem, path = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:  # a protocol that is unknown, or whose package is not installed
+        except (ImportError, ValueError) as error:  # an unknown protocol, or its package is not installed
             raise StageError(f"ARTIFACTS_URL: {url} cannot be used: {error}", ErrorClass.CONFIGURATION) from error
         return filesystem, str(path)
 
 
 def _default_cache() -> Path:
-    from flexiroaster.config import HOME  # here, because workers are told their cache and need no settings
+    from flexiroaster.config import HOME  # imported here, because workers get their cache folder and need no settings
 
     return HOME / "cache"
 
 
 def _file_name(stage_id: str, attempt: int | str, name: str | None) -> str:
-    """Distinct for distinct (stage, attempt, name): a side table's name has no dot and no digit in front."""
+    """A file name that is unique per (stage, attempt, name): a side table's name has no dot and no leading digit."""
     if name is not None and not _SIDE_TABLE_NAME.fullmatch(name):
-        message = f"side table {name!r}: a name is a letter and up to 63 letters, digits or underscores"
+        message = f"side table {name!r}: a name must be a letter or _ and up to 63 letters, digits or _"
         raise StageError(message, ErrorClass.CODE)
     if len(stage_id) > _LONGEST_STEM:
         stage_id = f"{stage_id[:_LONGEST_STEM]}~{xxhash.xxh3_64_hexdigest(stage_id.encode())}"
@@ -292,7 +297,7 @@ def _file_name(stage_id: str, attempt: int | str, name: str | None) -> str:
 
 @contextmanager
 def _renamed_when_complete(final: Path) -> Iterator[Path]:
-    """A temporary path beside the final one; it takes that name at the end, or goes away on an error."""
+    """Yield a temporary path next to the final one; rename it at the end, or delete it on an error."""
     partial = final.with_name(f".{final.name}.{uuid4().hex}")
     try:
         yield partial
@@ -304,7 +309,7 @@ def _renamed_when_complete(final: Path) -> Iterator[Path]:
 
 
 def _remove_untouched(path: Path, before: float) -> bool:
-    """Delete a file or a folder unless something in it was written to since; another process may be faster."""
+    """Delete a file or folder unless it was modified since `before`; another process may delete it first."""
     with suppress(FileNotFoundError):
         if any(each.stat().st_mtime >= before for each in (path, *path.rglob("*"))):
             return False
@@ -317,7 +322,7 @@ def _remove_untouched(path: Path, before: float) -> bool:
 
 
 def _write_ipc(table: pl.LazyFrame | pl.DataFrame, path: Path) -> None:
-    """Polars gets an open file: given a path, it may create the file after it has raised, and syncs it to the disk."""
+    """Write a table. Polars gets an open file: given a path, it may create it after an error, and it syncs to disk."""
     import polars as pl
 
     with path.open("xb") as file:
@@ -328,7 +333,7 @@ def _write_ipc(table: pl.LazyFrame | pl.DataFrame, path: Path) -> None:
 
 
 def _describe(path: Path, table: pl.LazyFrame | pl.DataFrame | None = None) -> dict[str, Any]:
-    """The summary of a complete file. Rows are counted from its metadata, the checksum reads it once."""
+    """Summarize a complete file. The row count comes from its metadata; the checksum reads the file once."""
     schema, rows = _shape(path, table)
     return {
         "rows": rows,
@@ -361,12 +366,12 @@ def _checked(path: Path, stage_id: str, url: str, size: int) -> Path:
     try:
         found = path.stat().st_size
     except FileNotFoundError as error:
-        raise _gone(stage_id, url, "there is no such file") from error
+        raise _gone(stage_id, url, "the file does not exist") from error
     if found != size:
-        raise _gone(stage_id, url, f"it has {found:,} bytes, {size:,} were written")
+        raise _gone(stage_id, url, f"it has {found:,} bytes, but {size:,} were written")
     return path
 
 
 def _gone(stage_id: str, url: str, why: str) -> StageError:
-    message = f"the artifact of stage {stage_id!r} is gone: {url}: {why}"
+    message = f"the artifact of stage {stage_id!r} cannot be used: {url}: {why}"
     return StageError(message, ErrorClass.CONFIGURATION, artifact_of=stage_id, url=url)

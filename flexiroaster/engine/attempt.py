@@ -1,4 +1,4 @@
-"""One attempt of a stage, inside a worker: from the task to the stage's output."""
+"""Stage attempts inside a worker: from the task to the stage's output."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from flexiroaster.operators.base import Access, Operator, OutputOperator, Result
 __all__ = ["IN_MEMORY_BYTES", "Attempts", "memory_limited"]
 
 IN_MEMORY_BYTES = 256 * 1024 * 1024
-"""Input tables up to this size together may be read as a whole; larger ones stream. A memory limit lowers it."""
+"""Total size of input tables that may be read into memory; larger inputs stream. A memory limit lowers it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Runs attempts: where artifacts lie, what stages may reach, and the scratch folder of this worker.
+    """Runs attempts, with the artifact store, the access of stages, and the scratch folder of this worker.
 
-    Within `shield` no cancellation is raised.
+    Inside `shield` no cancellation is raised.
     """
 
     artifacts: Artifacts
@@ -42,9 +42,9 @@ class Attempts:
     shield: AbstractContextManager[None]
 
     def run(self, task: Mapping[str, Any], report_progress: Callable[[float, str], None]) -> dict[str, Any]:
-        """The stage's output; `task` has the fields of `Task`. Raises whatever the stage raises."""
+        """Run a task (with the fields of `Task`) and return the output. Exceptions of the stage are passed on."""
         with memory_limited(task["memory_limit"]), self._scratch():
-            with self.shield:  # an import that is interrupted half way leaves a puzzling error
+            with self.shield:  # an interrupted import causes misleading errors later
                 operator = registry.build(StageType(task["stage_type"]), task["config"], task["variables"])
             context = self._context(task, operator, report_progress)
             faults.point("attempt.before_run")
@@ -62,11 +62,11 @@ class Attempts:
     ) -> StageContext:
         tables = {stage: output for stage, output in task["inputs"].items() if "url" in output}
         if task["undo"] is not None:
-            tables = {}  # an effect tells all that is needed to undo it; the tables may be gone by then
+            tables = {}  # the effect has all data for its undo; the tables may be deleted by then
         elif len(tables) < operator.arity.least:
             without = ", ".join(repr(stage) for stage in task["inputs"] if stage not in tables) or "none"
             message = f"too few input tables: {len(tables)}, at least {operator.arity.least} needed"
-            raise StageError(f"{message}; stages that gave no table: {without}", ErrorClass.CONFIGURATION)
+            raise StageError(f"{message}; stages without a table: {without}", ErrorClass.CONFIGURATION)
         return StageContext(
             execution_id=task["execution_id"],
             pipeline_name=task["pipeline_name"],
@@ -81,12 +81,12 @@ class Attempts:
         )
 
     def prepare(self) -> None:
-        """Make the scratch folder. It stays from one attempt to the next while nobody puts anything there."""
+        """Create the scratch folder. It is reused by the next attempt as long as it is empty."""
         self.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @contextmanager
     def _scratch(self) -> Iterator[None]:
-        self.prepare()  # that of an idle worker may have been swept away (`Artifacts.sweep`)
+        self.prepare()  # `Artifacts.sweep` may have deleted the folder of an idle worker
         try:
             yield
         finally:
@@ -95,7 +95,7 @@ class Attempts:
                 self.prepare()
 
     def _output(self, task: Mapping[str, Any], result: Result) -> dict[str, Any]:
-        """Write the tables; the summary of the main one, with the rest beside it."""
+        """Write the tables and return the summary of the main table, plus the other parts of the output."""
         output = self._table(task, result)
         if result.report:
             output["report"] = dict(result.report)
@@ -108,7 +108,7 @@ class Attempts:
     def _table(self, task: Mapping[str, Any], result: Result) -> dict[str, Any]:
         if result.unchanged is not None:
             if result.unchanged not in task["inputs"]:
-                raise StageError(f"handed on the table of {result.unchanged!r}, which is no input", ErrorClass.CODE)
+                raise StageError(f"passed on the table of {result.unchanged!r}, which is not an input", ErrorClass.CODE)
             return summary_of(task["inputs"][result.unchanged])
         if result.beside is not None:
             return self._write_beside(task, result, result.beside)
@@ -118,7 +118,9 @@ class Attempts:
 
     def _write_beside(self, task: Mapping[str, Any], result: Result, stage_id: str) -> dict[str, Any]:
         if stage_id not in task["inputs"]:
-            raise StageError(f"gave a table to stand beside that of {stage_id!r}, which is no input", ErrorClass.CODE)
+            raise StageError(
+                f"returned columns or rows of the table of {stage_id!r}, which is not an input", ErrorClass.CODE
+            )
         base = summary_of(task["inputs"][stage_id])
         if result.kept is not None:
             return self.artifacts.write_selection(_checked(result.table), result.kept, base, *_names(task))
@@ -130,19 +132,19 @@ class Attempts:
 
 
 def _names(task: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Execution, stage and attempt; a driver that was replaced may still have this attempt running."""
+    """Execution, stage and attempt. The token is needed because a replaced driver may still run the same attempt."""
     return task["execution_id"], task["stage_id"], f"{task['token']}.{task['attempt']}"
 
 
 def _checked(table: object) -> pl.LazyFrame | pl.DataFrame:
     if isinstance(table, pl.LazyFrame | pl.DataFrame):
         return table
-    message = f"gave {type(table).__module__}.{type(table).__qualname__} where a polars table belongs"
+    message = f"returned {type(table).__module__}.{type(table).__qualname__} instead of a polars table"
     raise StageError(message, ErrorClass.CODE)
 
 
 def _fits_memory(task: Mapping[str, Any]) -> bool:
-    """Whether the input tables are small enough to be held in memory a few times over."""
+    """Whether the input tables are small enough to fit into memory several times."""
     limit = task["memory_limit"]
     room = IN_MEMORY_BYTES if limit is None else min(IN_MEMORY_BYTES, limit * 1024 * 1024 // 8)
     return sum(total_bytes(output) for output in task["inputs"].values() if "url" in output) <= room
@@ -150,7 +152,7 @@ def _fits_memory(task: Mapping[str, Any]) -> bool:
 
 def _undo(operator: Operator[Any], effect: Mapping[str, Any], context: StageContext) -> str:
     if not isinstance(operator, OutputOperator):
-        raise StageError(f"{operator.name!r} cannot undo what it did", ErrorClass.CONFIGURATION)
+        raise StageError(f"operator {operator.name!r} does not support undo", ErrorClass.CONFIGURATION)
     return operator.undo(effect, context)
 
 
@@ -164,9 +166,9 @@ def _is_used(folder: Path) -> bool:
 
 @contextmanager
 def memory_limited(mebibytes: int | None) -> Iterator[None]:
-    """Let the process's memory grow by so much and no more; None: no limit. Enforced on Linux only.
+    """Limit the growth of the process's memory, in MiB; None means no limit. Enforced on Linux only.
 
-    Raises StageError (resource) for a MemoryError. Native code that gets no memory usually aborts the process.
+    Raises StageError (resource) for a MemoryError. Native code usually aborts the process if it gets no memory.
     """
     if mebibytes is None or sys.platform != "linux":
         yield
@@ -187,12 +189,12 @@ def memory_limited(mebibytes: int | None) -> Iterator[None]:
 
 
 def _start_polars() -> None:
-    """Its threads, which come with the first query and the first file, take some 40 MiB: they are not the stage's."""
+    """Start polars' threads, which take about 40 MiB, so that they do not count towards the stage's limit."""
     pl.LazyFrame({"started": [True]}).sink_ipc(BytesIO())
 
 
 def _data_bytes() -> int:
-    """The size the kernel compares with RLIMIT_DATA."""
+    """The size in bytes that the kernel compares with RLIMIT_DATA."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024

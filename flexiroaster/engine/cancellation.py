@@ -1,9 +1,8 @@
-"""How a running stage is asked to end: SIGTERM raises `StageCancelled` in it.
+"""Cancellation of a running stage: SIGTERM raises `StageCancelled` in it.
 
-The parent first writes a cancel frame with the attempt's key and then sends the signal, and only both together
-count. A SIGTERM that a service manager sends to every process of the group ends no stage: the parent got it as well
-and decides. A request that comes before the stage has begun is found in the channel; one that comes late names
-another attempt.
+The parent first writes a cancel frame with the attempt's key and then sends the signal; only both together cancel. A
+SIGTERM that a service manager sends to the whole process group ends no stage: the parent receives it too and decides.
+A request that arrives before the stage starts is read from the channel; a late request has the key of another attempt.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ __all__ = ["Cancellation", "TaskChannel"]
 
 
 class TaskChannel:
-    """The worker's end of the channel, as far as it is read: tasks, and requests to cancel them."""
+    """The read side of the worker's channel: tasks, and requests to cancel them."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.socket = channel
@@ -30,7 +29,7 @@ class TaskChannel:
         self._cancelled: set[str] = set()
 
     def next_task(self) -> dict[str, Any] | None:
-        """Wait for the next task; None when the parent has closed the channel."""
+        """Wait for the next task; None if the parent has closed the channel."""
         while not self._tasks:
             data = self.socket.recv(65536)
             if not data:
@@ -40,7 +39,7 @@ class TaskChannel:
         return self._tasks.pop(0)
 
     def is_cancelled(self, key: str) -> bool:
-        """Whether a request to cancel that attempt has arrived; does not wait."""
+        """Whether a request to cancel this attempt has arrived; does not wait."""
         try:
             while data := self.socket.recv(65536, socket.MSG_DONTWAIT):
                 self._take(data)
@@ -59,7 +58,7 @@ class TaskChannel:
 class Cancellation:
     """Turns SIGTERM into `StageCancelled` while an attempt runs, except inside `with cancellation:`.
 
-    That shield keeps a frame from being written half. It counts for the main thread, where signals are handled.
+    This shield prevents half-written frames. It applies to the main thread, which handles the signals.
     """
 
     def __init__(self, channel: TaskChannel) -> None:
@@ -71,14 +70,14 @@ class Cancellation:
         self.raised = False
 
     def begin(self, key: str) -> None:
-        """The attempt begins. Raises StageCancelled when it has been cancelled already."""
+        """Start an attempt. Raises StageCancelled if it is already cancelled."""
         self.raised = self._waiting = False
-        signal.signal(signal.SIGTERM, self._handle)  # each time: the last stage's code may have set its own
+        signal.signal(signal.SIGTERM, self._handle)  # each time, because stage code may have set its own handler
         self._key = key
         self._check()
 
     def end(self) -> None:
-        """The attempt has ended; from now on nothing is raised."""
+        """End the attempt; from now on nothing is raised."""
         self._key = None
 
     def __enter__(self) -> None:
@@ -101,7 +100,7 @@ class Cancellation:
             self._check()
 
     def _check(self) -> None:
-        """Raise if the attempt was cancelled: once, and not when it has ended. Signals meanwhile cause another look."""
+        """Raise once if the running attempt was cancelled. Signals that arrive meanwhile cause another check."""
         cancelled, self._waiting = False, True
         while self._waiting and not cancelled:
             self._waiting = False

@@ -1,8 +1,8 @@
-"""What a stage says, on its way to the parent: prints, logging and warnings become lines of its log.
+"""Log capture in a worker: prints, logging and warnings of a stage become log lines that are sent to the parent.
 
-Lines are sent in batches; none waits longer than a tenth of a second. The first line after a silence is sent at once,
-so that a stage that prints one line needs no thread for it; the thread that sends late lines starts with the first
-that has to wait. What C code and child processes write to the descriptors 1 and 2 reaches the parent through a pipe.
+Lines are sent in batches, and none waits longer than 0.1 s. The first line after a quiet period is sent at once, so a
+stage that prints one line needs no thread. The thread that sends delayed lines starts with the first line that has to
+wait. Output of C code and child processes on descriptors 1 and 2 reaches the parent through a pipe.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _URGENT = frozenset({"critical", "error", "warning"})
 
 
 class Capture:
-    """Takes the lines of one attempt at a time and sends them; between attempts lines are dropped."""
+    """Collects and sends the log lines of one attempt at a time; lines between attempts are dropped."""
 
     def __init__(self, channel: TaskChannel, cancellation: Cancellation, redact: Callable[[str], str]) -> None:
         self._channel = channel
@@ -57,12 +57,12 @@ class Capture:
         os.register_at_fork(after_in_child=self._leave)
 
     def begin(self, key: str) -> None:
-        """Lines belong to this attempt from now on. Undoes what the last one's code did to stdout and logging."""
+        """Start capturing for this attempt. Undoes changes of the last attempt to stdout and logging."""
         sys.stdout, sys.stderr = self._streams
         root = logging.getLogger()
         root.handlers = [self._handler]
         for logger, level in ((root, logging.INFO), (logging.getLogger(STAGE_LOGGER), logging.DEBUG)):
-            if logger.level != level:  # setting it empties all loggers' caches
+            if logger.level != level:  # setting it clears the caches of all loggers
                 logger.setLevel(level)
         if root.manager.disable != logging.NOTSET:
             logging.disable(logging.NOTSET)
@@ -71,7 +71,7 @@ class Capture:
         self._key = key
 
     def end(self) -> tuple[int, int]:
-        """Send what is left; the (lines, bytes) that were dropped."""
+        """Send the remaining lines; return the number of dropped (lines, bytes)."""
         for stream in self._streams:
             stream.finish()
         with self._shield, self._lock:
@@ -82,7 +82,7 @@ class Capture:
     def add(
         self, level: str, logger: str, message: str, trace: str | None = None, at: float | None = None, cut: int = 0
     ) -> None:
-        """Take one line; `at` is seconds since the epoch, `cut` the characters it has lost."""
+        """Add one line. `at` is seconds since the epoch, `cut` the number of characters already cut off."""
         self.budget.dropped_bytes += cut
         if self._key is None or self.budget.full:
             self.budget.drop(1, len(message))
@@ -97,13 +97,13 @@ class Capture:
                 self._send_or_wait(level)
 
     def progress(self, key: str, fraction: float | None, message: str) -> None:
-        """Send how far that attempt is, if it has not ended meanwhile."""
+        """Send the progress of an attempt, unless it has ended."""
         if key == self._key:
             told = clean(self._redact(message), LINE_BYTES)
             self.send(encode({"t": "progress", "key": key, "fraction": fraction, "message": told}))
 
     def send(self, encoded: bytes) -> None:
-        """Send a frame, after the lines that wait."""
+        """Send a frame after the pending lines."""
         with self._shield, self._lock:
             self._send_lines()
             self._write(encoded)
@@ -135,7 +135,7 @@ class Capture:
         try:
             self._channel.socket.sendall(encoded)
         except ConnectionError:
-            os._exit(1)  # the parent is gone, and nobody waits for the rest
+            os._exit(1)  # the parent has ended, so the rest has no reader
 
     def _show_warning(
         self,
@@ -149,7 +149,7 @@ class Capture:
         self.add("warning", "py.warnings", f"{category.__name__}: {message} ({filename}:{lineno})")
 
     def _leave(self) -> None:
-        """In a process that the stage's code forked: it must not speak for the worker."""
+        """Detach a process that the stage's code forked: it must not send messages for the worker."""
         self._channel.socket.close()
         self._key = None
         sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - a descriptor that stays open
@@ -159,7 +159,7 @@ class Capture:
 
 
 class _Stream(io.TextIOBase):
-    """What the stage's code finds as `sys.stdout` or `sys.stderr`."""
+    """Replacement for `sys.stdout` or `sys.stderr` in stage code."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -174,11 +174,11 @@ class _Stream(io.TextIOBase):
         self.buffer = io.FileIO(self._descriptor, "w", closefd=False)
 
     def write(self, text: str) -> int:
-        """Take in text; whole lines go to the log, the rest waits for its end."""
+        """Write text: complete lines go to the log, the rest is buffered."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         budget = self._capture.budget
-        if budget.full:  # the way of a stage that prints millions of lines
+        if budget.full:  # fast path for a stage that prints millions of lines
             budget.drop(text.count("\n"), len(text))
             return len(text)
         with self._lock:
@@ -186,16 +186,16 @@ class _Stream(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Log the line that has no end."""
+        """Log the last line if it has no newline."""
         with self._lock:
             self._buffer.flush()
 
     def fileno(self) -> int:
-        """The descriptor, for child processes; it leads to the stage's log as well."""
+        """The descriptor for child processes, whose output also goes to the stage's log."""
         return self._descriptor
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def _emit(self, line: str, cut: int) -> None:
@@ -203,7 +203,7 @@ class _Stream(io.TextIOBase):
 
 
 class _Handler(logging.Handler):
-    """Python's logging, to the stage's log."""
+    """Logging handler that writes to the stage's log."""
 
     _formatter = logging.Formatter()
 
@@ -212,11 +212,11 @@ class _Handler(logging.Handler):
         self._capture = capture
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log a record; one that cannot be formatted is reported on stderr, as Python does."""
+        """Log a record; like Python, report a record that cannot be formatted on stderr."""
         try:
             message = record.getMessage()
             trace = self._formatter.formatException(record.exc_info) if record.exc_info else record.stack_info
-        except Exception:  # noqa: BLE001 - whatever a log call's arguments raise must not end the stage
+        except Exception:  # noqa: BLE001 - an exception in a log argument must not end the stage
             self.handleError(record)
             return
         level = next((name for least, name in _LEVELS if record.levelno >= least), "debug")

@@ -1,4 +1,4 @@
-"""Writes what changed in a turn of the driver, and says of each execution whether that landed."""
+"""Commits: writes the changes of one driver turn, and reports the executions whose write was rejected."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Refusals = dict[str, FlexiRoasterError]
 
 
 def commit(journal: Callable[[], Journal], transitions: Sequence[Transition]) -> Refusals:
-    """Write all of them; why which executions must be given up, by id: those whose change did not land.
+    """Write all transitions. Returns the error of each execution whose write was rejected, by id; abandon these.
 
-    A defect (what a transition holds cannot be encoded, say) fails only the execution that has it.
+    A defect, such as a transition that cannot be encoded, fails only its own execution.
     """
     if not transitions:
         return {}
     ids = [transition.execution_id for transition in transitions]
     try:
         landed, refused = journal().apply_each(transitions)
-    except StoreError as error:  # there is no connection for a journal
-        logger.error(_REFUSED, len(ids), error)  # noqa: TRY400 - the cause is in the message
+    except StoreError as error:  # no connection for a journal
+        logger.error(_REFUSED, len(ids), error)  # noqa: TRY400 - the message has the cause
         return dict.fromkeys(ids, error)
     _log(refused)
     lost = {i: LeaseLostError(f"another driver has taken over {i}") for i in ids if i not in landed | refused}
     for refusal in lost.values():
-        logger.warning("a write did not land: %s", refusal)
+        logger.warning("a write was rejected: %s", refusal)
     return {**refused, **lost}
 
 
 def _log(refused: Mapping[str, StoreError]) -> None:
-    """One line where the database refuses or is away, and each defect with its traceback."""
+    """Log one line if the database refuses or is unavailable, and each defect with its traceback."""
     defects = {i: e.__cause__ for i, e in refused.items() if isinstance(e.__cause__, Exception)}
     defects = {i: cause for i, cause in defects.items() if not isinstance(cause, StoreError)}
     for execution_id, cause in defects.items():
@@ -50,5 +50,5 @@ def _log(refused: Mapping[str, StoreError]) -> None:
 
 
 def driver_failed(error: BaseException) -> StoreError:
-    """The error that waiters get for an execution that the driver gave up because of a defect."""
+    """The error that waiters get for an execution that was abandoned because of a defect."""
     return StoreError(f"the driver failed: {error!r}")

@@ -1,4 +1,4 @@
-"""An execution with what its driver keeps beside its state."""
+"""Driver records: an execution with its running attempts, timers and commands, and the registry of all of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ __all__ = ["Driven", "DrivenExecutions", "late_timer"]
 
 @dataclass(slots=True, eq=False)
 class Driven:
-    """`attempts` maps the key of each running attempt to its stage; `timers` are by that key (its limit) and by
-    `late_timer` of it, "" is the whole execution's. `retries` has when which stage is tried again, with the timer.
-    `commands` are those that were looked at, `failure` is why it is not driven any more.
+    """An execution that this process drives.
+
+    `attempts` maps the key of each running attempt to its stage id. `timers` has each attempt's time limit under its
+    key, its lateness check under `late_timer(key)`, and the time limit of the whole execution under "". `retries` maps
+    a stage id to the time and timer of its next attempt. `commands` are the ids of commands already read, `failure` is
+    the reason why it is no longer driven.
     """
 
     execution: Execution
@@ -27,11 +30,11 @@ class Driven:
     timers: dict[str, Timer] = field(default_factory=dict)
     retries: dict[str, tuple[datetime, Timer]] = field(default_factory=dict)
     commands: set[int] = field(default_factory=set)
-    queued: bool = False  # stands in the line for processes
+    queued: bool = False  # is in the queue for processes
     progressed: dict[str, float] = field(default_factory=dict)
 
     def attempt_ended(self, key: str, stage_id: str) -> None:
-        """Forget an attempt and its timer."""
+        """Remove an attempt and cancel its timers."""
         del self.attempts[key]
         for name in (key, late_timer(key)):
             if (timer := self.timers.pop(name, None)) is not None:
@@ -39,45 +42,45 @@ class Driven:
         self.progressed.pop(stage_id, None)
 
     def cancel_timers(self) -> None:
-        """Nothing more happens to it because of the time."""
+        """Cancel all timers."""
         for timer in (*self.timers.values(), *(timer for _, timer in self.retries.values())):
             timer.cancel()
 
 
 class DrivenExecutions:
-    """What a process drives, by execution id. Thread-safe: what is iterated over is a copy."""
+    """The executions that a process drives, by id. Thread-safe: iteration uses a copy."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_id: dict[str, Driven] = {}
 
     def add(self, driven: Driven) -> None:
-        """It is driven from now on, in place of what was driven under its id."""
+        """Add an execution; it replaces an entry with the same id."""
         with self._lock:
             self._by_id[driven.execution.id] = driven
 
     def remove(self, driven: Driven) -> None:
-        """It is not driven any more; another one under its id still is."""
+        """Remove this entry; a newer entry with the same id stays."""
         with self._lock:
             if self._by_id.get(driven.execution.id) is driven:
                 del self._by_id[driven.execution.id]
 
     def get(self, execution_id: str) -> Driven | None:
-        """The one of that id, if it is driven."""
+        """The entry with this id, or None."""
         with self._lock:
             return self._by_id.get(execution_id)
 
     def ids(self) -> set[str]:
-        """The ids of all."""
+        """All ids."""
         with self._lock:
             return set(self._by_id)
 
     def all(self) -> list[Driven]:
-        """All, those first that have been driven longest."""
+        """All entries, oldest first."""
         with self._lock:
             return list(self._by_id.values())
 
 
 def late_timer(key: str) -> str:
-    """The name of the timer by which an attempt is looked at when it would be late."""
+    """Name of the timer that checks whether an attempt is late."""
     return f"{key} late"

@@ -1,7 +1,7 @@
-"""Drives all executions of a process: one thread, one loop, fed by what happens.
+"""The driver: one thread with one event loop that drives all executions of a process.
 
-Each turn takes all that has happened (attempts that ended, commands, timers), lets the state machines react, writes
-every change in one transaction, and only then starts the stages that the transaction says have started.
+Each turn processes all pending events (ended attempts, commands, timers), lets the state machines react, writes every
+change in one transaction, and only then starts the stages that the transaction records as started.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ __all__ = ["Driver", "Limits"]
 logger = logging.getLogger(__name__)
 
 LOG_FLUSH_SECONDS = 0.1
-"""How long what a stage says may wait for a transaction of its own."""
+"""Maximum delay until log lines and progress of a stage are written."""
 
 PROGRESS_SECONDS = 0.5
-"""Progress of a stage is written at most this often."""
+"""Minimum interval between two progress events of a stage."""
 
 HAND_OVER_SECONDS = 0.5
-"""How long killed attempts may take to end when the process gives its executions up."""
+"""Time that killed attempts have to end when the process hands its executions over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The installation's limits, seconds: a whole execution, and from a stop to the kill of its stages."""
+    """Limits of the installation in seconds: `execution` is a whole execution, `stop_grace` from a stop to the kill."""
 
     execution: float = 3600.0
     stop_grace: float = 10.0
 
 
 class Driver:
-    """Runs executions until they end. Its public methods may be called from any thread.
+    """Runs executions until they end. Any thread may call the public methods.
 
-    `journal` and `load_commands` are the way to the database; `start_runner` makes the processes.
+    `journal` and `load_commands` access the database; `start_runner` creates the worker processes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Driver:
         self._limits = limits or Limits()
         self._driven = DrivenExecutions()
         self._keys: dict[str, Driven] = {}
-        self._line: deque[Driven] = deque()  # executions with ready stages, served in turn
+        self._line: deque[Driven] = deque()  # executions with ready stages, served round-robin
         self._dirty: dict[str, Driven] = {}
         self._timers = Timers()
         self._listeners = Listeners()
@@ -89,32 +89,32 @@ class Driver:
         self._giving_up = False
         self._over = False
         self.failure: str | None = None
-        """The error that ended it, as one line."""
+        """The error that ended the driver, as one line."""
         self._thread = threading.Thread(target=self._run, name="flexiroaster-driver", daemon=True)
         self._thread.start()
 
-    # --- for every thread --------------------------------------------------------------------------------------
+    # --- called from any thread --------------------------------------------------------------------------------
 
     @property
     def driven(self) -> set[str]:
-        """The executions that are driven here now."""
+        """The ids of the executions that this driver drives now."""
         return self._driven.ids()
 
     @property
     def suspects(self) -> int:
-        """How many of them may be what takes workers down: they have not made progress yet."""
+        """The number of driven executions that may be crashing workers, because they have made no progress yet."""
         return sum(driven.execution.suspect for driven in self._driven.all())
 
     @property
     def alive(self) -> bool:
-        """Whether its thread runs. A driver that failed drives nothing any more; its leases run out."""
+        """Whether the driver's thread runs. A failed driver drives nothing, and its leases expire."""
         return self._thread.is_alive()
 
     def submit(self, execution: Execution, commands: Sequence[Command] = (), *, waits: bool = False) -> None:
-        """Drive an execution that this process has claimed: a new one, or one that somebody drove before.
+        """Drive an execution that this process has claimed: a new one, or one that another driver drove before.
 
-        One that `waits` for a slot of its pipeline is not started, it only gets its commands carried out. A driver that
-        has failed or was closed drives nothing: its lease runs out, and `wait` tells.
+        An execution that `waits` for a slot of its pipeline is not started, only its commands are applied. A failed or
+        closed driver drives nothing: the lease expires, and `wait` raises.
         """
         execution.waits = waits
         driven = Driven(execution)
@@ -124,11 +124,11 @@ class Driver:
             self._abandon_all(_closed())
 
     def look_for_commands(self, execution_ids: Collection[str] | None = None) -> None:
-        """Somebody has stored a command for these executions; None: perhaps for any."""
+        """Read and apply new commands of these executions; None means all driven executions."""
         self._post(lambda: self._obey_pending(execution_ids))
 
     def lose(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
-        """The leases of these executions are not ours any more: kill their stages and forget them."""
+        """Kill the stages of executions whose leases are lost, and remove the executions."""
 
         def abandon() -> None:
             for execution_id in execution_ids:
@@ -138,17 +138,17 @@ class Driver:
         self._post(abandon)
 
     def lose_now(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
-        """As `lose`, for when the driver's thread may hang in the database: the processes are killed from here."""
+        """Like `lose`, but kill the processes from this thread: the driver's thread may hang in the database."""
         self._runner.kill_processes()
         self.lose(execution_ids, error)
 
     def hand_over(self, timeout: float = 5.0) -> set[str]:
-        """Give all executions up, so that others can claim them: their attempts are killed and do not count.
+        """Hand all executions over to other workers: their attempts are killed and do not count.
 
-        The ids of those that did not end meanwhile; their leases are still to be released.
+        Returns the ids of executions that have not ended; the caller must release their leases.
         """
         given: set[str] = set()
-        if not self.alive:  # it has given everything up, and can write nothing
+        if not self.alive:  # it has abandoned all executions and cannot write
             return given
         done = threading.Event()
         self._post(lambda: self._give_up(given, done))
@@ -156,9 +156,9 @@ class Driver:
         return given
 
     def wait(self, execution_id: str, timeout: float | None = None) -> bool:
-        """Wait until an execution is not driven here any more; False when `timeout` (s) passed before.
+        """Wait until an execution is no longer driven here; return False if `timeout` (s) passes first.
 
-        Raises the error that ended the driving, if it was not the execution's own end.
+        Raises the error that ended the driving, unless the execution itself ended.
         """
         driven = self._driven.get(execution_id)
         if driven is None:
@@ -170,11 +170,11 @@ class Driver:
         return True
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with events after their commit, on the driver's thread; the result ends that."""
+        """Call `listener` with committed events, on the driver's thread. Returns the function that removes it."""
         return self._listeners.add(listener)
 
     def close(self, timeout: float = 30.0) -> None:
-        """End the loop and all processes. Executions that have not ended stay as they are in the database."""
+        """Stop the loop and all processes. Unfinished executions keep their state in the database."""
         self._closing = True
         self._post(lambda: None)
         self._thread.join(timeout)
@@ -185,9 +185,9 @@ class Driver:
         try:
             while not self._closing:
                 self._turn()
-        except BaseException as error:  # no caller would see it: it is logged, and the process ends
+        except BaseException as error:  # no caller sees it: it is logged, and the process ends
             self.failure = in_one_line(error)
-            told = "the driver has failed; others go on with its %d executions when their leases run out"
+            told = "the driver has failed; other workers will resume its %d executions once their leases expire"
             logger.critical(told, len(self._driven.ids()), exc_info=True)
             self._abandon_all(driver_failed(error))
         finally:
@@ -196,7 +196,7 @@ class Driver:
                 self._selector.close()
                 self._inbox.close()
             finally:
-                self._over = True  # before the last look: what is submitted from now on finds it
+                self._over = True  # before the last pass: a later `submit` sees it
                 self._abandon_all(_closed())
 
     def _turn(self) -> None:
@@ -215,18 +215,18 @@ class Driver:
 
     @contextmanager
     def _contained(self, driven: Driven) -> Iterator[None]:
-        """A defect in one execution costs only that one: it is given up, and claimed again when its lease has run out.
+        """Limit a defect to one execution, which is abandoned, and claimed again once its lease has expired.
 
-        Claims are counted, so that one which fails the driver again and again is failed for good.
+        Claims are counted, so an execution that repeatedly fails the driver finally fails itself.
         """
         try:
             yield
         except Exception as error:
-            logger.exception("execution %s is given up, the driver failed in it", driven.execution.id)
+            logger.exception("abandoning execution %s: the driver failed while processing it", driven.execution.id)
             self._abandon(driven, driver_failed(error))
 
     def _later(self, driven: Driven, seconds: float, action: Callable[[], None]) -> Timer:
-        """Do something about an execution after so many seconds."""
+        """Run an action for an execution after `seconds`."""
 
         def act() -> None:
             with self._contained(driven):
@@ -235,7 +235,7 @@ class Driver:
         return self._timers.after(seconds, act)
 
     def _start_ready(self) -> list[tuple[Driven, Task]]:
-        """Give free processes to the executions in the line, one stage each in turn."""
+        """Assign free processes to the queued executions, one stage per execution and round."""
         tasks: list[tuple[Driven, Task]] = []
         now = utc_now()
         while self._line and len(tasks) < self._runner.free:
@@ -262,7 +262,7 @@ class Driver:
             self._watch_late(driven, task.key, task.stage_id)
 
     def _watch_late(self, driven: Driven, key: str, stage_id: str) -> None:
-        """Look whether the stage is late when it would be; how late that is may change while others end."""
+        """Schedule the check whether the stage is late; its limit may change while other stages end."""
         seconds = driven.execution.look_late(stage_id, utc_now())
         if seconds is not None:
             timer = self._later(driven, seconds, lambda: self._look_late(driven, key, stage_id))
@@ -275,7 +275,7 @@ class Driver:
             self._changed(driven)
 
     def _commit(self) -> None:
-        """Write all changes in one transaction; whoever's did not land has lost its lease."""
+        """Write all changes in one transaction; an execution whose write is rejected has lost its lease."""
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, {}
@@ -294,7 +294,7 @@ class Driver:
             if transition.release:
                 self._forget(driven)
 
-    # --- what happens ------------------------------------------------------------------------------------------
+    # --- events ------------------------------------------------------------------------------------------------
 
     def _begin(self, driven: Driven, commands: Sequence[Command]) -> None:
         execution = driven.execution
@@ -307,7 +307,7 @@ class Driver:
             self._changed(driven)
 
     def _limit(self, driven: Driven, seconds: float) -> None:
-        """Start the clock of a whole execution; a resume or a retry starts it anew."""
+        """Start the time limit of a whole execution; a resume or a retry restarts it."""
         if (timer := driven.timers.pop("", None)) is not None:
             timer.cancel()
         left = max(0.0, seconds - driven.execution.elapsed)
@@ -318,7 +318,7 @@ class Driver:
         wanted = driven_here if execution_ids is None else driven_here.intersection(execution_ids)
         try:
             commands = self._load_commands(wanted)
-        except Exception as error:  # noqa: BLE001 - they stay in the database, and are looked for again
+        except Exception as error:  # noqa: BLE001 - commands stay in the database and are read again later
             logger.warning("cannot read commands: %s", in_one_line(error))
             return
         for execution_id in dict.fromkeys(command.execution_id for command in commands):
@@ -340,7 +340,7 @@ class Driver:
             self._changed(driven)
 
     def _watch_pause(self, driven: Driven) -> None:
-        """Stop it at the deadline of its pause while stages still run; once none does, whoever claims it then does."""
+        """Stop the execution at its pause deadline while stages still run; after that, the next claim does it."""
         if (timer := driven.timers.pop("pause", None)) is not None:
             timer.cancel()
         deadline = driven.execution.pause_deadline
@@ -394,7 +394,7 @@ class Driver:
         self._changed_softly(driven)
 
     def _time_retries(self, driven: Driven) -> None:
-        """Have a timer for each stage that waits to be tried again, for its time, and no other."""
+        """Synchronize the retry timers with the stages that wait for their next attempt."""
         wanted = driven.execution.retries
         for stage_id, (at, timer) in tuple(driven.retries.items()):
             if wanted.get(stage_id) != at:
@@ -411,7 +411,7 @@ class Driver:
         self._line_up(driven)
 
     def _time_out(self, task: Task, seconds: float) -> None:
-        message = f"the attempt exceeded its limit of {seconds:g} s and was killed"
+        message = f"the attempt exceeded its time limit of {seconds:g} s and was killed"
         self._runner.kill(task.key, {"type": "timeout", "message": message, "class": ErrorClass.TIMEOUT.value})
 
     def _end_overdue(self, driven: Driven, seconds: float) -> None:
@@ -421,7 +421,7 @@ class Driver:
             self._changed(driven)
 
     def _end_attempts(self, driven: Driven) -> None:
-        """Ask the running stages to end, and kill those that have not after the grace."""
+        """Cancel the running stages, and kill those that still run after the grace period."""
         keys = tuple(driven.attempts)
         for key in keys:
             self._runner.cancel(key)
@@ -436,7 +436,7 @@ class Driver:
                 self._runner.kill(key, error)
 
     def _give_up(self, given: set[str], done: threading.Event) -> None:
-        """Kill all attempts; when they have ended, or a little later, take them back and forget the executions."""
+        """Kill all attempts. Once they have ended, or after a timeout, revert them and remove the executions."""
         self._giving_up = True
         self._line.clear()
         for driven in self._driven.all():
@@ -461,7 +461,7 @@ class Driver:
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
     def _changed(self, driven: Driven) -> None:
-        """Something happened to it: write it this turn, and let it stand in the line if it has ready stages."""
+        """Write the execution this turn, and queue it if it has ready stages."""
         self._dirty[driven.execution.id] = driven
         if driven.retries or driven.execution.retries:
             self._time_retries(driven)
@@ -474,7 +474,7 @@ class Driver:
             self._line.append(driven)
 
     def _changed_softly(self, driven: Driven) -> None:
-        """It said something: write that with the next change, or soon."""
+        """Write a log line or progress with the next change, or after LOG_FLUSH_SECONDS."""
         if "log" not in driven.timers:
             driven.timers["log"] = self._later(driven, LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
 
@@ -489,11 +489,11 @@ class Driver:
         driven.ended.set()
 
     def _abandon(self, driven: Driven, error: FlexiRoasterError) -> None:
-        """We may not, or cannot, write its state any more: kill its stages and forget it."""
+        """Kill the stages of an execution whose state we can no longer write, and remove it."""
         driven.failure = error
         for key in tuple(driven.attempts):
             self._keys.pop(key, None)
-            with suppress(KeyError):  # it may not have been started yet
+            with suppress(KeyError):  # it may not have started yet
                 self._runner.kill(key, {"type": "lease", "message": str(error), "class": ErrorClass.CANCELLED.value})
         driven.execution.ready.clear()
         self._forget(driven)

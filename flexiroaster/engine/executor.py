@@ -1,8 +1,8 @@
-"""One execution as a state machine: what happened goes in, what is to be written and run comes out.
+"""The state machine of one execution: events go in, transitions and tasks come out.
 
-It does no I/O and asks no clock, so that every path can be tested. Its driver calls the methods named after what
-happened (`begin`, `stage_ended`, `stop`, ...), asks for stages to start while there are free processes
-(`start_next`), and then takes one `Transition` with all that changed since the last (`take`).
+It does no I/O and reads no clock, so every path can be tested. The driver calls the method of each event (`begin`,
+`stage_completed`, `stop`, ...), asks for stages to start while processes are free (`start_next`), and then collects
+all changes since the last call as one `Transition` (`take`).
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ __all__ = ["Execution"]
 S = StageStatus
 
 LATE_MARGIN_SECONDS = 0.01
-"""Beyond the limit, so that one look suffices."""
+"""Margin beyond the limit, so that one check is enough."""
 
 
 class Execution(ExecutionState):
-    """One execution that this process drives, as of its last event (`seq`)."""
+    """An execution that this process drives, as of its last event (`seq`)."""
 
     __slots__ = ()
 
-    # --- what happens ------------------------------------------------------------------------------------------
+    # --- events ------------------------------------------------------------------------------------------------
 
     def begin(self, at: datetime) -> None:
-        """Start it: the stages without dependencies become ready."""
+        """Start the execution: the stages without dependencies become ready."""
         self.move(ExecutionStatus.RUNNING)
         self.started_at = at
         self.tell(EventType.EXECUTION_STARTED, f"Execution started: {self.pipeline.name}", at)
         self.line_up()
 
     def begin_if_pending(self, at: datetime) -> None:
-        """Start it unless it was started, is stopped or waits for its turn; a claim in vain leaves a trace as well."""
+        """Start a pending execution unless it waits for a slot. A claim with nothing to do records an event, too."""
         if self.status is ExecutionStatus.PENDING and not self.waits:
             self.begin(at)
         elif self.ended and not self.changed:
             self.tell(EventType.EXECUTION_RELEASED, "Nothing to do yet", at)
 
     def start_next(self, at: datetime) -> Task | None:
-        """Start the next ready stage (in a rollback: undo the next one): its task, None when none may start."""
+        """Start the next ready stage (in a rollback: undo the next one) and return its task; None if none can start."""
         if not self.startable:
             return None
         if self.rollback is not None:
@@ -85,7 +85,7 @@ class Execution(ExecutionState):
         )
 
     def stage_completed(self, stage_id: str, output: dict[str, Any], at: datetime) -> None:
-        """An attempt gave its result."""
+        """Process the result of a successful attempt."""
         if self.rollback is not None and self.rollback.active:
             self.rollback.undone(self, str(output.get("undone", "")), at)
             return
@@ -102,7 +102,7 @@ class Execution(ExecutionState):
         undo_when_quiet(self, at)
 
     def stage_failed(self, stage_id: str, error: dict[str, Any], at: datetime) -> None:
-        """An attempt failed. If another one is to follow, `retries` says when `retry` is to be called."""
+        """Process a failed attempt. If it is retried, `retries` has the time at which to call `retry`."""
         if stage_id in self.interrupted:
             self._attempt_interrupted(stage_id, at)
             return
@@ -121,7 +121,7 @@ class Execution(ExecutionState):
             after_failure(self, run, error, at)
 
     def look_late(self, stage_id: str, at: datetime) -> float | None:
-        """Flag a stage that runs for too long; the seconds after which to look again, None where that is not needed."""
+        """Flag a stage that runs too long. Returns the seconds until the next check, or None if none is needed."""
         run = self.stages[stage_id]
         if self.watch is None or run.status is not S.RUNNING or run.is_anomaly or run.started_at is None:
             return None
@@ -135,25 +135,25 @@ class Execution(ExecutionState):
         return None
 
     def retry(self, stage_id: str) -> None:
-        """The wait is over: the stage, or its undo, may start. Nothing happens when it does not wait any more."""
+        """End the wait before a retry: the stage, or its undo, may start. A no-op if it no longer waits."""
         self.retries.pop(stage_id, None)
         if self.stages[stage_id].status is S.WAITING and stage_id not in self.ready:
             self.ready.append(stage_id)
 
     def log(self, stage_id: str, level: Level, message: str, at: datetime, data: dict[str, Any] | None = None) -> None:
-        """A stage said something."""
+        """Record a log line of a stage."""
         run = self.stages[stage_id]
         self.tell(EventType.STAGE_LOG, message, at, level, stage_id, data, run.attempt or None)
 
     def progress(self, stage_id: str, fraction: float | None, message: str, at: datetime) -> None:
-        """A stage told how far it is (0..1)."""
+        """Record the progress of a stage (`fraction` is 0..1)."""
         run = self.stages[stage_id]
         told = message or (f"{fraction:.0%}" if fraction is not None else "")
         data = {"fraction": fraction}
         self.tell(EventType.STAGE_PROGRESS, told, at, Level.DEBUG, stage_id, data, run.attempt or None)
 
     def stop(self, reason: str, at: datetime) -> None:
-        """Somebody wants it stopped: nothing starts any more, and with the last running stage it is cancelled."""
+        """Stop the execution: no stage starts any more, and it is cancelled once the last running stage has ended."""
         if self.stopping is not None or self.status in TERMINAL:
             return
         self.stopping = reason
@@ -163,16 +163,17 @@ class Execution(ExecutionState):
         self._settle(at)
 
     def time_out(self, seconds: float, at: datetime) -> None:
-        """The whole execution took too long: it fails when the running stages have ended."""
+        """End an execution that exceeded its time limit: it fails once the running stages have ended."""
         if self.stopping is None and self.status not in TERMINAL:
-            message = f"The execution exceeded its limit of {seconds:g} s"
+            message = f"The execution exceeded its time limit of {seconds:g} s"
             self.error = {"message": message, "class": ErrorClass.TIMEOUT.value, "stage_id": None}
             self.stop(message, at)
 
     def pause(self, reason: str, at: datetime, *, interrupt: bool = False, deadline: datetime | None = None) -> None:
-        """Start nothing any more until `resume`. What runs may finish, or with `interrupt` is ended and begins anew.
+        """Pause the execution: no stage starts until `resume`.
 
-        At the deadline, if there is one, the pause becomes a stop (`end_pause`).
+        Running stages may finish; with `interrupt` they are ended and run again later. When `deadline` passes, the
+        execution is stopped (`end_pause`).
         """
         self.move(ExecutionStatus.PAUSED)
         self.pause_deadline = deadline
@@ -180,30 +181,31 @@ class Execution(ExecutionState):
             self.prepare_interrupt()
         told = "running stages are interrupted" if interrupt else "running stages may finish"
         if deadline is not None:
-            told += f"; it is stopped at {_to_the_second(deadline)} unless it is resumed before"
+            told += f"; it will be stopped at {_to_the_second(deadline)} unless it is resumed before"
         self.tell(EventType.EXECUTION_PAUSED, f"Execution paused: {reason}; {told}", at, Level.WARNING)
 
     def end_pause(self, at: datetime) -> bool:
-        """The deadline of its pause has passed: stop it, unless it was resumed; whether it was still paused."""
+        """Stop an execution whose pause deadline has passed. Returns False if it is no longer paused."""
         if self.status is not ExecutionStatus.PAUSED or self.pause_deadline is None or self.goal is Goal.ROLLBACK:
             return False
-        self.stop(f"it was paused until {_to_the_second(self.pause_deadline)} and nobody has resumed it", at)
+        self.stop(f"it was not resumed before its pause deadline, {_to_the_second(self.pause_deadline)}", at)
         return True
 
     def resume(self, reason: str, at: datetime, skip: Collection[str] = ()) -> None:
-        """Go on where it was paused; one that began paused starts. The stages that it was paused for run again, but
-        for those to `skip`.
+        """Resume a paused execution; one that was created paused starts.
+
+        The failed stages that it was paused for run again, except the stages in `skip`.
         """
         held = self.held
         self.move(ExecutionStatus.RUNNING)
         self.started_at = self.started_at or at
         again = [run.stage.id for run in held if run.stage.id not in skip]
-        told = f"; again: {', '.join(again)}" if again else ""
+        told = f"; rerunning: {', '.join(again)}" if again else ""
         self.tell(EventType.EXECUTION_RESUMED, f"Execution resumed: {reason}{told}", at, data={"again": again})
         for run in held:
             self.unended += 1
             if run.stage.id in skip:
-                self._skip(run, "a person decided so", at)
+                self._skip(run, "requested by a user", at)
                 self.stage_over(run, at)
             else:
                 self._begin_anew(run)
@@ -211,8 +213,9 @@ class Execution(ExecutionState):
         self._settle(at)
 
     def retry_failed(self, reason: str, at: datetime, skip: Collection[str] = ()) -> None:
-        """Run again what failed or was cancelled, and what was skipped because of that, with fresh attempts; but for
-        the stages to `skip`, and what needs them.
+        """Run failed, cancelled and skipped stages again with fresh attempts.
+
+        The stages in `skip`, and the stages downstream of them, are left out.
         """
         self.move(ExecutionStatus.RUNNING)
         self.error = self.completed_at = self.stopping = None
@@ -221,10 +224,10 @@ class Execution(ExecutionState):
         left = {*skipped, *(i for stage_id in skipped for i in graph.downstream(edges, stage_id))}
         ended = {S.FAILED, S.CANCELLED, S.SKIPPED}
         again = [i for i, run in self.stages.items() if run.status in ended and i not in left]
-        told = f"Execution retried: {reason}; again: {', '.join(again)}"
+        told = f"Execution retried: {reason}; rerunning: {', '.join(again)}"
         self.tell(EventType.EXECUTION_RETRIED, told, at, data={"again": again})
         for stage_id in skipped:
-            self._skip(self.stages[stage_id], "a person decided so", at)
+            self._skip(self.stages[stage_id], "requested by a user", at)
         for stage_id in again:
             self._begin_anew(self.stages[stage_id])
         self.line_up()
@@ -235,30 +238,31 @@ class Execution(ExecutionState):
         self.touch(run.stage.id)
 
     def hold(self, run: StageRun) -> None:
-        """A failed stage is over for now, and what depends on it waits."""
+        """Keep a failed stage until a user decides about it; the stages that depend on it wait."""
         self.unended -= 1
         self.touch(run.stage.id)
 
     def give_up_held(self) -> None:
-        """Nobody will make the failed stages run again: the execution has failed of the first of them."""
+        """Set the execution's error to that of the first held stage: the held stages will not run again."""
         if held := self.held:
             self.error = failure_of(held[0], held[0].error or {})
 
     def prepare_interrupt(self) -> None:
-        """The running attempts are about to be ended through no fault of theirs."""
+        """Mark the running attempts as interrupted, so that their end does not count."""
         self.interrupted.update(self.running)
         if self.rollback is not None:
             self.rollback.interrupted = self.rollback.active
 
     def interrupt(self, at: datetime) -> None:
-        """This process gives the execution up: what runs is taken back and begins anew elsewhere."""
+        """Hand the execution over: its running attempts are reverted and run again in another worker."""
         for stage_id in self.running:
             self._attempt_interrupted(stage_id, at)
         self.tell(EventType.EXECUTION_RELEASED, "Handed over to another worker", at)
 
     def seal(self, reason: str, at: datetime) -> None:
-        """Fail for good what cannot be driven because what is stored of it cannot be read; one that has ended stays as
-        it is, unless it was being rolled back. From now on every command is refused.
+        """Fail an execution permanently because its stored data is unreadable.
+
+        An ended execution keeps its state unless it was being rolled back. From now on every command is refused.
         """
         self.sealed = reason
         if self.goal is Goal.ROLLBACK:
@@ -272,20 +276,20 @@ class Execution(ExecutionState):
             self.set_aside(reason, at, ErrorClass.CONFIGURATION)
 
     def set_aside(self, reason: str, at: datetime, error_class: ErrorClass = ErrorClass.CRASH) -> None:
-        """Fail for good without running anything more."""
+        """Fail the execution permanently without running further stages."""
         self.error = {"message": reason, "class": error_class.value, "stage_id": None}
         if self.status is ExecutionStatus.PENDING:
             self.started_at = at
         self.finish_up(at)
 
     def finish_up(self, at: datetime) -> None:
-        """Where it is failing or stopping: what has not started never will."""
+        """Cancel the stages that have not started if the execution is failing or stopping."""
         if self.error is not None or self.stopping is not None:
             self.cancel_unstarted(at)
             self._settle(at)
 
     def line_up(self) -> None:
-        """Find out anew, from the states of all stages, which ones are ready."""
+        """Recompute the ready stages from the states of all stages."""
         self.ready.clear()
         self.retries.clear()
         self.unended = sum(run.status not in STAGE_ENDED for run in self.stages.values())
@@ -298,14 +302,14 @@ class Execution(ExecutionState):
                 self.retries[stage_id] = run.retry_at
 
     def _look_at(self, run: StageRun, at: datetime) -> None:
-        """Flag what is unusual about a stage that completed; that it was late may have been told before."""
+        """Flag the anomalies of a completed stage; its lateness may already have been reported."""
         if self.watch is None or not self.watch.looks or (end := run.end()) is None:
             return
         for found in self.watch.stage_completed(end):
             if found.kind is not AnomalyKind.LATE or not run.is_anomaly:
                 after_anomaly(self, run, found, at)
 
-    # --- how -----------------------------------------------------------------------------------------------------
+    # --- helpers -------------------------------------------------------------------------------------------------
 
     def _end_attempt(self, stage_id: str, at: datetime) -> StageRun:
         self.interrupted.discard(stage_id)
@@ -314,11 +318,11 @@ class Execution(ExecutionState):
         return run
 
     def _attempt_interrupted(self, stage_id: str, at: datetime) -> None:
-        """An attempt ended because we ended it: it does not count, and the stage waits for its turn again."""
+        """Revert an attempt that we ended: it does not count, and the stage is ready again."""
         self.interrupted.discard(stage_id)
         run = self.stages[stage_id]
         run.interrupt()
-        message = f"Stage interrupted, to begin anew: {run.stage.title}"
+        message = f"Stage interrupted, will run again: {run.stage.title}"
         self.stage_event(run, EventType.STAGE_INTERRUPTED, message, at, Level.WARNING)
         self.ready.appendleft(stage_id)
         if self.stopping is not None or self.error is not None:
@@ -327,7 +331,7 @@ class Execution(ExecutionState):
             undo_when_quiet(self, at)
 
     def stage_over(self, run: StageRun, at: datetime) -> None:
-        """Its followers become ready, or are skipped where it gave them nothing, and theirs in turn."""
+        """Make the followers of an ended stage ready, or skip them recursively if the stage did not complete."""
         ended = deque([run])
         while ended:
             run = ended.popleft()
@@ -352,7 +356,7 @@ class Execution(ExecutionState):
         self.stage_event(run, EventType.STAGE_SKIPPED, message, at, Level.WARNING, {"reason": reason})
 
     def skip_the_rest(self, reason: str, at: datetime) -> None:
-        """After a critical failure: what runs may finish (a retry can use it), nothing else starts."""
+        """Skip all stages that have not started, after a critical failure. Running stages finish, for a later retry."""
         self.ready.clear()
         for run in self.stages.values():
             if run.status is S.PENDING:
@@ -362,14 +366,14 @@ class Execution(ExecutionState):
                 self._cancel_stage(run, at)
 
     def cancel_unstarted(self, at: datetime) -> None:
-        """What has not started never will."""
+        """Cancel all stages that have not started."""
         self.ready.clear()
         for run in self.stages.values():
             if run.status in {S.PENDING, S.WAITING}:
                 self._cancel_stage(run, at)
 
     def _cancel_stage(self, run: StageRun, at: datetime) -> None:
-        """Only while nothing starts any more: its followers are ended as well."""
+        """Cancel one stage. Only valid while no stage starts any more, because its followers must end as well."""
         run.move(S.CANCELLED)
         run.completed_at, run.retry_at = at, None
         self.retries.pop(run.stage.id, None)

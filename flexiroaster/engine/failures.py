@@ -1,6 +1,6 @@
-"""What went wrong in an attempt: the class of an exception, and its description as JSON.
+"""Stage failures: classifies the exception of an attempt and describes it as JSON.
 
-Classes are found by the qualified names of the exception's types, so that no library is imported to ask.
+Exception types are matched by qualified name, so no library is imported for the check.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _BY_NAME = {
     "builtins.IsADirectoryError": ErrorClass.CONFIGURATION,
     "builtins.NotADirectoryError": ErrorClass.CONFIGURATION,
 }
-"""Qualified name of an exception type -> class; the most derived type that is listed decides."""
+"""Qualified name of an exception type -> error class; the most derived type in the table decides."""
 
 _BY_ERRNO = {
     errno.ENOSPC: ErrorClass.RESOURCE,
@@ -82,14 +82,14 @@ _BY_ERRNO = {
 
 
 class StageCancelled(BaseException):
-    """Raised inside a running stage when it is asked to end; `finally` blocks run.
+    """Raised inside a running stage to cancel it; `finally` blocks run.
 
-    Not an `Exception`, so that a stage's `except Exception` does not swallow it.
+    It is not an `Exception`, so a stage's `except Exception` does not catch it.
     """
 
 
 def classify(error: BaseException) -> ErrorClass:
-    """What kind of failure an exception is. Where its own type says nothing, what it was raised `from` decides."""
+    """Classify an exception by its type, or by the exception it was raised `from` if its type is unknown."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -102,10 +102,10 @@ def classify(error: BaseException) -> ErrorClass:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception as JSON: `type`, `message`, `class`, `traceback`, `retry_after` (s) and `details`.
+    """Describe an exception as JSON: `type`, `message`, `class`, `traceback`, `retry_after` (s) and `details`.
 
-    The message is at most 4 KiB, the traceback at most 16 KiB (its end) and begins at the first frame that is not
-    ours, if there is one; it is empty for an error that was never raised.
+    The message has at most 4 KiB, the traceback at most 16 KiB (its end). The traceback starts at the first frame
+    outside of FlexiRoaster, if there is one, and is empty for an error that was never raised.
     """
     return {
         "type": _qualified(type(error)).removeprefix("builtins."),
@@ -118,9 +118,9 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def clean(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """Text that any database stores and JSON carries: no NUL, no lone surrogates, and at most `limit` bytes.
+    """Clean text so that any database and JSON can store it: no NUL, no lone surrogates, at most `limit` bytes.
 
-    What is too long is cut, at the end or with `keep_end` at the beginning, and says by how much.
+    Longer text is cut at the end, or at the beginning with `keep_end`, and a note has the number of bytes cut.
     """
     if "\0" in text:
         text = text.replace("\0", "\\x00")
@@ -148,12 +148,12 @@ def _own_class(error: BaseException) -> ErrorClass:
 
 
 def _common_class(group: BaseExceptionGroup[BaseException]) -> ErrorClass:
-    """The class all errors of a group have, or unknown."""
+    """The class that all errors of a group share, or unknown."""
     classes = {classify(error) for error in group.exceptions}
     return classes.pop() if len(classes) == 1 else ErrorClass.UNKNOWN
 
 
-def _of_os_error(error: Any) -> ErrorClass | None:  # noqa: ANN401 - an OSError; all the rules have one signature
+def _of_os_error(error: Any) -> ErrorClass | None:  # noqa: ANN401 - an OSError; all rules have the same signature
     return _BY_ERRNO.get(error.errno)
 
 
@@ -167,13 +167,13 @@ def _of_http_status(error: Any) -> ErrorClass | None:  # noqa: ANN401 - an httpx
 
 
 def _of_wrapped(error: Any) -> ErrorClass | None:  # noqa: ANN401 - an sqlalchemy.exc.DBAPIError
-    """The driver's own error knows more than the wrapper where it is listed more exactly."""
+    """Classify the database driver's own error, which is more specific than the wrapper, if it is known."""
     found = _own_class(error.orig) if isinstance(error.orig, BaseException) else ErrorClass.UNKNOWN
     return None if found is ErrorClass.UNKNOWN else found
 
 
 def _of_sqlite(error: Any) -> ErrorClass | None:  # noqa: ANN401 - an sqlite3.OperationalError
-    """SQLite has one type for a locked database, a full disk and a statement that is wrong."""
+    """Classify by message: SQLite has one type for a locked database, a full disk and an invalid statement."""
     text = str(error)
     if "disk is full" in text:
         return ErrorClass.RESOURCE
@@ -198,7 +198,7 @@ _SPECIAL = {
     "sqlite3.OperationalError": _of_sqlite,
     "pyo3_runtime.PanicException": _of_panic,
 }
-"""Types whose values have to be looked at; None leaves it to the names."""
+"""Exception types that are classified by their values; a result of None falls back to the names."""
 
 
 def _qualified(kind: type[BaseException]) -> str:
@@ -215,12 +215,12 @@ def _message(error: BaseException) -> str:
     try:
         text = str(error).strip()
     except Exception as failed:  # noqa: BLE001 - a broken __str__ must not hide the error it belongs to
-        text = f"(its text cannot be had: {failed!r})"
+        text = f"(the message is not available: {failed!r})"
     name = type(error).__name__
     if type(error).__module__.startswith("polars."):
-        return text.partition("\n\n")[0] or name  # below it polars gives advice in terms of its own API
+        return text.partition("\n\n")[0] or name  # the rest is advice about the polars API
     if isinstance(error, KeyError):
-        return f"{name}: {text}"  # its text alone is only the key
+        return f"{name}: {text}"  # the text alone is only the key
     return text or ("out of memory" if isinstance(error, MemoryError) else name)
 
 
@@ -231,7 +231,7 @@ def _traceback(error: BaseException) -> str:
     try:
         lines = traceback.format_exception(type(error), error, shown)
     except Exception as failed:  # noqa: BLE001 - objects with a broken repr must not hide the error
-        lines = [*traceback.format_tb(shown), f"{_qualified(type(error))} (cannot be shown: {failed!r})\n"]
+        lines = [*traceback.format_tb(shown), f"{_qualified(type(error))} (cannot be formatted: {failed!r})\n"]
     return clean("".join(lines), TRACEBACK_BYTES, keep_end=True)
 
 
@@ -247,12 +247,12 @@ def _steps(tb: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _details(details: dict[str, Any]) -> dict[str, Any]:
-    """The details as plain JSON; what is no JSON becomes text, and what is out of proportion is left out."""
+    """Convert details to plain JSON; other values become text, and details that are too large are omitted."""
     try:
         encoded = orjson.dumps(details, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         return {"omitted": f"the details are not JSON: {error}"}
     if len(encoded) > DETAILS_BYTES:
-        return {"omitted": f"the details are {len(encoded):,} bytes, {DETAILS_BYTES:,} are kept"}
+        return {"omitted": f"the details have {len(encoded):,} bytes, at most {DETAILS_BYTES:,} are kept"}
     plain: dict[str, Any] = orjson.loads(encoded)
     return plain

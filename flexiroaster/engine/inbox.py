@@ -1,4 +1,4 @@
-"""The inbox of the driver's loop: what other threads want done there."""
+"""The inbox: a thread-safe queue of actions for the driver's event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """Any thread may `post`; that wakes the loop, which waits in `selector` and then calls `run`."""
+    """Queue of actions. Any thread may `post`, which wakes the loop that waits in `selector` and then calls `run`."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._actions: deque[Callable[[], None]] = deque()
@@ -22,18 +22,18 @@ class Inbox:
         selector.register(self._woken, selectors.EVENT_READ, self._drain)
 
     def post(self, action: Callable[[], None]) -> None:
-        """Have the loop call `action`."""
+        """Queue `action` for the loop and wake it."""
         self._actions.append(action)
-        with suppress(OSError):  # a full pipe wakes it as well; a closed one needs no waking
+        with suppress(OSError):  # a full socket wakes the loop too; a closed one needs no wake-up
             self._wake.send(b"\0")
 
     def run(self) -> None:
-        """Call all that waits, on the loop's thread."""
+        """Run all queued actions, on the loop's thread."""
         while self._actions:
             self._actions.popleft()()
 
     def close(self) -> None:
-        """Nothing wakes the loop any more."""
+        """Close the wake-up sockets."""
         self._wake.close()
         self._woken.close()
 

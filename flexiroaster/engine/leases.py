@@ -1,7 +1,8 @@
-"""Keeps the leases of all executions that a process drives, and lets go of those it has lost.
+"""Leases: renews the leases of all executions that a process drives, and abandons executions whose lease is lost.
 
-One statement renews them all. Whoever cannot renew stops by itself before anybody else may claim: its stages are
-killed and its executions forgotten. A process that was frozen finds that out with the first renewal after it thaws.
+One statement renews all leases. A process that cannot renew kills its stages and abandons its executions before the
+leases expire and other workers may claim them. A process that was frozen detects lost leases at the first renewal after
+it resumes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ __all__ = ["LeaseKeeper"]
 logger = logging.getLogger(__name__)
 
 GIVE_UP = 0.8
-"""The part of a lease after which its holder stops by itself when it could not be renewed: 12 of 15 seconds."""
+"""Fraction of a lease after which a holder that could not renew it abandons its executions: 12 of 15 seconds."""
 
 
 class LeaseKeeper:
-    """Two threads: one renews every `interval` seconds, one watches that it does (a database may not answer).
+    """Two threads: one renews every `interval` seconds, one checks that it does, because a database may hang.
 
-    `renew` renews the leases of these executions and gives those that this process holds; it raises StoreError.
-    `renewed` is called with these afterwards.
+    `renew` renews the leases of the given executions and returns those that this process still holds. It raises
+    StoreError. `renewed` is then called with them.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class LeaseKeeper:
                 purpose=purpose,
                 expected=(StoreError,),
                 essential=True,
-                pause=0.0,  # each turn begins with a wait
+                pause=0.0,  # each turn starts with a wait
             ).start()
             for turn, name, purpose in (
                 (self._keep, "flexiroaster-leases", "cannot renew leases"),
@@ -72,29 +73,29 @@ class LeaseKeeper:
             thread.join(timeout)
 
     def _keep(self) -> bool:
-        """Renew once, an interval later; whether to go on."""
+        """Wait one interval and renew once; return whether to continue."""
         if self._closed.wait(self._interval) or not self._driver.alive:
             return False
         faults.point("leases.before_renew")
         began = monotonic()
-        driven = self._driver.driven  # before the statement: what is claimed meanwhile is not in its answer
+        driven = self._driver.driven  # before the statement: its result omits executions that are claimed meanwhile
         held = self._renew(driven)
         self._renewed_at = began
         lost = {i for i in driven - held if i in self._driver.driven}
         if lost:
             logger.warning("lost the leases of %d executions", len(lost))
-            self._driver.lose(lost, LeaseLostError("the lease has run out"))
+            self._driver.lose(lost, LeaseLostError("the lease has expired"))
         self._driver.look_for_commands()
         self._renewed(held)
         return True
 
     def _watch(self) -> bool:
-        """Look once whether the leases are renewed in time; whether to go on."""
+        """Check once whether the leases are renewed in time; return whether to continue."""
         if self._closed.wait(self._interval / 5):
             return False
         driven = self._driver.driven
         if driven and monotonic() - self._renewed_at > GIVE_UP * self._ttl:
-            logger.error("no lease could be renewed in time: %d executions are given up", len(driven))
+            logger.error("no lease could be renewed in time: abandoning %d executions", len(driven))
             self._driver.lose_now(driven, LeaseLostError("the lease could not be renewed in time"))
             self._renewed_at = monotonic()
         return True

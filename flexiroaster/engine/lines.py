@@ -1,4 +1,4 @@
-"""Lines out of what a stage prints, within limits: a stage may print 100 MB and nobody has to hold them."""
+"""Log lines: splits the output of a stage into lines within limits, so that 100 MB of output need no memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE_BYTES = 8 * 1024
 
 
 class Budget:
-    """How much of one attempt's output is kept: 2,000 lines and 1 MiB; after that everything is only counted."""
+    """Output limit of one attempt: 2,000 lines and 1 MiB; anything beyond is only counted."""
 
     __slots__ = ("bytes_left", "dropped_bytes", "dropped_lines", "full", "lines_left")
 
@@ -25,7 +25,7 @@ class Budget:
         self.dropped_bytes = 0
 
     def take(self, size: int) -> bool:
-        """Whether a line of that many bytes is kept; if not, it is counted as dropped."""
+        """Return whether a line of `size` bytes is kept; otherwise count it as dropped."""
         if self.full or self.lines_left < 1 or size > self.bytes_left:
             self.full = True
             self.drop(1, size)
@@ -35,16 +35,16 @@ class Budget:
         return True
 
     def drop(self, lines: int, size: int) -> None:
-        """Count what is not kept."""
+        """Count dropped lines and bytes."""
         self.dropped_lines += lines
         self.dropped_bytes += size
 
 
 class LineBuffer(Generic[AnyStr]):
-    """Cuts text or bytes into lines. A carriage return starts a line over, as a terminal shows it.
+    """Splits text or bytes into lines. A carriage return restarts the line, as in a terminal.
 
-    Holds no more than one line's limit; `emit(line, cut)` is called with each line and the number of characters
-    (or bytes) beyond the limit. With the budget used up, lines are counted and not looked at.
+    It buffers at most LINE_BYTES. `emit(line, cut)` is called with each line and the number of characters (or bytes)
+    beyond that limit. Once the budget is used up, lines are only counted.
     """
 
     def __init__(self, newline: AnyStr, carriage_return: AnyStr, emit: Callable[[AnyStr, int], None]) -> None:
@@ -57,7 +57,7 @@ class LineBuffer(Generic[AnyStr]):
         self._cut = 0
 
     def write(self, data: AnyStr, budget: Budget) -> None:
-        """Take in a piece; emits the lines it completes."""
+        """Add a chunk and emit the lines that it completes."""
         start = 0
         while not budget.full:
             end = data.find(self._newline, start)
@@ -70,7 +70,7 @@ class LineBuffer(Generic[AnyStr]):
         budget.drop(data.count(self._newline, start), len(data) - start)
 
     def flush(self, *, ended: bool = False) -> None:
-        """Emit the line that is held: because it `ended`, or as far as it goes if there is anything."""
+        """Emit the buffered line if it `ended` or is not empty."""
         if not (ended or self._parts):
             return
         line, cut = self._empty.join(self._parts), self._cut
@@ -78,7 +78,7 @@ class LineBuffer(Generic[AnyStr]):
         self._emit(line.rstrip(self._return).rpartition(self._return)[2], cut)
 
     def clear(self) -> None:
-        """Forget the line that is held."""
+        """Discard the buffered line."""
         self._parts.clear()
         self._held = self._cut = 0
 

@@ -1,4 +1,4 @@
-"""Who hears of events once they are durable."""
+"""Event listeners: callbacks for events that are durable."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Listener = Callable[[Sequence[Event]], None]
 
 
 class Listeners:
-    """Any thread may add one; they are called on the driver's."""
+    """Registry of listeners. Any thread may add one; the driver's thread calls them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
 
     def add(self, listener: Listener) -> Callable[[], None]:
-        """Call it with events from now on; the result ends that."""
+        """Add a listener. Returns the function that removes it."""
         with self._lock:
             self._listeners = (*self._listeners, listener)
         return lambda: self._remove(listener)
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Call all, none for nothing. A listener that fails costs neither the others nor the driver."""
+        """Call all listeners if there are events. An exception in one affects neither the others nor the driver."""
         for listener in self._listeners if events else ():
             try:
                 listener(events)
             except Exception:
-                logger.exception("a listener failed")
+                logger.exception("an event listener failed")
 
     def _remove(self, listener: Listener) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""What the driver hands to stage processes and what it hears from them."""
+"""Messages between the driver and stage processes: tasks to them; log lines, progress and results from them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Ended", "Log", "Message", "Progress", "Task"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One attempt to be run. `key` is unique per attempt; all values are JSON.
+    """One attempt to run. `key` is unique per attempt; all values are JSON.
 
-    `inputs` are the outputs of the upstream stages (an artifact's summary, or what has none) in the order of the
-    dependencies; `memory_limit` is the MiB the attempt may add to an idle worker.
+    `inputs` are the outputs of the upstream stages (with an artifact's summary if they have a table), in the order of
+    the dependencies. `memory_limit` is MiB that the attempt may add to an idle worker.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line a stage printed or logged; `level` is a value of `Level`. Output of C code has the logger `stdout`."""
+    """A line that a stage printed or logged. `level` is a `Level` value; output of C code has the logger `stdout`."""
 
     key: str
     level: str
@@ -46,7 +46,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage says it is: `fraction` 0..1, None where it does not know."""
+    """Progress that a stage reports: `fraction` is 0..1, or None if unknown."""
 
     key: str
     fraction: float | None
@@ -55,11 +55,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The one last message of an attempt: exactly one of `output` and `error` is there.
+    """The last message of an attempt. Exactly one of `output` and `error` is set.
 
-    `output` is the summary of the stage's artifact (empty without a table), and where there are any `report`,
-    `side_tables` (name -> summary) and `effect`. `error` is what `failures.describe` gives, or what the attempt was
-    killed with. `log_dropped` counts the lines and bytes beyond the limits of a stage's output.
+    `output` is the summary of the stage's artifact (empty without a table), plus `report`, `side_tables` (name ->
+    summary) and `effect` if the stage has them. `error` is the result of `failures.describe`, or the error that the
+    attempt was killed with. `log_dropped` is the number of lines and bytes beyond the limits of a stage's output.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""The modules a worker has imported for its stages: an edited one must not run as it was before."""
+"""User modules: detects edits of modules that a worker imported, so that no stage runs outdated code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _OWN = str(Path(__file__).resolve().parents[1])
 
 
 class UserModules:
-    """The source files of all modules imported since this was made that are neither installed nor ours."""
+    """Source files of all modules imported since creation, except installed modules and FlexiRoaster."""
 
     def __init__(self) -> None:
         self._seen = set(sys.modules)
         self._files: dict[str, int] = {}
 
     def remember(self) -> None:
-        """Note the modules that have come since the last time, with the times their files were changed."""
+        """Record newly imported modules with the modification times of their files."""
         if len(sys.modules) == len(self._seen):
             return
         for name in sys.modules.keys() - self._seen:
@@ -30,12 +30,12 @@ class UserModules:
         self._seen = set(sys.modules)
 
     def changed(self) -> bool:
-        """Whether a file is not what was imported."""
+        """Whether a file has changed since its import."""
         return any(_changed_at(file) != at for file, at in self._files.items())
 
 
 def _changed_at(file: str) -> int:
-    """Nanoseconds since the epoch; 0 when it is gone."""
+    """Modification time in nanoseconds since the epoch; 0 if the file does not exist."""
     try:
         return Path(file).stat().st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""What a command does to an execution's state."""
+"""Applies commands to the state of an execution."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["obey"]
 
 
 def obey(execution: Execution, command: Command, at: datetime) -> bool:
-    """Carry a command out; whether the running attempts are to be ended.
+    """Apply a command; return whether the running attempts must be ended.
 
-    A command that is not allowed in the present state any more is refused, with an event. A stop counts as handled
-    when the execution has ended, so that it survives a crash before that.
+    A command that the current state no longer allows is refused, with an event. A stop counts as handled once the
+    execution has ended, so it survives a crash before that.
     """
-    if command.slot is not None:  # taken when it was asked for, which this driver may not have seen
+    if command.slot is not None:  # taken when the command was stored; this driver may not know it
         execution.slot = command.slot
     if (message := _refusal(execution, command.kind)) is not None:
         execution.handled.append((command.id, message))
@@ -48,7 +48,7 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
 
 
 def _refusal(execution: Execution, kind: CommandKind) -> str | None:
-    """Why the command is not allowed in the present state; None where it is."""
+    """The reason why the current state does not allow the command, or None."""
     message = f"Cannot {kind} execution with status: {execution.status}"
     if execution.sealed is not None:
         return f"{message}; {execution.sealed}"
@@ -58,5 +58,5 @@ def _refusal(execution: Execution, kind: CommandKind) -> str | None:
         if any(run.status is StageStatus.ROLLED_BACK for run in execution.stages.values()):
             return f"{message}; some of its stages were undone"
         if execution.pipeline.concurrency is not None and execution.slot is None:
-            return f"{message}; its pipeline is running already"
+            return f"{message}; its pipeline is already running"
     return None

@@ -1,9 +1,10 @@
-"""A table in several files side by side: columns that a stage leaves as they are stay in the file they are in.
+"""Multi-file artifacts: a table in several files side by side, so that columns a stage leaves unchanged are not copied.
 
-The summary of such a table has two fields more. `order` names all its columns, `beside` the files that hold those
-which the stage did not write: `{url, bytes, checksum, columns, where}` each. Row n of the table is row n of every file,
-where `where` is given row n of those for which it is true: it is `{url, bytes, checksum}` of a file with one boolean
-column. The summary's own file, at `url`, can have a `where`, too.
+The summary of such a table has two more fields. `order` names all its columns. `beside` lists the files with the
+columns that the stage did not write, each as `{url, bytes, checksum, columns, where}`. Row n of the table is row n of
+every file. `where` filters the rows of a file: it is `{url, bytes, checksum}` of a file with one boolean column, and
+row n of the table is row n of the rows for which that column is true. The summary's own file, at `url`, can have a
+`where` too.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ __all__ = [
 ]
 
 LEAST_BYTES = 1 << 20
-"""Less is copied: a table in one file is simpler."""
+"""Smaller tables are copied, because a single file is simpler."""
 
 MOST_FILES = 8
-"""A table in more files is written as one: every file is one to open and one that can be missing."""
+"""A table that would need more files is written as one: each file must be opened and can be missing."""
 
 
 class Part(NamedTuple):
-    """One file, and which of its columns and rows belong to the table; None: all."""
+    """One file, and the columns and rows of it that belong to the table; None means all."""
 
     url: str
     bytes: int
@@ -41,7 +42,7 @@ class Part(NamedTuple):
 
 
 def parts_of(summary: Mapping[str, Any]) -> list[Part]:
-    """The files of a table; the first is the summary's own."""
+    """The files of a table; the first one is the summary's own."""
     own = Part(summary["url"], summary["bytes"], summary["checksum"], None, summary.get("where"))
     if "order" not in summary:
         return [own]
@@ -51,24 +52,24 @@ def parts_of(summary: Mapping[str, Any]) -> list[Part]:
 
 
 def total_bytes(summary: Mapping[str, Any]) -> int:
-    """The size of all files of a table."""
+    """Total size of all files of a table, in bytes."""
     return sum(part.bytes for part in parts_of(summary))
 
 
 def worth_sharing(base: Mapping[str, Any], columns: Collection[str]) -> bool:
-    """Whether a table that has these columns of `base` should refer to its files rather than copy from them."""
+    """Whether a table with these columns of `base` should refer to the files of `base` rather than copy from them."""
     kept = _kept(base, columns)
     return sum(part.bytes for part in kept) >= LEAST_BYTES and len(kept) < MOST_FILES
 
 
 def worth_selecting(base: Mapping[str, Any], rows: int) -> bool:
-    """Whether a table of so many of the rows of `base` should refer to its files rather than copy from them."""
+    """Whether a table with `rows` rows of `base` should refer to the files of `base` rather than copy from them."""
     parts = parts_of(base)
     return total_bytes(base) >= LEAST_BYTES and 2 * rows >= base["rows"] and all(part.where is None for part in parts)
 
 
 def select_rows(base: Mapping[str, Any], where: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """The summary of a table with those `rows` rows of `base` for which the column in `where`, a file, is true."""
+    """Summary of a table with the `rows` rows of `base` for which the boolean column in the file `where` is true."""
     chosen = {field: where[field] for field in ("url", "bytes", "checksum")}
     selected = {**base, "rows": rows, "where": chosen}
     if "beside" in base:
@@ -77,7 +78,7 @@ def select_rows(base: Mapping[str, Any], where: Mapping[str, Any], rows: int) ->
 
 
 def put_beside(own: Mapping[str, Any] | None, base: Mapping[str, Any], schema: Mapping[str, str]) -> dict[str, Any]:
-    """The summary of a table with the columns of `schema`: those of `own`, a file of its own, the others of `base`."""
+    """Summary of a table with the columns of `schema`: some are in the new file `own`, the others in `base`."""
     fresh = own["schema"] if own is not None else {}
     kept = _kept(base, [name for name in schema if name not in fresh])
     parts = kept if own is None else [Part(own["url"], own["bytes"], own["checksum"], list(fresh)), *kept]
@@ -96,7 +97,7 @@ def put_beside(own: Mapping[str, Any] | None, base: Mapping[str, Any], schema: M
 
 
 def _kept(base: Mapping[str, Any], columns: Collection[str]) -> list[Part]:
-    """The files of `base` that hold any of these columns, with those only."""
+    """The files of `base` that contain any of these columns, limited to these columns."""
     wanted = set(columns)
     named = [
         part if part.columns is not None else part._replace(columns=list(base["schema"])) for part in parts_of(base)

@@ -1,8 +1,8 @@
-"""What every worker needs and takes long to import; the zygote imports this module first, and forks afterwards.
+"""Slow imports that every worker needs. The zygote imports this module first and forks workers afterwards.
 
-Polars' allocator, jemalloc, gives memory back to the system within seconds, and large pieces at once in a process
-without jemalloc's own thread, as a forked one is: a worker would spend a third of its time on getting it again. It
-reads its options when polars is loaded. They are not for what a stage starts, so they do not stay in the environment.
+Polars' allocator, jemalloc, returns memory to the system within seconds. A forked process has no jemalloc thread, and
+there it returns large blocks at once: a worker would spend a third of its time on allocating them again. jemalloc reads
+its options when polars is loaded. The options must not reach child processes of a stage, so the variable is deleted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parent's ends of its processes: one worker with its channel and output, and the zygote that forks them."""
+"""Process handles of the parent: a worker with its channel and output, and the zygote that forks workers."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ BOOTSTRAP = (
     "import gc, sys; gc.disable(); descriptor, *sys.path[:] = sys.argv[1:]; del sys.argv[1:]; "
     "from flexiroaster.engine.zygote import main; main(int(descriptor))"
 )
-"""What the zygote's `python -c` runs: its arguments are the control socket and our `sys.path`.
+"""Code of the zygote's `python -c`; its arguments are the control socket and our `sys.path`.
 
-Nothing is garbage while it imports, so that looking for it would only take time.
+Imports create no garbage, so garbage collection would only take time.
 """
 
 READ_BYTES = 64 * 1024
 MAX_READS = 1024
 PIPE_BYTES = 64 * 1024
 SEND_SECONDS = 5.0
-"""How long the zygote may take to read a request that does not fit into the socket; it reads between two forks."""
+"""Time limit for sending a request that does not fit into the socket; the zygote reads between two forks."""
 
 OUT_OF_MEMORY = b"memory allocation of "
-"""What Rust's allocator writes before it aborts the process."""
+"""Text that Rust's allocator writes before it aborts the process."""
 
 
 class RawOutput:
-    """What a worker and its child processes write to the descriptors 1 and 2, as lines of the attempt's log."""
+    """Output of a worker and its child processes on descriptors 1 and 2, as lines of the attempt's log."""
 
     def __init__(self, descriptor: int, redact: Callable[[str], str]) -> None:
         self.descriptor = descriptor
@@ -53,13 +53,13 @@ class RawOutput:
         self.begin()
 
     def begin(self) -> None:
-        """Another attempt: with its own limits, and without a line of the one before."""
+        """Start the next attempt: reset the limits and discard the unfinished line."""
         self._lines.clear()
         self.budget = Budget()
         self.starved = False
 
     def read(self, size: int = PIPE_BYTES) -> tuple[list[str], int]:
-        """The lines that are complete now, and the bytes read: 0 at the end, -1 when there is nothing yet."""
+        """Read once; return the completed lines and the bytes read: 0 at the end, -1 if no data is available."""
         try:
             data = os.read(self.descriptor, size)
         except BlockingIOError:
@@ -69,7 +69,7 @@ class RawOutput:
         return self._taken(), len(data)
 
     def rest(self) -> list[str]:
-        """Everything that has been written up to now; at most what a pipe holds."""
+        """Read all output so far, at most the capacity of a pipe, and return the lines."""
         lines, left = [], PIPE_BYTES
         while left > 0:
             found, size = self.read(left)
@@ -82,7 +82,7 @@ class RawOutput:
 
     @property
     def dropped(self) -> tuple[int, int]:
-        """Lines and bytes beyond the limits of this attempt."""
+        """Number of lines and bytes beyond the limits of this attempt."""
         return self.budget.dropped_lines, self.budget.dropped_bytes
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class RawOutput:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process, from the request to fork it to its death. `pid` is None until it is forked."""
+    """A worker process, from its fork request to its death. `pid` is None until it is forked."""
 
     number: int
     channel: socket.socket
@@ -110,8 +110,8 @@ class Worker:
     pid: int | None = None
     ready: bool = False
     retired: bool = False  # takes no further task
-    orphaned: bool = False  # the zygote is gone, its death will not be reported
-    finished: bool = False  # its channel has ended
+    orphaned: bool = False  # the zygote is dead, so this worker's death is not reported
+    finished: bool = False  # its channel is closed
     task: Task | None = None
     fate: dict[str, Any] | None = None  # the error it was killed with
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -120,7 +120,7 @@ class Worker:
     _signal_due: bool = False
 
     def assign(self, task: Task) -> None:
-        """Give it its next attempt. Raises TypeError, and changes nothing, when the task is not JSON."""
+        """Send the next task. Raises TypeError, and changes nothing, if the task is not JSON."""
         frame = encode({"t": "task", **{name: getattr(task, name) for name in Task.__slots__}})
         self.task = task
         self.started_at = datetime.now(UTC)
@@ -128,31 +128,31 @@ class Worker:
         self._send(frame)
 
     def cancel(self) -> None:
-        """Ask its stage to end: with a frame that names it, and a signal when the frame is on its way."""
+        """Cancel its stage: send a frame with the attempt's key, then a signal once the frame is sent."""
         if self.task is not None:
             self._signal_due = True
             self._send(encode({"t": "cancel", "key": self.task.key}))
 
     def kill(self) -> None:
-        """End it, and what it started, now."""
+        """Kill the process and its child processes."""
         if self.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, SIGKILL)
 
     def dismiss(self) -> None:
-        """Let it end when it has nothing more to do."""
+        """Let the process end once it is idle."""
         self.retired = True
         with suppress(OSError):
             self.channel.shutdown(socket.SHUT_WR)
 
     def _send(self, encoded: bytes) -> None:
-        """Send without waiting; what does not go now goes with `flush`."""
+        """Send without waiting; `flush` sends the rest later."""
         self._unsent += encoded
         self.flush()
 
     def flush(self) -> None:
-        """Send what is left to send, as far as it goes."""
-        with suppress(BlockingIOError, ConnectionError, ProcessLookupError):  # its death is reported otherwise
+        """Send as much unsent data as the socket accepts."""
+        with suppress(BlockingIOError, ConnectionError, ProcessLookupError):  # its death is reported elsewhere
             while self._unsent:
                 del self._unsent[: self.channel.send(self._unsent)]
             if self._signal_due and self.pid is not None:
@@ -161,11 +161,11 @@ class Worker:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something left to send."""
+        """Whether data is unsent."""
         return bool(self._unsent)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The frames that are there; None when there will be no more. Raises ValueError for what is no frame."""
+        """Return the available frames; None if the channel is closed. Raises ValueError for invalid frames."""
         try:
             data = self.channel.recv(READ_BYTES)
         except BlockingIOError:
@@ -175,7 +175,7 @@ class Worker:
         return self._reader.feed(data) if data else None
 
     def drain(self) -> list[dict[str, Any]]:
-        """All frames that are still there, within reason."""
+        """Read all remaining frames, up to MAX_READS reads."""
         frames: list[dict[str, Any]] = []
         with suppress(BlockingIOError, ConnectionError, ValueError):
             for _ in range(MAX_READS):
@@ -185,7 +185,7 @@ class Worker:
         return frames
 
     def logs(self, lines: Sequence[str]) -> list[Log]:
-        """Lines of its output as messages of its attempt."""
+        """Convert output lines to log messages of its attempt."""
         if self.task is None:
             return []
         at = datetime.now(UTC)
@@ -209,28 +209,28 @@ def start_fork_server(control: socket.socket) -> subprocess.Popen[bytes]:
 
 
 class Zygote:
-    """The zygote's process and the control socket to it."""
+    """The zygote process and its control socket."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.control, theirs = socket.socketpair()
         self._reader = FrameReader()
         with theirs:
             self.process = start_fork_server(theirs)
-        with suppress(ConnectionError):  # that it died shows when it is read
+        with suppress(ConnectionError):  # `receive` detects its death
             self.control.sendall(encode(setup))
         self.control.setblocking(False)
 
     def fork(self, number: int, clean: Sequence[Path]) -> tuple[socket.socket, int]:
-        """Ask for a worker; our ends of its channel and of its output. `clean` are folders it is to remove.
+        """Request a worker and return our ends of its channel and output. The worker deletes the folders in `clean`.
 
-        Raises OSError when there are no descriptors left or the zygote does not listen.
+        Raises OSError if no descriptors are left or the zygote does not read.
         """
         channel, theirs = socket.socketpair()
         output, output_end = os.pipe()
         channel.setblocking(False)
         request = encode({"t": "fork", "worker": number, "clean": [str(folder) for folder in clean]})
         try:
-            with suppress(ConnectionError):  # that it died shows when it is read
+            with suppress(ConnectionError):  # `receive` detects its death
                 self._send(request, [theirs.fileno(), output_end])
         except OSError:
             channel.close()
@@ -242,19 +242,19 @@ class Zygote:
         return channel, output
 
     def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
-        """Send all of the request, waiting where the socket is full. Raises TimeoutError, which is an OSError."""
+        """Send the whole request, waiting while the socket is full. Raises TimeoutError, which is an OSError."""
         self.control.settimeout(SEND_SECONDS)
         try:
             sent = socket.send_fds(self.control, [request], descriptors)
             self.control.sendall(memoryview(request)[sent:])
         except TimeoutError:
-            self.process.kill()  # part of a request may be there, and whatever followed would be taken for its rest
+            self.process.kill()  # part of a request may be sent, and the next one would be read as its rest
             raise
         finally:
             self.control.setblocking(False)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The frames that are there; None when it is gone."""
+        """Return the available frames; None if the zygote has ended."""
         try:
             data = self.control.recv(READ_BYTES)
         except BlockingIOError:
@@ -264,7 +264,7 @@ class Zygote:
         return self._reader.feed(data) if data else None
 
     def close(self, timeout: float) -> int:
-        """End it and wait for that, `timeout` seconds for its own doing; its exit code."""
+        """End the zygote and return its exit code; kill it after `timeout` seconds."""
         self.control.close()
         try:
             return self.process.wait(timeout)
@@ -274,24 +274,24 @@ class Zygote:
 
 
 def death_of(worker: Worker, status: int | None) -> dict[str, Any]:
-    """The error of an attempt whose process died: `status` is its exit code, or minus the signal, if it is known."""
+    """The error of an attempt whose process died. `status` is the exit code, minus the signal, or None if unknown."""
     limit = worker.task.memory_limit if worker.task else None
     if status == -SIGABRT and (worker.output.starved or limit is not None):
         return out_of_memory(limit)
     if status is None:
-        message = "the stage's process was killed, because the process that starts the stages' processes died"
+        message = "the stage's process was killed because the fork server of the stage processes died"
         return describe(StageError(message, ErrorClass.CRASH))
     if status >= 0:
         message = f"the stage's process ended with exit code {status}"
         return describe(StageError(message, ErrorClass.CRASH, exit_code=status))
     name = _signal_name(-status)
-    hint = " (the kernel's out-of-memory killer does that, too)" if name == "SIGKILL" else ""
+    hint = " (possibly by the kernel's out-of-memory killer)" if name == "SIGKILL" else ""
     message = f"the stage's process was killed by {name}{hint}"
     return describe(StageError(message, ErrorClass.CRASH, signal=name))
 
 
 def out_of_memory(limit: int | None) -> dict[str, Any]:
-    """The error of an attempt that got no more memory; `limit` is MiB."""
+    """The error of an attempt that ran out of memory; `limit` is in MiB."""
     allowed = "" if limit is None else f": the stage may use {limit} MiB"
     return describe(StageError(f"out of memory{allowed}", ErrorClass.RESOURCE))
 

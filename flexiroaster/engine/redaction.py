@@ -1,4 +1,4 @@
-"""Keeps the installation's secrets out of logs and errors: values that must not be read are shown as `***`."""
+"""Redaction: replaces the installation's secrets in logs and errors with `***`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flexiroaster.operators.base import Access
 __all__ = ["redact_json", "redactor"]
 
 _SHORTEST = 6
-"""Shorter secrets would hide ordinary words."""
+"""Minimum length; shorter secrets would hide ordinary words."""
 
 
 def redactor(access: Access) -> Callable[[str], str]:
-    """A function that hides, in a text, every secret and every password of a connection's URL."""
+    """Create a function that hides every secret, and every password of a connection URL, in a text."""
     hidden = sorted(set(_sensitive(access)), key=len, reverse=True)
     if not hidden:
         return lambda text: text
@@ -25,7 +25,7 @@ def redactor(access: Access) -> Callable[[str], str]:
 
 
 def redact_json(value: Any, redact: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON value in, the same out
-    """A JSON value with all its strings redacted, keys excepted."""
+    """Redact all strings in a JSON value, except keys."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -36,7 +36,7 @@ def redact_json(value: Any, redact: Callable[[str], str]) -> Any:  # noqa: ANN40
 
 
 def _sensitive(access: Access) -> Iterator[str]:
-    """Patterns of what is to be hidden."""
+    """Yield patterns of the texts to hide."""
     yield from (re.escape(value) for value in access.secrets.values() if len(value) >= _SHORTEST)
     for url in (access.output_url, *access.connections.values()):
         login = urlsplit(url).netloc.rpartition("@")[0]

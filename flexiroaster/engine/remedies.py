@@ -1,7 +1,7 @@
-"""What follows when a stage has failed or something is abnormal: decided, recorded with the event, and carried out.
+"""Failure policy: decides what to do after a failed attempt or an anomaly, records the decision and carries it out.
 
-The safety engine decides. Where it only records, or there is none, the stage's own rules hold: another attempt while
-its error may pass and attempts are left, then skipped if it is not critical, else the execution fails.
+The safety engine decides. If it only records, or is absent, the stage's own rules apply: retry while the error is
+retryable and attempts are left; then skip the stage if it is not critical, or else fail the execution.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Data = dict[str, Any]
 
 
 def after_failure(execution: Execution, run: StageRun, error: Data, at: datetime) -> None:
-    """Decide what to do about a failed attempt, and do it."""
+    """Decide what to do about a failed attempt, and carry it out."""
     error_class = ErrorClass(error["class"])
     usual = _usual(run, error_class)
     taken, told = _decided(execution, run, error_class, usual, at)
@@ -40,12 +40,12 @@ def after_failure(execution: Execution, run: StageRun, error: Data, at: datetime
 
 
 def fail_as_well(execution: Execution, run: StageRun, error: Data, at: datetime) -> None:
-    """A stage that ran on has failed too, while the execution was failing already: there is nothing to decide."""
+    """Record the failure of a stage while the execution is already failing, so there is nothing to decide."""
     _skip(execution, run, {"error": error}, at)
 
 
 def after_anomaly(execution: Execution, run: StageRun, anomaly: Anomaly, at: datetime) -> None:
-    """Tell of something abnormal, and decide whether the execution may go on."""
+    """Record an anomaly, and decide whether the execution continues."""
     told: Data = {}
     taken = Action.CONTINUE
     if anomaly.alert and execution.status is ExecutionStatus.RUNNING and execution.stopping is None:
@@ -60,14 +60,14 @@ def after_anomaly(execution: Execution, run: StageRun, anomaly: Anomaly, at: dat
 
 _TITLES = {
     AnomalyKind.LATE: "Stage is late",
-    AnomalyKind.VOLUME: "Stage gave an unusual amount",
-    AnomalyKind.RETRIES: "Attempts are repeated unusually often",
-    AnomalyKind.ERROR_BURST: "Errors come thick and fast",
+    AnomalyKind.VOLUME: "Unusual output volume",
+    AnomalyKind.RETRIES: "Unusually many retries",
+    AnomalyKind.ERROR_BURST: "Error rate spike",
 }
 
 
 def _usual(run: StageRun, error_class: ErrorClass) -> Action:
-    """What the stage's own rules say."""
+    """The action that the stage's own rules prescribe."""
     if worth_retrying(run.stage, error_class, run.attempt):
         return Action.RETRY
     return Action.TERMINATE if run.stage.is_critical else Action.SKIP
@@ -76,7 +76,7 @@ def _usual(run: StageRun, error_class: ErrorClass) -> Action:
 def _decided(
     execution: Execution, run: StageRun, error_class: ErrorClass | None, usual: Action, at: datetime
 ) -> tuple[Action, Data]:
-    """What is to be done, and what the next event tells of the decision; the decision is recorded with that event."""
+    """Return the action to take, and the decision's data for the next event; record the decision for that event."""
     watch = execution.watch
     decision = None if watch is None else watch.decide(_situation(execution, run, error_class))
     if watch is None or decision is None:
@@ -109,7 +109,7 @@ def _decided(
 def _situation(execution: Execution, run: StageRun, error_class: ErrorClass | None) -> Situation:
     watch = execution.watch
     if watch is None:
-        raise AssertionError("only what is watched has a situation")
+        raise AssertionError("only a watched execution has a situation")
     effects = [
         (other.output or {}).get("effect") or {}
         for other in execution.stages.values()
@@ -142,7 +142,7 @@ def _wait_for_retry(execution: Execution, run: StageRun, data: Data, at: datetim
 
 
 def _fail(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
-    """The execution fails; what runs may finish, since a later retry can use it, nothing else starts."""
+    """Fail the execution. Running stages may finish, for use by a later retry; no other stage starts."""
     _tell_failed(execution, run, data, at)
     execution.error = failure_of(run, data["error"])
     execution.skip_the_rest(f"the critical stage {run.stage.id!r} failed", at)
@@ -150,13 +150,13 @@ def _fail(execution: Execution, run: StageRun, data: Data, at: datetime) -> None
 
 
 def _skip(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
-    """What needs it is skipped, and the rest goes on."""
+    """Skip the stages that depend on this one; the other stages continue."""
     _tell_failed(execution, run, data, at)
     execution.stage_over(run, at)
 
 
 def _hold(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
-    """The execution is paused, not failed: a resume runs the stage again, or a person decides otherwise."""
+    """Pause the execution instead of failing it: a resume runs the stage again, or a user decides otherwise."""
     _tell_failed(execution, run, data, at)
     execution.hold(run)
     if execution.status is ExecutionStatus.RUNNING:
@@ -164,7 +164,7 @@ def _hold(execution: Execution, run: StageRun, data: Data, at: datetime) -> None
 
 
 def _roll_back(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
-    """What the execution wrote is undone; it is paused until that is done."""
+    """Roll the execution back; it stays paused until all effects are undone."""
     _tell_failed(execution, run, data, at)
     execution.hold(run)
     reason = f"stage {run.stage.id!r} failed: {data['decision']['reason']}"
@@ -190,7 +190,7 @@ def _tell_failed(execution: Execution, run: StageRun, data: Data, at: datetime) 
 
 
 def failure_of(run: StageRun, error: Data) -> Data:
-    """The error of an execution that failed because of this stage's."""
+    """The error of an execution that failed because of this stage's error."""
     return {
         "message": f"Stage {run.stage.id!r} failed: {error['message']}",
         "class": error["class"],

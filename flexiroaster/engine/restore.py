@@ -1,4 +1,4 @@
-"""From the rows of an execution back to its state machine, as its next driver finds it."""
+"""Restores the state machine of an execution from its rows, for its next driver."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 def restore(
     stored: Stored, token: int, at: datetime, watch: Watch | None = None, *, lost_by: str | None = None
 ) -> Execution:
-    """The execution as of its last event; attempts that were running when its driver went away begin anew. `watch` is
-    taught what has happened so far; `lost_by` is whose lease ran out, if one did.
+    """Restore the execution as of its last event. Attempts that ran in the lost driver run again.
+
+    `watch` learns the stages that have completed. `lost_by` is the worker whose lease expired, if one did.
     """
     execution = Execution(
         stored.execution_id,
@@ -48,7 +49,7 @@ def restore(
         _teach(watch, execution)
     execution.line_up()
     if lost_by is not None:
-        message = f"Execution taken over, the lease of its worker has run out: {lost_by}"
+        message = f"Execution taken over because the lease of its worker expired: {lost_by}"
         execution.tell(EventType.EXECUTION_CLAIMED, message, at, Level.WARNING, data={"lost_by": lost_by})
     _take_back(execution, at)
     if stored.goal is Goal.ROLLBACK:
@@ -67,12 +68,12 @@ def _teach(watch: Watch, execution: Execution) -> None:
 
 
 def _take_back(execution: Execution, at: datetime) -> None:
-    """The attempts of the former driver do not count; nobody heard their end."""
+    """Revert the attempts of the former driver: their results are unknown, so they do not count."""
     for stage_id, run in execution.stages.items():
         if run.status is not StageStatus.RUNNING:
             continue
         run.interrupt()
         execution.touch(stage_id)
-        message = f"Stage begins anew, its worker went away: {run.stage.title}"
+        message = f"Stage will run again because its worker was lost: {run.stage.title}"
         execution.tell(EventType.STAGE_INTERRUPTED, message, at, Level.WARNING, stage_id)
         execution.ready.append(stage_id)

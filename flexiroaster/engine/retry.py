@@ -1,4 +1,4 @@
-"""When a failed attempt is repeated, and after how long."""
+"""Retry policy: whether a failed attempt is retried, and after which delay."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from flexiroaster.model.pipeline import Stage
 
 __all__ = ["backoff", "worth_retrying"]
 
-_RNG = random.Random()  # noqa: S311 - spreads load, guards nothing
+_RNG = random.Random()  # noqa: S311 - spreads load, not used for security
 
 
 def worth_retrying(stage: Stage, error_class: ErrorClass, attempt: int) -> bool:
-    """Whether another attempt follows attempt number `attempt` (from 1) that failed with this class of error."""
+    """Whether to retry after attempt number `attempt` (from 1) failed with this error class."""
     return error_class in stage.retry_on and attempt <= (stage.max_retries or 0)
 
 
@@ -21,11 +21,11 @@ def backoff(stage: Stage, attempt: int, *, retry_after: float | None = None, rng
     """Seconds to wait after failed attempt number `attempt` (from 1): exponential with full jitter, capped.
 
     uniform(0, min(cap, retry_delay * backoff**(attempt - 1))), the "full jitter" of Brooker, "Exponential Backoff And
-    Jitter" (AWS Architecture Blog, 2015). What the other side asked for (`retry_after`) is waited at least, beyond the
-    cap if need be.
+    Jitter" (AWS Architecture Blog, 2015). The delay is at least `retry_after`, the delay that the remote side asked
+    for, even beyond the cap.
     """
     factor = stage.retry_backoff if stage.retry_backoff is not None else 2.0
-    exponent = min(attempt - 1, 64)  # beyond that any factor is past the cap, and floats overflow
+    exponent = min(attempt - 1, 64)  # a higher exponent exceeds any cap, and floats overflow
     ceiling = min(stage.max_retry_delay, (stage.retry_delay or 0.0) * factor**exponent)
     delay = (rng or _RNG).uniform(0.0, ceiling)
     return max(delay, retry_after or 0.0)

@@ -1,7 +1,7 @@
-"""Rollback: undo what the stages of an execution did outside, in reverse order of their start.
+"""Rollback: undoes the external effects of an execution's stages, in reverse order of their start.
 
-Each stage's undo is an attempt in a process like any other, with the stage's own timeout and retries; an undo may be
-repeated, so a crash in the middle costs nothing. What cannot be undone does not keep the rest from being undone.
+The undo of a stage is an attempt like any other, with the stage's own timeout and retries. An undo can be repeated, so
+a crash in the middle does no harm. A stage that cannot be undone does not prevent the others from being undone.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(slots=True)
 class Rollback:
-    """Which stages are left to undo (`todo`, the next one first), whether one is being undone, and which could not be.
+    """State of a rollback: `todo` are the stages to undo, next one first; `left` are the stages whose undo failed.
 
-    Before the next attempt of an undo the execution waits (`ExecutionState.retries`). The time is written to the
-    stage's `retry_at`, so that another driver waits for it as well.
+    `active` is true while an undo runs. Before a retry of an undo the execution waits (`ExecutionState.retries`). The
+    time is stored as the stage's `retry_at`, so that another driver waits for it as well.
     """
 
     todo: deque[str]
     attempt: int = 0
     active: bool = False
-    interrupted: bool = False  # the attempt is ended through no fault of its own
+    interrupted: bool = False  # the engine ends the attempt, which does not count
     left: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, execution: Execution) -> Rollback:
-        """What is to be undone, the last one started first: every output that was ever started.
+        """Collect the stages to undo, last started first: every output stage that was ever started.
 
-        One that failed or was cancelled may have taken effect without telling; its undo finds out.
+        A failed or cancelled stage may have had an effect without reporting it; its undo finds out.
         """
         began = [
             run
@@ -57,11 +57,11 @@ class Rollback:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to try."""
+        """Whether no stage is left to undo."""
         return not self.todo
 
     def start(self, execution: Execution, at: datetime) -> str:
-        """Begin to undo the next stage; its id."""
+        """Start to undo the next stage and return its id."""
         stage_id = self.todo[0]
         self.attempt += 1
         self.active = True
@@ -72,7 +72,7 @@ class Rollback:
         return stage_id
 
     def undone(self, execution: Execution, message: str, at: datetime) -> None:
-        """The stage's effect is undone."""
+        """Record that the stage's effect is undone."""
         stage_id = self._next()
         run = execution.stages[stage_id]
         execution.completed -= run.status is StageStatus.COMPLETED
@@ -82,11 +82,11 @@ class Rollback:
         _settle(execution, at)
 
     def failed(self, execution: Execution, error: dict[str, Any], at: datetime) -> None:
-        """The attempt failed: it is repeated after a while, or left to be done by hand."""
+        """Process a failed undo: schedule a retry, or leave the stage for manual undo."""
         stage_id = self.todo[0]
         run = execution.stages[stage_id]
         self.active = False
-        if self.interrupted:  # it begins anew, and does not count
+        if self.interrupted:  # it starts again and does not count
             self.interrupted, self.attempt = False, self.attempt - 1
             return
         data = {"error": error}
@@ -100,13 +100,11 @@ class Rollback:
         message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
         self._next()
         self.left.append({"stage_id": stage_id, "message": error["message"]})
-        execution.tell(
-            EventType.STAGE_UNDO_FAILED, f"{message}; left to be done by hand", at, Level.ERROR, stage_id, data
-        )
+        execution.tell(EventType.STAGE_UNDO_FAILED, f"{message}; undo it manually", at, Level.ERROR, stage_id, data)
         _settle(execution, at)
 
     def _wait_until(self, execution: Execution, at: datetime | None) -> None:
-        """Undo the next stage at that time; None: now."""
+        """Set the time of the next undo; None means now."""
         stage_id = self.todo[0]
         run = execution.stages[stage_id]
         if at is not None:
@@ -121,7 +119,7 @@ class Rollback:
 
 
 def begin_rollback(execution: Execution, reason: str, at: datetime) -> None:
-    """Undo what the completed stages did outside; what has not ended is cancelled first."""
+    """Start a rollback: cancel unfinished stages first, then undo the effects of the stages."""
     execution.goal = Goal.ROLLBACK
     execution.stopping = execution.stopping or reason
     execution.give_up_held()
@@ -132,7 +130,7 @@ def begin_rollback(execution: Execution, reason: str, at: datetime) -> None:
 
 
 def undo_when_quiet(execution: Execution, at: datetime) -> None:
-    """Once nothing runs any more it is known what there is to undo: what just ended may have had its effect."""
+    """Start undoing once no stage runs any more: a stage that just ended may have had an effect."""
     if execution.goal is Goal.ROLLBACK and execution.rollback is None and not execution.running:
         execution.cancel_unstarted(at)
         execution.rollback = Rollback.of(execution)
@@ -140,19 +138,19 @@ def undo_when_quiet(execution: Execution, at: datetime) -> None:
 
 
 def _settle(execution: Execution, at: datetime) -> None:
-    """End the rollback once nothing is left to try; with what it could not undo the execution is failed."""
+    """End the rollback once no stage is left to undo; the execution fails if an undo failed."""
     if execution.rollback is None or not execution.rollback.finished or execution.running:
         return
     left, execution.rollback, execution.goal = execution.rollback.left, None, Goal.RUN
     execution.completed_at = execution.completed_at or at
     if not left:
-        if "left" in (execution.error or {}):  # of an earlier rollback: it is done now
+        if "left" in (execution.error or {}):  # error of an earlier rollback, which is now done
             execution.error = None
         execution.move(ExecutionStatus.ROLLED_BACK)
         execution.tell(EventType.ROLLBACK_COMPLETED, "Rolled back: every effect is undone", at, Level.WARNING)
         return
     told = "; ".join(f"stage {item['stage_id']!r}: {item['message']}" for item in left)
-    message = f"The rollback is incomplete; left to be done by hand: {told}"
+    message = f"The rollback is incomplete; undo manually: {told}"
     execution.error = {
         "message": message,
         "class": ErrorClass.UNKNOWN.value,

@@ -1,8 +1,8 @@
-"""The runner: warm processes that run stage attempts, as the driver sees them.
+"""The runner: the pool of worker processes that run stage attempts for the driver.
 
-Everything is called from one thread, and nothing waits: the runner's sockets and pipes are in the driver's selector,
-with what to call as their `data`. Every started attempt ends with exactly one `Ended`, after all it has said:
-when it returns, raises, is cancelled or killed, when its process dies, and when the runner is closed.
+One thread calls all methods, and none of them blocks: the runner's sockets and pipes are registered in the driver's
+selector, with their handler as `data`. Every started attempt ends with exactly one `Ended`, after all its log lines and
+progress: when it returns, raises, is cancelled or killed, when its process dies, and when the runner is closed.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from flexiroaster.operators.base import Access
 __all__ = ["Runner"]
 
 MAX_FAILED_STARTS = 3
-"""After so many processes in a row that died before they were ready, waiting attempts fail."""
+"""Waiting attempts fail after this number of consecutive processes that died before they were ready."""
 
 CLOSE_SECONDS = 2.0
-"""How long killed processes may take to go when the runner is closed."""
+"""Time that killed processes have to exit when the runner is closed."""
 
 
 class Runner:
-    """Runs attempts in `size` worker processes, which are forked from a zygote that is started here, without waiting.
+    """Runs attempts in `size` worker processes. Starts the zygote that forks them, without waiting for it.
 
-    `artifacts_url` is a folder or fsspec URL; `deliver` is called with every message, from the functions that this
-    registers in `selector` (`for key, _ in selector.select(): key.data()`) and from `close`. Raises SettingsError when
-    nothing can be written to the folder.
+    `artifacts_url` is a folder or fsspec URL. `deliver` is called with every message, from the handlers registered in
+    `selector` (`for key, _ in selector.select(): key.data()`) and from `close`. Raises SettingsError if the folder is
+    not writable.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Runner:
         self._setup = Setup.new(access, artifacts_url)
         self._zygote: Zygote | None = None
         self._workers: dict[int, Worker] = {}
-        self._idle: list[Worker] = []  # the last one to end is the first to be used: its caches are warm
+        self._idle: list[Worker] = []  # last in, first out: its caches are warm
         self._running: dict[str, Worker] = {}
         self._waiting: dict[str, Task] = {}
-        self._ended_early: deque[Ended] = deque()  # delivered in the next turn, not from within a call
+        self._ended_early: deque[Ended] = deque()  # delivered in the next turn, not inside a call
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
@@ -75,18 +75,18 @@ class Runner:
 
     @property
     def free(self) -> int:
-        """The attempts that can be started now without waiting for a process.
+        """Number of attempts that can start now without waiting for a process.
 
-        While no process can be started at all it is what is not in use, so that an attempt shows the reason.
+        While no process can be started, it is the number of unused slots, so that an attempt fails with the reason.
         """
         if self._failed_starts >= MAX_FAILED_STARTS:
             return self._size - len(self._running) - len(self._waiting)
         return len(self._idle)
 
     def start(self, task: Task) -> None:
-        """Run an attempt, as soon as a process is free. Raises ValueError for a key that runs already."""
+        """Run an attempt as soon as a process is free. Raises ValueError if the key already runs."""
         if task.key in self._running or task.key in self._waiting:
-            raise ValueError(f"attempt {task.key!r} has been started already")
+            raise ValueError(f"attempt {task.key!r} has already been started")
         self._waiting[task.key] = task
         if self._failed_starts >= MAX_FAILED_STARTS:
             self._failed_starts = 0
@@ -94,7 +94,7 @@ class Runner:
         self._fill()
 
     def cancel(self, key: str) -> None:
-        """Ask an attempt to end: `StageCancelled` is raised in it. Nothing happens when it has ended."""
+        """Cancel an attempt: `StageCancelled` is raised in it. A no-op if it has ended."""
         if key in self._waiting:
             self._end_early(key, describe(StageCancelled()))
         elif key in self._running:
@@ -103,9 +103,9 @@ class Runner:
             self._watch_for_writing(worker)
 
     def kill(self, key: str, error: Mapping[str, Any]) -> None:
-        """End an attempt's process, and all that it started, now; the attempt ends with that error.
+        """Kill an attempt's process and its child processes; the attempt ends with `error`.
 
-        Nothing happens when the attempt has ended.
+        A no-op if the attempt has ended.
         """
         if key in self._waiting:
             self._end_early(key, dict(error))
@@ -115,13 +115,13 @@ class Runner:
             worker.kill()
 
     def kill_processes(self) -> None:
-        """Kill every process that runs an attempt. The one method that any thread may call: it touches nothing else."""
-        for worker in self._workers.copy().values():  # the driver's thread goes on changing it
+        """Kill every process that runs an attempt. The only method that any thread may call, as it changes no state."""
+        for worker in self._workers.copy().values():  # the driver's thread changes it meanwhile
             if worker.task is not None:
                 worker.kill()
 
     def close(self, grace: float = 1.0) -> None:
-        """End everything: cancel what runs, kill it after `grace` seconds, and leave no process or file behind."""
+        """Close the runner: cancel attempts, kill them after `grace` seconds, remove all processes and files."""
         if self._closing:
             return
         self._closing = True
@@ -143,7 +143,7 @@ class Runner:
     # --- processes -------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Ask for the workers that are missing, and for a zygote first if there is none."""
+        """Start the missing workers, and first the zygote if there is none."""
         missing = self._size - sum(not worker.retired for worker in self._workers.values())
         try:
             while missing > 0 and not self._closing and self._failed_starts < MAX_FAILED_STARTS:
@@ -185,7 +185,7 @@ class Runner:
                     self._bury(worker, None)
 
     def _lose_zygote(self) -> None:
-        """It died: its workers die with it, which their channels show, and there is a new one for new workers."""
+        """Replace a dead zygote. Its workers die with it, which closes their channels."""
         zygote, self._zygote = self._zygote, None
         if zygote is None:
             return
@@ -208,12 +208,12 @@ class Runner:
             self._fail_waiting(why)
 
     def _fail_waiting(self, why: str) -> None:
-        error = describe(StageError(f"no process can be started for the stage: {why}", ErrorClass.CRASH))
+        error = describe(StageError(f"cannot start a process for the stage: {why}", ErrorClass.CRASH))
         for key in tuple(self._waiting):
             self._end_early(key, error)
 
     def _bury(self, worker: Worker, status: int | None) -> None:
-        """The process is gone: deliver what it had said, end its attempt, replace it."""
+        """Clean up after a dead process: deliver its last messages, end its attempt, replace it."""
         worker.retired = True
         if worker in self._idle:
             self._idle.remove(worker)
@@ -237,16 +237,16 @@ class Runner:
             with suppress(KeyError):
                 self._selector.unregister(watched)
 
-    # --- what workers say ------------------------------------------------------------------------------------------
+    # --- messages of workers ---------------------------------------------------------------------------------------
 
     def _hear_channel(self, worker: Worker) -> None:
         if worker.finished or worker.number not in self._workers:
-            return  # an event of the same turn has shown that it is gone
+            return  # an earlier event of this turn has removed it
         try:
             frames = worker.receive()
         except ValueError:
             worker.fate = worker.fate or describe(
-                StageError("the stage wrote into its process's channel", ErrorClass.CODE)
+                StageError("the stage's code wrote to the internal channel of its process", ErrorClass.CODE)
             )
             worker.kill()
             frames = None
@@ -271,7 +271,7 @@ class Runner:
             self._deliver(log)
         if worker.output.starved and worker.task and worker.task.memory_limit and not worker.fate:
             worker.fate = out_of_memory(worker.task.memory_limit)
-            worker.kill()  # an abort without memory may hang while it prints where it is
+            worker.kill()  # an abort without memory may hang while it prints a backtrace
 
     def _take(self, worker: Worker, frame: Mapping[str, Any]) -> None:
         kind = frame["t"]
@@ -288,7 +288,7 @@ class Runner:
             self._deliver(Progress(frame["key"], frame["fraction"], frame["message"]))
         elif kind == "stale":
             self._run_elsewhere(worker, worker.task)
-        elif worker.fate is None:  # after a kill nothing counts any more but the kill
+        elif worker.fate is None:  # after a kill, only the kill counts
             self._take_end(worker, worker.task.key, frame)
 
     def _take_end(self, worker: Worker, key: str, frame: Mapping[str, Any]) -> None:
@@ -302,7 +302,7 @@ class Runner:
         self._end(Ended(key, frame["output"], frame["error"], *times, (lines + more_lines, size + more_size)), logs)
 
     def _run_elsewhere(self, worker: Worker, task: Task) -> None:
-        """The worker has seen that modules it imported were edited: another one runs the attempt."""
+        """Run the attempt in another worker, because modules that this one imported were edited."""
         worker.retired, worker.task = True, None
         del self._running[task.key]
         self._waiting = {task.key: task, **self._waiting}
@@ -312,7 +312,7 @@ class Runner:
     # --- attempts --------------------------------------------------------------------------------------------------
 
     def _assign(self) -> None:
-        """Make workers that are ready idle, and give the idle ones what waits; dismiss them when all is to end."""
+        """Mark ready workers as idle and assign waiting tasks to them; dismiss idle workers while closing."""
         for worker in self._workers.values():
             if worker.ready and worker.pid and not worker.task and not worker.retired and worker not in self._idle:
                 self._idle.append(worker)
@@ -322,7 +322,7 @@ class Runner:
             task, worker = next(iter(self._waiting.values())), self._idle[-1]
             try:
                 worker.assign(task)
-            except TypeError as error:  # a number beyond 64 bits, say, in a pipeline's variables
+            except TypeError as error:  # such as a number beyond 64 bits in a pipeline's variables
                 message = f"the stage's config or variables cannot be sent to its process: {error}"
                 self._end_early(task.key, describe(StageError(message, ErrorClass.CONFIGURATION)))
                 continue
@@ -331,14 +331,14 @@ class Runner:
             self._watch_for_writing(worker)
 
     def _watch_for_writing(self, worker: Worker) -> None:
-        """A large task, or a slow reader: the rest is sent when there is room."""
+        """Watch for free space in the socket while data is unsent (a large task or a slow reader)."""
         key = self._selector.get_map().get(worker.channel)
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.waiting else 0)
         if key is not None and key.events != events:
             self._selector.modify(worker.channel, events, key.data)
 
     def _end(self, ended: Ended, logs: Iterable[Log]) -> None:
-        """Deliver the last lines of an attempt and its end, when the next one has its process."""
+        """Assign the process to the next attempt, then deliver the last log lines and the end of this one."""
         del self._running[ended.key]
         self._assign()
         for log in logs:
@@ -350,11 +350,11 @@ class Runner:
         self._deliver(ended)
 
     def _end_early(self, key: str, error: dict[str, Any]) -> None:
-        """End an attempt that has no process yet."""
+        """End an attempt that is still waiting for a process."""
         del self._waiting[key]
         now = datetime.now(UTC)
         self._ended_early.append(Ended(key, None, error, now, now))
-        with suppress(BlockingIOError):  # full, so it is awake
+        with suppress(BlockingIOError):  # full, so the loop wakes up anyway
             self._wake.send(b"\0")
 
     def _deliver_early(self) -> None:
@@ -363,10 +363,10 @@ class Runner:
         while self._ended_early:
             self._deliver(self._ended_early.popleft())
 
-    # --- the end ---------------------------------------------------------------------------------------------------
+    # --- closing ---------------------------------------------------------------------------------------------------
 
     def _use_own_selector(self) -> None:
-        """Leave the driver's selector; the last turns are made with one of our own."""
+        """Move from the driver's selector to a private one for the last turns."""
         own = selectors.DefaultSelector()
         mine: set[object] = {self._woken, *(w.channel for w in self._workers.values())}
         mine |= {w.output.descriptor for w in self._workers.values()}

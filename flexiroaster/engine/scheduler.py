@@ -1,7 +1,7 @@
-"""Finds work: claims what nobody drives and hands it to the driver.
+"""The scheduler: claims executions without a driver and hands them to this process's driver.
 
-There is one way back to life, however an execution lost its driver (a crash, a freeze, a hand-over, a command for one
-that is paused): it is claimable, and the ordinary claim takes it up.
+Recovery has a single path. However an execution lost its driver (a crash, a freeze, a hand-over, a command for a paused
+execution), it becomes claimable and an ordinary claim resumes it.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ __all__ = ["Scheduler", "adopt"]
 logger = logging.getLogger(__name__)
 
 MAX_CLAIMS = 3
-"""An execution whose driver went away so often without any progress between is failed for good."""
+"""Number of driver losses without progress in between after which an execution fails permanently."""
 
 _AWAY = (StoreError, SQLAlchemyError, OSError, MemoryError)
-"""What says nothing about the execution that was being read."""
+"""Errors of the environment, which do not mean that the execution itself is unreadable."""
 
 
 class Scheduler:
-    """A thread that claims up to `capacity` executions at a time, when it is woken and every `poll` seconds.
+    """A thread that claims executions, up to `capacity` at a time, when it is woken and every `poll` seconds.
 
-    `claim` claims at most so many executions, suspects or others; `load` reads one back, `watch` is who watches it,
-    `outline` reads what can be read of one that cannot be loaded. `give_back` undoes claims, of which one may have
-    failed. They raise StoreError.
+    `claim(limit, suspects)` claims suspects or other executions, `load` reads an execution, `watch` creates its safety
+    watch, and `outline` reads the readable columns of an execution that cannot be loaded. `give_back` reverts claims,
+    one of which may have failed. All of them raise StoreError.
 
-    Executions that have lost their drivers again and again are suspects: one of them may be what takes the workers
-    down, and the others stood beside it. They are driven one at a time, until they make progress, so that each of them
-    is judged by itself.
+    Executions that repeatedly lost their drivers are suspects: one of them may be crashing workers while the others
+    were only in the same process. Suspects are driven one at a time until they make progress, so that each is judged
+    alone.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Scheduler:
         self._watch = watch
         self._outline = outline
         self._give_back = give_back
-        self._unused: deque[Claim] = deque()  # claimed, and not adopted yet
-        self._failed: str | None = None  # the one among them that could not be read
+        self._unused: deque[Claim] = deque()  # claimed, not yet adopted
+        self._failed: str | None = None  # the execution among them that could not be read
         self._capacity = capacity
         self._poll = poll
         self._woken = threading.Event()
@@ -90,17 +90,17 @@ class Scheduler:
         ).start()
 
     def wake(self) -> None:
-        """There may be work."""
+        """Look for work now."""
         self._woken.set()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Claim nothing more."""
+        """Stop claiming and end the thread."""
         self._closed.set()
         self._woken.set()
         self._thread.join(timeout)
 
     def _turn(self) -> bool:
-        """Claim, then wait if there is no more; whether to go on."""
+        """Claim, then wait if there is no more work; return whether to continue."""
         if self._closed.is_set() or not self._driver.alive:
             return False
         if not self._take():
@@ -109,7 +109,7 @@ class Scheduler:
         return True
 
     def _take(self) -> bool:
-        """Claim what there is room for; whether there may be more. Raises StoreError."""
+        """Claim up to the free capacity; return whether there may be more work. Raises StoreError."""
         self._give_back_unused()
         room = self._capacity - len(self._driver.driven)
         if room <= 0:
@@ -124,14 +124,14 @@ class Scheduler:
                 self._adopt(self._unused[0])
                 self._unused.popleft()
                 self._failed = None
-        except Exception:  # not the fault of those that come after
-            with suppress(StoreError):  # then before the next claim
+        except Exception:  # the claims after the failed one are not at fault
+            with suppress(StoreError):  # retried before the next claim
                 self._give_back_unused()
             raise
         return len(claims) == room
 
     def _give_back_unused(self) -> None:
-        """Claims that were not adopted do not count: others may take them at once."""
+        """Revert claims that were not adopted: they do not count, and other workers can claim them at once."""
         if self._unused:
             self._give_back(tuple(self._unused), self._failed)
             self._unused.clear()
@@ -142,8 +142,8 @@ class Scheduler:
             adopt(self._driver, claim, self._load, self._watch, self._outline)
         except StoreError:
             raise
-        except FlexiRoasterError as error:  # the lease runs out, so that another worker may try
-            logger.error("cannot go on with execution %s: %s", claim.execution_id, error)  # noqa: TRY400 - it says why
+        except FlexiRoasterError as error:  # the lease expires, so another worker can try
+            logger.error("cannot resume execution %s: %s", claim.execution_id, error)  # noqa: TRY400 - the message has the cause
 
 
 def adopt(
@@ -153,14 +153,14 @@ def adopt(
     watch: Callable[[Stored], Watch | None] = lambda _: None,
     outline: Callable[[str], Stored] | None = None,
 ) -> None:
-    """Go on with an execution that was claimed for this driver.
+    """Resume an execution that was claimed for this driver.
 
-    What is stored of it may be unreadable, or its stages may need operators that this worker does not have: that may
-    be different with another worker, of another release or with other packages, so the lease is left to run out and
-    others may claim it. The claim number `MAX_CLAIMS` decides: what cannot be read then fails for good, by its
-    `outline`, which also frees its slot, and a stage whose operator is missing runs and fails.
+    Its stored data may be unreadable, or its stages may need operators that this worker does not have. A worker of
+    another release or with other packages may succeed, so the lease expires and other workers can claim the execution.
+    Claim number `MAX_CLAIMS` is the last: then an unreadable execution fails permanently, using its `outline`, which
+    also frees its slot, and a stage without an operator runs and fails.
 
-    Raises StoreError, and NotFoundError, DefinitionError or NotAllowedError for an execution that is left to others.
+    Raises StoreError, and NotFoundError, DefinitionError or NotAllowedError for an execution left to other workers.
     """
     faults.point("scheduler.after_claim")
     at, last = utc_now(), claim.claims >= MAX_CLAIMS
@@ -169,12 +169,12 @@ def adopt(
         execution = _restored(stored, claim, at, watch)
     except _AWAY:
         raise
-    except Exception as error:  # any value can be in a row that another release wrote, or that was damaged
+    except Exception as error:  # a row of another release, or a damaged row, can contain any value
         if not last or outline is None:
             raise _left(claim, error) from error
         stored = outline(claim.execution_id)
         execution = _sealed(stored, claim, at, error)
-        logger.error("execution %s cannot be driven: %s", claim.execution_id, execution.sealed)  # noqa: TRY400 - it says why
+        logger.error("execution %s cannot be driven: %s", claim.execution_id, execution.sealed)  # noqa: TRY400 - the message has the cause
     if (
         not last
         and (missing := _missing_operator(execution, {command.kind for command in stored.commands})) is not None
@@ -183,26 +183,26 @@ def adopt(
     execution.suspect = claim.claims > SUSPECT
     faults.point("scheduler.after_restore")
     if claim.claims > MAX_CLAIMS and not execution.ended:
-        execution.set_aside(f"its worker went away {MAX_CLAIMS} times without any progress", at)
+        execution.set_aside(f"it lost its worker {MAX_CLAIMS} times without progress", at)
     driver.submit(execution, stored.commands, waits=stored.queued)
 
 
 def _restored(
     stored: Stored, claim: Claim, at: datetime, watch: Callable[[Stored], Watch | None] = lambda _: None
 ) -> Execution:
-    """The execution; without a watch where what the safety engine remembers, and not the execution, is unreadable."""
+    """Restore the execution; without a watch if only the safety engine's data is unreadable."""
     try:
         return restore(stored, claim.token, at, watch(stored), lost_by=claim.lost_by)
     except _AWAY:
         raise
     except Exception:
         execution = restore(stored, claim.token, at, lost_by=claim.lost_by)
-        logger.exception("execution %s is not watched", claim.execution_id)
+        logger.exception("execution %s runs without the safety engine", claim.execution_id)
         return execution
 
 
 def _sealed(stored: Stored, claim: Claim, at: datetime, error: Exception) -> Execution:
-    """The end of an execution of which there is only an outline. Raises NotAllowedError if not even that holds."""
+    """Seal an execution that has only an outline. Raises NotAllowedError if the outline is invalid, too."""
     try:
         execution = restore(replace(stored, goal=Goal.RUN), claim.token, at, lost_by=claim.lost_by)
         execution.goal = stored.goal
@@ -213,8 +213,8 @@ def _sealed(stored: Stored, claim: Claim, at: datetime, error: Exception) -> Exe
 
 
 def _missing_operator(execution: Execution, asked: Collection[CommandKind]) -> str | None:
-    """What is wrong with the first stage to be run, or undone, whose operator this worker does not have."""
-    if CommandKind.STOP in asked:  # that takes none
+    """Describe the first stage to run, or undo, whose operator this worker does not have; None if all exist."""
+    if CommandKind.STOP in asked:  # a stop needs no operator
         return None
     undoes = execution.goal is Goal.ROLLBACK or CommandKind.ROLLBACK in asked
     for run in execution.stages.values():
@@ -229,11 +229,11 @@ def _missing_operator(execution: Execution, asked: Collection[CommandKind]) -> s
 def _left(claim: Claim, error: Exception) -> FlexiRoasterError:
     if isinstance(error, FlexiRoasterError):
         return error
-    return NotAllowedError(f"What is stored of execution {claim.execution_id} cannot be read: {error!r}")
+    return NotAllowedError(f"The stored data of execution {claim.execution_id} cannot be read: {error!r}")
 
 
 def _unreadable(stored: Stored, error: Exception) -> str:
-    if isinstance(error, FlexiRoasterError):  # it names pipeline and revision
+    if isinstance(error, FlexiRoasterError):  # its message has the pipeline and revision
         return error.message
     where = f"pipeline {stored.pipeline.id!r} at revision {stored.revision}"
-    return f"what is stored of the execution of {where} cannot be read: {error!r}"
+    return f"the stored execution of {where} cannot be read: {error!r}"

@@ -1,4 +1,4 @@
-"""What every worker of a runner is told once. It comes with the zygote's first message, never by the environment."""
+"""Worker setup: the configuration of a runner's workers, sent in the zygote's first message, never by environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Setup"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What stages may reach, where artifacts lie, and `work`, the folder that holds a scratch folder per worker."""
+    """The access of stages, the location of artifacts, and `work`, the parent of the workers' scratch folders."""
 
     access: Access
     artifacts_url: str
@@ -26,9 +26,9 @@ class Setup:
 
     @classmethod
     def new(cls, access: Access, artifacts_url: str) -> Self:
-        """A setup with a scratch folder of its own: beside local artifacts, where there is room for large files.
+        """Create a setup with a new scratch folder, next to the local artifacts, where large files have space.
 
-        Raises SettingsError when nothing can be written there.
+        Raises SettingsError if the folder is not writable.
         """
         url = artifacts_url if "://" in artifacts_url else str(Path(artifacts_url).absolute())
         artifacts = Artifacts(url)
@@ -36,17 +36,17 @@ class Setup:
             artifacts.folder.mkdir(parents=True, exist_ok=True)
             work = tempfile.mkdtemp(prefix=SCRATCH, dir=artifacts.folder)
         except OSError as error:
-            raise SettingsError(f"ARTIFACTS_URL: nothing can be written to {artifacts.folder}: {error}") from error
+            raise SettingsError(f"ARTIFACTS_URL: cannot write to {artifacts.folder}: {error}") from error
         return cls(access, url, str(artifacts.cache), work)
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> Self:
-        """From the message that `message` gave."""
+        """Create a setup from the result of `message`."""
         access: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in message["access"].items()}
         return cls(Access(**access), message["artifacts_url"], message["cache"], message["work"])
 
     def message(self) -> dict[str, Any]:
-        """As JSON."""
+        """The setup as JSON."""
         plain = {f.name: getattr(self.access, f.name) for f in fields(self.access)}
         access = {name: _plain(value) for name, value in plain.items()}
         return {"access": access, "artifacts_url": self.artifacts_url, "cache": self.cache, "work": self.work}

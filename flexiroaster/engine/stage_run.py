@@ -1,4 +1,4 @@
-"""One stage's state within an execution."""
+"""Stage runs: the state of one stage within an execution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["StageRun"]
 
 @dataclass(slots=True)
 class StageRun:
-    """A stage's state; `missing` counts the dependencies that have not ended. `attempt` counts from 1, 0 before."""
+    """State of a stage. `missing` is the number of unfinished dependencies; `attempt` counts from 1, 0 is none."""
 
     stage: Stage
     missing: int
@@ -30,32 +30,32 @@ class StageRun:
     is_anomaly: bool = False
 
     def move(self, status: StageStatus) -> None:
-        """Change the state; a move that is not in the table is a defect of ours."""
+        """Change the state. Raises AssertionError, since a transition outside the table is a defect."""
         if status not in STAGE_MOVES[self.status]:
             raise AssertionError(f"stage {self.stage.id}: {self.status} -> {status}")
         self.status = status
 
     def start(self, at: datetime) -> None:
-        """Another attempt begins."""
+        """Start the next attempt."""
         self.move(StageStatus.RUNNING)
         self.attempt += 1
         self.started_at, self.completed_at, self.retry_at = at, None, None
 
     def interrupt(self) -> None:
-        """The attempt was ended through no fault of the stage's: it does not count."""
+        """Revert an attempt that the engine ended; it does not count."""
         self.move(StageStatus.PENDING)
         self.attempt -= 1
-        self.completed_at = None  # that it was started once is kept: it may have had its effect
+        self.completed_at = None  # started_at stays, because the attempt may have had an effect
 
     def reset(self) -> None:
-        """Begin anew, as if it had never run."""
+        """Reset the stage as if it had never run."""
         self.move(StageStatus.PENDING)
         self.attempt = 0
         self.started_at = self.completed_at = self.retry_at = self.output = self.error = None
         self.is_anomaly = False
 
     def end(self) -> StageEnd | None:
-        """How it completed, for the safety engine; None where it has not, or what was undone."""
+        """Result of a completed stage for the safety engine; None if it has not completed or was undone."""
         if self.status is not StageStatus.COMPLETED or self.started_at is None or self.completed_at is None:
             return None
         rows, size = ((self.output or {}).get(name) for name in ("rows", "bytes"))
@@ -69,6 +69,6 @@ class StageRun:
         )
 
     def change(self) -> StageChange:
-        """The row as it stands now."""
+        """The current row of the stage."""
         times = (self.started_at, self.completed_at, self.retry_at)
         return StageChange(self.stage.id, self.status, self.attempt, *times, self.output, self.error, self.is_anomaly)

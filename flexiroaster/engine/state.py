@@ -1,6 +1,7 @@
-"""What one execution is at, and what changed in it since it was last written: events, stages, decisions, commands.
+"""Execution state: the state of one execution and its unwritten changes (events, stages, decisions, commands).
 
-`Execution` moves it; here is only how it is kept, asked and taken as one `Transition`.
+`Execution` implements the transitions. This base class stores the state, answers questions about it and collects the
+changes as one `Transition`.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ class ExecutionState:
     error: dict[str, Any] | None = None
     goal: Goal = Goal.RUN
     rollback: Rollback | None = None
-    slot: int | None = None  # of the pipeline's concurrency
+    slot: int | None = None  # concurrency slot of the pipeline
     stopping: str | None = None  # why no further stage starts
     pause_deadline: datetime | None = None  # when a pause becomes a stop
-    overdue: bool = False  # that was so when this driver took it up
+    overdue: bool = False  # the pause deadline had passed when this driver claimed it
     stages: dict[str, StageRun] = field(init=False)
     ready: deque[str] = field(init=False, default_factory=deque)
-    retries: dict[str, datetime] = field(init=False, default_factory=dict)  # when stages that wait are tried again
+    retries: dict[str, datetime] = field(init=False, default_factory=dict)  # stage id -> time of the next attempt
     completed: int = 0
-    waits: bool = False  # for a slot of its pipeline; nothing starts
-    sealed: str | None = None  # why it cannot be driven; commands are no longer applied
-    suspect: bool = False  # it lost its drivers again and again, without any progress between
-    elapsed: float = 0.0  # seconds that its limit has counted before this driver took it up
-    watch: Watch | None = None  # of the safety engine; without one the stages' own rules hold
+    waits: bool = False  # waits for a slot of its pipeline; nothing starts
+    sealed: str | None = None  # reason why it cannot be driven; commands are refused
+    suspect: bool = False  # it lost several drivers in a row without progress
+    elapsed: float = 0.0  # seconds of its time limit used before this driver claimed it
+    watch: Watch | None = None  # of the safety engine; without it the stages' own rules apply
     decisions: list[NewDecision] = field(init=False, default_factory=list)  # since the last transition
-    handled: list[tuple[int, str]] = field(init=False, default_factory=list)  # commands, and what came of them
-    stop_commands: list[int] = field(init=False, default_factory=list)  # handled when it has ended
+    handled: list[tuple[int, str]] = field(init=False, default_factory=list)  # command id and result
+    stop_commands: list[int] = field(init=False, default_factory=list)  # marked as handled once it has ended
     unended: int = field(init=False)  # stages that have not ended
-    interrupted: set[str] = field(init=False, default_factory=set)  # attempts we end through no fault of theirs
+    interrupted: set[str] = field(init=False, default_factory=set)  # stages whose attempts we end; these do not count
     progressed: bool = False  # a stage has completed since the last transition
     followers: dict[str, list[str]] = field(init=False)
     _written: ExecutionStatus = field(init=False)
@@ -74,24 +75,24 @@ class ExecutionState:
 
     @property
     def running(self) -> list[str]:
-        """The keys' stage ids of the attempts that run now."""
+        """The ids of the stages that have a running attempt."""
         return [i for i, run in self.stages.items() if run.status is S.RUNNING]
 
     @property
     def held(self) -> list[StageRun]:
-        """The failed stages that it is paused for, so that a person decides about them."""
+        """The failed stages that the execution is paused for until a user decides about them."""
         if self.error is not None or self.status in TERMINAL:
             return []
         return [run for run in self.stages.values() if run.status is S.FAILED and run.stage.is_critical]
 
     @property
     def interrupting(self) -> bool:
-        """Whether attempts that run now are to be ended, through no fault of theirs."""
+        """Whether running attempts must be ended without being counted."""
         return bool(self.interrupted)
 
     @property
     def startable(self) -> bool:
-        """Whether a stage may be started, or undone, now."""
+        """Whether a stage can be started, or undone, now."""
         if self.rollback is not None:
             busy = self.running or self.rollback.active or self.retries
             return not busy and not self.rollback.finished
@@ -99,7 +100,7 @@ class ExecutionState:
 
     @property
     def ended(self) -> bool:
-        """Whether nobody needs to drive it any more: it is in a terminal state, or paused with nothing running."""
+        """Whether it needs no driver: it is terminal, waits for a slot, or is paused with nothing running."""
         if self.goal is Goal.ROLLBACK:
             return False
         if self.status is ExecutionStatus.PAUSED:
@@ -108,11 +109,11 @@ class ExecutionState:
 
     @property
     def changed(self) -> bool:
-        """Whether there is anything to take."""
+        """Whether there are unwritten events."""
         return bool(self._events)
 
     def take(self) -> Transition | None:
-        """All that changed since the last call, as one transition; None when nothing did."""
+        """Collect all changes since the last call as one transition; None if there are none."""
         if self.ended:
             self.handled += [(command_id, "done") for command_id in self.stop_commands]
             self.stop_commands.clear()
@@ -151,13 +152,13 @@ class ExecutionState:
         return transition
 
     def move(self, status: ExecutionStatus) -> None:
-        """Change the state. Raises NotAllowedError for a move that is not in the table."""
+        """Change the state. Raises NotAllowedError if the table does not have the transition."""
         check_move(self.status, status)
         self.status = status
         self.pause_deadline = None
 
     def touch(self, stage_id: str) -> None:
-        """A stage's row has changed."""
+        """Mark the row of a stage as changed."""
         self._changed[stage_id] = None
 
     def tell(
@@ -183,6 +184,6 @@ class ExecutionState:
         level: Level = Level.INFO,
         data: dict[str, Any] | None = None,
     ) -> None:
-        """Add an event of a stage, whose row has changed."""
+        """Add an event of a stage and mark its row as changed."""
         self.touch(run.stage.id)
         self.tell(kind, message, at, level, run.stage.id, data, run.attempt or None)

@@ -1,4 +1,4 @@
-"""Timers of the driver's loop: a heap by due time."""
+"""Timers of the driver's event loop: a heap ordered by due time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Timer", "Timers"]
 
 
 class Timer:
-    """Something to do at a time of the monotonic clock, unless it is cancelled before."""
+    """An action that is due at a time of the monotonic clock, unless it is cancelled before."""
 
     __slots__ = ("action", "due")
 
@@ -20,12 +20,12 @@ class Timer:
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
-        """Never do it; what it holds is let go at once."""
+        """Cancel the timer and release its action at once."""
         self.action = None
 
 
 class Timers:
-    """All timers of one loop."""
+    """All timers of one event loop."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
@@ -36,7 +36,7 @@ class Timers:
         return len(self._heap)
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """Do `action` after so many seconds."""
+        """Schedule `action` after `seconds`."""
         timer = Timer(monotonic() + seconds, action)
         heapq.heappush(self._heap, (timer.due, next(self._order), timer))
         if len(self._heap) > self._sweep_at:
@@ -44,20 +44,20 @@ class Timers:
         return timer
 
     def wait(self, now: float) -> float | None:
-        """Seconds until the next timer is due, not below 0; None when there is none."""
+        """Seconds until the next timer is due, at least 0; None without a timer."""
         while self._heap and self._heap[0][2].action is None:
             heapq.heappop(self._heap)
         return max(0.0, self._heap[0][0] - now) if self._heap else None
 
     def due(self, now: float) -> Iterator[Callable[[], None]]:
-        """The actions whose time has come, in order."""
+        """Yield the actions that are due, in order."""
         while self._heap and self._heap[0][0] <= now:
             timer = heapq.heappop(self._heap)[2]
             if timer.action is not None:
                 yield timer.action
 
     def _sweep(self) -> None:
-        """Let go of cancelled timers, which are most of them: nearly every attempt ends before its limit."""
+        """Remove cancelled timers. These are most timers, since nearly every attempt ends before its time limit."""
         self._heap = [entry for entry in self._heap if entry[2].action is not None]
         heapq.heapify(self._heap)
         self._sweep_at = max(1024, 2 * len(self._heap))

@@ -1,8 +1,8 @@
-"""A worker: the process that runs attempts, one after the other, until its parent closes the channel.
+"""The worker process: runs attempts one after the other until its parent closes the channel.
 
-It is forked by the zygote with everything imported. It lasts 1,000 attempts, and ends before that when its memory
-has grown beyond 1 GiB, when a stage left child processes or threads behind, and when a stage was interrupted: in the
-middle of an import, say, which cannot be repeated in the same process.
+The fork server (zygote) forks it with all imports done. It ends after 1,000 attempts, and earlier when its memory
+exceeds 1 GiB, when a stage left child processes or threads behind, or when a stage was interrupted: an interrupted
+import, for example, cannot be repeated in the same process.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def work(setup: Setup, number: int, channel: socket.socket, zygote: int) -> NoReturn:
-    """Be worker `number`: run tasks from the channel until it is closed. The zygote has set the descriptors 0 to 2."""
+    """Run as worker `number`: run tasks from the channel until it is closed. Descriptors 0 to 2 are already set."""
     _die_with(zygote)
-    signal.signal(signal.SIGINT, _ignore)  # a handler rather than SIG_IGN, which child processes would inherit
+    signal.signal(signal.SIGINT, _ignore)  # a handler, because child processes would inherit SIG_IGN
     signal.signal(signal.SIGTERM, _ignore)
     faulthandler.enable(file=2)
     worker = _Worker(setup, number, channel)
@@ -66,13 +66,13 @@ class _Worker:
         self._attempts = Attempts(artifacts, setup.access, workdir, self._cancellation)
         self._attempts.prepare()
         self._modules = UserModules()
-        self._folder = os.open(".", os.O_RDONLY)  # a descriptor leads back even when the folder was renamed
+        self._folder = os.open(".", os.O_RDONLY)  # a descriptor still works after the folder is renamed
         self._environment = dict(_environment())
         self._memory = _Memory()
         self._ended = 0
 
     def loop(self) -> None:
-        """Run tasks until there are none, or until another worker should run them."""
+        """Run tasks until the channel is closed, or until another worker must run them."""
         self._capture.send(encode({"t": "ready"}))
         while (task := self._channel.next_task()) is not None:
             if self._modules.changed():
@@ -82,15 +82,15 @@ class _Worker:
                 return
 
     def _run(self, task: Mapping[str, Any]) -> bool:
-        """Run one attempt and report its end; whether this worker takes another one."""
+        """Run one attempt and report its end; return whether this worker takes another one."""
         started_at = time.time()
         self._capture.begin(task["key"])
-        with warnings.catch_warnings():  # also lets warnings show again that an earlier attempt has shown
+        with warnings.catch_warnings():  # also shows warnings again that an earlier attempt has shown
             output, error = self._outcome(task)
         _libc.fflush(None)
         dropped = self._capture.end()
         if error is not None:
-            gc.collect()  # what the traceback held may be as large as the memory limit
+            gc.collect()  # objects in the traceback can be as large as the memory limit
         stays = self._restore()
         self._end({"t": "ended", "key": task["key"], "output": output, "error": error, "started_at": started_at,
                    "ended_at": time.time(), "dropped": dropped, "stays": stays})  # fmt: skip
@@ -103,7 +103,7 @@ class _Worker:
                 return self._attempts.run(task, _Progress(self._capture, task["key"])), None
             finally:
                 self._cancellation.end()
-        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and SystemExit of a stage are its failures
+        except BaseException as error:  # noqa: BLE001 - a stage's KeyboardInterrupt or SystemExit is its failure
             self._cancellation.end()
             return None, self._described(error)
 
@@ -118,10 +118,10 @@ class _Worker:
         return hidden
 
     def _end(self, frame: dict[str, Any]) -> None:
-        """Report the end; an output that is not JSON, or out of proportion, is the stage's failure."""
+        """Report the end; an output that is not JSON or is too large fails the stage."""
         try:
             encoded = encode(frame)
-            problem = f"has {len(encoded):,} bytes, {MAX_OUTPUT_BYTES:,} are allowed"
+            problem = f"has {len(encoded):,} bytes, at most {MAX_OUTPUT_BYTES:,} are allowed"
         except TypeError as error:
             encoded, problem = None, f"is not JSON: {error}"
         if encoded is None or len(encoded) > MAX_OUTPUT_BYTES:
@@ -130,7 +130,7 @@ class _Worker:
         self._capture.send(encoded)
 
     def _restore(self) -> bool:
-        """Undo what the stage's code changed in the process; whether the process is good for another attempt."""
+        """Undo the stage's changes to the process; return whether the process can run another attempt."""
         self._ended += 1
         self._modules.remember()
         if _environment() != self._environment:
@@ -145,7 +145,7 @@ class _Worker:
 
 
 class _Progress:
-    """The stage's `report_progress`: sent ten times a second at most, and always at 100 %."""
+    """The stage's `report_progress`: sends at most ten times a second, and always at 100 %."""
 
     def __init__(self, capture: Capture, key: str) -> None:
         self._capture = capture
@@ -162,11 +162,11 @@ class _Progress:
 
 
 def _ignore(_signal: int, _frame: object) -> None:
-    """Not in a stage, or not asked: nothing to do."""
+    """Ignore signals outside of a stage, and signals that the parent did not announce."""
 
 
 def _die_with(zygote: int) -> None:
-    """End with the zygote, even while a stage runs native code."""
+    """Make this process end with the zygote, even while a stage runs native code."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
@@ -182,27 +182,27 @@ def _watch_parent(zygote: int) -> None:
 
 
 def _environment() -> dict[bytes, bytes]:
-    """The environment as it is kept: comparing it takes a microsecond, decoding it for that a hundred."""
+    """The environment as raw bytes: a comparison takes 1 µs, with decoding 100 µs."""
     kept: dict[bytes, bytes] = vars(os.environ)["_data"]
     return kept
 
 
 class _Memory:
-    """How much memory this process has now; where there is no procfs, the most it ever had."""
+    """Memory of this process: the current size, or the peak on systems without procfs."""
 
     def __init__(self) -> None:
         statm = Path("/proc/self/statm")
         self._statm = os.open(statm, os.O_RDONLY) if statm.exists() else None
 
     def resident(self) -> int:
-        """Bytes."""
+        """Resident memory in bytes."""
         if self._statm is None:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize()
 
 
 def _left_behind() -> bool:
-    """Whether child processes, or threads that are no daemons, are still there."""
+    """Whether child processes or non-daemon threads still exist."""
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
         return True
     try:

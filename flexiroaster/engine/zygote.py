@@ -1,8 +1,8 @@
-"""The zygote: a process with everything imported that forks the workers, so that one is there in milliseconds.
+"""The fork server (zygote): a process with all imports done that forks workers within milliseconds.
 
-It runs no stage and has no thread of its own. Over one socket it is asked for workers, each request with the two
-descriptors that are the worker's, and reports which worker died of what. It ends, and all workers with their
-child processes end with it, when the parent does, however that happens.
+It runs no stage and no threads. It receives fork requests over one socket, each with the two descriptors of the worker,
+and reports how workers died. When the parent ends, for whatever reason, the zygote, all workers and their child
+processes end too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from flexiroaster.engine import preload  # noqa: F401 - before anything else imports polars
+from flexiroaster.engine import preload  # noqa: F401 - must run before any other import of polars
 from flexiroaster.engine.frames import FrameReader, encode
 from flexiroaster.engine.setup import Setup
 from flexiroaster.engine.worker import work
@@ -29,16 +29,16 @@ __all__ = ["main"]
 
 
 def main(descriptor: int) -> NoReturn:
-    """Serve the parent at the other end of the control socket until it is gone."""
+    """Serve the parent at the other end of the control socket until it ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # they are sent to whole groups; the parent decides
+        signal.signal(ignored, signal.SIG_IGN)  # these signals reach whole groups; the parent decides
     gc.collect()
-    gc.freeze()  # pages of what is imported stay shared between the workers
+    gc.freeze()  # memory pages of imports stay shared between the workers
     gc.enable()
     zygote = _Zygote(socket.socket(fileno=descriptor))
     try:
         zygote.serve()
-    except ConnectionError:  # the parent went while we told it something
+    except ConnectionError:  # the parent ended while we sent a message
         pass
     finally:
         zygote.end()
@@ -48,14 +48,14 @@ class _Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._reader = FrameReader()
-        self._descriptors: deque[int] = deque()  # come with the fork requests, two each
+        self._descriptors: deque[int] = deque()  # received with the fork requests, two each
         self._children: set[int] = set()
         self._child_ended, self._wakeup = _signal_pipe()
         self._parent = _watched_parent()
         self._setup: Setup | None = None
 
     def serve(self) -> None:
-        """Until the parent is gone: fork what is asked for, report what has died."""
+        """Fork workers on request and report deaths, until the parent ends."""
         watched: list[Any] = [self._control, self._child_ended]
         watched += [] if self._parent is None else [self._parent]
         while True:
@@ -68,7 +68,7 @@ class _Zygote:
                 return
 
     def end(self) -> NoReturn:
-        """Leave nothing behind."""
+        """Kill all workers, delete their files and exit."""
         for pid in self._children:
             _kill_group(pid)
         if self._setup is not None:
@@ -76,7 +76,7 @@ class _Zygote:
         os._exit(0)
 
     def _take_requests(self) -> bool:
-        """Whether the parent is still there."""
+        """Handle pending requests; return whether the parent is still alive."""
         data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
         self._descriptors.extend(descriptors)
         for frame in self._reader.feed(data):
@@ -96,7 +96,7 @@ class _Zygote:
         else:
             if pid == 0:
                 self._become_worker(setup, frame, channel, output, zygote)
-            with suppress(OSError):  # the child does it as well; whoever comes first
+            with suppress(OSError):  # the child does it too; either can be first
                 os.setpgid(pid, pid)
             self._children.add(pid)
             self._control.sendall(encode({"t": "forked", "worker": frame["worker"], "pid": pid}))
@@ -117,10 +117,10 @@ class _Zygote:
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.close(output)
-            for folder in frame["clean"]:  # of workers that died; here, because nobody waits for this process yet
+            for folder in frame["clean"]:  # folders of dead workers; here, because no task waits for this process yet
                 shutil.rmtree(folder, ignore_errors=True)
             work(setup, frame["worker"], socket.socket(fileno=channel), zygote)
-        except BaseException:  # noqa: BLE001 - nothing may get back into the zygote's loop
+        except BaseException:  # noqa: BLE001 - no exception may return to the zygote's loop
             traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
 
@@ -135,7 +135,7 @@ class _Zygote:
 
 
 def _signal_pipe() -> tuple[int, int]:
-    """A pipe that becomes readable when a child has died."""
+    """Create a pipe that becomes readable when a child dies."""
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     os.set_blocking(writable, False)
@@ -145,18 +145,18 @@ def _signal_pipe() -> tuple[int, int]:
 
 
 def _watched_parent() -> int | None:
-    """A descriptor that becomes readable when the parent is gone, even if a fork of it still holds our socket."""
+    """Open a descriptor that becomes readable when the parent ends, even if a fork of it still has our socket open."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:
         return os.pidfd_open(os.getppid())
-    except OSError:  # gone already, or a kernel without it: the socket's end tells as well
+    except OSError:  # already ended, or an old kernel: then the end of the socket shows it
         return None
 
 
 def _death_of(pid: int) -> int | None:
-    """The exit code, or minus the signal, of a child that has died; what it started is killed as well."""
-    if hasattr(os, "waitid"):  # while the pid is still taken, nobody else can be hit
+    """The exit code, or minus the signal, of a dead child, or None; kills its process group too."""
+    if hasattr(os, "waitid"):  # the pid is still reserved, so the kill cannot hit another process
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
         _kill_group(pid)

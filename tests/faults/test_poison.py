@@ -42,6 +42,6 @@ def _poisoned(site: Site, number: int) -> list[str]:
     if deaths != DEATHS:
         problems.append(f"{poison}: took {deaths} workers down, not {DEATHS}")
     error = site.checker.execution(poison).error or {}
-    if (error.get("message"), error.get("class")) != ("its worker went away 3 times without any progress", "crash"):
+    if (error.get("message"), error.get("class")) != ("it lost its worker 3 times without progress", "crash"):
         problems.append(f"{poison}: its error is {error}")
     return problems

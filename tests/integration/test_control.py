@@ -180,7 +180,7 @@ def test_a_rollback_that_cannot_undo_everything_says_what_is_left(installation: 
     out.write_text("somebody else's\n")
     control.rollback(installation, x)
     done = eventually(lambda: (row := executions.get(installation, x)).status == "failed" and row)
-    assert done.error["message"].startswith("The rollback is incomplete; left to be done by hand: stage 'f': ")
+    assert done.error["message"].startswith("The rollback is incomplete; undo manually: stage 'f': ")
     assert [item["stage_id"] for item in done.error["left"]] == ["f"]
     assert out.read_text() == "somebody else's\n"
     assert {s.stage_id: str(s.status) for s in executions.stages(installation, x)}["db"] == "rolled_back"

@@ -38,7 +38,7 @@ def test_its_worker_ends_and_another_goes_on(
             assert worker.wait(120) == 1
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             grave = [line for line in lines if line["level"] in {"warning", "error", "critical"}]
-            told = "the driver has failed; others go on with its 1 executions when their leases run out"
+            told = "the driver has failed; other workers will resume its 1 executions once their leases expire"
             assert [(line["level"], line["event"]) for line in grave] == [("critical", told)]
             assert "InjectedFault" in json.dumps(grave[0]["exception"])
             assert executions.get(installation, x).status == "running", "it gave nothing up that it could not write"
@@ -106,7 +106,7 @@ def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
         assert installation.healthy
         assert seqs_have_no_gap(installation, x)
     told = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
-    assert told == [f"execution {x} is given up, the driver failed in it"]
+    assert told == [f"abandoning execution {x}: the driver failed while processing it"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

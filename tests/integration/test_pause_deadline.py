@@ -64,7 +64,7 @@ def let_it_pass(installation: Installation, execution_id: str) -> datetime:
 def assert_stopped_at(installation: Installation, execution_id: str, deadline: str) -> None:
     eventually(lambda: executions.get(installation, execution_id).status == "cancelled")
     told = {event.type: event.message for event in executions.events(installation, execution_id)}
-    reason = f"it was paused until {deadline} and nobody has resumed it"
+    reason = f"it was not resumed before its pause deadline, {deadline}"
     assert told["execution.stopping"] == f"Stopping: {reason}"
     assert told["execution.cancelled"] == f"Execution cancelled: {reason}"
     assert executions.get(installation, execution_id).pause_deadline is None
@@ -73,7 +73,7 @@ def assert_stopped_at(installation: Installation, execution_id: str, deadline: s
 
 def told_deadline(installation: Installation, execution_id: str) -> str:
     (paused,) = [e for e in executions.events(installation, execution_id) if e.type == "execution.paused"]
-    return paused.message.partition("it is stopped at ")[2].removesuffix(" unless it is resumed before")
+    return paused.message.partition("it will be stopped at ")[2].removesuffix(" unless it is resumed before")
 
 
 def written(at: datetime) -> str:

@@ -54,7 +54,7 @@ def test_a_stage_without_a_table_is_no_input(bench: Bench) -> None:
     assert bench.run_task(task).output == {}
     assert error(bench.run_task(passthrough)) == (
         "configuration",
-        "too few input tables: 0, at least 1 needed; stages that gave no table: 'before'",
+        "too few input tables: 0, at least 1 needed; stages without a table: 'before'",
     )
 
 
@@ -74,7 +74,7 @@ def test_an_artifact_that_is_gone(bench: Bench) -> None:
     path = Path(first.output["url"])
     path.unlink()
     end = bench.run_task(bench.task("doubled", stage_id="second", inputs={"first": first.output}))
-    text = f"the artifact of stage 'first' is gone: {path}: there is no such file"
+    text = f"the artifact of stage 'first' cannot be used: {path}: the file does not exist"
     assert error(end) == ("configuration", text)
     assert end.error is not None
     assert end.error["details"] == {"artifact_of": "first", "url": str(path)}

@@ -75,7 +75,7 @@ def test_something_that_is_no_table(bench: Bench) -> None:
         (
             "kills_itself",
             {"name": "SIGKILL"},
-            "the stage's process was killed by SIGKILL (the kernel's out-of-memory killer does that, too)",
+            "the stage's process was killed by SIGKILL (possibly by the kernel's out-of-memory killer)",
         ),
         ("kills_itself", {"name": "SIGABRT"}, "the stage's process was killed by SIGABRT"),
     ],
@@ -117,7 +117,10 @@ def test_a_task_that_is_not_json(bench: Bench) -> None:
 
 
 def test_a_stage_that_disturbs_its_process(bench: Bench) -> None:
-    assert error(bench.run("writes_everywhere")) == ("code", "the stage wrote into its process's channel")
+    assert error(bench.run("writes_everywhere")) == (
+        "code",
+        "the stage's code wrote to the internal channel of its process",
+    )
     assert error(bench.run("closes_everything")) == ("crash", "the stage's process ended with exit code 1")
     assert bench.run("nothing").output == {}
 
@@ -219,7 +222,7 @@ def test_what_a_killed_attempt_said_is_its_own(bench: Bench) -> None:
 def test_a_key_runs_once(bench: Bench) -> None:
     task = bench.task("nothing")
     bench.runner.start(task)
-    with pytest.raises(ValueError, match="attempt 'key-1' has been started already"):
+    with pytest.raises(ValueError, match="attempt 'key-1' has already been started"):
         bench.runner.start(task)
     bench.end_of(task.key)
 

@@ -119,7 +119,7 @@ def test_killing_the_zygote(tmp_path: Path) -> None:
         other = bench.start("sleeps", seconds=600)
         bench.said(other, "sleeping")
         key = bench.start("kills_the_zygote")
-        message = "the stage's process was killed, because the process that starts the stages' processes died"
+        message = "the stage's process was killed because the fork server of the stage processes died"
         assert error(bench.end_of(key)) == ("crash", message)
         assert bench.texts(key) == ["before"]
         assert error(bench.end_of(other)) == ("crash", message)
@@ -140,7 +140,7 @@ def test_processes_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with Bench(tmp_path) as bench:
         key = bench.start("nothing")
-        assert error(bench.end_of(key)) == ("crash", "no process can be started for the stage: exit code 1")
+        assert error(bench.end_of(key)) == ("crash", "cannot start a process for the stage: exit code 1")
         assert bench.runner.free == 1
         monkeypatch.undo()
         assert error(bench.run("fails"))[1] == "the reason"
@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         selectors.DefaultSelector() as selector,
-        pytest.raises(SettingsError, match=r"ARTIFACTS_URL: nothing can be written to .*/file: .*exists"),
+        pytest.raises(SettingsError, match=r"ARTIFACTS_URL: cannot write to .*/file: .*exists"),
     ):
         Runner(size=1, access=Access(), artifacts_url=str(tmp_path / "file"), selector=selector, deliver=print)
 

@@ -152,7 +152,7 @@ def test_a_defect_of_the_code_is_not_repeated(installation: Installation) -> Non
 @pytest.mark.parametrize(
     ("function", "fields", "error_class", "message"),
     [
-        ("sleep_long", {"timeout": 0.3}, "timeout", "the attempt exceeded its limit of 0.3 s and was killed"),
+        ("sleep_long", {"timeout": 0.3}, "timeout", "the attempt exceeded its time limit of 0.3 s and was killed"),
         ("exit_3", {}, "crash", "the stage's process ended with exit code 3"),
         ("kill_itself", {}, "crash", "killed by SIGKILL"),
         ("eat_memory", {"memory_limit": 512}, "resource", "out of memory: the stage may use 512 MiB"),
@@ -210,7 +210,7 @@ def test_stop_is_cooperative_then_final(
 def test_a_whole_execution_has_a_limit(installation: Installation) -> None:
     done = run(installation, python("a", "sleep_long"), python("b", "sleep_long", "a"), timeout=0.5)
     assert (done.status, done.error["class"]) == ("failed", "timeout")
-    assert done.error["message"] == "The execution exceeded its limit of 0.5 s"
+    assert done.error["message"] == "The execution exceeded its time limit of 0.5 s"
 
 
 def test_an_execution_keeps_the_revision_it_started_with(installation: Installation, tmp_path: Path) -> None:

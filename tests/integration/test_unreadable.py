@@ -76,13 +76,13 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "a definition that is gone": (delete(pipeline_revisions).where(FIRST), "Pipeline not found: p, revision 1"),
     "a stage that the definition does not have": (
         text("UPDATE stage_runs SET stage_id = 'c' WHERE stage_id = 'b' AND execution_id = :x"),
-        "what is stored of the execution of pipeline 'p' at revision 1 cannot be read: KeyError('c')",
+        "the stored execution of pipeline 'p' at revision 1 cannot be read: KeyError('c')",
     ),
 }
 ON_SQLITE: dict[str, tuple[Any, str]] = {
     f"{column}, no JSON": (
         text(f"UPDATE {table} SET {column} = '{{' WHERE {key} = :x"),
-        "what is stored of the execution of pipeline 'p' at revision 1 cannot be read: JSONDecodeError",
+        "the stored execution of pipeline 'p' at revision 1 cannot be read: JSONDecodeError",
     )
     for table, column, key in (
         ("executions", "variables", "id"),
@@ -162,7 +162,7 @@ def test_what_the_safety_engine_cannot_read_costs_the_watch_and_no_execution(
     damage(installation, update(risk_assessments).values(level="extreme"))
     installation.take_work()
     assert executions.wait(installation, x, 60).status == "completed"
-    assert f"execution {x} is not watched" in [record.getMessage() for record in caplog.records]
+    assert f"execution {x} runs without the safety engine" in [record.getMessage() for record in caplog.records]
 
 
 # --- other workers ---------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_unusual_amounts_are_told(installation: Installation) -> None:
     x = begin(installation, rows("load", {"x": 1}, {"x": 2}), id="p")
     ended(installation, x)
     (event,) = told(installation, x)
-    assert event.message == "Stage gave an unusual amount: load: 2 rows, usually about 1e+03"
+    assert event.message == "Unusual output volume: load: 2 rows, usually about 1e+03"
     assert executions.stages(installation, x)[0].is_anomaly
 
 

@@ -88,4 +88,4 @@ def test_a_lost_lease_is_counted_and_nothing_else_that_is_claimed(
             e for e in executions.events(rest.installation, execution_id) if e.type is EventType.EXECUTION_CLAIMED
         ]
         assert f":{two.pid}:" in str((taken.data or {})["lost_by"])
-        assert "the lease of its worker has run out" in taken.message
+        assert "the lease of its worker expired" in taken.message

@@ -58,7 +58,7 @@ def test_a_side_table_has_its_own_name(artifacts: Artifacts) -> None:
 def test_a_side_table_cannot_take_another_files_name(artifacts: Artifacts, name: str) -> None:
     with pytest.raises(StageError) as caught:
         artifacts.write(TABLE, "e1", "check", 1, name)
-    text = f"side table {name!r}: a name is a letter and up to 63 letters, digits or underscores"
+    text = f"side table {name!r}: a name must be a letter or _ and up to 63 letters, digits or _"
     assert caught.value.message == text
     assert caught.value.error_class is ErrorClass.CODE
 
@@ -113,7 +113,10 @@ def test_a_missing_file(artifacts: Artifacts) -> None:
     Path(summary["url"]).unlink()
     with pytest.raises(StageError) as caught:
         artifacts.scan("load", summary)
-    assert caught.value.message == f"the artifact of stage 'load' is gone: {summary['url']}: there is no such file"
+    assert (
+        caught.value.message
+        == f"the artifact of stage 'load' cannot be used: {summary['url']}: the file does not exist"
+    )
     assert caught.value.error_class is ErrorClass.CONFIGURATION
     assert caught.value.details == {"artifact_of": "load", "url": summary["url"]}
 
@@ -124,7 +127,7 @@ def test_a_truncated_file(artifacts: Artifacts) -> None:
     with pytest.raises(StageError) as caught:
         artifacts.scan("load", summary)
     size = summary["bytes"]
-    text = f"the artifact of stage 'load' is gone: {summary['url']}: it has 4 bytes, {size:,} were written"
+    text = f"the artifact of stage 'load' cannot be used: {summary['url']}: it has 4 bytes, but {size:,} were written"
     assert caught.value.message == text
 
 
@@ -169,7 +172,9 @@ def test_remote_artifacts_are_fetched_once(remote: Artifacts, tmp_path: Path) ->
     fsspec.filesystem("memory").store.clear()
     assert elsewhere.scan("load", summary).collect().equals(TABLE)
     elsewhere.forget("e1")
-    with pytest.raises(StageError, match=r"the artifact of stage 'load' is gone: memory://.*: there is no such file"):
+    with pytest.raises(
+        StageError, match=r"the artifact of stage 'load' cannot be used: memory://.*: the file does not exist"
+    ):
         elsewhere.scan("load", summary)
     assert [file.name for file in (tmp_path / "another machine").rglob("*.arrow*")] == []
 

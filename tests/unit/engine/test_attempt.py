@@ -161,10 +161,13 @@ def test_a_memory_limit_leaves_less_room(
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (Result(unchanged="x"), "handed on the table of 'x', which is no input"),
-        (Result(table=pl.LazyFrame(), beside="x"), "gave a table to stand beside that of 'x', which is no input"),
-        (Result(table=7, beside="orders"), "gave builtins.int where a polars table belongs"),  # type: ignore[arg-type]
-        (Result(table=7), "gave builtins.int where a polars table belongs"),  # type: ignore[arg-type]
+        (Result(unchanged="x"), "passed on the table of 'x', which is not an input"),
+        (
+            Result(table=pl.LazyFrame(), beside="x"),
+            "returned columns or rows of the table of 'x', which is not an input",
+        ),
+        (Result(table=7, beside="orders"), "returned builtins.int instead of a polars table"),  # type: ignore[arg-type]
+        (Result(table=7), "returned builtins.int instead of a polars table"),  # type: ignore[arg-type]
     ],
 )
 def test_what_an_operator_may_not_give(

@@ -227,7 +227,7 @@ def test_a_whole_execution_that_takes_too_long_fails() -> None:
     x.stage_failed("a", {"message": "stopped", "class": "cancelled"}, T0)
     assert (x.status, x.error["message"], x.error["class"]) == (
         "failed",
-        "The execution exceeded its limit of 60 s",
+        "The execution exceeded its time limit of 60 s",
         "timeout",
     )
 

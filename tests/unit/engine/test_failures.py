@@ -196,7 +196,7 @@ def test_objects_that_cannot_be_shown() -> None:
             raise RuntimeError("no text")
 
     described = describe(raised(lambda: (_ for _ in ()).throw(BrokenError())))
-    assert described["message"] == "(its text cannot be had: RuntimeError('no text'))"
+    assert described["message"] == "(the message is not available: RuntimeError('no text'))"
 
 
 def test_details_are_json() -> None:
@@ -204,6 +204,6 @@ def test_details_are_json() -> None:
     assert set(details) == {"omitted"}
     assert describe(StageError("x", path=json))["details"]["path"].startswith("<module 'json'")
     assert describe(StageError("x", text="x" * 100_000))["details"] == {
-        "omitted": "the details are 100,011 bytes, 65,536 are kept"
+        "omitted": "the details have 100,011 bytes, at most 65,536 are kept"
     }
     orjson.dumps(describe(FlexiRoasterError("x", a=1)))

@@ -111,11 +111,11 @@ def test_there_is_an_end_to_the_number_of_files(artifacts: Artifacts, base: Summ
 def test_another_number_of_rows(artifacts: Artifacts, base: Summary) -> None:
     with pytest.raises(StageError) as caught:
         artifacts.write_beside(WIDER.head(3), {"late"}, base, "e1", "derive", 1)
-    assert caught.value.message == "gave 3 rows to stand beside 4"
+    assert caught.value.message == "returned 3 rows, but its input table has 4"
     assert caught.value.error_class is ErrorClass.CODE
     with pytest.raises(StageError) as caught:
         artifacts.write_selection(TABLE.head(2), pl.Series([True, True, False]), base, "e1", "check", 1)
-    assert caught.value.message == "chose among 3 rows where there are 4"
+    assert caught.value.message == "selected from 3 rows, but its input table has 4"
 
 
 def test_rows_that_are_left_out_stay_where_they_are(artifacts: Artifacts, base: Summary) -> None:
@@ -164,7 +164,7 @@ def test_any_file_can_be_gone(artifacts: Artifacts, base: Summary, which: Callab
     Path(url).unlink()
     with pytest.raises(StageError) as caught:
         artifacts.scan("check", summary)
-    assert caught.value.message == f"the artifact of stage 'check' is gone: {url}: there is no such file"
+    assert caught.value.message == f"the artifact of stage 'check' cannot be used: {url}: the file does not exist"
     assert caught.value.details == {"artifact_of": "check", "url": url}
 
 
@@ -231,5 +231,8 @@ def test_changed_bytes_are_never_mapped(artifacts: Artifacts, tmp_path: Path) ->
     with pytest.raises(StageError) as caught:
         Artifacts(str(tmp_path / "artifacts")).scan("load", summary)  # another process
     url = summary["url"]
-    assert caught.value.message == f"the artifact of stage 'load' is gone: {url}: its content is not what was written"
+    assert (
+        caught.value.message
+        == f"the artifact of stage 'load' cannot be used: {url}: its content differs from what was written"
+    )
     assert caught.value.error_class is ErrorClass.CONFIGURATION
