@@ -195,7 +195,7 @@ def _text(found: _Finding, model: type[BaseModel]) -> str:
 
 
 def _remedy(found: _Finding, model: type[BaseModel]) -> str:
-    """The hint what to write instead, where that is certain."""
+    """A hint with the correct spelling, if it is certain."""
     kind, value = _KINDS.get(found.code), found.item["input"]
     if kind == "text" and isinstance(value, bool | int | float):
         return f"; write {json.dumps(shown(value))}"

@@ -217,7 +217,7 @@ class Driver:
     def _contained(self, driven: Driven) -> Iterator[None]:
         """Limit a defect to one execution, which is abandoned, and claimed again once its lease has expired.
 
-        Claims are counted, so an execution that repeatedly fails the driver finally fails itself.
+        Claims are counted, so an execution that keeps causing defects finally fails.
         """
         try:
             yield
@@ -275,7 +275,7 @@ class Driver:
             self._changed(driven)
 
     def _commit(self) -> None:
-        """Write all changes in one transaction; an execution whose write is rejected has lost its lease."""
+        """Write all changes in one transaction; abandon executions whose write is rejected."""
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, {}

@@ -62,7 +62,7 @@ class LeaseKeeper:
             ).start()
             for turn, name, purpose in (
                 (self._keep, "flexiroaster-leases", "cannot renew leases"),
-                (self._watch, "flexiroaster-lease-watch", "cannot watch the leases"),
+                (self._watch, "flexiroaster-lease-watch", "cannot monitor leases"),
             )
         ]
 

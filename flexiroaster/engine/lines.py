@@ -1,4 +1,4 @@
-"""Log lines: splits the output of a stage into lines within limits, so that 100 MB of output need no memory."""
+"""Log lines: splits the output of a stage into lines within limits, so that 100 MB of output do not fill the memory."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ __all__ = ["StageRun"]
 
 @dataclass(slots=True)
 class StageRun:
-    """State of a stage. `missing` is the number of unfinished dependencies; `attempt` counts from 1, 0 is none."""
+    """State of a stage. `missing` counts unfinished dependencies; `attempt` counts from 1 and is 0 before the first."""
 
     stage: Stage
     missing: int
