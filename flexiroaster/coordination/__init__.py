@@ -1,4 +1,4 @@
-"""What processes of one installation tell one another: locks, signs of life, cached reads, wake-ups and live events.
+"""Coordination between the processes of one installation: locks, heartbeats, cached reads, wake-ups and live events.
 
-All of it makes the database faster and livelier; none of it is ever needed for a right answer.
+These features reduce database load and latency. No correctness guarantee depends on them.
 """

@@ -1,15 +1,16 @@
-"""Cached reads: the state of executions, and definitions.
+"""Cached reads of execution states and pipeline definitions.
 
-What may be served from here, and what never is:
+Rules:
 
-- A state is put only by who has asked Redis first and then read it from the database. It is served for
-  `STATE_SECONDS` from that question, by the clock of Redis, and not longer: so old it can be at most.
-- It carries the execution's `last_seq`. Whoever writes an execution tells how far (`advanced`), and what is older goes.
-- A process never gets a state that is older than what it knows itself (it has read, written or `seen` it), whatever
-  Redis holds: also not after Redis was away.
-- What a pipeline was at one of its revisions never changes: it is kept in the process, and longer in Redis.
+- A process stores a state only after it has queried Redis first and then read the database. The state is served for at
+  most `STATE_SECONDS` from that query, by the clock of Redis. This bounds its age.
+- A state carries the execution's `last_seq`. Each writer of an execution reports the number of its last event
+  (`advanced`), which removes older states.
+- A process never gets a state older than one it has read, written or `seen`, whatever Redis holds. This also applies
+  after a Redis outage.
+- A definition at a revision never changes. It is cached in the process, and longer in Redis.
 
-Nothing that is decided, and no definition that is run, is read from here.
+No decision uses a cached state, and no execution runs a definition that comes from Redis.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ __all__ = ["DefinitionCache", "StateCache"]
 
 STATE_SECONDS = 2.0
 KNOWN_SECONDS = 5 * STATE_SECONDS
-"""How long it is remembered how far an execution has got; older states are gone by then."""
+"""How long the last known event number of an execution is kept; all older states have expired by then."""
 
 DEFINITION_SECONDS = 3600
 MOST_DEFINITIONS = 256
-"""So many are kept in the process."""
+"""The maximum number of definitions kept in the process."""
 
 MOST_BYTES = 1_000_000
 """Larger values are not cached."""
 
 ADVANCED_LIMIT = 10_000
-"""So many executions may wait to be told of; of more, the states are served for `STATE_SECONDS`."""
+"""The maximum number of queued `advanced` reports. The states of further executions expire after `STATE_SECONDS`."""
 
 _NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
 
@@ -78,7 +79,7 @@ return #KEYS
 
 
 class StateCache:
-    """The state of executions, shared by the processes that read it. Thread-safe; see the rules above."""
+    """A cache of execution states, shared by all processes. Thread-safe; see the rules above."""
 
     def __init__(self, link: RedisLink, seconds: float = STATE_SECONDS, threads: Threads | None = None) -> None:
         self._link = link
@@ -90,7 +91,7 @@ class StateCache:
         )
 
     def read(self, execution_id: str, load: Callable[[], ExecutionRow]) -> ExecutionRow:
-        """The state, cached or as `load` reads it from the database now. Raises what `load` raises."""
+        """Return the state from the cache, or else from the database through `load`. Raises what `load` raises."""
         with self._lock:
             at_least = self._known.get(execution_id, (0, 0.0))[0]
         answer = self._link.script(_GET, [self._key(execution_id)], [at_least])
@@ -103,7 +104,7 @@ class StateCache:
         return row
 
     def seen(self, execution_id: str, seq: int) -> None:
-        """This process knows of that event: it is not to be shown an older state."""
+        """Record that this process knows this event, so that `read` returns no older state."""
         now = monotonic()
         with self._lock:
             known = self._known.pop(execution_id, (0, 0.0))[0]
@@ -112,13 +113,13 @@ class StateCache:
                 self._known.popitem(last=False)
 
     def advanced(self, execution_id: str, seq: int) -> None:
-        """This process has written the execution up to that event: drop what is older. Never waits."""
+        """Record that this process wrote the execution up to this event, and drop older states. Never blocks."""
         self.seen(execution_id, seq)
         if self._link.available:
             self._outbox.put((execution_id, seq))
 
     def close(self) -> None:
-        """Tell what is left to be told."""
+        """Send the queued reports, then stop."""
         self._outbox.close()
 
     def _put(self, row: ExecutionRow, until: int) -> None:
@@ -128,17 +129,17 @@ class StateCache:
             self._link.script(_PUT, [self._key(row.id)], arguments)
 
     def _tell(self, batch: Sequence[tuple[str, int]]) -> bool:
-        sequences = dict(sorted(batch))  # of one execution the highest
+        sequences = dict(sorted(batch))  # keeps the highest number of each execution
         keys = [self._key(name) for name in sequences]
         self._link.script(_ADVANCED, keys, [int(KNOWN_SECONDS * 1000), *sequences.values()])
-        return True  # what did not arrive is served for STATE_SECONDS at most
+        return True  # a lost report does no harm: the older state expires after STATE_SECONDS
 
     def _key(self, execution_id: str) -> str:
         return self._link.key("execution", execution_id)
 
 
 class DefinitionCache:
-    """What pipelines were at their revisions: in the process as the database had it, and in Redis. Thread-safe."""
+    """A cache of pipeline definitions by revision, in the process and in Redis. Thread-safe."""
 
     def __init__(self, link: RedisLink, seconds: int = DEFINITION_SECONDS, most: int = MOST_DEFINITIONS) -> None:
         self._link = link
@@ -148,14 +149,14 @@ class DefinitionCache:
         self._lock = threading.Lock()
 
     def stored(self, pipeline_id: str, revision: int, load: Callable[[], Pipeline]) -> Pipeline:
-        """The definition as `load` reads it from the database, now or earlier in this process: one that may be run.
+        """Return a definition that this process read from the database, now (`load`) or earlier. It is safe to run.
 
         Raises what `load` raises.
         """
         return self._keeping((pipeline_id, revision)) or self._load((pipeline_id, revision), load)
 
     def shown(self, pipeline_id: str, revision: int, load: Callable[[], Pipeline]) -> Pipeline:
-        """The same, also as another process has put it into Redis. Raises what `load` raises."""
+        """Return a definition for display; it may also come from Redis. Raises what `load` raises."""
         key = (pipeline_id, revision)
         return self._keeping(key) or self._fetch(key) or self._load(key, load)
 

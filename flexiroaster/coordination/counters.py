@@ -1,4 +1,4 @@
-"""Stage retry counters: how often each stage of an execution was attempted, for whoever watches."""
+"""Stage retry counters: the number of attempts of each stage of an execution, for monitoring."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ TTL_SECONDS = 24 * 3600
 
 
 class RetryCounters:
-    """A hash an execution, `flexiroaster:retries:{execution}`: stage -> attempts, kept a day. Thread-safe.
+    """One Redis hash per execution, `flexiroaster:retries:{execution}`: stage -> attempts, kept a day. Thread-safe.
 
-    They mirror `stage_runs.attempt`, which is the truth: a driver writes them after its transaction, as absolute
-    numbers, so that one that got lost or came twice does no harm.
+    The counters mirror `stage_runs.attempt`, which is authoritative. A driver writes them after its transaction, as
+    absolute numbers, so a lost or repeated write does no harm.
     """
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
     def record(self, execution_id: str, attempts: Mapping[str, int]) -> None:
-        """Write the attempts of stages, in one round trip and on the link's own thread: never waits."""
+        """Write the attempts of stages, in one round trip and on the link's own thread. Never blocks."""
         if not attempts:
             return
         key, values = self._key(execution_id), dict(attempts)
@@ -40,12 +40,12 @@ class RetryCounters:
         self._link.later(send)
 
     def of(self, execution_id: str) -> dict[str, int] | None:
-        """The attempts by stage; None: Redis cannot say or has none, ask the database."""
+        """Return the attempts by stage. None means that Redis is unavailable or has none: read the database."""
         values = self._link.call(lambda client: client.hgetall(self._key(execution_id)), None)
         return {_text(stage_id): int(count) for stage_id, count in values.items()} if values else None
 
     def forget(self, execution_id: str) -> None:
-        """Delete them, on the link's own thread."""
+        """Delete the counters of an execution, on the link's own thread."""
         self._link.later(lambda client: client.delete(self._key(execution_id)))
 
     def _key(self, execution_id: str) -> str:

@@ -1,4 +1,4 @@
-"""How the database and Redis are, asked now."""
+"""Health checks of the database and Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["DatabaseState", "Health", "check", "database_state"]
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """Whether the database answers, and in how many milliseconds; `error` is one line."""
+    """Whether the database answers, and its latency in milliseconds; `error` is one line."""
 
     available: bool
     latency_ms: float | None = None
@@ -26,25 +26,25 @@ class DatabaseState:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Both. The installation is healthy when the database answers: nothing needs Redis."""
+    """The states of the database and Redis. The installation is healthy if the database answers: Redis is optional."""
 
     database: DatabaseState
     redis: RedisState
 
     @property
     def healthy(self) -> bool:
-        """Whether executions can run and be seen."""
+        """Whether executions can run and be read."""
         return self.database.available
 
 
 def check(database: Database, link: RedisLink) -> Health:
-    """Ask both. Waits for a database that is away as long as a connection to it may take."""
+    """Check the database and Redis. An unavailable database delays the result by up to its connection timeout."""
     link.ping()
     return Health(database_state(database), link.state)
 
 
 def database_state(database: Database) -> DatabaseState:
-    """One round trip to the database."""
+    """Check the database with one round trip."""
     started = monotonic()
     try:
         with database.read() as connection:

@@ -1,4 +1,4 @@
-"""Heartbeats: which workers live, where, since when, and what they drive."""
+"""Heartbeats: the live workers, with their host, start time and executions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["Heartbeats", "Worker"]
 
 MOST_EXECUTIONS = 1000
-"""A heartbeat names at most so many executions."""
+"""The maximum number of executions in a heartbeat."""
 
 FORGET_SECONDS = 3600
-"""A worker that has been silent for so long leaves the index; its heartbeat has run out long before."""
+"""Silence after which a worker leaves the index; its heartbeat has expired long before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A sign of life: who, where, since when, the time of the sign by that host's clock, and what it drives."""
+    """A heartbeat of a worker. `at` is the time of the heartbeat by the clock of its host."""
 
     owner: str
     host: str
@@ -39,9 +39,9 @@ class Worker:
 
 
 class Heartbeats:
-    """The signs of life of one worker, and the list of all. Thread-safe.
+    """The heartbeats of one worker, and the list of all live workers. Thread-safe.
 
-    `flexiroaster:worker:{owner}` runs out after `ttl` (s) of silence; a sorted set beside it is the index.
+    The key `flexiroaster:worker:{owner}` expires after `ttl` (s) of silence; a sorted set is the index.
     """
 
     def __init__(self, link: RedisLink, owner: str, ttl: float) -> None:
@@ -51,7 +51,7 @@ class Heartbeats:
         self._since = utc_now()
 
     def beat(self, executions: Collection[str] = ()) -> bool:
-        """Give a sign of life; whether it arrived."""
+        """Send a heartbeat; return whether it arrived."""
         worker = Worker(
             owner=self._owner,
             host=socket.gethostname(),
@@ -74,7 +74,7 @@ class Heartbeats:
         return self._link.call(send, default=False)
 
     def leave(self) -> None:
-        """Take the sign of life back, at an orderly end."""
+        """Remove the heartbeat, at an orderly shutdown."""
 
         def send(client: Redis) -> None:
             with client.pipeline(transaction=False) as pipeline:
@@ -85,7 +85,7 @@ class Heartbeats:
         self._link.call(send, None)
 
     def workers(self) -> list[Worker] | None:
-        """The workers that live, by name; None: Redis cannot say, and the leases in the database know who drives."""
+        """Return the live workers, by name. None means that Redis is unavailable: read the leases in the database."""
         return self._link.call(self._read, None)
 
     @property

@@ -1,4 +1,4 @@
-"""Which installation this is: two that share one Redis must not take each other's keys for their own."""
+"""The installation's id, which separates the keys of two installations that share one Redis."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def installation_id(database: Database) -> str:
-    """Twelve characters: the same for every process on this database, however it spells the address, and no other.
+    """Return twelve characters that identify the database, the same for every process and spelling of the address.
 
     Raises StoreError when the database does not answer.
     """
     try:
         parts = _sqlite_file(database) if database.is_sqlite else _postgres_database(database)
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot ask the database who it is: {error}") from error
+        raise StoreError(f"cannot identify the database: {error}") from error
     return blake2b("\0".join(map(str, parts)).encode(), digest_size=6).hexdigest()
 
 
@@ -40,21 +40,21 @@ def _postgres_database(database: Database) -> tuple[object, ...]:
 
 
 def _sqlite_file(database: Database) -> tuple[object, ...]:
-    """The file itself: containers may see it under different names, and cloned machines under the same.
+    """Identify the file by its inode: containers may use different paths for it, and cloned machines the same path.
 
-    A file that was deleted leaves its inode to the next one; a number in the file's header tells them apart.
+    A new file can reuse the inode of a deleted one; a number in the file's header tells them apart.
     """
     number = _number_in_header(database)
     path = Path(database.engine.url.database or "")
     try:
         status = path.stat()
     except OSError:
-        return ("sqlite", _machine(), os.getpid(), id(database))  # in memory: nobody else has it
+        return ("sqlite", _machine(), os.getpid(), id(database))  # in memory: private to this process
     return ("sqlite", _machine(), status.st_dev, status.st_ino, number)
 
 
 def _number_in_header(database: Database) -> int:
-    """That of SQLite's `user_version`, which nobody else uses here; drawn by who finds none."""
+    """Return SQLite's `user_version`, which has no other use here. The first process draws it at random."""
     with database.read() as connection:
         if number := connection.exec_driver_sql("PRAGMA user_version").scalar_one():
             return int(number)

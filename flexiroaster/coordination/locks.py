@@ -1,7 +1,8 @@
-"""Execution locks: they spare the database the contention of many workers, and decide nothing.
+"""Execution locks, which reduce contention of many workers in the database and decide nothing.
 
-The lease in the database is the authority and is always taken. Who gets a lock goes on to claim the lease; who does
-not leaves the execution to the other; who hears nothing asks the database as if there were no locks.
+The lease in the database is authoritative and is always claimed. A worker that gets the lock claims the lease. A worker
+that does not get it leaves the execution to the other. Without an answer from Redis, a worker asks the database as if
+there were no locks.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ return released
 class ExecutionLocks:
     """The locks of one worker: `flexiroaster:lock:{execution}` holds `{owner}:{token}` for `ttl` (s). Thread-safe.
 
-    The token is this object's own, so a lock is recognised as ours after an answer got lost, and nobody else's is
-    ever extended or deleted.
+    The token is unique to this object. It identifies our own lock after a lost reply, and keeps us from extending or
+    deleting a lock of another worker.
     """
 
     def __init__(self, link: RedisLink, owner: str, ttl: float) -> None:
@@ -52,22 +53,22 @@ class ExecutionLocks:
         self._milliseconds = int(ttl * 1000)
 
     def acquire(self, execution_id: str) -> bool | None:
-        """Whether the lock is ours now; False: somebody else's. None: Redis cannot say, ask the database."""
+        """Return whether we hold the lock now; False: another worker does. None: no answer, ask the database."""
         taken = self._run(_ACQUIRE, [execution_id])
         return None if taken is None else bool(taken)
 
     def extend(self, execution_ids: Collection[str]) -> set[str] | None:
-        """Extend many in one round trip, those whose lease has just been claimed or renewed; which are ours now.
+        """Extend the locks of executions whose lease was just claimed or renewed; return those we hold now.
 
-        One that is missing, because Redis was flushed or away at the claim, is set again. One that is somebody
-        else's is left alone: it runs out by itself. None: Redis cannot say.
+        Takes one round trip. A missing lock is set again: Redis was flushed, or was unavailable at the claim. A lock of
+        another worker is left to expire. None: no answer from Redis.
         """
         names = list(execution_ids)
         held = self._run(_EXTEND, names)
         return None if held is None else {names[int(i) - 1] for i in held}
 
     def release(self, execution_ids: Collection[str]) -> None:
-        """Delete those that are ours, in one round trip. What cannot be deleted now runs out."""
+        """Delete the locks that we hold, in one round trip. A lock that cannot be deleted expires."""
         self._run(_RELEASE, list(execution_ids))
 
     def _run(self, script: str, execution_ids: list[str]) -> Any:  # noqa: ANN401 - what the script returns

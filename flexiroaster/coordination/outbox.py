@@ -1,4 +1,4 @@
-"""An outbox: whoever has something to send goes on at once; one thread sends all that waits together."""
+"""An outbox: callers queue items without blocking, and one thread sends all queued items as a batch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Outbox"]
 T = TypeVar("T", bound=Hashable)
 
 RETRY_SECONDS = 1.0
-"""How long what could not be sent waits for the next attempt."""
+"""Seconds between a failed send and the next attempt."""
 
 
 class Outbox(Generic[T]):
     """A bounded queue and its thread, which starts with the first item. Thread-safe; equal items are sent once.
 
-    `send` gets all that waits and answers whether it could be sent; if not, it is tried again. `pace` (s) is the
-    least time between two sendings: the first item goes out at once, and a flood in a few large batches. What `send`
-    raises for is lost.
+    `send` gets all queued items and returns whether they were sent; if not, they are sent again later. If `send`
+    raises, the batch is lost. `pace` (s) is the minimum time between two batches: the first item is sent at once, and a
+    flood in a few large batches.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Outbox(Generic[T]):
         self._closing = threading.Event()
 
     def put(self, item: T) -> bool:
-        """Leave an item to be sent; False when it was dropped, because too many wait or the outbox is closed."""
+        """Queue an item; return False if it was dropped because the queue is full or the outbox is closed."""
         with self._condition:
             if self._closing.is_set() or (len(self._items) >= self._limit and item not in self._items):
                 return False
@@ -56,7 +56,7 @@ class Outbox(Generic[T]):
                     name=self._name,
                     closed=self._closing,
                     threads=self._threads,
-                    purpose=f"{self._name} lost what it had to send",
+                    purpose=f"{self._name} lost a batch that it could not send",
                     pause=self._pace,
                 ).start()
             else:
@@ -64,7 +64,7 @@ class Outbox(Generic[T]):
         return True
 
     def close(self, timeout: float = 2.0) -> None:
-        """Send what waits, once, and end the thread; waits up to `timeout` (s) for that."""
+        """Try once to send the queued items, and end the thread. Blocks for up to `timeout` (s)."""
         with self._condition:
             self._closing.set()
             self._condition.notify()
@@ -73,7 +73,7 @@ class Outbox(Generic[T]):
             thread.join(timeout)
 
     def _turn(self) -> bool:
-        """Send what waits, once something does; False at the end."""
+        """Wait for items and send them; return False at the end."""
         batch = self._take()
         if not batch:
             return False
@@ -86,7 +86,7 @@ class Outbox(Generic[T]):
         return True
 
     def _take(self) -> list[T]:
-        """All that waits, once something does; nothing at the end."""
+        """Wait for items and take them all; return none at the end."""
         with self._condition:
             while not self._items and not self._closing.is_set():
                 self._condition.wait()

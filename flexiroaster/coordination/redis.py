@@ -1,8 +1,8 @@
-"""The link to Redis: one pool of connections, time-outs everywhere, and a circuit breaker.
+"""The link to Redis: one connection pool, timeouts on every call, and a circuit breaker.
 
-Redis spares the database work and is never needed. So whatever is asked of it comes with the answer to give when it
-cannot say (`call`). The first failure opens the circuit: from then on that answer comes at once, and a thread of the
-link's own asks Redis once a second, by a real write, until it is back. A dead Redis costs one time-out, not one a call.
+Redis reduces database load and is optional. Every call therefore has a default for when Redis is unavailable (`call`).
+The first failure opens the circuit. While it is open, calls return their default at once, and a thread of the link
+probes Redis once a second, with a real write, until it answers. A dead Redis costs one timeout, not one per call.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ T = TypeVar("T")
 Operation = Callable[["Redis"], object]
 
 PROBE_INTERVAL = 1.0
-"""Seconds between two attempts to reach a Redis that is away."""
+"""Seconds between two probes of an unavailable Redis."""
 
 PROBE_TIMEOUT = 1.0
-"""Seconds in which a Redis that is of use connects, and answers one write; `REDIS_SOCKET_TIMEOUT` if that is less."""
+"""Limit for connecting, and for the reply to one write (s); a smaller `REDIS_SOCKET_TIMEOUT` replaces it."""
 
 LATER_LIMIT = 10_000
-"""Operations that may wait for `later`; more are dropped."""
+"""The maximum number of queued `later` operations; more are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisState:
-    """How it stands with Redis. `fallback_mode`: the database does its work. `since`: of this state, None: never asked.
+    """The state of Redis. In `fallback_mode` the database does its work.
 
-    `last_error` is one line without credentials; `latency_ms` that of the last `ping` or probe.
+    `since` is the start of this state, None before the first use. `last_error` is one line without credentials;
+    `latency_ms` is that of the last `ping` or probe.
     """
 
     configured: bool
@@ -58,10 +59,10 @@ class RedisState:
 
 
 class RedisLink:
-    """What this process has of Redis. Thread-safe; a forked child gets connections of its own.
+    """This process's link to Redis. Thread-safe; a forked child gets connections of its own.
 
-    Nothing happens before the first use: `REDIS_URL` is only checked (SettingsError), and the client library is not
-    imported before something listens there. `namespace` keeps installations apart that share one Redis.
+    The constructor only validates `REDIS_URL` (SettingsError). The first use connects, and imports the client library
+    only if a server listens at the address. `namespace` separates installations that share one Redis.
     """
 
     def __init__(self, settings: Settings, namespace: str = "", threads: Threads | None = None) -> None:
@@ -76,9 +77,9 @@ class RedisLink:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._up = threading.Event()
-        self._settled = threading.Event()  # it is known whether Redis is there
+        self._settled = threading.Event()  # the first probe has finished
         self._client: Redis | None = None
-        self._period = 0  # counts the times Redis went away
+        self._period = 0  # number of outages so far
         self._prober: SupervisedThread | None = None
         self._suspected_at = float("-inf")
         self._since: datetime | None = None
@@ -89,9 +90,9 @@ class RedisLink:
     # --- use ---------------------------------------------------------------------------------------------------
 
     def call(self, operation: Callable[[Redis], T], default: T) -> T:
-        """The operation's result, or `default` when Redis cannot say; never raises because of Redis.
+        """Return the operation's result, or `default` when Redis is unavailable. Redis failures never raise.
 
-        An operation that failed may have been carried out all the same. It must not wait on purpose (BLPOP).
+        Redis may have executed an operation that failed. An operation must not block on purpose (BLPOP).
         """
         period = self._period
         client = self._usable()
@@ -103,25 +104,28 @@ class RedisLink:
         try:
             result = operation(client)
         except DataError:
-            raise  # a mistake of ours, Redis was not asked
+            raise  # a defect of the caller; nothing was sent to Redis
         except MaxConnectionsError:
-            return default  # we are too busy, not Redis
-        except ResponseError as error:  # it is there and refuses: this once, or everything?
+            return default  # this process is too busy, not Redis
+        except ResponseError as error:  # Redis rejects this operation, or perhaps all of them: probe it
             self.suspect(error)
             return default
         except (RedisError, OSError) as error:
             self._went_away(error, period)
             return default
         if monotonic() - started > self._patience:
-            self._went_away(TimeoutError(f"an answer took {monotonic() - started:.1f} s"), period)
+            self._went_away(TimeoutError(f"a reply took {monotonic() - started:.1f} s"), period)
         return result
 
     def script(self, source: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:  # noqa: ANN401 - what the script returns
-        """Run a Lua script, sent by its digest; what it returns, None when Redis cannot say. Survives a flush."""
+        """Run a Lua script by its digest and return its result; None when Redis is unavailable. Survives a flush."""
         return self.call(lambda client: client.register_script(source)(keys=keys, args=arguments), None)
 
     def later(self, operation: Callable[[Redis], object]) -> None:
-        """Do it soon, on a thread of the link's own; never waits. Dropped when Redis is away or too much waits."""
+        """Queue an operation for the link's own thread. Never blocks.
+
+        The operation is dropped when Redis is unavailable or the queue is full.
+        """
         if not self.configured:
             return
         if os.getpid() != self._pid:
@@ -134,7 +138,7 @@ class RedisLink:
         later.put(operation)
 
     def ping(self) -> float | None:
-        """Milliseconds of one round trip; None when Redis is away."""
+        """Return the milliseconds of one round trip; None when Redis is unavailable."""
         started = monotonic()
         if not self.call(lambda client: bool(client.ping()), default=False):
             return None
@@ -142,11 +146,11 @@ class RedisLink:
         return self._latency
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` (s) until Redis is available; whether it is."""
+        """Wait up to `timeout` (s) until Redis is available; return whether it is."""
         return self._usable() is not None or (self._up.wait(timeout) and self.available)
 
     def suspect(self, error: Exception) -> None:
-        """Something is wrong that may or may not be Redis: look at once, without closing it for others."""
+        """Probe Redis at once after an error that it may have caused; the circuit stays closed meanwhile."""
         reason = self._describe(error)
         with self._lock:
             recently = monotonic() - self._suspected_at < PROBE_INTERVAL
@@ -160,12 +164,12 @@ class RedisLink:
 
     @property
     def available(self) -> bool:
-        """Whether calls go to Redis now."""
+        """Whether the circuit is closed, so that calls go to Redis."""
         return self._up.is_set() and not self._closed.is_set()
 
     @property
     def state(self) -> RedisState:
-        """How it stands, without asking."""
+        """The last known state; sends nothing to Redis."""
         available = self.available
         return RedisState(
             configured=self.configured,
@@ -177,15 +181,15 @@ class RedisLink:
         )
 
     def key(self, kind: str, name: str) -> str:
-        """The key of something whose name no other installation has, such as an execution's id."""
+        """Return the key for a globally unique name, such as an execution's id."""
         return f"flexiroaster:{kind}:{name}"
 
     def scoped_key(self, kind: str, name: str = "") -> str:
-        """The key of something that other installations on the same Redis may have too, such as a pipeline's id."""
+        """Return the key for a name that other installations on this Redis may also use, such as a pipeline's id."""
         return ":".join(part for part in ("flexiroaster", self.namespace, kind, name) if part)
 
     def close(self) -> None:
-        """Do what waits for `later`, then close all connections. From then on every call gives its default."""
+        """Run the queued `later` operations, then close all connections. Later calls return their default."""
         if os.getpid() == self._pid and self._later is not None:
             self._later.close()
         with self._lock:
@@ -212,7 +216,7 @@ class RedisLink:
         return self._server.describe(error) if self._server else str(error)
 
     def _usable(self) -> Redis | None:
-        """The client while the circuit is closed; the first to ask wait until it is known, for one time-out at most."""
+        """Return the client if the circuit is closed. The first callers wait for the first probe, for one timeout."""
         if os.getpid() != self._pid:
             self._begin()
         if not self._up.is_set():
@@ -225,13 +229,13 @@ class RedisLink:
         return self._client if self.available else None
 
     def _start_prober(self) -> None:
-        """With the lock held."""
+        """Start the probing thread. The caller holds the lock."""
         self._prober = SupervisedThread(
             self._probe_once, name="flexiroaster-redis-probe", closed=self._closed, threads=self._threads
         ).start()
 
     def _probe_once(self) -> bool:
-        """Look whether Redis is there; whether to look again."""
+        """Probe Redis; return whether to probe again."""
         error = self._probe()
         with self._lock:
             if self._closed.is_set():
@@ -245,45 +249,45 @@ class RedisLink:
         return True
 
     def _probe(self) -> Exception | None:
-        """Write to Redis over a connection of our own; the error, if that does not work."""
-        assert self._server is not None  # noqa: S101 - nobody probes what is not configured
+        """Write to Redis over a separate connection; return the error, if any."""
+        assert self._server is not None  # noqa: S101 - only a configured link starts a probe
         try:
             if self._client is None:
                 self._client = self._server.open()
             elif not self._up.is_set():
-                self._client.connection_pool.disconnect(inuse_connections=False)  # who knows what state those are in
+                self._client.connection_pool.disconnect(inuse_connections=False)  # their state is unknown
             self._latency = self._server.probe(self._client, self.scoped_key("probe"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the reason why Redis is of no use
+        except Exception as error:  # noqa: BLE001 - any error makes Redis unavailable and is reported as the reason
             return error
         return None
 
     def _went_away(self, error: Exception, period: int) -> None:
         with self._lock:
             if period != self._period or not self._up.is_set():
-                return  # others have noticed before, and it may be back already
+                return  # another thread has reported this outage, and Redis may be available again
             self._mark_away(error)
             if self._prober is None and not self._closed.is_set():
                 self._start_prober()
 
     def _mark_away(self, error: Exception) -> None:
-        """With the lock held. Says so once, not at each attempt."""
+        """Open the circuit. The caller holds the lock. Logs once per outage, not at each probe."""
         first = not self._settled.is_set()
         self._last_error = self._describe(error)
         if first or self._up.is_set():
             self._since = utc_now()
             level = logging.INFO if first else logging.WARNING
-            logger.log(level, "Redis at %s is away, the database does its work: %s", self._address, self._last_error)
+            logger.log(level, "Redis at %s is unavailable, using the database: %s", self._address, self._last_error)
         if self._up.is_set():
             self._period += 1
         self._up.clear()
         self._settled.set()
 
     def _came_back(self) -> None:
-        """With the lock held."""
+        """Close the circuit. The caller holds the lock."""
         if self._up.is_set():
-            return  # it was only suspected
+            return  # the probe followed a mere suspicion
         if self._settled.is_set():
-            logger.info("Redis at %s is back", self._address)
+            logger.info("Redis at %s is available again", self._address)
         self._since = utc_now()
         self._last_error = None
         self._up.set()

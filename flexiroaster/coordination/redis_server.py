@@ -1,4 +1,4 @@
-"""The Redis server of the settings: how to reach it, and whether it is of use."""
+"""The Redis server of the settings: address, connection pool and probe."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["RedisServer"]
 
 MAX_CONNECTIONS = 50
 HEALTH_CHECK_SECONDS = 30
-"""A connection that was idle for longer is asked for a sign of life before it is used."""
+"""A connection that was idle for longer is checked with a PING before its next use."""
 
 
 class RedisServer:
-    """What `REDIS_URL` names. Raises SettingsError for one that cannot be read, without showing it.
+    """The server at `REDIS_URL`. Raises SettingsError for an invalid URL, without quoting it.
 
-    `probe_timeout` (s) is the limit for connecting and for the answer to a probe. No answer is waited for longer than a
-    third of a lease: whoever has claimed an execution and then asks Redis must not lose it over that.
+    `probe_timeout` (s) is the limit for connecting and for the reply to a probe. The timeout of every reply is at most
+    a third of a lease: a worker that has claimed an execution must not lose it while it waits for Redis.
     """
 
     def __init__(self, settings: Settings, probe_timeout: float) -> None:
@@ -37,15 +37,15 @@ class RedisServer:
 
     @property
     def address(self) -> str:
-        """Host and port, or the socket's path; nothing secret."""
+        """Host and port, or the socket's path; without credentials."""
         if self._parts.scheme == "unix":
             return unquote(self._parts.path)
         return f"{self._parts.hostname or 'localhost'}:{self._parts.port or 6379}"
 
     def open(self) -> Redis:
-        """A client with its pool; connects with the first command. Raises OSError when nothing listens there."""
+        """Create a client with its pool; the first command connects. Raises OSError when no server listens there."""
         if "redis" not in sys.modules:
-            self._knock()  # the library takes a tenth of a second to import: not for a server that is not there
+            self._knock()  # the import takes 0.1 s: skip it when there is no server
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -63,7 +63,7 @@ class RedisServer:
         return redis.Redis(connection_pool=pool)
 
     def probe(self, client: Redis, key: str) -> float:
-        """Milliseconds of one write, over a new connection that is closed again. Raises what is in the way."""
+        """Return the milliseconds of one write over a new connection, which is then closed. Raises any error."""
         pool = client.connection_pool
         limits = {"socket_timeout": self.probe_timeout, "socket_connect_timeout": self.probe_timeout}
         connection = pool.connection_class(**{**pool.connection_kwargs, **limits})
@@ -77,7 +77,7 @@ class RedisServer:
             connection.disconnect()
 
     def describe(self, error: Exception) -> str:
-        """The error in one line, without the URL's password."""
+        """Return the error as one line, without the URL's password."""
         line = " ".join(str(error).split()) or type(error).__name__
         for secret in {self._parts.password or "", *parse_qs(self._parts.query).get("password", ())} - {""}:
             line = line.replace(secret, "***").replace(unquote(secret), "***")
@@ -90,7 +90,7 @@ class RedisServer:
                 plain.connect(self.address)
             return
         host = self._parts.hostname or "localhost"
-        name = host.encode() if host.isascii() else host  # as bytes it needs no codec, which takes 4 ms to import
+        name = host.encode() if host.isascii() else host  # bytes need no codec, whose import takes 4 ms
         address = (name, self._parts.port or 6379)
         socket.create_connection(address, self.probe_timeout).close()  # type: ignore[arg-type] # typeshed knows only str
 
@@ -100,7 +100,7 @@ def _parts(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise SettingsError("REDIS_URL: is not a URL") from error
+        raise SettingsError("REDIS_URL: is not a valid URL") from error
     if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise SettingsError("REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty for none")
+        raise SettingsError("REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty to disable Redis")
     return parts

@@ -1,7 +1,8 @@
-"""The duplicate check in front of the database: who probably holds a pipeline's slots.
+"""A duplicate check in front of the database: the executions that probably hold a pipeline's slots.
 
-The unique index over slots decides. A flood of duplicate starts is told "probably taken" here; one read confirms it,
-and no transaction has to be written. An entry may outlive its execution by `ttl`: that costs the next start that read.
+The unique index over slots in the database decides. During a flood of duplicate starts this check answers "probably
+taken"; one read confirms it, and no transaction is written. An entry may outlive its execution by `ttl`, which costs
+the next start one read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from flexiroaster.coordination.redis import RedisLink
 __all__ = ["PipelineSlots"]
 
 MOST_OWN = 10_000
-"""So many executions are remembered whose slots were taken here."""
+"""The maximum number of remembered executions whose slots this process reserved."""
 
 _NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
 
@@ -37,18 +38,18 @@ return 1
 
 
 class PipelineSlots:
-    """A sorted set a pipeline: its running executions, each for `ttl` (s). Thread-safe."""
+    """One sorted set per pipeline: its running executions, each for `ttl` (s). Thread-safe."""
 
     def __init__(self, link: RedisLink, ttl: float) -> None:
         self._link = link
         self._milliseconds = int(ttl * 1000)
-        self._own: OrderedDict[str, str] = OrderedDict()  # executions and their pipelines
+        self._own: OrderedDict[str, str] = OrderedDict()  # execution id -> pipeline id
         self._lock = threading.Lock()
 
     def reserve(self, pipeline_id: str, execution_id: str, concurrency: int) -> bool | None:
-        """Note the execution if a slot is probably free: True, go on and start it; the database decides.
+        """Record the execution if a slot is probably free, and return True: start it, and let the database decide.
 
-        False: probably all taken. Never refuse for that alone, confirm it with a read. None: Redis cannot say.
+        False: probably all slots are taken. Confirm this with a read before refusing. None: no answer from Redis.
         """
         arguments: list[str | int] = [execution_id, self._milliseconds, concurrency]
         free = self._link.script(_RESERVE, [self._key(pipeline_id)], arguments)
@@ -61,12 +62,12 @@ class PipelineSlots:
         return True
 
     def hold(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
-        """The database says that these, and no others, hold the slots of the pipeline."""
+        """Set the executions that hold the pipeline's slots, as read from the database."""
         if execution_ids:
             self._link.script(_HOLD, [self._key(pipeline_id)], [self._milliseconds, *execution_ids])
 
     def free(self, execution_id: str) -> None:
-        """The execution, if its slot was taken here, holds it no more. Never waits; what is not deleted runs out."""
+        """Free the slot of an execution if this process reserved it. Never blocks; an entry not deleted expires."""
         with self._lock:
             pipeline_id = self._own.pop(execution_id, None)
         if pipeline_id is not None:

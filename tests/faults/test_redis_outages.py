@@ -34,7 +34,7 @@ cost one, as nothing but Redis goes away here.
 
 COUNT = trials(20, 200)
 FLUSHES = trials(5, 50)
-GONE, BACK = "is away, the database does its work", "is back"
+GONE, BACK = "is unavailable, using the database", "is available again"
 
 
 @dataclass(slots=True)

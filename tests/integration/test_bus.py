@@ -102,7 +102,7 @@ def test_topics_are_heard_by_those_above_them(caplog: pytest.LogCaptureFixture) 
         ("events", Message("events:x", {"seq": 1})),
         ("events", Message("events:y", {})),
     ]
-    assert [record.getMessage() for record in caplog.records] == ["a listener to events:x failed"]
+    assert [record.getMessage() for record in caplog.records] == ["a listener for events:x failed"]
     for end in ends:
         end()
         end()
@@ -124,7 +124,7 @@ def test_one_callback_twice_is_two_listeners() -> None:
 
 
 def test_only_hints_may_travel() -> None:
-    with pytest.raises(ValueError, match="a message on 'events:x' has more than 1000 bytes: send ids, not the things"):
+    with pytest.raises(ValueError, match="a message on 'events:x' exceeds 1000 bytes: send ids, not the data itself"):
         LocalBus().publish("events:x", {"data": "x" * 1000})
 
 
@@ -137,7 +137,7 @@ def test_a_listener_that_holds_the_others_up_is_named_once(
     bus.publish("work")
     bus.publish("work")
     assert [record.getMessage() for record in caplog.records] == [
-        "a listener to work took 0.0 s and held all others up"
+        "a listener for work took 0.0 s and delayed all others"
     ]
 
 
@@ -199,8 +199,8 @@ def test_a_listener_whose_connection_dies_comes_back(
     eventually(lambda: two.told == [("work", 1)])
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("flexiroaster")]
     assert len(lines) == 2
-    assert lines[0].startswith("the bus does not hear PostgreSQL: ")
-    assert lines[1] == "the bus hears PostgreSQL again"
+    assert lines[0].startswith("the bus cannot listen to PostgreSQL: ")
+    assert lines[1] == "the bus listens to PostgreSQL again"
 
 
 def test_notifications_that_a_pooler_swallows_are_made_up_for(
@@ -213,7 +213,7 @@ def test_notifications_that_a_pooler_swallows_are_made_up_for(
     process = start(postgres_url).listen("work")
     eventually(lambda: process.gaps > 5)
     assert [r.getMessage() for r in caplog.records if r.name.startswith("flexiroaster")] == [
-        "notifications do not arrive (a pooler between?): the bus asks the database instead"
+        "notifications do not arrive (is a pooler in between?): the bus polls the database instead"
     ]
 
 

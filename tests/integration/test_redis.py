@@ -112,9 +112,12 @@ def test_none_configured(connect: Connect, caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://user:hunter2@host", "REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty for none"),
-        ("hunter2", "REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty for none"),
-        ("redis://user:hunter2@host:seven", "REDIS_URL: is not a URL"),
+        (
+            "http://user:hunter2@host",
+            "REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty to disable Redis",
+        ),
+        ("hunter2", "REDIS_URL: must be a redis://, rediss:// or unix:// URL, or empty to disable Redis"),
+        ("redis://user:hunter2@host:seven", "REDIS_URL: is not a valid URL"),
     ],
 )
 def test_a_url_that_cannot_be_read(url: str, message: str) -> None:
@@ -134,7 +137,7 @@ def test_nothing_listens_at_the_start(connect: Connect, caplog: pytest.LogCaptur
     assert state.last_error is not None
     assert "refused" in state.last_error
     assert messages(caplog) == [
-        f"Redis at localhost:{port} is away, the database does its work: {state.last_error}",
+        f"Redis at localhost:{port} is unavailable, using the database: {state.last_error}",
     ]
 
 
@@ -164,8 +167,8 @@ def test_killed_in_the_middle_and_started_again(connect: Connect, caplog: pytest
         eventually(lambda: link.available)
         assert ping(link)
         assert link.state.last_error is None
-        away = f"Redis at 127.0.0.1:{port} is away, the database does its work: "
-        assert messages(caplog)[1:] == [f"Redis at 127.0.0.1:{port} is back"]
+        away = f"Redis at 127.0.0.1:{port} is unavailable, using the database: "
+        assert messages(caplog)[1:] == [f"Redis at 127.0.0.1:{port} is available again"]
         assert messages(caplog)[0].startswith(away)
         assert error is not None
         link.close()
@@ -257,7 +260,7 @@ def test_a_slow_redis_is_no_help(proxy: Proxy, connect: Connect, monkeypatch: py
     proxy.delay = 0.8  # each way
     assert ping(link)  # what it said is still true
     assert link.state.last_error is not None
-    assert link.state.last_error.startswith("an answer took ")
+    assert link.state.last_error.startswith("a reply took ")
     assert not ping(link)
     proxy.delay = 0
     monkeypatch.setattr(link._server, "probe_timeout", 60.0)

@@ -33,7 +33,9 @@ def test_a_defect_in_sending_loses_what_was_to_be_sent_and_nothing_else(caplog: 
     outbox.close(60)
     assert sent == [1, 1, 2]
     told = [(r.levelno, r.getMessage()) for r in caplog.records]
-    assert told == [(logging.ERROR, "box lost what it had to send: ZeroDivisionError: in sending")], "the same once"
+    assert told == [(logging.ERROR, "box lost a batch that it could not send: ZeroDivisionError: in sending")], (
+        "the same once"
+    )
 
 
 def test_what_waits_at_the_end_is_sent_although_the_last_sending_failed() -> None:

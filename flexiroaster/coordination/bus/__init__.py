@@ -1,4 +1,4 @@
-"""The bus: hints between processes, so that nobody has to ask the database all the time."""
+"""The message bus: hints between processes, which replace constant polling of the database."""
 
 from flexiroaster.coordination.bus.base import Bus, Callback, Message
 from flexiroaster.coordination.bus.local import LocalBus

@@ -1,8 +1,8 @@
-"""What a bus is, what it carries, and who listens.
+"""The message bus: its interface, its messages and the listeners of this process.
 
-A message is a hint, never the truth: it says where in the database something new may be found. It may come twice,
-late, or not at all; where one may have been missed, listeners are told so (`Message.gap`) and read the database.
-So: listen first, then read, then read again at each hint.
+A message is a hint: it names what may have changed in the database. It may arrive twice, late or not at all. When
+messages may have been lost, listeners get a gap (`Message.gap`) and read the database. So: subscribe first, then read,
+then read again at each hint.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ __all__ = ["MOST_BYTES", "Bus", "Callback", "Channel", "Envelope", "Listeners", 
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 1000
-"""What topic and payload of one message may have together: ids and numbers, never the things themselves."""
+"""The maximum size of topic and payload together: a message carries ids and numbers, never the data itself."""
 
 SLOW_SECONDS = 0.25
-"""A callback that takes longer holds all others up, and is named in the log once."""
+"""A callback that takes longer delays all others, and is logged once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A hint: something happened to `topic`. `gap`: anything may have happened, read the database again."""
+    """A hint that `topic` changed. With `gap`, messages may have been lost: read the database again."""
 
     topic: str
     payload: dict[str, Any] = field(default_factory=dict)
@@ -39,56 +39,59 @@ class Message:
 
 Callback = Callable[[Message], None]
 Envelope = tuple[str, bytes]
-"""A topic and a payload as JSON; the topic "" is a gap that the sender tells everybody of."""
+"""A topic and a payload as JSON; the topic "" announces a gap to all processes."""
 
 
 class Bus(Protocol):
-    """Topics are words divided by colons: `work`, `commands:{execution}`, `events:{execution}`. Thread-safe."""
+    """A publish-subscribe bus. Thread-safe.
+
+    Topics are words separated by colons: `work`, `commands:{execution}`, `events:{execution}`.
+    """
 
     def publish(self, topic: str, payload: dict[str, Any] | None = None) -> None:
-        """Tell everybody on the installation, this process first. Never waits, never fails because of a server.
+        """Publish to all processes of the installation, this one first. Never blocks; server failures never raise.
 
-        Raises ValueError when topic and payload are larger than a hint.
+        Raises ValueError when topic and payload exceed MOST_BYTES.
         """
 
     def subscribe(self, topic: str, callback: Callback) -> Callable[[], None]:
-        """Call back for this topic and those below it: `events` hears all of `events:{execution}`. Ends that.
+        """Subscribe to a topic and its subtopics (`events` includes `events:{execution}`); return the unsubscribe call.
 
-        Callbacks run on the thread that brings the message and must be quick (set an event, fill a queue): one that
-        waits holds up all others of this process, though nobody else's. What they raise is logged.
+        Callbacks run on the thread that delivers the message and must be quick (set an event, fill a queue). A callback
+        that blocks delays all others of this process, but none of other processes. Their exceptions are logged.
         """
 
     @property
     def transport(self) -> str:
-        """What messages to other processes go through now: redis, postgresql, sqlite or local."""
+        """The current transport to other processes: redis, postgresql, sqlite or local."""
 
     def close(self) -> None:
-        """Send what waits and end all threads and connections. Closing twice is fine."""
+        """Send the queued messages, then end all threads and connections. May be called twice."""
 
 
 class Channel(Protocol):
-    """One way to other processes."""
+    """A transport to other processes."""
 
     name: str
 
     def send(self, batch: Sequence[Envelope]) -> bool:
-        """Bring it to all others that can be reached this way; whether it was taken."""
+        """Send a batch to all processes on this transport; return whether the transport accepted it."""
 
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
-        """Begin to listen: `receive` gets what others sent, `gap` is called whenever something may have been missed.
+        """Start to listen: `receive` gets the batches of others; `gap` is called when messages may have been lost.
 
-        That is always so once, when it has begun to hear.
+        `gap` is always called once listening has started.
         """
 
     def want(self, root: str) -> None:
-        """From now on hear topics whose first word this is; followed by a gap."""
+        """Also receive topics with this first word; a gap follows."""
 
     def close(self) -> None:
-        """End the listening."""
+        """Stop listening."""
 
 
 class Listeners:
-    """Who listens to what, in this process. Thread-safe."""
+    """The subscriptions of this process. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -96,21 +99,21 @@ class Listeners:
         self._slow: set[Callback] = set()
 
     def add(self, topic: str, callback: Callback) -> Callable[[], None]:
-        """Call back for a topic and those below it, until the result is called."""
-        entry = partial(callback)  # unlike the callback itself, no other entry is equal to it
+        """Subscribe to a topic and its subtopics; return the unsubscribe call."""
+        entry = partial(callback)  # unique, whereas the same callback may subscribe twice
         with self._lock:
             self._by_topic[topic] = (*self._by_topic.get(topic, ()), entry)
         return lambda: self._remove(topic, entry)
 
     def deliver(self, message: Message) -> None:
-        """Call all that listen to the message's topic."""
+        """Call all listeners of the message's topic."""
         parts = message.topic.split(":")
         for length in range(len(parts), 0, -1):
             for callback in self._by_topic.get(":".join(parts[:length]), ()):
                 self._call(callback, message)
 
     def deliver_gap(self) -> None:
-        """Tell everybody that something may have been missed."""
+        """Tell all listeners that messages may have been lost."""
         with self._lock:
             everybody = list(self._by_topic.items())
         for topic, callbacks in everybody:
@@ -130,16 +133,16 @@ class Listeners:
         started = monotonic()
         try:
             callback(message)
-        except Exception:  # a defect of one listener must not cost the others their messages
-            logger.exception("a listener to %s failed", message.topic)
+        except Exception:  # a defect of one listener must not lose the messages of the others
+            logger.exception("a listener for %s failed", message.topic)
         if monotonic() - started > SLOW_SECONDS and callback not in self._slow:
             self._slow.add(callback)
-            logger.warning("a listener to %s took %.1f s and held all others up", message.topic, monotonic() - started)
+            logger.warning("a listener for %s took %.1f s and delayed all others", message.topic, monotonic() - started)
 
 
 def encode(topic: str, payload: dict[str, Any] | None) -> Envelope:
-    """The message as it travels. Raises ValueError when it is larger than a hint."""
+    """Encode a message. Raises ValueError when it exceeds MOST_BYTES."""
     data = orjson.dumps(payload or {})
     if len(topic.encode()) + len(data) > MOST_BYTES:
-        raise ValueError(f"a message on {topic[:40]!r} has more than {MOST_BYTES} bytes: send ids, not the things")
+        raise ValueError(f"a message on {topic[:40]!r} exceeds {MOST_BYTES} bytes: send ids, not the data itself")
     return topic, data

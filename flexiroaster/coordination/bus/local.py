@@ -1,4 +1,4 @@
-"""The bus of one process alone: for a database in memory, and for tests."""
+"""The bus of a single process, for an in-memory database and for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["LocalBus"]
 
 
 class LocalBus:
-    """Delivers on the publisher's thread."""
+    """A bus that delivers on the publisher's thread."""
 
     transport = "local"
 
@@ -19,13 +19,13 @@ class LocalBus:
         self._listeners = Listeners()
 
     def publish(self, topic: str, payload: dict[str, Any] | None = None) -> None:
-        """Call all that listen."""
+        """See `Bus`."""
         encode(topic, payload)
         self._listeners.deliver(Message(topic, payload or {}))
 
     def subscribe(self, topic: str, callback: Callback) -> Callable[[], None]:
-        """Call back for this topic and those below it, until the result is called."""
+        """See `Bus`."""
         return self._listeners.add(topic, callback)
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: this bus has no threads or connections."""

@@ -1,4 +1,4 @@
-"""Between processes through PostgreSQL: LISTEN on a connection of its own, NOTIFY over the pool."""
+"""The bus transport over PostgreSQL: LISTEN on a dedicated connection, NOTIFY over the pool."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["PostgresChannel"]
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 7900  # PostgreSQL refuses 8000
+MOST_BYTES = 7900  # PostgreSQL rejects 8000
 CHECK_SECONDS = 10.0
-"""Between two signs of life that the listener sends itself; a pooler that swallows notifications shows there."""
+"""Interval between two check notifications to itself, which reveal a pooler that drops notifications."""
 
 ANSWER_SECONDS = 2.0
 BLIND_SECONDS = 2.0
-"""How often listeners are told of a gap while messages may go by unheard."""
+"""Interval between two gaps while messages may be lost."""
 
 RECONNECT_SECONDS = 1.0
 
@@ -39,7 +39,7 @@ _CHECK = "check:"
 
 
 class PostgresChannel:
-    """One notification channel for all topics. `blind` says whether others may be talking where we cannot hear."""
+    """One notification channel for all topics. `blind` tells whether others may publish where we cannot listen."""
 
     name = "postgresql"
 
@@ -63,12 +63,12 @@ class PostgresChannel:
         return self._notify([part.decode() for part in pack(self._origin, batch, MOST_BYTES)])
 
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
-        """Begin to listen, and connect again whenever the connection is lost."""
+        """Start to listen, and reconnect whenever the connection is lost."""
         self._receive, self._gap = receive, gap
         self._thread.start()
 
     def want(self, root: str) -> None:
-        """Everything is heard anyway."""
+        """Do nothing: the channel carries all topics."""
 
     def close(self) -> None:
         """End the thread and its connection."""
@@ -92,7 +92,7 @@ class PostgresChannel:
         return True
 
     def _turn(self) -> bool:
-        """One connection, from its beginning to its end; whether another one is to follow."""
+        """Run one connection until it ends; return whether to open another."""
         if self._closed.is_set():
             return False
         try:
@@ -119,13 +119,13 @@ class PostgresChannel:
     def _went_away(self, error: Exception) -> None:
         if not self._away:
             self._away = True
-            logger.warning("the bus does not hear PostgreSQL: %s", " ".join(str(error).split()))
+            logger.warning("the bus cannot listen to PostgreSQL: %s", " ".join(str(error).split()))
 
     def _came_back(self) -> None:
         self._thread.works()
         if self._away:
             self._away = False
-            logger.info("the bus hears PostgreSQL again")
+            logger.info("the bus listens to PostgreSQL again")
 
 
 class _Session:
@@ -136,12 +136,12 @@ class _Session:
         self._connection = connection
         self._next_check = monotonic()
         self._next_gap = monotonic()
-        self._check = ""  # the sign of life that has not come yet
+        self._check = ""  # the check notification that has not arrived yet
         self._answer_due = 0.0
         self._deaf = False
 
     def run(self) -> None:
-        """Raises what ends the connection; returns at the end of the channel."""
+        """Listen until the channel is closed. Raises when the connection fails."""
         channel = self._channel
         channel._gap()
         with selectors.DefaultSelector() as selector:
@@ -153,7 +153,7 @@ class _Session:
                     self._read()
 
     def _wait(self) -> float:
-        """Seconds until there is something to look after."""
+        """Seconds until the next check, timeout or gap is due."""
         due = self._answer_due if self._check else self._next_check
         if self._deaf or self._channel._blind():
             due = min(due, self._next_gap)
@@ -168,7 +168,7 @@ class _Session:
             self._answer_due = now + ANSWER_SECONDS
             self._check = f"{_CHECK}{self._channel._origin}:{secrets.token_hex(4)}"
             if not self._channel._notify([self._check]):
-                self._check = ""  # nothing was sent, so nothing can be missed
+                self._check = ""  # it was not sent, so it cannot arrive
         if (self._deaf or self._channel._blind()) and now >= self._next_gap:
             self._next_gap = now + BLIND_SECONDS
             self._channel._gap()
@@ -177,8 +177,8 @@ class _Session:
         self._check = ""
         if not self._deaf:
             self._deaf = True
-            logger.warning("notifications do not arrive (a pooler between?): the bus asks the database instead")
-        self._connection.execute(_LISTEN)  # raises where the connection is dead
+            logger.warning("notifications do not arrive (is a pooler in between?): the bus polls the database instead")
+        self._connection.execute(_LISTEN)  # raises if the connection is dead
         self._read()
 
     def _read(self) -> None:

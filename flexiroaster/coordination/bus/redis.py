@@ -1,4 +1,4 @@
-"""Between processes through Redis: publish and subscribe, over one connection and a thread that reads it."""
+"""The bus transport over Redis publish/subscribe, with one connection and a thread that reads it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["RedisChannel"]
 
 MOST_BYTES = 64_000
 WAIT_SECONDS = 0.5
-"""The longest wait for a message; then the reader looks around, and asks for a sign of life."""
+"""The longest wait for a message; then the reader checks for changes and pings the server."""
 
 AGAIN_SECONDS = 0.05
 REFUSED_SECONDS = 1.0
-"""Until the next connection, after one that worked and after one that did not."""
+"""Delays before the next connection, after one that worked and after one that did not."""
 
 PONG_SECONDS = 1.5
-"""A connection whose server does not answer for so long is given up."""
+"""Silence of the server after which the connection is closed."""
 
 
 class RedisChannel:
-    """A channel of Redis for each first word of a topic, subscribed to when somebody wants it.
+    """One Redis channel per first word of a topic, subscribed to on demand.
 
-    One more is everybody's, for gaps, and one is this process's own, to wake its reader.
+    All processes share one more channel for gaps. Each process has one of its own, which wakes its reader.
     """
 
     name = "redis"
@@ -46,7 +46,7 @@ class RedisChannel:
         self._wanted = {self._base, self._own}
         self._closed = threading.Event()
         self.hears = False
-        """Whether what others publish in Redis arrives here."""
+        """Whether messages that others publish in Redis arrive here."""
         self._thread = SupervisedThread(
             self._turn, name="flexiroaster-bus-redis", closed=self._closed, threads=threads, pause=REFUSED_SECONDS
         )
@@ -59,7 +59,7 @@ class RedisChannel:
         return self._link.available
 
     def send(self, batch: Sequence[Envelope]) -> bool:
-        """Publish; False when Redis is away."""
+        """Publish; return False when Redis is unavailable."""
         roots: dict[str, list[Envelope]] = {}
         for envelope in batch:
             roots.setdefault(self._channel(envelope[0].partition(":")[0]), []).append(envelope)
@@ -75,19 +75,19 @@ class RedisChannel:
         return self._link.call(publish, default=False)
 
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
-        """Begin to listen whenever Redis is available; a gap at each beginning and each end of that."""
+        """Listen whenever Redis is available; each start and each end of listening is a gap."""
         self._receive, self._gap = receive, gap
         self._thread.start()
 
     def want(self, root: str) -> None:
-        """Subscribe to topics with this first word."""
+        """See `Channel`."""
         channel = self._channel(root)
         if channel not in self._wanted:
             self._wanted = self._wanted | {channel}
             self._wake()
 
     def close(self) -> None:
-        """End the thread and its connection; a reader that waits for a silent Redis takes WAIT_SECONDS."""
+        """End the thread and its connection; if Redis is silent, the reader takes up to WAIT_SECONDS."""
         self._closed.set()
         self._wake()
         self._thread.join(2 * PONG_SECONDS)
@@ -100,7 +100,7 @@ class RedisChannel:
             self._link.later(lambda client: client.publish(self._own, b""))
 
     def _turn(self) -> bool:
-        """One connection, from its beginning to its end; whether another one is to follow."""
+        """Run one connection until it ends; return whether to open another."""
         if self._closed.is_set():
             return False
         if not self._link.wait(WAIT_SECONDS):
@@ -115,13 +115,13 @@ class RedisChannel:
         return True
 
     def _listen(self) -> None:
-        """Until Redis goes away."""
+        """Listen until Redis is unavailable."""
         pubsub: PubSub | None = self._link.call(lambda client: client.pubsub(), None)  # type: ignore[no-untyped-call] # redis-py's
         if pubsub is None:
             return
         try:
             _Session(self, pubsub).run()
-        except Exception as error:  # noqa: BLE001 - whatever ended it, the link finds out whether Redis is away
+        except Exception as error:  # noqa: BLE001 - after any error the link probes whether Redis is unavailable
             self._link.suspect(error)
         finally:
             pubsub.close()
@@ -134,11 +134,11 @@ class _Session:
         self._channel = channel
         self._pubsub = pubsub
         self._subscribed: set[str] = set()
-        self._outstanding = 0  # subscriptions that the server has not confirmed
+        self._outstanding = 0  # subscriptions not yet confirmed by the server
         self._asked_at: float | None = None
 
     def run(self) -> None:
-        """Raises what ends the connection; returns when there is another reason to end it."""
+        """Read messages until the channel is closed or Redis is unavailable. Raises when the connection fails."""
         channel = self._channel
         while not channel._closed.is_set() and channel._link.available:
             self._subscribe(channel._wanted - self._subscribed)
@@ -170,4 +170,4 @@ class _Session:
             self._pubsub.ping()
             self._asked_at = monotonic()
         elif monotonic() - self._asked_at > PONG_SECONDS:
-            raise TimeoutError("the subscription does not answer")
+            raise TimeoutError("the Redis subscription does not answer a ping")

@@ -1,8 +1,7 @@
-"""The bus of all processes of an installation: through Redis while it is there, else through the database.
+"""The bus between all processes of an installation: over Redis while it is available, else over the database.
 
-The database's channel is listened to all the time, so that one process that cannot reach Redis is heard by those that
-can. And a process that cannot reach it tells its listeners of a gap every other second, because others may be talking
-there.
+Every process always listens on the database's channel, so a process that cannot reach Redis still reaches the others.
+Such a process also sends its own listeners a gap every two seconds, because others may publish in Redis.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from flexiroaster.threads import Threads
 __all__ = ["SharedBus", "open_bus"]
 
 OUTBOX_LIMIT = 10_000
-"""Messages that may wait to be sent; if there are more, the others are told of a gap."""
+"""The maximum number of queued messages; when more are published, the other processes get a gap."""
 
 PACE_SECONDS = 0.005
-"""The least time between two batches: a flood of messages goes out in at most 200 a second."""
+"""The minimum time between two batches: a flood of messages is sent in at most 200 batches a second."""
 
 
 class SharedBus:
-    """A bus over up to two channels. Threads start with the first use; not for a forked child. Thread-safe."""
+    """A bus over one or two channels. Thread-safe, but not fork-safe. Threads start with the first use."""
 
     def __init__(
         self, origin: str, database: Channel, redis: RedisChannel | None, threads: Threads | None = None
@@ -59,7 +58,7 @@ class SharedBus:
             self._overflowed = True
 
     def subscribe(self, topic: str, callback: Callback) -> Callable[[], None]:
-        """See `Bus`. The first one starts the listening, and is told of a gap when it has begun."""
+        """See `Bus`. The first subscription starts the listening and gets a gap once that has started."""
         unsubscribe = self._listeners.add(topic, callback)
         with self._lock:
             if self._closed:
@@ -105,7 +104,7 @@ class SharedBus:
 
 
 def open_bus(database: Database, link: RedisLink, threads: Threads | None = None) -> Bus:
-    """The bus of this installation. Close it before the link and the database."""
+    """Open the bus of this installation. Close it before the link and the database."""
     origin = secrets.token_hex(6)
     redis = RedisChannel(link, origin, threads) if link.configured else None
     if not database.is_sqlite:

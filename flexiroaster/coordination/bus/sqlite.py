@@ -1,4 +1,4 @@
-"""Between processes on one SQLite file: nobody sends anything, everybody sees that something was committed."""
+"""The bus transport over one SQLite file: processes send nothing, and poll the file for commits of others."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from flexiroaster.threads import SupervisedThread, Threads
 __all__ = ["SqliteChannel"]
 
 POLL_SECONDS = 0.025
-"""At this pace the watching takes some 0.7 % of a core."""
+"""Polling at this interval takes about 0.7 % of a core."""
 
 CALM_POLL_SECONDS = 1.0
-"""While Redis brings the messages, and this only covers those who cannot reach it."""
+"""Interval while Redis delivers the messages, and polling only covers processes that cannot reach it."""
 
 OWN_SECONDS = 0.25
-"""While this process writes itself, which looks the same, a gap comes at most so often."""
+"""Minimum interval between two gaps while this process writes, since its own commits look like those of others."""
 
 
 class SqliteChannel:
-    """Asks `PRAGMA data_version`, some microseconds, on a connection of its own; each change is a gap.
+    """Polls `PRAGMA data_version` (a few microseconds) on a dedicated connection; each change is a gap.
 
-    `calm` says whether messages come another way.
+    `calm` tells whether messages arrive over another channel.
     """
 
     name = "sqlite"
@@ -47,18 +47,18 @@ class SqliteChannel:
         self._own_at = float("-inf")
         self._gap_at = float("-inf")
 
-    def send(self, batch: Sequence[Envelope]) -> bool:  # noqa: ARG002 - the commit was the message
-        """The others have seen the commit that this is about."""
+    def send(self, batch: Sequence[Envelope]) -> bool:  # noqa: ARG002 - the commit is the message
+        """Send nothing: the other processes see the commit."""
         self._own_at = monotonic()
         return True
 
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:  # noqa: ARG002 - only gaps
-        """Begin to watch."""
+        """Start to poll."""
         self._gap = gap
         self._thread.start()
 
     def want(self, root: str) -> None:
-        """Everything is seen anyway."""
+        """Do nothing: a gap concerns all topics."""
 
     def close(self) -> None:
         """End the thread and its connection."""
@@ -66,7 +66,7 @@ class SqliteChannel:
         self._thread.join(5)
 
     def _watch(self) -> bool:
-        """Watch over one connection, until the end."""
+        """Poll over one connection until the channel is closed."""
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=1)
         try:
             seen: int | None = None
@@ -80,7 +80,7 @@ class SqliteChannel:
                 if self._calm():
                     self._closed.wait(CALM_POLL_SECONDS)
                 else:
-                    sleep(POLL_SECONDS)  # costs two thirds of what waiting for an event does
+                    sleep(POLL_SECONDS)  # costs two thirds of a wait for an event
         finally:
             connection.close()
         return False

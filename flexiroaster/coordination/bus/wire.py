@@ -1,4 +1,4 @@
-"""How a batch of messages travels: `{"from": "...", "messages": [["events:x1", {"seq": 7}], ...]}`."""
+"""The wire format of a batch of messages: `{"from": "...", "messages": [["events:x1", {"seq": 7}], ...]}`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["pack", "unpack"]
 
 
 def pack(origin: str, batch: Sequence[Envelope], most_bytes: int) -> Iterator[bytes]:
-    """The batch as JSON texts, each of at most so many bytes as long as single messages keep to their limit."""
+    """Encode the batch as JSON texts of at most `most_bytes` each, if every message keeps to its own limit."""
     head = b'{"from":' + orjson.dumps(origin) + b',"messages":['
     room = most_bytes - len(head) - 2
     parts: list[bytes] = []
@@ -29,7 +29,7 @@ def pack(origin: str, batch: Sequence[Envelope], most_bytes: int) -> Iterator[by
 
 
 def unpack(text: bytes, origin: str) -> list[Message]:
-    """The messages of others; none for what `origin` sent itself. What cannot be read is a gap."""
+    """Decode the messages of others; return none for a batch that `origin` sent. An unreadable batch is a gap."""
     try:
         batch = orjson.loads(text)
         if batch["from"] == origin:
