@@ -1,1 +1,1 @@
-"""The database: the tables, every write of execution state (journal), the reads (queries), migrations."""
+"""The database: tables, the journal (every write of execution state), queries and migrations."""

@@ -1,4 +1,4 @@
-"""What was said before the runs; the journal writes it together with the execution."""
+"""Risk assessments made before runs; the journal writes them together with the executions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["AssessmentRow", "by_executions", "probabilities"]
 
 @dataclass(frozen=True, slots=True)
 class AssessmentRow:
-    """An assessment as stored: `acted` unless the gate was in shadow mode, `forced` is why it was overruled."""
+    """A stored assessment. `acted` is false in shadow mode; `forced` is the reason for overriding the gate."""
 
     execution_id: str
     pipeline_id: str
@@ -31,7 +31,7 @@ class AssessmentRow:
 
 
 def by_executions(database: Database, execution_ids: Collection[str]) -> dict[str, AssessmentRow]:
-    """The assessments of those executions that have one."""
+    """Return the assessments of these executions, by execution id; one without an assessment is missing."""
     columns = [risk_assessments.c[name] for name in AssessmentRow.__slots__]
     with database.read() as connection:
         rows = connection.execute(select(*columns).where(risk_assessments.c.execution_id.in_(list(execution_ids))))
@@ -39,7 +39,7 @@ def by_executions(database: Database, execution_ids: Collection[str]) -> dict[st
 
 
 def probabilities(database: Database, execution_ids: Collection[str]) -> list[tuple[str, float]]:
-    """Level and probability of failure of each of those executions that was assessed."""
+    """Return risk level and failure probability of each of these executions that was assessed."""
     columns = (risk_assessments.c.level, risk_assessments.c.probability)
     with database.read() as connection:
         rows = connection.execute(select(*columns).where(risk_assessments.c.execution_id.in_(list(execution_ids))))

@@ -1,4 +1,4 @@
-"""The audit log: who did what, when, and what came of it. Rows are only ever added."""
+"""The audit log: who did what, when and with which outcome. Append-only; retention deletes old rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEWEST = Sort("audit", audit_log.c.id, descending=True)
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One entry: `viewer` with `role` did `action` to `subject`; `outcome` is `ok` or the code of an error."""
+    """One entry: `viewer`, with `role`, did `action` on `subject`; `outcome` is `ok` or the code of an error."""
 
     id: int
     at: datetime
@@ -37,7 +37,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries; what is None does not matter. `before` is exclusive."""
+    """A filter for entries; a field that is None matches all. `before` is exclusive."""
 
     viewer: str | None = None
     action: str | None = None
@@ -46,14 +46,14 @@ class AuditFilter:
     before: datetime | None = None
 
 
-def record(database: Database, **entry: Any) -> None:  # noqa: ANN401 - the columns of the table but for the id
-    """Add an entry: one statement."""
+def record(database: Database, **entry: Any) -> None:  # noqa: ANN401 - the columns of the table except the id
+    """Add an entry, with one statement."""
     with database.write() as connection:
         connection.execute(insert(audit_log).values(**entry))
 
 
 def page(database: Database, wanted: AuditFilter, window: Window) -> Page[AuditRow]:
-    """A page of the entries that match, newest first. Raises InputError (cursor)."""
+    """Return a page of the matching entries, newest first. Raises InputError (cursor)."""
     statement = select(*(audit_log.c[name] for name in AuditRow.__slots__)).where(*_conditions(wanted))
     with database.read() as connection:
         return keyset.page(connection, statement, NEWEST, window, _entry)
@@ -64,7 +64,7 @@ def _entry(row: Row[Any]) -> AuditRow:
 
 
 def count(database: Database, wanted: AuditFilter) -> int:
-    """How many entries match; looks at each of them."""
+    """Count the matching entries; scans all of them."""
     statement = select(func.count()).select_from(audit_log).where(*_conditions(wanted))
     with database.read() as connection:
         return connection.execute(statement).scalar_one()

@@ -1,4 +1,4 @@
-"""What belongs to many executions or pipelines, in one statement however many they are."""
+"""Batch reads for many executions or pipelines, each with one statement."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["events_of_types", "executions_by_id", "first_events", "latest_execut
 def executions_by_id(
     database: Database, execution_ids: Collection[str], leave_out: Collection[str] = ()
 ) -> dict[str, ExecutionRow]:
-    """The executions that exist among these, by id."""
+    """Return those of these executions that exist, by id."""
     statement = select(*execution_columns(leave_out)).where(executions.c.id.in_(execution_ids))
     with database.read() as connection:
         return {row.id: execution_row(row) for row in connection.execute(statement)}
 
 
 def stages_by_execution(database: Database, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
-    """The stages of each execution, in topological order."""
+    """Return the stages of each execution, in topological order."""
     statement = select(*STAGE_COLUMNS).where(stage_runs.c.execution_id.in_(execution_ids))
     found: defaultdict[str, list[StageRow]] = defaultdict(list)
     with database.read() as connection:
@@ -46,7 +46,7 @@ def stages_by_execution(database: Database, execution_ids: Collection[str]) -> d
 def latest_executions(
     database: Database, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
 ) -> dict[str, list[ExecutionRow]]:
-    """The `limit` newest executions of each pipeline, newest first."""
+    """Return the `limit` newest executions of each pipeline, newest first."""
     found: defaultdict[str, list[ExecutionRow]] = defaultdict(list)
     with database.read() as connection:
         for row in _first_of_each(
@@ -74,7 +74,7 @@ def first_events(
     after: int = 0,
     levels: Collection[Level] | None = None,
 ) -> dict[str, list[Event]]:
-    """The first `limit` events of each execution after a number, in order; of some levels only, if given."""
+    """Return the first `limit` events of each execution after number `after`, in order; only of `levels`, if given."""
 
     def wanted(table: FromClause) -> list[ColumnElement[bool]]:
         among = [] if levels is None else [table.c.level.in_(levels)]
@@ -101,7 +101,7 @@ def first_events(
 
 
 def events_of_types(database: Database, execution_ids: Collection[str], types: Collection[EventType]) -> list[Event]:
-    """All events of these types of these executions, each execution's in order."""
+    """Return all events of these types of these executions, in order within each execution."""
     statement = select(events).where(events.c.execution_id.in_(execution_ids), events.c.type.in_(types))
     with database.read() as connection:
         return [event_of(row) for row in connection.execute(statement.order_by(events.c.execution_id, events.c.seq))]
@@ -120,11 +120,11 @@ def _first_of_each(
     limit: int,
     conditions: Callable[[FromClause], Sequence[ColumnElement[bool]]] = lambda _table: (),
 ) -> Sequence[Row[Any]]:
-    """The first rows of `child` of each parent row that has the parent's key (`to`) in `link`; not in order.
+    """Return the first `limit` rows of `child` for each parent row, unordered; `link` holds the parent's key (`to`).
 
-    Each database has one form that reads these rows and no others. PostgreSQL: a lateral join; `link` is compared and
-    sorted by as a range, since for an equality the planner may walk down an index over the rest of the order, past the
-    rows of all others. SQLite, which has no lateral join: a list of keys for each parent.
+    Each database needs its own form to read only these rows. PostgreSQL uses a lateral join. It compares `link` as a
+    range and sorts by it: with an equality the planner may scan an index over the remaining order, through the rows of
+    all other parents. SQLite has no lateral join and uses a list of keys for each parent.
     """
     if connection.dialect.name == "postgresql":
         each = select(*columns).where(link.between(to, to), *conditions(child)).order_by(*order(child)).limit(limit)

@@ -1,4 +1,4 @@
-"""The changes of execution state that the journal applies, as values."""
+"""Changes of execution state, as values that the journal applies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StageChange:
-    """What a stage run looks like after the transition; all its columns that ever change."""
+    """The state of a stage run after the transition: all its columns that can change."""
 
     stage_id: str
     status: StageStatus
@@ -40,15 +40,16 @@ class StageChange:
 
 
 def decision_id(execution_id: str, seq: int) -> str:
-    """The id of the decision that event number `seq` of an execution tells of."""
+    """Return the id of the decision that event number `seq` of an execution reports."""
     return f"{execution_id}.{seq}"
 
 
 @dataclass(frozen=True, slots=True)
 class NewDecision:
-    """What the safety engine decided about a stage, and what was `taken`, which differs where the policy only records.
+    """A decision of the safety engine about a stage.
 
-    `seq` is the event that tells of it; `data` is the whole decision as JSON.
+    `action` is the choice and `taken` the action carried out; they differ where the policy only records. `seq` is the
+    number of the event that reports the decision; `data` is the whole decision as JSON.
     """
 
     seq: int
@@ -64,14 +65,18 @@ class NewDecision:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One change of an execution's state, with the events that tell of it.
+    """One change of an execution's state, with the events that report it.
 
-    It lands only if the execution still has this fencing token, status (`expected`) and last event number; the
-    events are numbered from `expected_seq + 1` without gaps. `release` ends the lease (of a paused execution until its
-    `pause_deadline`, when anybody may claim it to stop it), `freed_slot` gives the slot of
-    its pipeline's concurrency to the next in the queue, `progress` forgets how often it was claimed, `handled` are
-    commands (id, outcome) that it carries out, and `decisions` what the safety engine said on the way. One that `waits`
-    in the queue lands only while it still does: what had its turn meanwhile is to be claimed anew, with its slot.
+    It lands (is applied) only if the execution still has this fencing token, status (`expected`) and last event number.
+    The events are numbered from `expected_seq + 1` without gaps.
+
+    - `release` ends the lease. A paused execution becomes claimable again at its `pause_deadline`, to be stopped.
+    - `freed_slot` passes this slot of the pipeline's concurrency to the next execution in the queue.
+    - `progress` resets the number of claims.
+    - `handled` lists the commands (id, outcome) that this transition carries out.
+    - `decisions` lists the decisions of the safety engine.
+    - `waits`: the transition lands only while the execution is still queued. An execution that got its slot meanwhile
+      must be claimed again, with its slot.
     """
 
     execution_id: str
@@ -97,18 +102,18 @@ class Transition:
 
     @property
     def ends(self) -> bool:
-        """Whether it is over then, so that it neither holds a slot nor waits for one."""
+        """Whether the new status is terminal, so that the execution neither holds a slot nor waits for one."""
         return self.status in TERMINAL
 
     @property
     def last_seq(self) -> int:
-        """The number of its last event."""
+        """The number of the last event."""
         return self.expected_seq + len(self.events)
 
 
 @dataclass(frozen=True, slots=True)
 class NewStage:
-    """A stage of a new execution; one that is taken over from an earlier execution is completed, with its output."""
+    """A stage of a new execution. A stage `taken_over` from an earlier execution is completed and has its output."""
 
     stage_id: str
     name: str
@@ -118,9 +123,10 @@ class NewStage:
 
 @dataclass(frozen=True, slots=True)
 class NewAssessment:
-    """What the safety engine said before a run, and whether the gate acted by it; `forced` is why it was overruled.
+    """A risk assessment made before a run, and whether the gate acted on it.
 
-    `said` are the probabilities of each of its models, by their names; `data` is the whole answer as JSON.
+    `forced` is the reason for overriding the gate. `said` maps the names of the models to their probabilities; `data`
+    is the whole assessment as JSON.
     """
 
     at: datetime
@@ -136,7 +142,7 @@ class NewAssessment:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to tell people. Findings with the same `cause` are one insight while it is open."""
+    """A finding to report to users. Findings with the same `cause` form one insight while that is open."""
 
     cause: str
     insight_type: str
@@ -156,12 +162,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An execution to create, with its stages in order, its first event and what is told beside it.
+    """An execution to create, with its stages in order, its events, risk assessment and findings.
 
-    With an `owner` it is claimed in the same transaction, with fencing token 1, for `lease_seconds`. At most
-    `concurrency` executions of the pipeline hold a slot (None: any number); where there is none, it is `queue`d or does
-    not land. It does not land either when its `idempotency_key` is taken, or when the execution that it is a rerun of
-    (`parent_id`) is gone. A `paused` one waits for a resume. Its `findings` become insights if it lands.
+    With an `owner`, the same transaction claims it with fencing token 1 for `lease_seconds`. At most `concurrency`
+    executions of the pipeline hold a slot (None: no limit). If no slot is free, the execution is queued (`queue`) or
+    does not land. It also does not land if its `idempotency_key` is taken, or if the execution that it reruns
+    (`parent_id`) no longer exists. A `paused` execution waits for a resume command. Its `findings` become insights if
+    it lands.
     """
 
     execution_id: str
@@ -186,18 +193,18 @@ class NewExecution:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """All its events, from number 1 on."""
+        """All events, numbered from 1."""
         return (self.event, *self.more_events)
 
     @property
     def status(self) -> ExecutionStatus:
-        """The state it begins in."""
+        """The initial status."""
         return ExecutionStatus.PAUSED if self.paused else ExecutionStatus.PENDING
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A new execution that was written: its slot, if it has one, and whether it waits for one."""
+    """The result of a change that was written. For a new execution: its slot, if any, and whether it is queued."""
 
     slot: int | None = None
     queued: bool = False
@@ -207,10 +214,10 @@ Change = NewExecution | Transition
 
 
 def landed_before(change: Change, row: tuple[int, int, int | None, bool]) -> Landed | None:
-    """What an earlier attempt to write the change came to; `row` is its execution's (fencing token, last event, slot,
-    queued) now. Only we write with our token, so its last event tells.
+    """Return the result of an earlier attempt to write the change; None if it did not land.
 
-    A transition without events leaves no trace, and lands again.
+    `row` is the execution's current (fencing token, last event, slot, queued). Only we write with our token, so the
+    last event identifies our change. A transition without events leaves no trace and lands again.
     """
     token, last_seq, slot, queued = row
     if isinstance(change, NewExecution):

@@ -1,6 +1,6 @@
-"""Leases: who drives an execution, and until when. All times are the database's own.
+"""Leases on executions: the driver of an execution and the expiry time, by the database's clock.
 
-A claim is one statement that raises the fencing token, so whoever drove the execution before can write nothing more.
+A claim is one statement that increments the fencing token, so the previous driver can no longer write.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ __all__ = ["SUSPECT", "Claim", "claim", "claim_one", "give_back", "release", "re
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An execution that was claimed: with this token its state may be written. `claims` counts since it progressed,
-    `lost_by` is who drove it until its lease ran out; None where nobody did.
+    """A claim on an execution, whose `token` permits writes of its state.
+
+    `claims` is the number of claims since the last progress. `lost_by` is the owner whose lease expired, if any.
     """
 
     execution_id: str
@@ -33,7 +34,10 @@ class Claim:
 
 
 SUSPECT = 2
-"""So many drivers lost in a row may be chance for one execution, and are the work of another one beside it."""
+"""Claims without progress after which an execution is suspect and is claimed separately.
+
+It may crash its drivers. It may also be innocent: it lost them by chance, or to another execution beside it.
+"""
 
 _ANY = 2**31 - 1
 
@@ -58,7 +62,7 @@ WITH found AS ({{claimable}}) {_TAKE}
 FROM found WHERE x.id = found.id RETURNING x.id, x.fencing_token, x.claims, found.lease_owner
 """
 _TAKE_THESE = f"{_TAKE} WHERE id IN :ids RETURNING id, fencing_token, claims"
-"""SQLite cannot return what was there before, so it reads that first: a writer is alone there."""
+"""SQLite cannot return the old values, so they are read first; this is safe, since SQLite has one writer at a time."""
 
 _RENEW = """
 WITH held (held_id) AS (
@@ -75,17 +79,17 @@ UPDATE executions
 SET lease_owner = NULL, claimable_at = {now}, claims = CASE WHEN claims > 0 THEN claims - 1 ELSE 0 END
 FROM held WHERE id = held_id RETURNING id
 """
-"""Both lock the rows in the order of their ids, as the journal does: each would wait for the other otherwise."""
+"""Both statements lock rows in the order of their ids, as the journal does, to avoid deadlocks."""
 
 _HOLD = {"sqlite": "", "postgresql": "FOR NO KEY UPDATE"}
 _WAITING = "SELECT 1 FROM executions WHERE claimable_at IS NOT NULL AND claimable_at <= {now} LIMIT 1"
 
 
 def claim(database: Database, owner: str, *, most: int, lease_seconds: float, suspects: bool = False) -> list[Claim]:
-    """Claim up to `most` executions that nobody drives, those that wait longest first. Raises StoreError.
+    """Claim up to `most` claimable executions, longest waiting first. Raises StoreError.
 
-    `suspects` are those that lost their driver SUSPECT times or more without any progress between; they are claimed
-    by themselves, the others without them.
+    With `suspects`, claim only executions that lost their driver SUSPECT times or more without progress; otherwise
+    claim only the others.
     """
     least, below = (SUSPECT, _ANY) if suspects else (0, SUSPECT)
     found = {"least": least, "below": below, "most": most}
@@ -93,15 +97,15 @@ def claim(database: Database, owner: str, *, most: int, lease_seconds: float, su
 
 
 def claim_one(database: Database, owner: str, execution_id: str, *, lease_seconds: float) -> Claim | None:
-    """Claim this execution if nobody drives it and it needs somebody; None otherwise. Raises StoreError."""
+    """Claim this execution if it is claimable; return None otherwise. Raises StoreError."""
     claims = _claim(database, owner, lease_seconds, _CLAIMABLE_ONE, "FOR UPDATE", {"id": execution_id})
     return claims[0] if claims else None
 
 
 def renew(database: Database, owner: str, execution_ids: Collection[str], *, lease_seconds: float) -> set[str]:
-    """Renew the leases of `owner` on these executions that have not run out; those that it holds. Raises StoreError.
+    """Renew the unexpired leases of `owner` on these executions; return the ids that it holds. Raises StoreError.
 
-    Only what is driven is renewed: a claim that got lost on its way to the driver has to run out.
+    Pass only executions with a driver: a claim that got lost on its way to the driver must expire.
     """
     if not execution_ids:
         return set()
@@ -114,21 +118,22 @@ def renew(database: Database, owner: str, execution_ids: Collection[str], *, lea
 
 
 def release(database: Database, owner: str, execution_ids: Collection[str]) -> None:
-    """Give executions up, so that anybody may claim them at once; that claim does not count. Raises StoreError."""
+    """Release executions, so that any worker can claim them at once; that claim does not count. Raises StoreError."""
     if not execution_ids:
         return
     try:
         with database.write() as connection:
             _rows(connection, _RELEASE, None, owner=owner, ids=list(execution_ids))
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot give up leases: {error}") from error
+        raise StoreError(f"cannot release leases: {error}") from error
 
 
 def give_back(database: Database, owner: str, given: Collection[Claim], failed: str | None = None) -> None:
-    """Undo claims that came to nothing, in one statement: they do not count, and who had lost the lease before is known
-    to the next one. `failed` is the execution that could not be read just now: it is claimable only when the lease
-    would have run out, so that it never keeps the others waiting. A claim that has run out and been taken by another
-    is left alone. Raises StoreError.
+    """Undo claims that led to no work, in one statement. Raises StoreError.
+
+    The claims do not count, and the next claim still sees the owner that lost the lease before. `failed` is the
+    execution that could not be read: it becomes claimable only when its lease expires, so that it does not delay the
+    others. A claim that has expired and was taken by another owner is left unchanged.
     """
     if not given:
         return
@@ -145,23 +150,24 @@ def give_back(database: Database, owner: str, given: Collection[Claim], failed: 
         with database.write() as connection:
             connection.execute(statement.values(values))
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot give claims back: {error}") from error
+        raise StoreError(f"cannot undo claims: {error}") from error
 
 
 def waiting(database: Database) -> bool:
-    """Whether there is anything to claim. Raises StoreError."""
+    """Return whether any execution is claimable. Raises StoreError."""
     try:
         with database.read() as connection:
             return connection.execute(text(_sql(connection, _WAITING, None)), {"seconds": 0}).first() is not None
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot look for work: {error}") from error
+        raise StoreError(f"cannot look for claimable executions: {error}") from error
 
 
 def _claim(
     database: Database, owner: str, lease_seconds: float, claimable: str, lock: str, found: Mapping[str, object]
 ) -> list[Claim]:
-    """Claim what the statement `claimable` finds. Whoever gives an execution up is not its owner any more, so who still
-    is has lost its lease.
+    """Claim the executions that the statement `claimable` finds.
+
+    A release clears the owner, so a remaining owner is one whose lease expired.
     """
     try:
         with database.write() as connection:
@@ -186,7 +192,7 @@ def _rows(connection: Connection, template: str, then: float | None, **parameter
 
 
 def _sql(connection: Connection, template: str, then: float | None) -> str:
-    """The statement in the database's dialect; every part is a constant of this file."""
+    """Return the statement in the database's dialect; every part is a constant of this file."""
     dialect = connection.dialect.name
     now = _NOW[dialect]
     then_sql = "" if then is None else now.replace(":seconds", ":lease")

@@ -1,4 +1,4 @@
-"""The database's own clock within a statement: processes' clocks differ, and it judges between them."""
+"""The database's clock as SQL expressions; it is authoritative, because the clocks of processes differ."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flexiroaster.store.tables import UtcDateTime
 __all__ = ["database_now", "database_then"]
 
 
-class database_now(FunctionElement[datetime]):  # noqa: N801 - it reads as a function of SQL
-    """The time now, as `UtcDateTime` columns hold it: on PostgreSQL that of the transaction's start."""
+class database_now(FunctionElement[datetime]):  # noqa: N801 - used like an SQL function
+    """The current time in the format of `UtcDateTime` columns; on PostgreSQL the start of the transaction."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -33,7 +33,7 @@ def _sqlite(_element: database_now, _compiler: SQLCompiler, **_options: Any) -> 
 
 
 class database_then(FunctionElement[datetime]):  # noqa: N801 - as above
-    """So many seconds after `database_now`."""
+    """The time `seconds` after `database_now`."""
 
     type = UtcDateTime()
     inherit_cache = True

@@ -1,4 +1,4 @@
-"""Commands as rows: asked for by anybody, carried out by whoever drives the execution."""
+"""Commands as rows: any process requests them, and the driver of the execution carries them out."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _CLAIMABLE = case(
     ((executions.c.lease_owner.is_(None)) & (database_now() < _AT), database_now()),
     else_=_AT,
 )
-"""From when somebody may claim an execution that has a command: now, unless it is driven or claimable already. One
-that is paused until a deadline is not driven, and would be claimable only then."""
+"""When an execution with a command becomes claimable: now, unless it has a driver or is claimable already.
+
+An execution that is paused until a deadline has no driver, and would otherwise be claimable only then.
+"""
 
 
 def request(
@@ -38,11 +40,11 @@ def request(
     concurrency: int | None = None,
     beside: Callable[[Connection], None] | None = None,
 ) -> ExecutionStatus:
-    """Store a command, and let somebody claim the execution if nobody drives it; the state it was in.
+    """Store a command, make the execution claimable if it has no driver, and return its status before.
 
-    `concurrency` is that of the pipeline: a retry needs a slot again. `beside` writes what belongs to it in the same
-    transaction. Raises NotFoundError, NotAllowedError (not in
-    this state; a retry of what was undone in part), ConflictError (no slot is free).
+    `concurrency` is that of the pipeline: a retry needs a slot again. `beside` writes related rows in the same
+    transaction. Raises NotFoundError, NotAllowedError (the status does not allow the command, or a retry would follow a
+    partial undo) and ConflictError (no free slot).
     """
     now = utc_now()
     with database.write() as connection:
@@ -52,14 +54,14 @@ def request(
         status = ExecutionStatus(row.status)
         check_command(kind, status)
         if kind is CommandKind.RESUME and row.queued:
-            message = f"Cannot resume execution {execution_id}: it waits for its turn; allowed: stop"
+            message = f"Cannot resume execution {execution_id}: it is queued; allowed: stop"
             raise NotAllowedError(message, status=status, command=kind)
         values: dict[str, Any] = {"claimable_at": _CLAIMABLE}
         if kind is CommandKind.RETRY:
             _check_nothing_undone(connection, execution_id, status)
             if concurrency is not None and row.slot is None:
                 values["slot"] = _free_slot(connection, row.pipeline_id, concurrency)
-                arguments = {**arguments, "slot": values["slot"]}  # a driver that loaded it before hears of it
+                arguments = {**arguments, "slot": values["slot"]}  # for a driver that has loaded the execution already
         connection.execute(
             insert(commands).values(
                 execution_id=execution_id,
@@ -76,7 +78,7 @@ def request(
 
 
 def pending(database: Database, execution_ids: Collection[str]) -> list[Command]:
-    """The commands of these executions that nobody has carried out, oldest first."""
+    """Return the pending commands of these executions, oldest first."""
     if not execution_ids:
         return []
     statement = select(commands).where(commands.c.execution_id.in_(execution_ids), commands.c.handled_at.is_(None))
@@ -86,7 +88,7 @@ def pending(database: Database, execution_ids: Collection[str]) -> list[Command]
 
 
 def _pipeline_of(connection: Connection, execution_id: str) -> str:
-    """The pipeline of an execution, which never changes; the empty name where there is no such execution."""
+    """Return the pipeline of an execution, which never changes; an empty string if the execution does not exist."""
     statement = select(executions.c.pipeline_id).where(executions.c.id == execution_id)
     return connection.execute(statement).scalar() or ""
 
@@ -100,7 +102,7 @@ def _locked(connection: Connection, execution_id: str) -> Row[*tuple[Any, ...]]:
 
 
 def _check_nothing_undone(connection: Connection, execution_id: str, status: ExecutionStatus) -> None:
-    """A stage that was undone does not run again, so a retry would complete without its effect."""
+    """Refuse a retry after a partial undo: undone stages do not run again, so their effects would be missing."""
     undone = (stage_runs.c.execution_id == execution_id) & (stage_runs.c.status == StageStatus.ROLLED_BACK)
     if connection.execute(select(stage_runs.c.stage_id).where(undone).limit(1)).first() is not None:
         raise NotAllowedError(
@@ -111,7 +113,7 @@ def _check_nothing_undone(connection: Connection, execution_id: str, status: Exe
 
 
 def _free_slot(connection: Connection, pipeline_id: str, concurrency: int) -> int:
-    """The lowest free slot; its pipeline is locked, so no other execution gets the same one. Raises ConflictError."""
+    """Return the lowest free slot. Raises ConflictError. The pipeline is locked, so no other execution gets it too."""
     taken = set(
         connection.execute(
             select(executions.c.slot).where(executions.c.pipeline_id == pipeline_id, executions.c.slot.is_not(None))
@@ -120,4 +122,6 @@ def _free_slot(connection: Connection, pipeline_id: str, concurrency: int) -> in
     for slot in range(1, concurrency + 1):
         if slot not in taken:
             return slot
-    raise ConflictError(f"Pipeline {pipeline_id} is running already, {concurrency} at a time", pipeline_id=pipeline_id)
+    raise ConflictError(
+        f"Pipeline {pipeline_id} is running already: concurrency limit {concurrency} reached", pipeline_id=pipeline_id
+    )

@@ -1,6 +1,6 @@
-"""One database, SQLite or PostgreSQL, and the few places where they differ.
+"""The database connection, SQLite or PostgreSQL, and the differences between the two.
 
-Reads and rare writes go through SQLAlchemy; the journal's hot statements are each backend's own (`Backend`).
+Reads and rare writes go through SQLAlchemy; each backend has its own statements for the journal's hot path (`Backend`).
 """
 
 from __future__ import annotations
@@ -40,48 +40,48 @@ SQLITE_BUSY_SECONDS = 30
 _AWAY = (
     OperationalError,
     InterfaceError,
-    InternalError,  # PostgreSQL: a server that became a standby takes no writes
+    InternalError,  # PostgreSQL: a server that became a standby accepts no writes
     PoolTimeoutError,
     DisconnectionError,
     PendingRollbackError,
     ResourceClosedError,
 )
-"""What says that the database cannot be reached; so does a `DBAPIError` that lost its connection."""
+"""Errors that mean the database is unreachable; a `DBAPIError` with an invalidated connection means it too."""
 
 CANCEL_SECONDS = 5.0
-"""How long PostgreSQL may take to be told that nobody waits for a statement any more."""
+"""The limit for asking PostgreSQL to cancel a statement that has no reader any more."""
 
 
 class UnreachableError(StoreError):
-    """The database did not answer in time, whatever it was asked."""
+    """The database does not answer, or not in time."""
 
 
 class Backend(Protocol):
-    """What the journal needs of a database: apply changes in one transaction on a connection of its own."""
+    """The journal's interface to a database: apply changes in one transaction on a dedicated connection."""
 
     def apply(
         self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
     ) -> dict[str, Landed]:
-        """Apply all in one transaction; what landed, by execution.
+        """Apply all changes in one transaction; return the results of those that landed, by execution.
 
-        The changes of the executions that are `doubtful` may have been written before: they count as landed then.
-        Raises UnreachableError when the database does not answer, StoreError when it refuses a change: then nothing is
-        written. After any other exception that is not known, and the next call works all the same.
+        The changes of `doubtful` executions may have been written before; then they count as landed. Raises
+        UnreachableError when the database does not answer, and StoreError when it rejects a change; then nothing is
+        written. After any other exception the outcome is unknown. The next call works in every case.
         """
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Release the connection."""
 
 
 class Database:
-    """An engine with the conventions of ours: `read()` and `write()` are transactions."""
+    """An engine with the conventions of this project: `read()` and `write()` are transactions."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._reader = engine.execution_options(flexiroaster_read=True)
-        if not self.is_sqlite:  # BEGIN and COMMIT would be two round trips, and READ COMMITTED gives nothing for them
+        if not self.is_sqlite:  # BEGIN and COMMIT would cost two round trips, without benefit under READ COMMITTED
             self._reader = self._reader.execution_options(isolation_level="AUTOCOMMIT")
-        self._reading: dict[int, Connection] = {}  # by thread: one read at a time in each
+        self._reading: dict[int, Connection] = {}  # by thread id; a thread has one read at a time
         self._lock = threading.Lock()
 
     @property
@@ -91,9 +91,9 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Only reads: on SQLite one consistent view, on PostgreSQL one for each statement.
+        """Open a read: one consistent snapshot on SQLite, one per statement on PostgreSQL.
 
-        Raises StoreError when the database is not there.
+        Raises StoreError when the database is unreachable.
         """
         with _reached(), self._reader.begin() as connection:
             thread = threading.get_ident()
@@ -105,10 +105,11 @@ class Database:
                 self._end_read(thread, outer)
 
     def interrupt(self, thread: int) -> None:
-        """End the read that a thread (by its `threading.get_ident`) is waiting for, if it is; that raises StoreError
-        there. Writes are never interrupted: whether they landed must be known.
+        """Cancel the read of a thread (its `threading.get_ident`), if any; the thread gets a StoreError.
+
+        Writes are never interrupted, because their outcome must be known.
         """
-        with self._lock:  # the connection is that thread's as long as we look at it
+        with self._lock:  # keeps the connection assigned to that thread meanwhile
             connection = self._reading.get(thread)
             driver: Any = None if connection is None else connection.connection.driver_connection
             if isinstance(driver, sqlite3.Connection):
@@ -125,19 +126,19 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may write; on SQLite it holds the write lock from its start.
+        """Open a transaction that may write; on SQLite it holds the write lock from its start.
 
-        Raises StoreError, too, and ConflictError where a row contradicts what is stored.
+        Raises StoreError when the database is unreachable, and ConflictError when a row violates a constraint.
         """
         with _reached(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write_again(self) -> Iterator[Connection]:
-        """A transaction for what is done again if it is lost: it does not wait for the disk. Raises StoreError, too.
+        """Open a transaction for work that is repeated if it is lost; its commit does not wait for the disk.
 
-        A power cut may take it back, with nothing that was committed after it left: the next ordinary commit is on
-        the disk together with all before it.
+        A power cut may undo it, but only together with everything committed after it: the next ordinary commit puts all
+        earlier ones on the disk too. Raises StoreError when the database is unreachable.
         """
         with _reached(), self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
@@ -153,7 +154,7 @@ class Database:
                     driver.execute("PRAGMA synchronous = FULL")
 
     def backend(self) -> Backend:
-        """The journal's own connection to this database."""
+        """Create the journal's dedicated connection to this database."""
         if self.is_sqlite:
             from flexiroaster.store.sqlite import SqliteBackend
 
@@ -168,7 +169,7 @@ class Database:
 
 
 def open_database(settings: Settings) -> Database:
-    """Connect to the database of the settings; the embedded one is created. Raises StoreError."""
+    """Connect to the configured database; create the embedded one if needed. Raises StoreError."""
     url = _url(settings)
     try:
         if url.get_backend_name() == "sqlite":
@@ -181,15 +182,17 @@ def open_database(settings: Settings) -> Database:
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """Raise an error of ours for a database that is not there, for a value that it cannot hold (a text with NUL, a
-    number too large), and for a row that another process wrote first; other errors stay as they are.
+    """Translate errors of the database into those of this project; others pass unchanged.
+
+    StoreError: the database is unreachable. InputError: it cannot store a value (a text with NUL, a number that is too
+    large). ConflictError: another process wrote a conflicting row first.
     """
     try:
         yield
     except DataError as error:
-        raise InputError(f"a value is not one that the database can hold: {error.orig}") from error
+        raise InputError(f"the database cannot store a value: {error.orig}") from error
     except IntegrityError as error:
-        raise ConflictError(f"the write contradicts what is stored: {error.orig}") from error
+        raise ConflictError(f"the write conflicts with stored data: {error.orig}") from error
     except (*_AWAY, DBAPIError) as error:
         if not isinstance(error, _AWAY) and not error.connection_invalidated:
             raise
@@ -207,7 +210,7 @@ def _url(settings: Settings) -> URL:
     try:
         return make_url(psycopg_url(settings.database_url))
     except ArgumentError as error:
-        raise StoreError("DATABASE_URL: is not a URL that SQLAlchemy can read") from error
+        raise StoreError("DATABASE_URL: is not a URL that SQLAlchemy can parse") from error
 
 
 def _sqlite_engine(url: URL, settings: Settings) -> Engine:
@@ -217,14 +220,14 @@ def _sqlite_engine(url: URL, settings: Settings) -> Engine:
             raise StoreError(f"DATABASE_URL: the folder {str(folder)!r} does not exist")
         engine = create_engine(url, **_pool(settings))
     else:
-        engine = create_engine(url)  # in memory, where each thread has one connection
+        engine = create_engine(url)  # in memory: one connection per thread
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say, see _begin_sqlite
+    connection.isolation_level = None  # _begin_sqlite starts transactions explicitly
     connection.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000:d}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
@@ -232,6 +235,6 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A writer takes the lock at once: a deferred transaction that upgrades later fails instead of waiting."""
+    """Begin a transaction; a writer takes the lock at once, since a deferred upgrade fails instead of waiting."""
     reads = connection.get_execution_options().get("flexiroaster_read", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Decisions as rows: written by the journal, overridden by people, joined with what came of them."""
+"""Decisions of the safety engine as rows: written by the journal, with their overrides by users and their outcomes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NEWEST = Sort("decisions", decisions.c.id, decisions.c.at, descending=True)
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Somebody decided otherwise."""
+    """A user's decision that overrides one of the safety engine."""
 
     id: int
     decision_id: str
@@ -48,10 +48,10 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRow:
-    """A decision as stored. `action` is what was chosen, `taken` what was done; `mode` says why they may differ.
+    """A stored decision. `action` is the choice, `taken` the action carried out; `mode` explains a difference.
 
-    `data` has the situation, the verdict on each action, the versions, the explanation. `outcome` is what happened
-    next, once the execution has ended: of a retry succeeded, failed or stopped, else how the execution ended.
+    `data` has the situation, the verdict on each action, the versions and the explanation. `outcome` is set once the
+    execution has ended: succeeded, failed or stopped for a retry, otherwise how the execution ended.
     """
 
     id: str
@@ -73,7 +73,7 @@ class DecisionRow:
 
 @dataclass(frozen=True, slots=True)
 class DecisionFilter:
-    """Which decisions; what is None does not matter."""
+    """A filter for decisions; a field that is None matches all."""
 
     pipeline_id: str | None = None
     execution_id: str | None = None
@@ -81,7 +81,7 @@ class DecisionFilter:
 
 
 def get(database: Database, decision_id: str) -> DecisionRow:
-    """One decision. Raises NotFoundError."""
+    """Return one decision. Raises NotFoundError."""
     with database.read() as connection:
         row = connection.execute(select(*_COLUMNS).where(decisions.c.id == decision_id)).first()
         if row is None:
@@ -90,14 +90,14 @@ def get(database: Database, decision_id: str) -> DecisionRow:
 
 
 def by_ids(database: Database, decision_ids: Collection[str]) -> dict[str, DecisionRow]:
-    """These decisions; one that does not exist is missing."""
+    """Return these decisions by id; one that does not exist is missing."""
     with database.read() as connection:
         rows = connection.execute(select(*_COLUMNS).where(decisions.c.id.in_(list(decision_ids)))).all()
         return {item.id: item for item in _with_overrides(connection, rows)}
 
 
 def page(database: Database, wanted: DecisionFilter, window: Window) -> Page[DecisionRow]:
-    """A page of the decisions that match, newest first. Raises InputError (cursor)."""
+    """Return a page of the matching decisions, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
         statement = select(*_COLUMNS).where(*_conditions(wanted))
         found = keyset.page(connection, statement, NEWEST, window, _row)
@@ -106,7 +106,7 @@ def page(database: Database, wanted: DecisionFilter, window: Window) -> Page[Dec
 
 
 def of_executions(database: Database, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:
-    """The decisions about these executions, oldest first."""
+    """Return the decisions about these executions, by execution, oldest first."""
     wanted = select(*_COLUMNS).where(decisions.c.execution_id.in_(list(execution_ids)))
     with database.read() as connection:
         rows = connection.execute(wanted.order_by(decisions.c.execution_id, decisions.c.seq)).all()
@@ -117,14 +117,14 @@ def of_executions(database: Database, execution_ids: Collection[str]) -> dict[st
 
 
 def count(database: Database, wanted: DecisionFilter) -> int:
-    """How many decisions match."""
+    """Count the matching decisions."""
     statement = select(func.count()).select_from(decisions).where(*_conditions(wanted))
     with database.read() as connection:
         return connection.execute(statement).scalar_one()
 
 
 def count_by_action(database: Database, since: datetime, until: datetime) -> dict[tuple[str, str], int]:
-    """How many were made after `since` and not after `until`, by what was chosen and what was taken."""
+    """Count the decisions made after `since` and up to `until`, by (action, taken)."""
     key = (decisions.c.action, decisions.c.taken)
     made = (decisions.c.at > since, decisions.c.at <= until)
     with database.read() as connection:
@@ -135,27 +135,27 @@ def count_by_action(database: Database, since: datetime, until: datetime) -> dic
 def add_override(
     connection: Connection, decision_id: str, action: str, reason: str, requested_by: str, at: datetime
 ) -> None:
-    """Keep beside a decision that somebody decided otherwise."""
+    """Record that a user overrode a decision."""
     values = {"decision_id": decision_id, "action": action, "reason": reason, "requested_by": requested_by, "at": at}
     connection.execute(insert(decision_overrides).values(**values))
 
 
 def newest(connection: Connection, execution_id: str) -> tuple[str, str] | None:
-    """Id and action of the newest decision about an execution, if there is one."""
+    """Return id and action of the newest decision about an execution, if any."""
     wanted = select(decisions.c.id, decisions.c.action).where(decisions.c.execution_id == execution_id)
     row = connection.execute(wanted.order_by(decisions.c.seq.desc()).limit(1)).first()
     return None if row is None else (row.id, row.action)
 
 
 def open_ones(connection: Connection, execution_ids: Collection[str]) -> list[DecisionRow]:
-    """The decisions about these executions whose outcome is not known yet, oldest first."""
+    """Return the decisions about these executions whose outcome is still unknown, oldest first."""
     wanted = (decisions.c.execution_id.in_(list(execution_ids)), decisions.c.outcome.is_(None))
     rows = connection.execute(select(*_COLUMNS).where(*wanted).order_by(decisions.c.execution_id, decisions.c.seq))
     return [_row(row) for row in rows]
 
 
 def set_outcomes(connection: Connection, outcomes: Mapping[str, str], at: datetime) -> None:
-    """Join to decisions what came of them, once."""
+    """Set the outcomes of decisions; an outcome that is set never changes."""
     for decision_id, outcome in outcomes.items():
         undecided = (decisions.c.id == decision_id, decisions.c.outcome.is_(None))
         connection.execute(update(decisions).where(*undecided).values(outcome=outcome, outcome_at=at))

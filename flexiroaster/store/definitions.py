@@ -1,6 +1,6 @@
-"""Pipelines and their revisions: a definition is never changed, only followed by the next revision.
+"""Pipelines and their revisions: a stored definition never changes; an update adds the next revision.
 
-Whether a pipeline is active is the pipeline's and no revision's: to switch it on or off makes none.
+The active flag belongs to the pipeline, not to a revision: switching it creates no revision.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flexiroaster.store.tables import executions, pipeline_revisions, pipelines
 __all__ = ["Revision", "by_keys", "create", "definition", "delete", "get", "listing", "replace", "set_active"]
 
 NAMED = 5
-"""So many live executions are named where they stand in the way."""
+"""The maximum number of live executions that an error message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Revision:
 
 
 def create(database: Database, pipeline: Pipeline) -> Revision:
-    """Store a new pipeline (with its id) as revision 1; where a deleted one had that id, as the next after its last.
+    """Store a new pipeline, which has its id, as revision 1; a deleted pipeline's id continues its revision numbers.
 
     Raises ConflictError when the id is taken.
     """
@@ -66,9 +66,9 @@ def create(database: Database, pipeline: Pipeline) -> Revision:
 def replace(
     database: Database, pipeline: Pipeline, expected_revision: int | None = None, *, keep_active: bool = False
 ) -> Revision:
-    """Store the next revision of a pipeline; an equal definition makes none. With `keep_active` it stays on or off.
+    """Store the next revision of a pipeline; an equal definition adds none. `keep_active` keeps the active flag.
 
-    Raises NotFoundError, or ConflictError when it is not at `expected_revision` any more.
+    Raises NotFoundError, and ConflictError when the pipeline is no longer at `expected_revision`.
     """
     now = utc_now()
     with database.write() as connection:
@@ -90,7 +90,7 @@ def replace(
 
 
 def set_active(database: Database, pipeline_id: str, active: bool) -> None:
-    """Switch a pipeline on or off. Raises NotFoundError."""
+    """Activate or deactivate a pipeline. Raises NotFoundError."""
     with database.write() as connection:
         if _locked(connection, pipeline_id).is_active != active:
             change = update(pipelines).where(pipelines.c.id == pipeline_id)
@@ -98,9 +98,9 @@ def set_active(database: Database, pipeline_id: str, active: bool) -> None:
 
 
 def delete(database: Database, pipeline_id: str) -> None:
-    """Take a pipeline out of use; its executions and revisions stay.
+    """Mark a pipeline as deleted; its executions and revisions stay.
 
-    Raises NotFoundError, ConflictError while executions of it are live, naming some.
+    Raises NotFoundError, and ConflictError, which names some executions, while executions of it are live.
     """
     live = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, executions.c.status.in_(sorted(LIVE)))
     with database.write() as connection:
@@ -114,7 +114,7 @@ def delete(database: Database, pipeline_id: str) -> None:
 
 
 def get(database: Database, pipeline_id: str, revision: int | None = None) -> Revision:
-    """A pipeline at its newest, or the given, revision. Raises NotFoundError."""
+    """Return a pipeline at its newest, or the given, revision. Raises NotFoundError."""
     with database.read() as connection:
         statement = _joined(revision is None).where(pipelines.c.id == pipeline_id)
         if revision is not None:
@@ -128,9 +128,9 @@ def get(database: Database, pipeline_id: str, revision: int | None = None) -> Re
 
 
 def definition(database: Database, pipeline_id: str, revision: int) -> Pipeline:
-    """What a pipeline was at a revision; that never changes.
+    """Return the definition of a pipeline at a revision, which never changes.
 
-    Raises NotFoundError, and DefinitionError where this release cannot read it.
+    Raises NotFoundError, and DefinitionError when this release cannot read the definition.
     """
     key = (pipeline_revisions.c.pipeline_id == pipeline_id, pipeline_revisions.c.revision == revision)
     with database.read() as connection:
@@ -141,7 +141,7 @@ def definition(database: Database, pipeline_id: str, revision: int) -> Pipeline:
 
 
 def listing(database: Database, *, is_active: bool | None, skip: int, limit: int) -> tuple[list[Revision], int]:
-    """A page of pipelines, oldest first, and how many match in all."""
+    """Return a page of pipelines, oldest first, and the total number of matches."""
     conditions: list[ColumnElement[bool]] = [pipelines.c.deleted_at.is_(None)]
     if is_active is not None:
         conditions.append(pipelines.c.is_active == is_active)
@@ -153,7 +153,7 @@ def listing(database: Database, *, is_active: bool | None, skip: int, limit: int
 
 
 def by_keys(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
-    """The revisions that exist among these (pipeline id, revision), also of pipelines that were deleted."""
+    """Return those of these (pipeline id, revision) that exist, including revisions of deleted pipelines."""
     wanted = tuple_(pipeline_revisions.c.pipeline_id, pipeline_revisions.c.revision).in_(list(keys))
     with database.read() as connection:
         found = [_revision(row) for row in connection.execute(_joined(False).where(wanted))]
@@ -163,7 +163,7 @@ def by_keys(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple
 def _insert(connection: Connection, values: dict[str, Any]) -> None:
     try:
         connection.execute(insert(pipelines).values(values))
-    except IntegrityError as error:  # somebody else was first
+    except IntegrityError as error:  # another process was first
         raise ConflictError(f"Pipeline already exists: {values['id']}", pipeline_id=values["id"]) from error
 
 
@@ -177,7 +177,7 @@ def _joined(newest: bool) -> Select[Any]:
 
 
 def _read(document: object, pipeline_id: object, revision: int) -> Pipeline:
-    """The pipeline of a stored document. Raises DefinitionError, which names pipeline and revision."""
+    """Parse a stored document. Raises DefinitionError, which names pipeline and revision."""
     try:
         return Pipeline.model_validate(document)
     except ValidationError as error:
@@ -191,7 +191,7 @@ def _revision(row: Row[Any]) -> Revision:
 
 
 def _locked(connection: Connection, pipeline_id: str) -> Row[Any]:
-    """The row of a pipeline that is not deleted, locked until the transaction ends. Raises NotFoundError."""
+    """Lock the row of a pipeline until the transaction ends. Raises NotFoundError, also for a deleted pipeline."""
     statement = select(pipelines).where(pipelines.c.id == pipeline_id, pipelines.c.deleted_at.is_(None))
     row = connection.execute(statement.with_for_update()).first()
     if row is None:
@@ -200,7 +200,7 @@ def _locked(connection: Connection, pipeline_id: str) -> Row[Any]:
 
 
 def _document(pipeline: Pipeline) -> dict[str, Any]:
-    """What of a pipeline is its revision's."""
+    """Return the part of a pipeline that its revision stores."""
     return {name: value for name, value in pipeline.document().items() if name != "is_active"}
 
 

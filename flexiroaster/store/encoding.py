@@ -1,6 +1,6 @@
-"""How values go into the database: JSON as text, and text that both databases take.
+"""Encoding of values for the database: JSON text, and text that both databases accept.
 
-PostgreSQL refuses NUL in text and jsonb, and neither database takes lone surrogates; a stage may well print them.
+PostgreSQL rejects NUL in text and jsonb, and neither database accepts lone surrogates. A stage may print either.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC
 
 
 def clean(text: str) -> str:
-    """The text with NUL and lone surrogates replaced by U+FFFD."""
+    """Return the text with NUL and lone surrogates replaced by U+FFFD."""
     return text if text.isascii() and "\x00" not in text else _UNSTORABLE.sub("\ufffd", text)
 
 
 def to_json(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
-    """JSON text of a value, None for None. NaN and infinities become null; unknown objects their text."""
+    """Return a value as JSON text, None for None. NaN and infinities become null; unknown objects become text."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The events of an execution, page by page."""
+"""Pages of the events of an execution."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flexiroaster.store.tables import events
 __all__ = ["BY_NUMBER", "EventFilter", "count", "page"]
 
 BY_NUMBER = Sort("seq", events.c.seq)
-"""The order of events; the key is the number alone."""
+"""The order of events: by number."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events of an execution; what is None does not matter. Both numbers are exclusive."""
+    """A filter for the events of an execution; a field that is None matches all. Both numbers are exclusive."""
 
     after: int | None = None
     before: int | None = None
@@ -31,14 +31,14 @@ class EventFilter:
 
 
 def page(database: Database, execution_id: str, wanted: EventFilter, window: Window) -> Page[Event]:
-    """A page of the events of an execution that match, in order. Raises InputError (cursor)."""
+    """Return a page of the matching events of an execution, in order. Raises InputError (cursor)."""
     statement = select(events).where(*_conditions(execution_id, wanted))
     with database.read() as connection:
         return keyset.page(connection, statement, BY_NUMBER, window, event_of)
 
 
 def count(database: Database, execution_id: str, wanted: EventFilter) -> int:
-    """How many match; looks at each of them."""
+    """Count the matching events; scans all of them."""
     statement = select(func.count()).select_from(events).where(*_conditions(execution_id, wanted))
     with database.read() as connection:
         return connection.execute(statement).scalar_one()

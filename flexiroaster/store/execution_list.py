@@ -1,4 +1,4 @@
-"""Lists of executions: filtered, sorted, page by page."""
+"""Lists of executions: filtered, sorted, in pages."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["ExecutionFilter", "ExecutionSort", "among", "count", "ended_since", 
 _Condition = ColumnElement[bool]
 
 MOST_LANES = 16
-"""So many pipelines or states are read each through its own part of an index; more, in one walk over all."""
+"""Up to this many pipelines or statuses are each read through their own part of an index; more, in one scan."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFilter:
-    """Which executions; what is None does not matter. Times and risks are inclusive, except `created_before`.
+    """A filter for executions; a field that is None matches all. Bounds are inclusive, except `created_before`.
 
-    `text` is looked for in id, name of the pipeline and message of the error, whatever the case (of ASCII letters on
-    SQLite).
+    `text` is searched in the id, the pipeline's name and the error message, ignoring case (on SQLite only of ASCII
+    letters).
     """
 
     ids: tuple[str, ...] | None = None
@@ -44,7 +44,7 @@ class ExecutionFilter:
 
 
 class ExecutionSort(Enum):
-    """The orders of executions. Whatever has no value to sort by comes last."""
+    """The sort orders of executions. Rows without a value in the sort column come last."""
 
     NEWEST = Sort("created_at desc", executions.c.id, executions.c.created_at, descending=True)
     OLDEST = Sort("created_at", executions.c.id, executions.c.created_at)
@@ -63,7 +63,7 @@ def page(
     window: Window | None = None,
     leave_out: Collection[str] = (),
 ) -> Page[ExecutionRow]:
-    """A page of the executions that match. Raises InputError (cursor)."""
+    """Return a page of the matching executions. Raises InputError (cursor)."""
     lanes, rest = _lanes(wanted, sort)
     statement = select(*execution_columns(leave_out)).where(*rest)
     with database.read() as connection:
@@ -73,7 +73,10 @@ def page(
 def part(
     database: Database, wanted: ExecutionFilter, skip: int, limit: int, leave_out: Collection[str] = ()
 ) -> tuple[list[ExecutionRow], int]:
-    """So many of those that match after `skip`, newest first, and how many match in all. Costs as much as it skips."""
+    """Return up to `limit` matches after `skip`, newest first, and the total number of matches.
+
+    The cost grows with `skip`.
+    """
     conditions = _conditions(wanted)
     newest = (executions.c.created_at.desc(), executions.c.id.desc())
     statement = select(*execution_columns(leave_out)).where(*conditions).order_by(*newest)
@@ -83,7 +86,7 @@ def part(
 
 
 def count(database: Database, wanted: ExecutionFilter) -> int:
-    """How many match; looks at each of them."""
+    """Count the matching executions; scans all of them."""
     statement = select(func.count()).select_from(executions).where(*_conditions(wanted))
     with database.read() as connection:
         return connection.execute(statement).scalar_one()
@@ -95,7 +98,7 @@ def in_statuses(
     statuses: Collection[ExecutionStatus],
     leave_out: Collection[str] = (),
 ) -> list[ExecutionRow]:
-    """All in one of these statuses that match, oldest first. Reads the executions in these statuses and no others."""
+    """Return all matching executions in these statuses, oldest first. Reads only executions in these statuses."""
     statement = select(*execution_columns(leave_out)).where(*_conditions(replace(wanted, statuses=None), plain=_hidden))
     lanes = [[executions.c.status == status] for status in statuses]
     found: list[ExecutionRow] = []
@@ -113,7 +116,10 @@ def in_statuses(
 def ended_since(
     database: Database, wanted: ExecutionFilter, at: datetime, leave_out: Collection[str] = ()
 ) -> list[ExecutionRow]:
-    """All that match and have ended at that time or later, first end first. Reads what has ended since and no more."""
+    """Return all matching executions that ended at this time or later, in the order of their ends.
+
+    Reads only executions that ended since then.
+    """
     key = (executions.c.completed_at, executions.c.id)
     statement = select(*execution_columns(leave_out)).where(*_conditions(wanted, plain=_hidden)).order_by(*key)
     found: list[ExecutionRow] = []
@@ -131,7 +137,7 @@ def ended_since(
 def among(
     database: Database, wanted: ExecutionFilter, ids: Iterable[str], leave_out: Collection[str] = ()
 ) -> list[ExecutionRow]:
-    """Those of these executions that match, by id. Reads these executions and no others."""
+    """Return those of these executions that match, ordered by id. Reads only these executions."""
     ordered = sorted(ids)
     statement = select(*execution_columns(leave_out)).where(*_conditions(wanted, plain=_hidden))
     found: list[ExecutionRow] = []
@@ -143,7 +149,7 @@ def among(
 
 
 def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> tuple[list[list[_Condition]], list[_Condition]]:
-    """The conditions, with those apart that are each a stretch of an index in this order."""
+    """Return the lanes, each one a range of an index in this sort order, and the other conditions."""
     conditions = _conditions(wanted)
     by_creation = sort in {ExecutionSort.NEWEST, ExecutionSort.OLDEST}
     for column, values in ((executions.c.pipeline_id, wanted.pipeline_ids), (executions.c.status, wanted.statuses)):
@@ -151,15 +157,15 @@ def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> tuple[list[list[_Con
         if by_creation and 1 < len(distinct) <= MOST_LANES:
             return [[column == value] for value in distinct], conditions
         if distinct and column is executions.c.pipeline_id:
-            break  # one pipeline: what it ran is little enough to look at
+            break  # the executions of one pipeline are few enough to scan
     return [[]], conditions
 
 
 def _hidden(column: Column[str]) -> ColumnElement[str]:
-    """The value of a column, and no use of its indexes.
+    """Return the value of a column in a form that no index matches.
 
-    Without statistics SQLite takes any index of an equality before one of a range, and would read all that a pipeline
-    ever ran to find what has ended a moment ago.
+    Without statistics SQLite prefers any index for an equality to one for a range. It would read all executions of a
+    pipeline to find the few that ended recently.
     """
     return column.concat("")
 
@@ -171,7 +177,7 @@ def _shown(column: Column[str]) -> ColumnElement[str]:
 def _conditions(
     wanted: ExecutionFilter, plain: Callable[[Column[str]], ColumnElement[str]] = _shown
 ) -> list[_Condition]:
-    """What holds for those that are wanted; `plain` says how the columns are named that begin an index."""
+    """Return the conditions of the filter; `plain` wraps the columns that lead an index."""
     columns = executions.c
     found: list[_Condition | None] = [
         _among(columns.id, wanted.ids),

@@ -1,4 +1,4 @@
-"""Insights: one open row for each cause, counted up while it lasts, resolved when it is gone."""
+"""Insights: one open row per cause, with a count of its occurrences, resolved when the cause is gone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEWEST = Sort("insights", insights.c.id, descending=True)
 
 @dataclass(frozen=True, slots=True)
 class InsightRow:
-    """An insight as stored; `occurrences` findings of one cause, the newest `last_seen_at`."""
+    """A stored insight: the number of findings with one cause (`occurrences`), the newest at `last_seen_at`."""
 
     id: int
     pipeline_id: str | None
@@ -67,7 +67,7 @@ class InsightRow:
 
 @dataclass(frozen=True, slots=True)
 class InsightFilter:
-    """Which insights; what is None does not matter."""
+    """A filter for insights; a field that is None matches all."""
 
     pipeline_id: str | None = None
     execution_id: str | None = None
@@ -76,7 +76,7 @@ class InsightFilter:
 
 
 COLUMNS = ", ".join([*(each.name for each in fields(Finding)), "created_at", "last_seen_at"])
-"""The columns that `values` gives; `occurrences` comes after them."""
+"""The columns that `values` returns; `occurrences` follows them."""
 
 ON_CONFLICT = f"""
 ON CONFLICT (cause) WHERE resolved_at IS NULL DO UPDATE SET
@@ -84,56 +84,58 @@ ON CONFLICT (cause) WHERE resolved_at IS NULL DO UPDATE SET
   occurrences = insights.occurrences
     + CASE WHEN insights.execution_id = excluded.execution_id THEN 0 ELSE excluded.occurrences END
 """
-"""Ends an INSERT on both databases: the insight of a cause that is open already is counted up instead, in the same
-statement, since another process may note the same cause at the same moment.
+"""The end of an INSERT on both databases: it updates and counts an insight that is already open for the same cause.
+
+This needs a single statement, since another process may record the same cause at the same moment.
 """
 
 NOTE = f"""
 INSERT INTO insights ({COLUMNS}, occurrences) VALUES (:{COLUMNS.replace(", ", ", :")}, 1) {ON_CONFLICT}
 """  # noqa: S608 - all parts are constants of this file
-"""Notes one finding; its parameters are `values`."""
+"""Records one finding; its parameters come from `values`."""
 
 
 def values(finding: Finding, at: datetime) -> dict[str, Any]:
-    """A finding as the row of an insight."""
+    """Return a finding as the row of an insight."""
     row = {name: clean(value) if isinstance(value, str) else value for name, value in asdict(finding).items()}
     return {**row, "created_at": at, "last_seen_at": at}
 
 
 def note(connection: Connection, finding: Finding, at: datetime) -> None:
-    """Tell of a finding: a new insight, or once more the open one of the same cause. What is told of an execution
-    again, while it runs and when it has ended, counts once.
+    """Record a finding as a new insight, or as another occurrence of the open insight with the same cause.
+
+    Repeated findings about one execution, while it runs and when it has ended, count once.
     """
     connection.execute(_NOTE, values(finding, at))
 
 
 def open_causes(connection: Connection, types: Collection[str]) -> set[str]:
-    """The causes of the open insights of these types."""
+    """Return the causes of the open insights of these types."""
     wanted = (insights.c.insight_type.in_(list(types)), insights.c.resolved_at.is_(None))
     return set(connection.execute(select(insights.c.cause).where(*wanted)).scalars())
 
 
 def resolve(connection: Connection, causes: list[str], at: datetime) -> None:
-    """These causes are gone."""
+    """Resolve the open insights with these causes."""
     if causes:
         gone = (insights.c.cause.in_(causes), insights.c.resolved_at.is_(None))
         connection.execute(update(insights).where(*gone).values(resolved_at=at))
 
 
 def resolve_older(connection: Connection, insight_type: str, before: datetime, at: datetime) -> None:
-    """The open insights of a type that were not seen since then are gone."""
+    """Resolve the open insights of a type that were last seen before `before`."""
     kind = (insights.c.insight_type == insight_type, insights.c.resolved_at.is_(None))
     connection.execute(update(insights).where(*kind, insights.c.last_seen_at < before).values(resolved_at=at))
 
 
 def page(database: Database, wanted: InsightFilter, window: Window) -> Page[InsightRow]:
-    """A page of the insights that match, newest first. Raises InputError (cursor)."""
+    """Return a page of the matching insights, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
         return keyset.page(connection, select(*_COLUMNS).where(*_conditions(wanted)), NEWEST, window, _row)
 
 
 def part(database: Database, wanted: InsightFilter, skip: int, limit: int) -> tuple[list[InsightRow], int]:
-    """A part of the insights that match, newest first, and how many match."""
+    """Return up to `limit` matching insights after `skip`, newest first, and the total number of matches."""
     statement = select(*_COLUMNS).where(*_conditions(wanted)).order_by(insights.c.id.desc())
     with database.read() as connection:
         rows = [_row(row) for row in connection.execute(statement.offset(skip).limit(limit))]
@@ -142,7 +144,7 @@ def part(database: Database, wanted: InsightFilter, skip: int, limit: int) -> tu
 
 
 def count(database: Database, wanted: InsightFilter) -> int:
-    """How many insights match."""
+    """Count the matching insights."""
     with database.read() as connection:
         return connection.execute(select(func.count()).select_from(insights).where(*_conditions(wanted))).scalar_one()
 

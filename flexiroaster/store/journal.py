@@ -1,12 +1,12 @@
-"""The journal: the only writer of execution state.
+"""The journal: the only writer of execution state, with group commit.
 
-A writer puts its changes into the queue and asks for the writer's lock; the one that gets it applies all that waits in
-one transaction (group commit) and the others, when their turn comes, find their work done. No thread of its own, and
-a single writer pays no hand-over.
+A writer queues its changes and acquires the writer lock. The writer that gets the lock applies all queued changes in
+one transaction; the others find their changes written when they get the lock. The journal has no thread of its own, so
+a single writer pays for no hand-over.
 
-A change leaves the queue only when its outcome is known, so a writer may be interrupted anywhere (Ctrl-C in a
-notebook): it withdraws its own changes, and the next writer continues with the others, first looking up whether they
-were written.
+A change leaves the queue only when its outcome is known, so a writer can be interrupted anywhere (Ctrl-C in a
+notebook). It then withdraws its own changes. The next writer first looks up whether the remaining changes were written,
+and continues with them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class _Waiting:
     landed: Landed | None = None
     error: StoreError | None = None
     done: bool = False
-    alone: bool = False  # its group was refused: it gets a transaction of its own
-    doubtful: bool = False  # its writer was interrupted: it may be written
+    alone: bool = False  # its group was rejected: it gets a transaction of its own
+    doubtful: bool = False  # its writer was interrupted: it may have been written
 
 
 class Journal:
-    """Applies transitions. Thread-safe."""
+    """Applies changes of execution state. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._backend = database.backend()
@@ -43,12 +43,12 @@ class Journal:
         self._queue_lock = threading.Lock()
         self._writer_lock = threading.Lock()
         self.commits = 0
-        """How many transactions were committed, for measuring."""
+        """The number of committed transactions, for measurements."""
 
     def apply(self, changes: Sequence[Change]) -> dict[str, Landed]:
-        """Write the changes and wait for the commit; what landed, by execution.
+        """Write the changes and wait for the commit; return the results of those that landed, by execution.
 
-        Each change lands or not by itself. Raises StoreError when one of them cannot be written.
+        Each change lands independently of the others. Raises StoreError when one of them cannot be written.
         """
         landed, refused = self.apply_each(changes)
         for error in refused.values():
@@ -56,9 +56,9 @@ class Journal:
         return landed
 
     def apply_each(self, changes: Sequence[Change]) -> tuple[dict[str, Landed], dict[str, StoreError]]:
-        """As `apply`, but it raises no StoreError: what landed, and the errors of what cannot be written, by execution.
+        """Write the changes like `apply`, but return the results and the StoreErrors, each by execution.
 
-        What is in neither did not land.
+        A change in neither mapping did not land.
         """
         mine = [_Waiting(change) for change in changes]
         try:
@@ -75,21 +75,21 @@ class Journal:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within, nothing is written: for what locks several executions of this process, as the journal does.
+        """Pause all writes, for another statement that locks several executions of this process, as the journal does.
 
-        On PostgreSQL two statements that lock the same rows in different orders wait for each other until the server
-        ends one of them.
+        On PostgreSQL two statements that lock the same rows in different orders deadlock, and the server ends one of
+        them.
         """
         with self._writer_lock:
             yield
 
     def close(self) -> None:
-        """Give the connection back, once the writer of the moment has finished."""
+        """Release the connection once the current writer has finished."""
         with self._writer_lock:
             self._backend.close()
 
     def _next_group(self) -> list[_Waiting]:
-        """All that waits, up to the first that touches an execution a second time or is to be written alone."""
+        """Return the queued changes, up to the first that repeats an execution or needs its own transaction."""
         with self._queue_lock:
             group: list[_Waiting] = []
             seen: set[str] = set()
@@ -110,16 +110,16 @@ class Journal:
             faults.point("journal.before_commit")
             landed = self._backend.apply(*_split(group), {w.change.execution_id for w in doubtful})
             faults.point("journal.after_commit")
-        except UnreachableError as error:  # the others would each wait for it as well
+        except UnreachableError as error:  # fail all: each of them would wait for the database in turn
             with self._queue_lock:
                 _fail(self._queue, error)
-        except Exception as error:  # noqa: BLE001 - a value that cannot be encoded, an integer that is too large
+        except Exception as error:  # noqa: BLE001 - such as a value that cannot be encoded, or too large an integer
             if isinstance(error, StoreError):  # nothing was written
                 for waiting in group:
                     waiting.doubtful = waiting in doubtful
             if len(group) == 1:
                 _fail(group, error)
-            for waiting in group:  # one bad change must not fail its neighbours
+            for waiting in group:  # one bad change must not fail the others
                 waiting.alone = True
         else:
             self.commits += 1
@@ -148,10 +148,10 @@ class Journal:
 
 
 def _fail(waiters: Sequence[_Waiting], error: Exception) -> None:
-    """Each waiter raises an error of its own, in its own thread."""
+    """Give each waiter its own error object, since each raises it in its own thread."""
     for waiting in waiters:
         known = isinstance(error, StoreError)
-        message = str(error) if known else f"a change of state cannot be written: {type(error).__name__}: {error}"
+        message = str(error) if known else f"cannot write a state change: {type(error).__name__}: {error}"
         waiting.error = StoreError(message)
         waiting.error.__cause__ = error
         waiting.done = True

@@ -1,8 +1,8 @@
-"""Pages of a list in either direction, each at the same cost however far down it is.
+"""Keyset pagination in both directions, at the same cost for every page.
 
-A page begins behind the key of a row, not after a number of rows: the database goes there through an index. Rows
-without a value to sort by come last, whichever the direction; they are a list of their own behind the others, since
-no index finds a place in both at once.
+A page begins after the key of a row, not after a number of rows, so the database finds it through an index. Rows
+without a value in the sort column come last in both directions. They form a separate segment after the others, since no
+index can seek in both at once.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ __all__ = ["DEFAULT", "MOST", "Page", "Sort", "Window", "cursor_of", "page", "po
 T = TypeVar("T")
 
 DEFAULT, MOST = 50, 1000
-"""Rows of a page where nobody says how many, and at most."""
+"""The default and maximum number of rows of a page."""
 
 _Condition = ColumnElement[bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """An order of rows: by `column`, ties by `unique`; by `unique` alone where there is no column.
+    """A sort order: by `column`, then by `unique`; by `unique` alone if there is no column.
 
-    `name` tells it from other orders; it is part of each cursor.
+    `name` identifies the order and is part of each cursor.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Sort:
 
     @property
     def key(self) -> tuple[Column[Any], ...]:
-        """The columns that say where a row stands."""
+        """The columns that give the position of a row."""
         return (self.unique,) if self.column is None else (self.column, self.unique)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which part of a list: the `first` rows `after` a cursor, or the `last` rows `before` one.
+    """The requested part of a list: the `first` rows `after` a cursor, or the `last` rows `before` one.
 
-    Raises InputError when the two are mixed, or a number is not from 0 to MOST.
+    Raises InputError when the two are mixed, or when a number is not from 0 to MOST.
     """
 
     first: int | None = None
@@ -76,34 +76,34 @@ class Window:
     def __post_init__(self) -> None:
         forward = self.first is not None or self.after is not None
         if forward and self.backward:
-            raise InputError("a page is `first` with `after`, or `last` with `before`, not both")
+            raise InputError("use `first` with `after`, or `last` with `before`, but not both")
         if not 0 <= self.size <= MOST:
             name = "last" if self.backward else "first"
             raise InputError(f"{name}: must be from 0 to {MOST}, not {self.size}", argument=name)
 
     @property
     def backward(self) -> bool:
-        """Whether it is counted from the end."""
+        """Whether rows are counted from the end."""
         return self.last is not None or self.before is not None
 
     @property
     def size(self) -> int:
-        """How many rows at most."""
+        """The maximum number of rows."""
         asked = self.last if self.backward else self.first
         return DEFAULT if asked is None else asked
 
     @property
     def cursor(self) -> str | None:
-        """Where it begins (counted from the end: ends), if not at the end of the list."""
+        """The cursor after which the page begins (backward: before which it ends); None at that end of the list."""
         return self.before if self.backward else self.after
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some rows of a list, in its order, each with its cursor.
+    """Rows of a list, in its order, each with its cursor.
 
-    `has_next` and `has_previous` are looked up in the direction of the page; in the other one there is more if it has
-    a cursor to begin with.
+    Of `has_next` and `has_previous`, the one in the direction of the page is looked up; the other one is true if the
+    window has a cursor.
     """
 
     items: tuple[T, ...]
@@ -120,11 +120,11 @@ def page(
     make: Callable[[Row[Any]], T],
     lanes: Sequence[Sequence[_Condition]] = ((),),
 ) -> Page[T]:
-    """The rows of a statement, which selects the key of `sort`, that are in the window.
+    """Return the rows of a statement that are in the window. The statement must select the key of `sort`.
 
-    `lanes` are conditions of which exactly one holds for each row that is wanted: each is read by itself, through an
-    index of its own, and they are merged. One statement, two where the page reaches the rows without a value.
-    Raises InputError for a cursor that is not one of this order.
+    `lanes` are conditions of which exactly one holds for each wanted row. Each lane is read through its own index, and
+    the lanes are merged. Takes one statement, or two if the page reaches rows without a sort value. Raises InputError
+    for a cursor of another order.
     """
     position = None if window.cursor is None else position_of(sort, window.cursor)
     rows: list[Row[Any]] = []
@@ -144,31 +144,31 @@ def page(
 
 
 def cursor_of(sort: Sort, *key: object) -> str:
-    """The place of the row with that key, as opaque text."""
+    """Return the position of the row with this key, as opaque text."""
     return base64.urlsafe_b64encode(orjson.dumps([sort.name, *key])).rstrip(b"=").decode()
 
 
 def position_of(sort: Sort, cursor: str) -> tuple[Any, ...]:
-    """The key that a cursor of this order stands for. Raises InputError for any other text."""
+    """Return the key in a cursor of this order. Raises InputError for any other text."""
     try:
         name, *key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if name == sort.name and len(key) == len(sort.key):
             return tuple(_value(column, item) for column, item in zip(sort.key, key, strict=True))
     except (binascii.Error, ValueError, TypeError, OverflowError) as error:
-        raise InputError("the cursor is not one that was given out", argument="cursor") from error
-    raise InputError(f"the cursor belongs to another list or order than {sort.name!r}", argument="cursor")
+        raise InputError("the cursor is invalid: pass one from an earlier page", argument="cursor") from error
+    raise InputError(f"the cursor belongs to a different list or sort order than {sort.name!r}", argument="cursor")
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """A stretch of the list: what holds for its rows, and whether it is read in descending order."""
+    """A segment of the list: the conditions for its rows, and whether it is read in descending order."""
 
     conditions: tuple[_Condition, ...]
     descending: bool
 
 
 def _segments(sort: Sort, position: tuple[Any, ...] | None, descending: bool, backward: bool) -> Iterator[_Segment]:
-    """The stretches from the position on, in the order in which they are read."""
+    """Yield the segments from the position on, in reading order."""
     column = sort.column
     if column is None or not column.nullable:
         conditions = () if position is None else (_beyond(sort.key, position, descending),)
@@ -187,7 +187,7 @@ def _segments(sort: Sort, position: tuple[Any, ...] | None, descending: bool, ba
 
 
 def _beyond(key: Sequence[Column[Any]], position: Sequence[Any], descending: bool) -> _Condition:
-    """What holds for rows behind a position: one comparison of rows, which an index over the key answers."""
+    """Return the condition for rows after a position: one row comparison, which an index over the key answers."""
     if len(key) == 1:
         alone: ColumnElement[Any] = key[0]
         condition: _Condition = alone < position[0] if descending else alone > position[0]
@@ -210,18 +210,18 @@ def _read(
 
 
 def _value(column: Column[Any], item: object) -> Any:  # noqa: ANN401 - of the column's type
-    """A part of a cursor as the column's type. Raises ValueError."""
+    """Convert a part of a cursor to the column's type. Raises ValueError."""
     if item is None and column.nullable:
         return None
     if isinstance(column.type, UtcDateTime) and isinstance(item, str):
         at = datetime.fromisoformat(item)
         if at.tzinfo is None:
-            raise ValueError("a time without a zone")
+            raise ValueError("a time without a time zone")
         return at.astimezone(UTC)
     if isinstance(column.type, Float) and isinstance(item, int | float) and not isinstance(item, bool):
         return float(item)
     if isinstance(column.type, Integer | BigInteger) and isinstance(item, int) and -(2**63) <= item < 2**63:
         return item
     if isinstance(column.type, UtcDateTime | Float | Integer) or not isinstance(item, str) or "\0" in item:
-        raise ValueError("not a value of its column")
+        raise ValueError("not a value of the column's type")
     return item

@@ -1,4 +1,4 @@
-"""Figures over all pipelines and executions, each table read once."""
+"""Aggregate figures over all pipelines and executions, with one read per table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ExecutionFigures", "PipelineFigures", "execution_figures", "pipeline
 
 @dataclass(frozen=True, slots=True)
 class PipelineFigures:
-    """How many pipelines there are, and how many of them are active."""
+    """The number of pipelines, and of active pipelines."""
 
     total: int
     active: int
@@ -25,14 +25,14 @@ class PipelineFigures:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFigures:
-    """How many executions are in which state, and the mean of seconds from start to end of those that completed."""
+    """The number of executions by status, and the mean duration (s) of completed executions."""
 
     by_status: dict[ExecutionStatus, int]
     mean_duration: float | None
 
 
 def pipeline_figures(database: Database) -> PipelineFigures:
-    """Of the pipelines that are not deleted."""
+    """Return the figures of all pipelines that are not deleted."""
     active = func.coalesce(func.sum(cast(pipelines.c.is_active, Integer)), 0)
     statement = select(func.count(), active).where(pipelines.c.deleted_at.is_(None))
     with database.read() as connection:
@@ -41,7 +41,7 @@ def pipeline_figures(database: Database) -> PipelineFigures:
 
 
 def execution_figures(database: Database, since: datetime) -> ExecutionFigures:
-    """Of the executions that were created since then."""
+    """Return the figures of the executions created since then."""
     with database.read() as connection:
         statement = select(executions.c.status, func.count(), func.avg(_seconds(connection)))
         rows = connection.execute(statement.where(executions.c.created_at >= since).group_by(executions.c.status)).all()
@@ -52,7 +52,7 @@ def execution_figures(database: Database, since: datetime) -> ExecutionFigures:
 
 
 def _seconds(connection: Connection) -> ColumnElement[Any]:
-    """From start to end, null before the end; SQLite counts in days."""
+    """Return the duration in seconds, null before the end; SQLite computes in days."""
     started, ended = executions.c.started_at, executions.c.completed_at
     if connection.dialect.name == "sqlite":
         return (func.julianday(ended) - func.julianday(started)) * 86_400.0

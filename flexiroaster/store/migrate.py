@@ -1,4 +1,4 @@
-"""Bring the database's schema to this version, under a lock, once however many processes start together."""
+"""Schema upgrades: migrate the database to this version under a lock, once even if many processes start together."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from flexiroaster.store.database import Database
 __all__ = ["HEAD", "current", "upgrade"]
 
 HEAD = "0006"
-"""The newest migration; a test holds it against the migrations. Knowing it spares a start-up Alembic's import."""
+"""The newest migration; a test compares it with the migrations. The constant saves the import of Alembic at startup."""
 
 _LOCK = 0x666C657869  # "flexi": the key of PostgreSQL's advisory lock, held until the transaction ends
 
 
 def current(database: Database) -> str | None:
-    """The version the database is at; None when it has no tables of ours. Raises StoreError."""
+    """Return the schema version of the database; None if it has no tables of this project. Raises StoreError."""
     with database.read() as connection:
         return _version(connection)
 
 
 def upgrade(database: Database) -> bool:
-    """Upgrade to HEAD; whether there was anything to do.
+    """Upgrade to HEAD; return whether this call changed the schema.
 
-    Raises StoreError when the database is newer than this code, cannot be reached, or refuses.
+    Raises StoreError when the database is newer than this code, is unreachable or rejects the upgrade.
     """
     if current(database) == HEAD:
         return False
@@ -35,7 +35,7 @@ def upgrade(database: Database) -> bool:
         with database.write() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            if _version(connection) == HEAD:  # another process did it while we waited
+            if _version(connection) == HEAD:  # another process upgraded it while we waited
                 return False
             _run_alembic(connection)
     except SQLAlchemyError as error:

@@ -1,4 +1,4 @@
-"""The names of all tables of an installation, which stages can neither read nor write."""
+"""The names of the installation's own tables, which stages can neither read nor write."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from flexiroaster.store import safety_tables
 __all__ = ["OWN_TABLES"]
 
 OWN_TABLES = tuple(sorted({*safety_tables.decisions.metadata.tables, "alembic_version"}))
-"""Every table of the metadata, and Alembic's, which holds the version."""
+"""All tables of the metadata, and Alembic's version table."""

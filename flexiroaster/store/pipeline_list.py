@@ -1,4 +1,4 @@
-"""Lists of pipelines and of their revisions: filtered, sorted, page by page, without the definitions."""
+"""Lists of pipelines and of their revisions: filtered, sorted, in pages, without the definitions."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ class RevisionRow:
 
 @dataclass(frozen=True, slots=True)
 class PipelineFilter:
-    """Which pipelines; what is None does not matter. `text` is looked for in id, name and description, whatever the
-    case (of ASCII letters on SQLite). Deleted pipelines are in no list.
+    """A filter for pipelines; a field that is None matches all. Deleted pipelines never match.
+
+    `text` is searched in id, name and description, ignoring case (on SQLite only of ASCII letters).
     """
 
     ids: tuple[str, ...] | None = None
@@ -66,7 +67,7 @@ class PipelineFilter:
 
 
 class PipelineSort(Enum):
-    """The orders of pipelines. What was never updated comes last where that matters."""
+    """The sort orders of pipelines. In an order by update time, pipelines that were never updated come last."""
 
     OLDEST = Sort("created_at", pipelines.c.id, pipelines.c.created_at)
     NEWEST = Sort("created_at desc", pipelines.c.id, pipelines.c.created_at, descending=True)
@@ -86,14 +87,17 @@ def page(
     sort: PipelineSort = PipelineSort.OLDEST,
     window: Window | None = None,
 ) -> Page[PipelineRow]:
-    """A page of the pipelines that match. Raises InputError (cursor)."""
+    """Return a page of the matching pipelines. Raises InputError (cursor)."""
     statement = select(*_COLUMNS).where(*_conditions(wanted))
     with database.read() as connection:
         return keyset.page(connection, statement, sort.value, window or Window(), _row)
 
 
 def part(database: Database, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
-    """So many of those that match after `skip`, oldest first, and how many match in all. Costs as much as it skips."""
+    """Return up to `limit` matches after `skip`, oldest first, and the total number of matches.
+
+    The cost grows with `skip`.
+    """
     conditions = _conditions(wanted)
     statement = select(*_COLUMNS).where(*conditions).order_by(pipelines.c.created_at, pipelines.c.id)
     with database.read() as connection:
@@ -102,21 +106,21 @@ def part(database: Database, wanted: PipelineFilter, skip: int, limit: int) -> t
 
 
 def count(database: Database, wanted: PipelineFilter) -> int:
-    """How many match; looks at each of them."""
+    """Count the matching pipelines; scans all of them."""
     statement = select(func.count()).select_from(pipelines).where(*_conditions(wanted))
     with database.read() as connection:
         return connection.execute(statement).scalar_one()
 
 
 def by_ids(database: Database, pipeline_ids: Collection[str]) -> dict[str, PipelineRow]:
-    """The pipelines that exist among these, by id; none that is deleted."""
+    """Return those of these pipelines that exist, by id; deleted pipelines are missing."""
     statement = select(*_COLUMNS).where(pipelines.c.id.in_(pipeline_ids), pipelines.c.deleted_at.is_(None))
     with database.read() as connection:
         return {row.id: _row(row) for row in connection.execute(statement)}
 
 
 def revision_rows(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:
-    """The revisions that exist among these (pipeline id, revision), also of pipelines that were deleted."""
+    """Return those of these (pipeline id, revision) that exist, including revisions of deleted pipelines."""
     wanted = tuple_(pipeline_revisions.c.pipeline_id, pipeline_revisions.c.revision).in_(list(keys))
     columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
     with database.read() as connection:
@@ -125,7 +129,7 @@ def revision_rows(database: Database, keys: Collection[tuple[str, int]]) -> dict
 
 
 def revision_page(database: Database, pipeline_id: str, window: Window) -> Page[RevisionRow]:
-    """A page of the revisions of a pipeline, newest first. Raises InputError (cursor)."""
+    """Return a page of the revisions of a pipeline, newest first. Raises InputError (cursor)."""
     columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
     statement = select(*columns).where(pipeline_revisions.c.pipeline_id == pipeline_id)
     with database.read() as connection:

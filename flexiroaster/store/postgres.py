@@ -1,8 +1,9 @@
-"""The journal on PostgreSQL: whatever the number of changes, one statement a kind and one round trip.
+"""The journal on PostgreSQL: one statement per kind of change and one round trip, for any number of changes.
 
-Each statement takes its rows as one JSON parameter (`json_to_recordset`), which costs a tenth of as many arrays, and
-what depends on the compare-and-set joins its result, so a change that did not land writes nothing. A statement is its
-own transaction; two kinds together go through psycopg's pipeline, BEGIN to COMMIT in one round trip.
+Each statement takes its rows as one JSON parameter (`json_to_recordset`), at a tenth of the cost of array parameters.
+Rows that depend on the compare-and-set join its result, so a change that does not land writes nothing. A single
+statement is its own transaction. Several statements go through psycopg's pipeline, from BEGIN to COMMIT in one round
+trip.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _EVENTS = """
 """
 
 _KEEP_PARENTS = "SELECT id FROM executions WHERE id = ANY(%(parents)s) ORDER BY id FOR KEY SHARE"
-"""Until the transaction ends the parents of reruns are not deleted; the next statement does not see those that were."""
+"""Keeps the parents of reruns until the transaction ends. The next statement no longer sees deleted parents."""
 
 _CREATE = f"""
 WITH input AS (
@@ -133,16 +134,18 @@ WITH landed AS (
 ), event AS ({_EVENTS})
 SELECT id, NULL::int, false FROM landed
 """  # noqa: S608 - both parts are constants of this file
-"""Locks its executions in no certain order. They are leased to this process, whose renewals wait for the journal
-(`Journal.paused`); to lock them in order first would cost half as much again."""
+"""Locks its executions in no defined order. This is safe: they are leased to this process, and its lease renewals wait
+for the journal (`Journal.paused`). Locking them in order first would increase the cost by half."""
 
 _WANTED = """
 UPDATE executions AS x SET claimable_at = now()
 WHERE x.id = ANY(%(released)s) AND x.lease_owner IS NULL
   AND EXISTS (SELECT FROM commands AS c WHERE c.execution_id = x.id AND c.handled_at IS NULL)
 """
-"""A command came that the driver of a released execution has not seen. Its own statement, since its snapshot is taken
-when the row is locked: it sees what was asked for up to then, and what is asked for later finds nobody driving."""
+"""Makes a released execution claimable if it has a command that its driver has not seen.
+
+This is a separate statement, because its snapshot is taken once the row is locked: it sees all commands up to then, and
+a later command finds the execution without a driver."""
 
 _PROMOTE = """
 UPDATE executions AS q SET queued = false, slot = u.slot, claimable_at = now(), lease_owner = NULL
@@ -158,7 +161,7 @@ JOIN LATERAL (
 WHERE q.id = waiting.id
   AND NOT EXISTS (SELECT FROM executions AS o WHERE o.pipeline_id = u.pipeline_id AND o.slot = u.slot)
 """
-"""A slot that is taken was given out by the first of two attempts at the same transaction."""
+"""Skips a slot that is taken: the first of two attempts at the same transaction has passed it on."""
 
 _DECIDE = """
 INSERT INTO decisions (id, execution_id, seq, pipeline_id, stage_id, attempt, at, error_class, action, taken, mode,
@@ -171,7 +174,7 @@ FROM json_to_recordset(%(decisions)s)
 JOIN executions AS e ON e.id = u.execution_id AND e.last_seq = u.last_seq AND e.fencing_token = u.token
 ON CONFLICT DO NOTHING
 """
-"""Few transitions have decisions, so the statement of the others is spared the planning."""
+"""A separate statement: few transitions have decisions, and planning it with every transition would cost time."""
 
 _NOTE = f"""
 INSERT INTO insights ({COLUMNS}, occurrences)
@@ -181,19 +184,20 @@ WHERE execution_id IN (SELECT id FROM executions)
 ORDER BY cause, id DESC
 {ON_CONFLICT}
 """  # noqa: S608 - as above
-"""The findings about the new executions that landed, of which few have any. Those of one cause are counted together,
-since one statement cannot update a row twice; `id` is their order."""
+"""Records the findings about new executions that landed; few executions have any.
+
+Findings with the same cause are counted together, since a statement cannot update a row twice; `id` is their order."""
 
 _LOOK = "SELECT id, fencing_token, last_seq, slot, queued FROM executions WHERE id = ANY(%(ids)s)"
 
 RECONNECT_SECONDS = 8.0
-"""How long a write waits for a database that went away: less than a lease lasts."""
+"""How long a write retries while the database is unreachable (s): shorter than a lease."""
 
 Statement = tuple[LiteralString, dict[str, Any]]
 
 
 class PostgresBackend:
-    """The journal's connection to PostgreSQL. Used by one thread at a time; it reconnects when it was cut off."""
+    """The journal's connection to PostgreSQL. For one thread at a time; it reconnects after a lost connection."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -202,10 +206,10 @@ class PostgresBackend:
     def apply(
         self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
     ) -> dict[str, Landed]:
-        """Apply all in one transaction; what landed, by execution. See `Backend`.
+        """Apply all changes in one transaction; return the results of those that landed, by execution. See `Backend`.
 
-        A connection that is lost leaves open whether the transaction was committed: after connecting again that is
-        looked up, and what was not is applied again.
+        After a lost connection it is unknown whether the transaction was committed. This method then reconnects, looks
+        up which changes landed, and applies the others again.
         """
         changes: list[Change] = [*new, *transitions]
         deadline = monotonic() + RECONNECT_SECONDS
@@ -216,25 +220,25 @@ class PostgresBackend:
                 new = [n for n in new if n.execution_id not in landed]
                 transitions = [t for t in transitions if t.execution_id not in landed]
                 landed |= self._apply(_statements(new, transitions))
-                # the attempt before may have been committed only while this one waited for its locks
+                # the previous attempt may have been committed while this one waited for its locks
                 missing = [c for c in changes if c.execution_id in doubtful and c.execution_id not in landed]
                 return landed | self._landed_before(missing)
             except (psycopg.OperationalError, SQLAlchemyError) as error:
                 self.close()
                 if monotonic() > deadline:
-                    raise UnreachableError(f"the database cannot be written: {error}") from error
+                    raise UnreachableError(f"cannot write to the database: {error}") from error
                 doubtful = {c.execution_id for c in changes}
                 time.sleep(pause)
                 pause = min(2 * pause, 0.25)
             except psycopg.Error as error:
                 self.close()
-                raise StoreError(f"the database refused a write: {error}") from error
-            except BaseException:  # what the connection is in the middle of is not known
+                raise StoreError(f"the database rejected a write: {error}") from error
+            except BaseException:  # the connection is in an unknown state
                 self.close()
                 raise
 
     def close(self) -> None:
-        """Drop the connection; the next `apply` opens another."""
+        """Close the connection; the next `apply` opens another."""
         if self._pooled is not None:
             with suppress(psycopg.Error, SQLAlchemyError):  # it may be broken already
                 self._pooled.invalidate()
@@ -251,7 +255,7 @@ class PostgresBackend:
         return _landed(cursors)
 
     def _landed_before(self, changes: Sequence[Change]) -> dict[str, Landed]:
-        """What of these changes is in the database."""
+        """Return the results of those changes that are in the database already."""
         if not changes:
             return {}
         rows = self._connect().execute(_LOOK, {"ids": [change.execution_id for change in changes]}).fetchall()
@@ -269,8 +273,10 @@ class PostgresBackend:
 
 
 def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) -> list[Statement]:
-    """What is to be executed, in order; slots of a pipeline are given out and freed under its lock, which is taken
-    before those of rows."""
+    """Return the statements to execute, in order.
+
+    A pipeline's slots are assigned and freed under its lock, which precedes all row locks.
+    """
     freed = [t for t in transitions if t.freed_slot is not None]
     limited = {n.pipeline_id for n in new if n.concurrency is not None} | {t.pipeline_id for t in freed}
     statements: list[Statement] = []
@@ -293,11 +299,11 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
 
 
 def _parts(new: Sequence[NewExecution]) -> list[list[NewExecution]]:
-    """The new executions in as many statements as it takes for each to get a slot that is free.
+    """Split the new executions into as many statements as it takes for each to get a free slot.
 
-    One statement gives out the slots before it finds that an idempotency key is taken: the slot of an execution that
-    does not land stays free, and the next one would queue although nothing will promote it. So do those of two
-    revisions that differ in their `concurrency`.
+    A statement assigns slots before it finds that an idempotency key is taken. The slot of an execution that does not
+    land stays free, and the next execution would queue although nothing will promote it. The same happens with two
+    revisions that differ in `concurrency`.
     """
     limits: dict[str, set[tuple[str | None, int]]] = {}
     for n in new:
@@ -315,7 +321,7 @@ def _parts(new: Sequence[NewExecution]) -> list[list[NewExecution]]:
 
 
 def _landed(cursors: Sequence[Cursor[Any]]) -> dict[str, Landed]:
-    """What the statements that answer with (id, slot, queued) wrote."""
+    """Return the results of the statements that return (id, slot, queued)."""
     rows = [row for c in cursors if c.description and len(c.description) == 3 for row in c.fetchall()]
     return {execution_id: Landed(slot, queued) for execution_id, slot, queued in rows}
 

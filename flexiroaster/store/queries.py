@@ -1,4 +1,4 @@
-"""Reads of execution state, one execution at a time; lists are in `execution_list`, many at once in `batches`."""
+"""Reads of the state of one execution; `execution_list` has lists, and `batches` reads many executions at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def execution(database: Database, execution_id: str) -> ExecutionRow:
-    """One execution. Raises NotFoundError."""
+    """Return one execution. Raises NotFoundError."""
     with database.read() as connection:
         row = connection.execute(select(*execution_columns()).where(executions.c.id == execution_id)).first()
     if row is None:
@@ -39,7 +39,7 @@ def execution(database: Database, execution_id: str) -> ExecutionRow:
 
 
 def by_idempotency_key(database: Database, key: str) -> tuple[str, str] | None:
-    """The execution that was started with a key, and the digest of what was asked for then."""
+    """Return the id of the execution started with this key, and the digest of its request."""
     statement = select(executions.c.id, executions.c.request_digest).where(executions.c.idempotency_key == key)
     with database.read() as connection:
         row = connection.execute(statement).first()
@@ -47,7 +47,7 @@ def by_idempotency_key(database: Database, key: str) -> tuple[str, str] | None:
 
 
 def slot_holders(database: Database, pipeline_id: str, *, or_wait: bool = False) -> list[str]:
-    """The executions that hold the slots of a pipeline's concurrency, `or_wait` for one, the oldest first."""
+    """Return the executions that hold a slot of the pipeline, oldest first; with `or_wait`, also the queued ones."""
     held = executions.c.slot.is_not(None)
     wanted = or_(held, executions.c.queued) if or_wait else held
     statement = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, wanted)
@@ -56,7 +56,7 @@ def slot_holders(database: Database, pipeline_id: str, *, or_wait: bool = False)
 
 
 def stages_of(database: Database, execution_id: str) -> list[StageRow]:
-    """The stages of an execution, in topological order."""
+    """Return the stages of an execution, in topological order."""
     statement = select(*STAGE_COLUMNS).where(stage_runs.c.execution_id == execution_id)
     with database.read() as connection:
         return [stage_row(row) for row in connection.execute(statement.order_by(stage_runs.c.position))]
@@ -70,7 +70,7 @@ def events_of(
     levels: tuple[Level, ...] | None = None,
     limit: int | None = None,
 ) -> list[Event]:
-    """The events after a number, in order; of some levels only, if given."""
+    """Return the events after number `after`, in order; only those of `levels`, if given."""
     statement = select(events).where(events.c.execution_id == execution_id, events.c.seq > after)
     if levels is not None:
         statement = statement.where(events.c.level.in_(levels))

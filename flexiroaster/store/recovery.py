@@ -1,4 +1,4 @@
-"""What a driver needs to go on with an execution that it has claimed."""
+"""Reads of everything that a driver needs to resume an execution that it has claimed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ _BEGINNINGS = (EventType.EXECUTION_STARTED, EventType.EXECUTION_RESUMED, EventTy
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An execution as the database has it, with its definition, its stages and the commands nobody has carried out.
+    """A stored execution with its definition, its stages and its pending commands.
 
-    `running_since` is when it was started, resumed or retried last; `overdue`, whether the deadline of its pause has
-    passed by the database's clock; `risk_level` and `model_version` are those of the assessment at
-    its start, if there was one.
+    `running_since` is the time of the last start, resume or retry. `overdue` tells whether the pause deadline has
+    passed by the database's clock. `risk_level` and `model_version` come from the assessment at the start, if any.
     """
 
     execution_id: str
@@ -59,10 +58,10 @@ class Stored:
 
 
 def load(database: Database, execution_id: str, definition: Callable[[str, int], Pipeline] | None = None) -> Stored:
-    """Read it all in one transaction, but for its definition, which never changes: `definition` gives that of a
-    pipeline at a revision, where that is known already.
+    """Read an execution in one transaction, except for its definition, which never changes.
 
-    Raises NotFoundError, StoreError, DefinitionError, and ValueError and the like where a row cannot be read.
+    `definition` returns the definition of a pipeline at a revision, for callers with a cache. Raises NotFoundError,
+    StoreError and DefinitionError, and errors such as ValueError when a row cannot be read.
     """
     definition = definition or partial(definitions.definition, database)
     key = executions.c.id == execution_id
@@ -118,9 +117,9 @@ def load(database: Database, execution_id: str, definition: Callable[[str, int],
 
 
 def outline(database: Database, execution_id: str) -> Stored:
-    """An execution whose rows or definition cannot be read, by the columns that can: enough to end it, not to run it.
+    """Read only the safe columns of an execution with unreadable rows or definition: enough to end it, not to run it.
 
-    Its pipeline is made of its stage rows, without dependencies and configs. Raises NotFoundError, StoreError.
+    Its pipeline is made from its stage rows, without dependencies and configs. Raises NotFoundError and StoreError.
     """
     head = ("pipeline_id", "pipeline_name", "revision", "status", "goal", "queued", "slot", "last_seq")
     times = ("started_at", "completed_at", "pause_deadline")

@@ -1,8 +1,8 @@
-"""Retention: what is deleted when, so that no table grows without bound.
+"""Retention: the rules for deleting old rows, so that no table grows without bound.
 
-Ended executions go with all that belongs to them; other records go by their own age (`RULES`). Rows are deleted in
-batches, one transaction each, so that no writer waits long for the lock. Each table is in exactly one of
-`WITH_EXECUTION`, `RULES` and `BOUNDED`; a test holds the three against the metadata.
+Ended executions are deleted with all their rows; other records are deleted by their own age (`RULES`). Rows are deleted
+in batches, one transaction each, so that no writer waits long for the lock. Each table is in exactly one of
+`WITH_EXECUTION`, `RULES` and `BOUNDED`; a test compares the three with the metadata.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from flexiroaster.store.tables import (
 __all__ = ["BOUNDED", "RULES", "WITH_EXECUTION", "Rule", "delete_expired", "expired", "forget", "unknown"]
 
 NEWEST_MODELS = 10
-"""So many trainings stay however old they are: the newest answers, and a process may be reading the one before it."""
+"""The number of newest trainings kept at any age: the newest is in use, and a process may still read an older one."""
 
 WITH_EXECUTION = (events, stage_runs, commands, risk_assessments)
-"""Tables whose rows belong to an execution and go with it."""
+"""Tables whose rows belong to an execution and are deleted with it."""
 
 BOUNDED: Mapping[str, str] = {
-    "pipelines": "one row per pipeline id; a deleted one keeps its revision number, which is never given out again",
+    "pipelines": "one row per pipeline id; a deleted pipeline keeps its revision number, which is never reused",
     "risk_states": "one row per pipeline, per group of pipelines and per error class of a pipeline",
     "risk_progress": "one row",
 }
-"""Tables that are not pruned, and why they do not grow without bound."""
+"""Tables that are not pruned, and the reason why their size is bounded."""
 
 _rerun = executions.alias("rerun")
 _HAS_RERUN = exists().where(_rerun.c.parent_id == executions.c.id)
-"""A rerun refers to tables of its parent, and hands them on to its own reruns."""
+"""A rerun refers to artifacts of its parent, and passes them on to its own reruns."""
 
 _IDLE = (executions.c.status.in_(sorted(TERMINAL)), executions.c.claimable_at.is_(None))
-"""Neither live nor about to be carried on by a command."""
+"""Neither live nor about to be resumed by a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Rows of `table` for which `expired(before)` holds are deleted, and with them those that refer to one by `beside`.
+    """A rule that deletes the rows of `table` for which `expired(before)` holds.
 
-    `table` has one key column where there is a `beside`.
+    It also deletes the rows whose column `beside` refers to a deleted row; `table` then has a single key column.
     """
 
     table: Table
@@ -74,7 +74,7 @@ def _without_execution(execution_id: Column[str]) -> ColumnElement[bool]:
 
 
 def _token_is_over(before: datetime) -> ColumnElement[bool]:
-    """The newest token always stays: an installation without any token is open to everybody on its machine."""
+    """Keep the newest token always: an installation without any token is open to every user of its machine."""
     newest = select(tokens.c.id).order_by(tokens.c.created_at.desc(), tokens.c.id.desc()).limit(1)
     over = or_(tokens.c.revoked_at < before, tokens.c.expires_at < before)
     return and_(over, tokens.c.id != newest.scalar_subquery())
@@ -90,12 +90,12 @@ def _insight_is_over(before: datetime) -> ColumnElement[bool]:
 
 
 def _run_is_over(before: datetime) -> ColumnElement[bool]:
-    """While the execution is there its row says that it was learned from: without it that would happen again."""
+    """Keep the row while its execution exists: without it the safety engine would learn from that execution again."""
     return and_(run_history.c.finished_at < before, _without_execution(run_history.c.execution_id))
 
 
 def _model_is_over(before: datetime) -> ColumnElement[bool]:
-    """The newest model, which answers, and the last promotion, which says where it comes from, always stay."""
+    """Keep the newest models, the newest of which is in use, and the last promotion, which records its origin."""
     newest = select(risk_models.c.id).order_by(risk_models.c.id.desc()).limit(NEWEST_MODELS)
     promoted = select(risk_models.c.id).where(risk_models.c.promoted).order_by(risk_models.c.id.desc()).limit(1)
     kept = or_(risk_models.c.id.in_(newest), risk_models.c.id.in_(promoted))
@@ -103,7 +103,7 @@ def _model_is_over(before: datetime) -> ColumnElement[bool]:
 
 
 def _revision_is_over(before: datetime) -> ColumnElement[bool]:
-    """Replaced, or of a pipeline that was deleted, before that time, and no execution has it."""
+    """A revision is over if it was replaced, or its pipeline was deleted, before then and no execution uses it."""
     own, newer = pipeline_revisions, pipeline_revisions.alias("newer")
     later = (newer.c.pipeline_id == own.c.pipeline_id, newer.c.revision > own.c.revision)
     replaced = exists().where(*later, newer.c.created_at < before)
@@ -123,22 +123,21 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "retention_models_days": (Rule(risk_models, _model_is_over),),
     "retention_revisions_days": (Rule(pipeline_revisions, _revision_is_over),),
 }
-"""By the setting that says how many days records are kept."""
+"""The rules by setting; the setting is the number of days for which records are kept."""
 
 
 def expired(database: Database, before: datetime, limit: int) -> list[str]:
-    """Executions that ended before a time, the oldest first; none that is live or claimable, or that has a rerun."""
+    """Return executions that ended before a time, oldest first, except those that are live, claimable or rerun."""
     statement = select(executions.c.id).where(*_IDLE, executions.c.completed_at < before, ~_HAS_RERUN)
     with database.read() as connection:
         return list(connection.execute(statement.order_by(executions.c.completed_at).limit(limit)).scalars())
 
 
 def forget(database: Database, execution_ids: Collection[str]) -> list[str]:
-    """Delete executions with all that belongs to them, but for those that are live, claimable or rerun by now; those
-    deleted.
+    """Delete executions with all their rows, unless they are live, claimable or rerun by now; return the deleted ids.
 
-    On PostgreSQL the rows are locked first and the reruns looked for by a second statement, which sees a rerun that
-    was committed while the first one waited; a rerun that comes later finds no parent (see `store/postgres.py`).
+    On PostgreSQL the first statement locks the rows and a second one looks for reruns, so it sees a rerun that was
+    committed while the first one waited. A later rerun finds no parent (see `store/postgres.py`).
     """
     idle = select(executions.c.id).where(executions.c.id.in_(execution_ids), *_IDLE)
     with database.write() as connection:
@@ -153,7 +152,7 @@ def forget(database: Database, execution_ids: Collection[str]) -> list[str]:
 
 
 def delete_expired(database: Database, rule: Rule, before: datetime, limit: int) -> int:
-    """Delete up to `limit` rows that a rule says are expired, the lowest keys first; how many."""
+    """Delete up to `limit` rows that are expired by a rule, lowest keys first; return their number."""
     key = list(rule.table.primary_key.columns)
     with database.read() as connection:
         wanted = select(*key).where(rule.expired(before)).order_by(*key).limit(limit)
@@ -169,7 +168,7 @@ def delete_expired(database: Database, rule: Rule, before: datetime, limit: int)
 
 
 def unknown(database: Database, execution_ids: Collection[str]) -> list[str]:
-    """Those of the ids that no execution has; none where there is no execution at all, as in another database."""
+    """Return the ids without an execution; none if there is no execution at all, as in the wrong database."""
     found = select(executions.c.id).where(executions.c.id.in_(execution_ids))
     with database.read() as connection:
         if connection.execute(select(executions.c.id).limit(1)).first() is None:

@@ -1,4 +1,4 @@
-"""Every training of the safety engine, newest last; the newest answers."""
+"""The trainings of the safety engine's risk model; the newest model is in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ModelRow", "NewModel", "add", "get", "listing"]
 
 @dataclass(frozen=True, slots=True)
 class NewModel:
-    """A training to store: `model` are its numbers, `metrics` how the challenger did against the champion."""
+    """A training to store: `model` has its parameters, `metrics` compare the challenger with the champion."""
 
     created_at: datetime
     version: str
@@ -32,7 +32,7 @@ class NewModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A training as it was recorded, without the numbers of the model."""
+    """A stored training, without the parameters of the model."""
 
     id: int
     created_at: datetime
@@ -52,7 +52,7 @@ def add(connection: Connection, new: NewModel) -> None:
 
 
 def get(database: Database, number: int) -> dict[str, Any]:
-    """The numbers of a model."""
+    """Return the parameters of a model."""
     with database.read() as connection:
         model: dict[str, Any] = connection.execute(
             select(risk_models.c.model).where(risk_models.c.id == number)
@@ -61,7 +61,7 @@ def get(database: Database, number: int) -> dict[str, Any]:
 
 
 def listing(database: Database, limit: int) -> list[ModelRow]:
-    """The newest trainings, newest first."""
+    """Return the newest trainings, newest first."""
     columns = [risk_models.c[name] for name in ModelRow.__slots__]
     with database.read() as connection:
         rows = connection.execute(select(*columns).order_by(risk_models.c.id.desc()).limit(limit)).all()

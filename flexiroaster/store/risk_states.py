@@ -1,4 +1,4 @@
-"""The compact states that the safety engine answers from, and how far they know the history."""
+"""The compact states behind the answers of the safety engine, and the part of the run history folded into them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Key = tuple[str, str]
 
 PIPELINE, GROUP, INSTALLATION, BURST = "pipeline", "group", "installation", "burst"
 STAGES, ODDS, ALARMS = "stages", "odds", "alarms"
-"""Of the stages of a pipeline; of repeated attempts anywhere, and of what became of alarms (name: empty)."""
+"""Scopes: the stages of a pipeline; the odds of repeated attempts, and the outcomes of alarms (both: empty name)."""
 
 CHUNK = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The newest end that the states know, how many completed and failed runs are in them, and their version."""
+    """The newest end time in the states, the number of completed and failed runs in them, and their version."""
 
     folded_until: datetime | None
     runs: int
@@ -52,23 +52,23 @@ class Progress:
 
 
 def progress(connection: Connection) -> Progress:
-    """How far the states are, and the number of the newest model."""
+    """Return the progress of the states, with the id of the newest model."""
     return Progress(*connection.execute(select(*_PROGRESS, _NEWEST)).one())
 
 
 def progress_and(connection: Connection, condition: ColumnElement[bool]) -> tuple[Progress, bool]:
-    """The same, and whether a condition on other tables holds."""
+    """Return the progress, and whether a condition on other tables holds."""
     *values, holds = connection.execute(select(*_PROGRESS, _NEWEST, condition)).one()
     return Progress(*values), bool(holds)
 
 
 def locked_progress(connection: Connection) -> Progress:
-    """The same, locked until the transaction ends: who folds does so one after another."""
+    """Return the progress, locked until the transaction ends, so that only one process folds runs at a time."""
     return Progress(*connection.execute(select(*_PROGRESS, _NEWEST).with_for_update(of=risk_progress)).one())
 
 
 def advance(connection: Connection, before: Progress, until: datetime | None, runs: int) -> Progress:
-    """So many runs were folded; the newest execution among them, if there was one, ended then. How far that is."""
+    """Record that `runs` runs were folded, the newest of which, if any, ended at `until`; return the new progress."""
     newest = max((at for at in (until, before.folded_until) if at is not None), default=None)
     now = Progress(newest, before.runs + runs, before.version + 1, before.model_id)
     values = {"folded_until": now.folded_until, "runs": now.runs, "version": now.version}
@@ -77,7 +77,7 @@ def advance(connection: Connection, before: Progress, until: datetime | None, ru
 
 
 def load(connection: Connection, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
-    """The states that exist among these."""
+    """Return those of these states that exist, by key."""
     found: dict[Key, dict[str, Any]] = {}
     key, wanted = tuple_(risk_states.c.scope, risk_states.c.name), list(keys)
     for begin in range(0, len(wanted), CHUNK):
@@ -87,7 +87,7 @@ def load(connection: Connection, keys: Collection[Key]) -> dict[Key, dict[str, A
 
 
 def save(connection: Connection, states: Mapping[Key, dict[str, Any]]) -> None:
-    """Write states in place of those with the same keys."""
+    """Insert states, or replace those with the same keys."""
     insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(risk_states)
     written = insert.on_conflict_do_update(
         index_elements=[risk_states.c.scope, risk_states.c.name], set_={"state": insert.excluded.state}
@@ -98,8 +98,9 @@ def save(connection: Connection, states: Mapping[Key, dict[str, Any]]) -> None:
 
 
 def forget_all(connection: Connection) -> Progress:
-    """Forget what the history of runs says, to fold it anew; the lock is held. Which executions are in it stays known,
-    and what was learned from their stages, of which there is no history.
+    """Delete the states that come from the run history, so that it can be folded again; takes the lock.
+
+    The newest folded end stays recorded. The states learned from stages stay, since stages have no history.
     """
     before = locked_progress(connection)
     connection.execute(delete(risk_states).where(risk_states.c.scope.not_in((STAGES, ODDS, ALARMS))))

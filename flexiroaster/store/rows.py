@@ -1,4 +1,4 @@
-"""What executions, their stages and their events look like when they are read."""
+"""Row types of executions and stages, and the conversion of database rows to them and to events."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ __all__ = [
 ]
 
 LARGE: Final = frozenset({"variables", "error"})
-"""Columns of an execution that may hold megabytes, and that a list of many rarely shows."""
+"""Columns of an execution that may hold megabytes, and that lists rarely show."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionRow:
-    """An execution as it stands in the database. `error` has at least `message`; a paused one that nobody resumes is
-    stopped at its `pause_deadline`.
-    """
+    """A stored execution. `error` has at least `message`. A paused execution is stopped at its `pause_deadline`."""
 
     id: str
     pipeline_id: str
@@ -60,13 +58,13 @@ class ExecutionRow:
 
     @property
     def progress(self) -> float:
-        """Percent of the stages that are completed, one decimal."""
+        """The percentage of completed stages, one decimal."""
         return round(100 * self.completed_stages / self.total_stages, 1) if self.total_stages else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """A stage's part of an execution. `attempt` counts from 1; 0 before the first. `retry_at`: next attempt."""
+    """A stage run of an execution. `attempt` counts from 1; 0 before the first. `retry_at`: the next attempt."""
 
     execution_id: str
     stage_id: str
@@ -83,14 +81,14 @@ class StageRow:
 
     @property
     def duration(self) -> float | None:
-        """Seconds of the last attempt; None while it runs or before."""
+        """Seconds of the last attempt; None before it ends."""
         if self.started_at is None or self.completed_at is None:
             return None
         return (self.completed_at - self.started_at).total_seconds()
 
 
 def execution_columns(leave_out: Collection[str] = ()) -> list[ColumnElement[Any]]:
-    """What to select for an ExecutionRow. Of LARGE those in `leave_out` are not read: they are empty, or None."""
+    """Return the columns to select for an ExecutionRow. LARGE columns in `leave_out` become empty or None, unread."""
     empty = {"variables": literal({}, Json), "error": null()}
     return [empty[name].label(name) if name in leave_out else executions.c[name] for name in ExecutionRow.__slots__]
 
@@ -99,20 +97,20 @@ STAGE_COLUMNS = [stage_runs.c[name] for name in StageRow.__slots__]
 
 
 def execution_row(row: Row[Any]) -> ExecutionRow:
-    """The value of a row of `execution_columns`, in their order."""
+    """Convert a row of `execution_columns`, in their order."""
     values: list[Any] = list(row)
     values[_STATUS] = ExecutionStatus(values[_STATUS])
     return ExecutionRow(*values)
 
 
 def stage_row(row: Row[Any]) -> StageRow:
-    """The value of a row that has STAGE_COLUMNS."""
+    """Convert a row that has STAGE_COLUMNS."""
     values = {name: row._mapping[name] for name in StageRow.__slots__}
     return StageRow(**{**values, "status": StageStatus(row.status)})
 
 
 def event_of(row: Row[Any]) -> Event:
-    """The value of a row of `events`."""
+    """Convert a row of `events`."""
     return Event(**{**row._mapping, "type": EventType(row.type), "level": Level(row.level)})
 
 

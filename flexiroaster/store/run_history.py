@@ -1,4 +1,4 @@
-"""The runs that ended: taken over from the executions once, imported, and read in the order of their ends."""
+"""The history of ended runs: copied once from the executions or imported, and read in the order of their ends."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ __all__ = [
 ]
 
 LATE_COMMITS = timedelta(seconds=30)
-"""Ends are told by the clocks of drivers: one may be committed so much later than others that are newer."""
+"""End times come from the clocks of drivers, so an end may be committed this much later than newer ones."""
 
 CHUNK = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """A run that ended: `status` completed, failed or cancelled, `said` the probabilities given at its start.
+    """An ended run: `status` is completed, failed or cancelled; `said` has the probabilities predicted at its start.
 
-    `error_class` is that of the execution's error, and `rolled_back` whether what it did was undone; imported runs
+    `error_class` is that of the execution's error; `rolled_back` tells whether its effects were undone. Imported runs
     have neither.
     """
 
@@ -69,23 +69,23 @@ class PastRun:
 
     @property
     def counts(self) -> bool:
-        """Whether it says something about failures."""
+        """Whether the run is evidence about failures."""
         return self.status != ExecutionStatus.CANCELLED
 
 
 def anything_unfolded(since: datetime | None) -> ColumnElement[bool]:
-    """Whether an execution has ended that is not in the history yet: one look into two indexes."""
+    """Return a condition: an ended execution is not in the history yet. It takes one look-up in each of two indexes."""
     return exists(select(executions.c.id).where(*_not_in_history(since)))
 
 
 def unfolded(connection: Connection, since: datetime | None, most: int) -> list[PastRun]:
-    """The executions that ended and are not in the history yet, oldest end first; `since` is the newest end in it."""
+    """Return ended executions that are not in the history yet, oldest end first; `since` is the newest end in it."""
     statement = _unfolded(since).order_by(executions.c.completed_at, executions.c.id).limit(most)
     return sorted(map(_of_execution, connection.execute(statement)), key=_by_end)
 
 
 def add(connection: Connection, runs: Sequence[PastRun]) -> None:
-    """Write runs that the history does not have."""
+    """Insert runs that the history does not have."""
     rows = [asdict(run) for run in runs]
     for row in rows:
         for name in _NOT_KEPT:
@@ -95,13 +95,13 @@ def add(connection: Connection, runs: Sequence[PastRun]) -> None:
 
 
 def refresh_statistics(connection: Connection) -> None:
-    """After many new rows: PostgreSQL would otherwise plan as if there were few, until it looks by itself."""
+    """Refresh PostgreSQL's statistics after many new rows; it would plan for few rows until its own ANALYZE."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("ANALYZE run_history"))
 
 
 def say(connection: Connection, said: Mapping[tuple[str, datetime], Mapping[str, float]]) -> None:
-    """Keep what would have been said at the starts of runs, by execution and end."""
+    """Store the probabilities that would have been predicted at the starts of runs, by execution and end."""
     one = (run_history.c.execution_id == bindparam("execution"), run_history.c.finished_at == bindparam("end"))
     rows = [{"execution": name, "end": end, "values": dict(values)} for (name, end), values in said.items()]
     if rows:
@@ -109,7 +109,7 @@ def say(connection: Connection, said: Mapping[tuple[str, datetime], Mapping[str,
 
 
 def missing(connection: Connection, runs: Sequence[PastRun]) -> list[PastRun]:
-    """Those of the runs that the history does not have, each once; to add them, hold `risk_states.locked_progress`."""
+    """Return the runs that the history does not have, each once. To add them, hold `risk_states.locked_progress`."""
     key = tuple_(run_history.c.execution_id, run_history.c.finished_at)
     known: set[tuple[str, datetime]] = set()
     for begin in range(0, len(runs), CHUNK):
@@ -124,13 +124,13 @@ def missing(connection: Connection, runs: Sequence[PastRun]) -> list[PastRun]:
 
 
 def in_order(connection: Connection) -> Iterator[PastRun]:
-    """All runs in the order of their ends, ties by pipeline and execution, a chunk at a time."""
+    """Yield all runs in the order of their ends, then by pipeline and execution; read in chunks."""
     for _, tied in groupby(_in_chunks(connection), key=lambda run: run.finished_at):
         yield from sorted(tied, key=_by_end)
 
 
 def _by_end(run: PastRun) -> tuple[datetime, str, str]:
-    """The order in which the safety engine takes runs; by Python, since databases compare text in their own ways."""
+    """Return the sort key of the safety engine's order. Python sorts, since databases differ in comparing text."""
     return run.finished_at, run.pipeline_id, run.execution_id
 
 
@@ -147,7 +147,7 @@ def _in_chunks(connection: Connection) -> Iterator[PastRun]:
 
 
 def newest(database: Database, most: int) -> list[PastRun]:
-    """The runs that ended last, in the order of their starts, ties by pipeline and execution."""
+    """Return the runs that ended last, in the order of their starts, then by pipeline and execution."""
     order = (run_history.c.finished_at.desc(), run_history.c.execution_id.desc())
     with database.read() as connection:
         rows = connection.execute(select(*_COLUMNS).order_by(*order).limit(most)).all()
@@ -155,7 +155,7 @@ def newest(database: Database, most: int) -> list[PastRun]:
 
 
 def count(database: Database) -> int:
-    """How many runs there are."""
+    """Count the runs."""
     with database.read() as connection:
         return connection.execute(select(func.count()).select_from(run_history)).scalar_one()
 
@@ -206,7 +206,10 @@ def _of_execution(row: Row[Any]) -> PastRun:
 
 
 def _outcome(status: ExecutionStatus, error_class: str | None) -> str:
-    """What was rolled back failed if it has an error; otherwise a person took it back, which predicts nothing."""
+    """Map a status to that of a past run.
+
+    A rolled-back execution with an error failed. Without an error a user rolled it back, which predicts nothing.
+    """
     if status is ExecutionStatus.ROLLED_BACK:
         status = ExecutionStatus.FAILED if error_class is not None else ExecutionStatus.CANCELLED
     return status.value

@@ -1,4 +1,4 @@
-"""The tables of the safety engine: what it remembers, what it said, what it found."""
+"""The tables of the safety engine: run history, states, models, assessments, decisions and insights."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ run_history = Table(
     Index("ix_run_history_finished_at_execution_id", "finished_at", "execution_id"),
     CheckConstraint(OUTCOMES, name="status"),
 )
-"""Every run that ended, the installation's own and imported ones: what the safety engine learns from. It outlives the
-executions. An execution that failed and was retried ended twice. `said` are the probabilities given at the start.
+"""Every ended run, of this installation and imported: the training data of the safety engine.
+
+It outlives the executions. An execution that failed and was retried has ended twice. `said` has the probabilities
+predicted at the start.
 """
 
 risk_states = Table(
@@ -45,7 +47,7 @@ risk_states = Table(
     Column("name", String(512), primary_key=True),
     Column("state", OrderedJson, nullable=False),
 )
-"""What is remembered of the past in compact form, by pipeline, by group, and of all (name: empty)."""
+"""Compact summaries of past runs: per pipeline, per group, and for the whole installation (empty name)."""
 
 risk_progress = Table(
     "risk_progress",
@@ -57,10 +59,10 @@ risk_progress = Table(
     Column("training_owner", String(255)),
     Column("training_until", UtcDateTime),
 )
-"""One row: up to which end the states know `run_history`, how many completed and failed runs are in them.
+"""One row: the newest end of `run_history` in the states, and the number of completed and failed runs in them.
 
-`training_owner` trains until `training_until` unless it renews that. Without an owner it is when the next training that
-nobody asked for may begin.
+The lease of `training_owner` lasts until `training_until`, unless renewed. Without an owner, `training_until` is the
+earliest start of the next automatic training.
 """
 
 risk_models = Table(
@@ -78,7 +80,7 @@ risk_models = Table(
     Column("metrics", Json),
     Column("model", OrderedJson, nullable=False),
 )
-"""Every training, the newest of which answers; the champion is in `model`, how the challenger did in `metrics`."""
+"""Every training; the newest is in use. `model` is the champion; `metrics` compare the challenger with it."""
 
 risk_assessments = Table(
     "risk_assessments",
@@ -116,9 +118,10 @@ decisions = Table(
     Index("ix_decisions_pipeline_id_at_id", "pipeline_id", "at", "id"),
     Index("ix_decisions_execution_id_seq", "execution_id", "seq"),
 )
-"""What was decided, and what was `taken` instead where the policy only recorded (`mode`). `id` is execution and number
-of the event that tells of it. A row never changes, but that its outcome is joined to it once. It outlives its
-execution.
+"""Decisions: the `action` chosen, and the action `taken` instead where the policy only records (`mode`).
+
+`id` combines the execution and the number of the event that reports the decision. A row never changes, except that its
+outcome is set once. It outlives its execution.
 """
 
 decision_overrides = Table(

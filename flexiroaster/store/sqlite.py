@@ -1,6 +1,6 @@
-"""The journal on SQLite: statements in-process, one commit.
+"""The journal on SQLite: in-process statements and one commit.
 
-Plain sqlite3 beneath SQLAlchemy's engine: at some 10 µs a statement its overhead would be most of the cost.
+It uses plain sqlite3 below SQLAlchemy's engine: at about 10 µs per statement, SQLAlchemy's overhead would dominate.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class SqliteBackend:
-    """The journal's connection to an SQLite file. Used by one thread at a time."""
+    """The journal's connection to an SQLite file. For one thread at a time."""
 
     def __init__(self, engine: Engine) -> None:
         try:
@@ -103,9 +103,9 @@ class SqliteBackend:
     def apply(
         self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
     ) -> dict[str, Landed]:
-        """Apply all in one transaction; what landed, by execution. See `Backend`."""
+        """Apply all changes in one transaction; return the results of those that landed. See `Backend`."""
         changes: list[Change] = [*new, *transitions]
-        self._roll_back()  # what an interrupted writer has left
+        self._roll_back()  # an interrupted writer may have left a transaction open
         cursor = self._connection.cursor()
         try:
             cursor.execute("BEGIN IMMEDIATE")
@@ -119,7 +119,7 @@ class SqliteBackend:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
                 raise UnreachableError(f"the database is busy: {error}") from error
             reason = error if isinstance(error, sqlite3.Error) else repr(error)
-            raise StoreError(f"the database refused a write: {reason}") from error
+            raise StoreError(f"the database rejected a write: {reason}") from error
         finally:
             self._roll_back()
             cursor.close()
@@ -127,11 +127,11 @@ class SqliteBackend:
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
-            with suppress(sqlite3.Error):  # what led here is worth more
+            with suppress(sqlite3.Error):  # the error that led here matters more
                 self._connection.rollback()
 
     def close(self) -> None:
-        """Give the connection back to the pool."""
+        """Return the connection to the pool."""
         self._pooled.close()
 
 
@@ -182,7 +182,7 @@ def _insight_row(finding: Finding, at: datetime) -> dict[str, object]:
 
 
 def _free_slot(cursor: sqlite3.Cursor, item: NewExecution) -> int | None:
-    """The lowest free slot of its pipeline; none while others queue, whom it must not overtake."""
+    """Return the lowest free slot of the pipeline; None while others queue, since this one must not overtake them."""
     if cursor.execute(_QUEUE, (item.pipeline_id,)).fetchone():
         return None
     taken = {row[0] for row in cursor.execute(_SLOTS, (item.pipeline_id,))}
@@ -211,7 +211,7 @@ def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
     cursor.executemany(_DECIDE, [_decision_row(item, decision) for decision in item.decisions])
     for command_id, outcome in item.handled:
         cursor.execute(_HANDLED, (0, clean(outcome), command_id))
-    if item.release:  # a command came that its driver has not seen
+    if item.release:  # the driver may not have seen the newest command
         cursor.execute(_WANTED, (0, item.execution_id))
     if item.freed_slot is not None and (next_one := cursor.execute(_QUEUE, (item.pipeline_id,)).fetchone()):
         cursor.execute(_PROMOTE, (item.freed_slot, 0, next_one[0]))

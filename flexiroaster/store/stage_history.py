@@ -1,4 +1,4 @@
-"""What there is to learn from the stages of executions that have ended."""
+"""The stages of ended executions, as training data for the safety engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["EndedStage", "at_level", "ended_stages", "told_anomalies"]
 
 @dataclass(frozen=True, slots=True)
 class EndedStage:
-    """A stage that ended since its execution was learned from last; times and `duration_s` of its last attempt."""
+    """A stage that ended since the last learning from its execution; times and `duration_s` are of its last attempt."""
 
     execution_id: str
     stage_id: str
@@ -35,7 +35,7 @@ class EndedStage:
 
 
 def ended_stages(connection: Connection, runs: Collection[PastRun]) -> dict[str, list[EndedStage]]:
-    """By execution, in the order of their ends. What was learned at an earlier end of an execution is left out."""
+    """Return ended stages by execution, in the order of their ends, except those learned at an earlier end of it."""
     ended_at = {run.execution_id: run.finished_at for run in runs}
     learned = _learned_until(connection, ended_at)
     number = (stage_runs.c.output["rows"].as_string(), stage_runs.c.output["bytes"].as_string())
@@ -52,7 +52,7 @@ def ended_stages(connection: Connection, runs: Collection[PastRun]) -> dict[str,
 
 
 def told_anomalies(connection: Connection, execution_ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """What was told of these executions while they ran: by execution, the data of each event with its stage."""
+    """Return the anomalies reported while these executions ran: by execution, the data of each event with its stage."""
     wanted = (events.c.execution_id.in_(list(execution_ids)), events.c.type == EventType.STAGE_ANOMALY)
     found: dict[str, list[dict[str, Any]]] = {}
     for row in connection.execute(select(events).where(*wanted).order_by(events.c.execution_id, events.c.seq)):
@@ -62,13 +62,13 @@ def told_anomalies(connection: Connection, execution_ids: Iterable[str]) -> dict
 
 
 def at_level(connection: Connection, execution_ids: Collection[str], level: str) -> set[str]:
-    """Those of the executions whose risk was said to be at that level."""
+    """Return those of these executions whose risk was assessed at this level."""
     wanted = (risk_assessments.c.execution_id.in_(list(execution_ids)), risk_assessments.c.level == level)
     return set(connection.execute(select(risk_assessments.c.execution_id).where(*wanted)).scalars())
 
 
 def _learned_until(connection: Connection, ended_at: dict[str, datetime]) -> dict[str, datetime]:
-    """The newest end of each execution before this one; most have none."""
+    """Return the newest end of each execution before the given one; most have none."""
     key = (run_history.c.execution_id, run_history.c.finished_at)
     rows = connection.execute(select(*key).where(run_history.c.execution_id.in_(list(ended_at)))).all()
     found: dict[str, datetime] = {}
@@ -94,5 +94,5 @@ def _ended(row: Row[*tuple[Any, ...]]) -> EndedStage:
 
 
 def _whole(text: object) -> int | None:
-    """A number of a stage's output; what an operator of others has put there may be anything."""
+    """Parse a number of a stage's output; a third-party operator may put anything there."""
     return int(text) if isinstance(text, str | int) and str(text).isdigit() else None

@@ -1,4 +1,7 @@
-"""The tables. Times are UTC; JSON columns hold what `store.encoding` wrote."""
+"""The tables of pipelines, executions, access tokens and the audit log.
+
+Times are UTC; `store.encoding` encodes JSON columns.
+"""
 
 from __future__ import annotations
 
@@ -54,15 +57,15 @@ class UtcDateTime(types.TypeDecorator[datetime]):
         return dialect.type_descriptor(TIMESTAMP(timezone=True) if dialect.name == "postgresql" else String(32))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: ANN401 - the driver's type
-        """Refuse naive datetimes; they would silently mean another time."""
+        """Convert a value for the database; reject naive datetimes, which would silently mean another time."""
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive datetime cannot be stored")
+            raise ValueError("cannot store a naive datetime: give it a time zone")
         return value if dialect.name == "postgresql" else value.astimezone(UTC).isoformat(timespec="microseconds")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ANN401, ARG002 - as above
-        """Give the time back in UTC."""
+        """Return the time in UTC."""
         if value is None:
             return None
         return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
@@ -70,7 +73,7 @@ class UtcDateTime(types.TypeDecorator[datetime]):
 
 Json = types.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 OrderedJson = types.JSON(none_as_null=True)
-"""For what must come back with its keys in their order, as the columns of a table: `jsonb` sorts them."""
+"""JSON that keeps the order of its keys, such as the columns of a table; `jsonb` sorts them."""
 
 metadata = MetaData(
     naming_convention={

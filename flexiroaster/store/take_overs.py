@@ -1,6 +1,7 @@
-"""Which executions were taken over from a worker whose lease had run out, from their events.
+"""Takeovers: executions claimed from a worker whose lease expired, counted from their events.
 
-Events have no index by time, so they are read by execution and number: of the few that were claimed twice or more.
+Events have no index by time. They are therefore read by execution and number, only for the few executions that were
+claimed twice or more.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _AT_A_TIME = 100
 
 
 def claimed_again(database: Database, ended_after: datetime) -> dict[str, int]:
-    """The number of the last event of each execution that was claimed twice or more, and that is driven, paused, or
-    has ended after that time.
+    """Return the last event number of each execution that was claimed twice or more.
+
+    Includes only executions that are driven or paused, or that ended after `ended_after`.
     """
     around = (
         executions.c.claimable_at.is_not(None),
@@ -30,14 +32,16 @@ def claimed_again(database: Database, ended_after: datetime) -> dict[str, int]:
         executions.c.completed_at > ended_after,
     )
     again = select(executions.c.id, executions.c.last_seq).where(executions.c.fencing_token > 1)
-    statement = union(*(again.where(each) for each in around))  # each by its own index, where an OR of them had none
+    statement = union(*(again.where(each) for each in around))  # each part uses its own index; an OR would use none
     with database.read() as connection:
         return {row.id: row.last_seq for row in connection.execute(statement)}
 
 
 def count(database: Database, spans: Mapping[str, tuple[int, int]], after: datetime | None = None) -> int:
-    """How many take-overs the events of these executions tell of, of each behind one number and up to another; only
-    those after a time, if given.
+    """Count the takeovers in the events of these executions.
+
+    `spans` gives, per execution, the range of event numbers: after the first number, up to the second. With `after`,
+    only events after that time count.
     """
     found, all_spans = 0, list(spans.items())
     for first in range(0, len(all_spans), _AT_A_TIME):

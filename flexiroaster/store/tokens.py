@@ -1,4 +1,4 @@
-"""Access tokens as rows. Of a secret only its digest is stored, so whoever reads the database cannot use it."""
+"""Access tokens as rows. Only the digest of a secret is stored, so a reader of the database cannot use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["TokenRow", "any_token", "by_digest", "create", "page", "revoke", "to
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A token without its secret. `expires_at` None: it does not expire. `last_used_at` is exact to a minute."""
+    """A token without its secret. If `expires_at` is None, it never expires. `last_used_at` is exact to a minute."""
 
     id: str
     name: str
@@ -33,7 +33,7 @@ class TokenRow:
     last_used_at: datetime | None
 
     def valid(self, now: datetime) -> bool:
-        """Whether it opens anything at that time."""
+        """Return whether the token is in force at that time."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
@@ -44,7 +44,7 @@ NEWEST = Sort("tokens", tokens.c.id, tokens.c.created_at, descending=True)
 
 
 def create(database: Database, token: TokenRow, digest: str) -> None:
-    """Store a token. Raises ConflictError when a token of that name is in force; a revoked one gives its name free."""
+    """Store a token. Raises ConflictError if an unrevoked token has the same name; a revoked one frees its name."""
     values = {name: getattr(token, name) for name in TokenRow.__slots__}
     with database.write() as connection:
         try:
@@ -54,21 +54,21 @@ def create(database: Database, token: TokenRow, digest: str) -> None:
 
 
 def by_digest(database: Database, digest: str) -> TokenRow | None:
-    """The token whose secret has that digest, if there is one, whether or not it is in force."""
+    """Return the token whose secret has this digest, if any, whether or not it is in force."""
     with database.read() as connection:
         row = connection.execute(select(*_COLUMNS).where(tokens.c.digest == digest)).first()
     return None if row is None else _row(row)
 
 
 def touch(database: Database, token_id: str, now: datetime, every: timedelta) -> None:
-    """The token was used just now; written only when that was not said within `every`."""
+    """Record that the token was used; writes only if the last record is older than `every`."""
     stale = or_(tokens.c.last_used_at.is_(None), tokens.c.last_used_at < now - every)
     with database.write() as connection:
         connection.execute(update(tokens).where(tokens.c.id == token_id, stale).values(last_used_at=now))
 
 
 def revoke(database: Database, name_or_id: str) -> TokenRow:
-    """End a token that is in force, by its id or its name; it as it is then. Raises NotFoundError."""
+    """Revoke a token by its id or name and return it. Raises NotFoundError."""
     named = or_(tokens.c.id == name_or_id, tokens.c.name == name_or_id)
     change = update(tokens).where(named, tokens.c.revoked_at.is_(None)).values(revoked_at=utc_now())
     with database.write() as connection:
@@ -79,13 +79,13 @@ def revoke(database: Database, name_or_id: str) -> TokenRow:
 
 
 def any_token(database: Database) -> bool:
-    """Whether a token was ever created, in force or not."""
+    """Return whether any token exists, in force or not."""
     with database.read() as connection:
         return connection.execute(select(tokens.c.id).limit(1)).first() is not None
 
 
 def page(database: Database, window: Window) -> Page[TokenRow]:
-    """A page of the tokens, in force or not, newest first. Raises InputError (cursor)."""
+    """Return a page of all tokens, in force or not, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
         return keyset.page(connection, select(*_COLUMNS), NEWEST, window, _row)
 

@@ -1,4 +1,4 @@
-"""Who trains: one process of an installation at a time, judged by the database's clock."""
+"""The training lease: one process of an installation trains at a time, by the database's clock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["claim", "claim_at_once", "release", "renew"]
 
 
 def claim(database: Database, owner: str, *, model_id: int | None, lease_seconds: float) -> bool:
-    """Claim the next training, which nobody asked for; whether it was got. Raises StoreError.
+    """Claim the next automatic training; return whether the claim succeeded. Raises StoreError.
 
-    It is not got while somebody trains, before it may begin, and when there is a newer model than `model_id`: then
-    somebody has trained since it was found to be due.
+    The claim fails while another process trains, before the training may begin, and if a model newer than `model_id`
+    exists: then another process has trained since this training became due.
     """
     newest = select(func.coalesce(func.max(risk_models.c.id), 0)).scalar_subquery()
     may_begin = or_(risk_progress.c.training_until.is_(None), risk_progress.c.training_until <= database_now())
@@ -23,18 +23,21 @@ def claim(database: Database, owner: str, *, model_id: int | None, lease_seconds
 
 
 def claim_at_once(database: Database, owner: str, *, lease_seconds: float) -> bool:
-    """Claim a training that somebody asked for; False while another one is under way. Raises StoreError."""
+    """Claim a training that a user requested; return False while another training runs. Raises StoreError."""
     nobody = or_(risk_progress.c.training_owner.is_(None), risk_progress.c.training_until <= database_now())
     return _claim(database, owner, lease_seconds, nobody)
 
 
 def renew(database: Database, owner: str, *, lease_seconds: float) -> bool:
-    """Go on; False when another one trains meanwhile. Raises StoreError."""
+    """Renew the lease; return False if another process has claimed the training. Raises StoreError."""
     return _claim(database, owner, lease_seconds, risk_progress.c.training_owner == owner)
 
 
 def release(database: Database, owner: str, *, pause_seconds: float) -> None:
-    """The training is over, however it ended; the next one that nobody asks for begins after a pause. StoreError."""
+    """Release the lease after a training, whatever its result. Raises StoreError.
+
+    The next automatic training may begin after `pause_seconds`.
+    """
     values = {"training_owner": None, "training_until": database_then(pause_seconds)}
     with database.write() as connection:
         connection.execute(update(risk_progress).where(risk_progress.c.training_owner == owner).values(values))

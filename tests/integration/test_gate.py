@@ -89,7 +89,7 @@ def test_one_that_is_queued_is_not_resumed_before_its_turn(installation: Install
     pipelines.save(installation, pipeline("careful", rules, concurrency=1, on_conflict="queue"))
     first = executions.start(installation, "careful")
     second = executions.start(installation, "careful")
-    with pytest.raises(NotAllowedError, match="waits for its turn"):
+    with pytest.raises(NotAllowedError, match="it is queued; allowed: stop"):
         control.resume(installation, second)
     installation.take_work()
     control.resume(installation, first)

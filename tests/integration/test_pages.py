@@ -149,7 +149,7 @@ def test_cursors_are_checked(installation: Installation, rows: list[dict[str, An
             executions.page(installation, sort=sort, window=Window(first=1, after=cursor))
         return caught.value.message
 
-    told = "the cursor belongs to another list or order than 'created_at'"
+    told = "the cursor belongs to a different list or sort order than 'created_at'"
     assert refused(cursor, ExecutionSort.OLDEST) == told
 
     def made(*values: object) -> str:
@@ -158,7 +158,7 @@ def test_cursors_are_checked(installation: Installation, rows: list[dict[str, An
     now = BEGINNING.isoformat()
     times = (5, "yesterday", None, "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00")
     for bad in ("", "!", "é", "bnVsbA", "e30", made(now, 1), made(now, "a\0b"), *(made(at, "x") for at in times)):
-        assert refused(bad) in {"the cursor is not one that was given out", f"{told[:-1]} desc'"}
+        assert refused(bad) in {"the cursor is invalid: pass one from an earlier page", f"{told[:-1]} desc'"}
     for bad in (made(now), made(now, "x", 1)):
         assert refused(bad) == f"{told[:-1]} desc'"
     assert len(executions.page(installation, window=Window(after=made("9999-01-01T00:00:00+00:00", "x"))).items) > 1

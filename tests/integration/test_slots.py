@@ -218,7 +218,7 @@ def test_retries_and_starts_that_race_never_share_a_slot(postgres_url: str, tmp_
             try:
                 commands.request(where.database, execution_id, CommandKind.RETRY, {}, requested_by="", concurrency=2)
             except ConflictError as error:
-                assert error.message == f"Pipeline {revision.id} is running already, 2 at a time"  # noqa: PT017
+                assert error.message == f"Pipeline {revision.id} is running already: concurrency limit 2 reached"  # noqa: PT017
                 return None
             return execution_id
 

@@ -1,4 +1,4 @@
-"""Pipelines with their revisions, executions, stage runs, commands and events."""
+"""Create the tables of pipelines, revisions, executions, stage runs, commands and events."""
 
 from __future__ import annotations
 

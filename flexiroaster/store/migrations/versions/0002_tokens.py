@@ -1,4 +1,4 @@
-"""Access tokens, and the log of what was done with them."""
+"""Create the tables of access tokens and the audit log."""
 
 from __future__ import annotations
 

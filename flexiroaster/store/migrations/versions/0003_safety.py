@@ -1,4 +1,4 @@
-"""What the safety engine remembers, said and found."""
+"""Create the tables of the safety engine: run history, states, models, assessments and insights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the safety engine decided, and where a person decided otherwise."""
+"""Create the tables of the safety engine's decisions and of their overrides by users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who trains the risk model, so that one process of an installation does at a time."""
+"""Add the training lease, so that one process of an installation trains the risk model at a time."""
 
 from __future__ import annotations
 

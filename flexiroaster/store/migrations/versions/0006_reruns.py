@@ -1,4 +1,4 @@
-"""The reruns of an execution are found by an index: while there is one, its parent is not pruned."""
+"""Add an index that finds the reruns of an execution: retention keeps an execution that has a rerun."""
 
 from __future__ import annotations
 
