@@ -59,7 +59,7 @@ class PostgresChannel:
         self._gap: Callable[[], None] = lambda: None
 
     def send(self, batch: Sequence[Envelope]) -> bool:
-        """Notify in one transaction; False when the database cannot be reached."""
+        """Notify in one transaction; return False when the database is unreachable."""
         return self._notify([part.decode() for part in pack(self._origin, batch, MOST_BYTES)])
 
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
@@ -129,7 +129,7 @@ class PostgresChannel:
 
 
 class _Session:
-    """One connection, from its LISTEN to its end."""
+    """One connection, from LISTEN to its end."""
 
     def __init__(self, channel: PostgresChannel, connection: psycopg.Connection) -> None:
         self._channel = channel

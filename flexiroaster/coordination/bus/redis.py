@@ -55,7 +55,7 @@ class RedisChannel:
 
     @property
     def available(self) -> bool:
-        """Whether messages can be sent this way."""
+        """Whether messages can be sent over Redis."""
         return self._link.available
 
     def send(self, batch: Sequence[Envelope]) -> bool:
