@@ -101,6 +101,6 @@ def test_the_journal_notes_what_was_found_about_the_executions_that_land(databas
 
 def test_a_row_that_another_process_wrote_first_is_a_conflict(database: Database) -> None:
     row = {"pipeline_id": "p", "revision": 1, "definition": {}, "created_at": utc_now()}
-    for expected in (nullcontext(), pytest.raises(ConflictError, match="contradicts what is stored")):
+    for expected in (nullcontext(), pytest.raises(ConflictError, match="conflicts with stored data")):
         with expected, database.write() as connection:
             connection.execute(insert(pipeline_revisions).values(row))
