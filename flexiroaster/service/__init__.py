@@ -1,1 +1,1 @@
-"""The use cases, a module a subject: all that the command line, the APIs and the client call."""
+"""The service layer: one module per subject, called by the command line, the APIs and the Python client."""

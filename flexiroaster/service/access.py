@@ -1,4 +1,4 @@
-"""What the settings of an installation let its stages reach."""
+"""Stage access: the files, hosts, connections, modules and secrets that the settings let stages reach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["access_of"]
 
 
 def access_of(settings: Settings) -> Access:
-    """What the settings let stages reach."""
+    """Build the access rules of stages from the settings."""
     file = _database_file(settings)
     return Access(
         file_roots=settings.file_roots,
@@ -28,7 +28,7 @@ def access_of(settings: Settings) -> Access:
 
 
 class _OwnTables(Collection[str]):
-    """The names of FlexiRoaster's own tables, from their metadata on first use: most checks need no SQLAlchemy."""
+    """The names of FlexiRoaster's own tables, loaded on first use because most checks do not need SQLAlchemy."""
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class _OwnTables(Collection[str]):
 
 
 def _database_file(settings: Settings) -> Path | None:
-    """The installation's SQLite file, whether it exists or not."""
+    """The path of the installation's SQLite file, which may not exist yet; None on PostgreSQL."""
     url = psycopg_url(settings.database_url)
     if url.startswith("postgresql"):
         return None
@@ -55,10 +55,10 @@ def _database_file(settings: Settings) -> Path | None:
 
 
 def _output_url(settings: Settings, file: Path | None) -> str:
-    """Where database outputs write that name no connection.
+    """The URL that database outputs write to when they name no connection.
 
-    PostgreSQL: the installation's own database. SQLite has one writer, and a long output would hold up every change
-    of state: there the outputs have a file of their own beside it.
+    On PostgreSQL this is the installation's own database. SQLite has a single writer, and a long output would block
+    every state change, so there outputs go to a separate file next to the database.
     """
     if settings.output_database_url:
         return psycopg_url(settings.output_database_url)

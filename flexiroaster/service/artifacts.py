@@ -1,4 +1,4 @@
-"""The tables that stages gave: what they are, and their first rows as JSON values."""
+"""Artifacts: the tables that stages produced, with their metadata and a preview of their first rows as JSON values."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 __all__ = ["Artifact", "ColumnType", "Preview", "listing", "of_stage", "preview"]
 
 MOST_ROWS = 1000
-"""Rows of a preview at most."""
+"""Maximum number of rows in a preview."""
 
 MOST_CELLS = 100_000
-"""Cells of a preview at most: of a table with very many columns fewer rows are shown."""
+"""Maximum number of cells in a preview: a table with very many columns shows fewer rows."""
 
 MOST_CHARACTERS = 2000
-"""A longer text, or base64 of bytes, is cut."""
+"""Longer text is truncated, and so are longer bytes before they are encoded as base64."""
 
 MOST_ITEMS = 100
-"""A longer list within a cell is cut."""
+"""Longer lists within a cell are truncated."""
 
 SAFE_INTEGER = 2**53 - 1
-"""Beyond this a reader of JSON may not get the same number: such integers are text."""
+"""Larger integers are shown as text, because a JSON parser may not read the same number."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """A column and its type, in the words of polars (`Int64`, `Datetime(time_unit='us', time_zone='UTC')`)."""
+    """A column and its polars type, such as `Int64` or `Datetime(time_unit='us', time_zone='UTC')`."""
 
     name: str
     type: str
@@ -49,7 +49,10 @@ class ColumnType:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """The table of a completed stage. `bytes` and `checksum` are of its own file; columns may stand in others."""
+    """The table of a completed stage.
+
+    `bytes` and `checksum` describe the stage's own file; some columns may be stored in the files of earlier stages.
+    """
 
     execution_id: str
     stage_id: str
@@ -61,10 +64,10 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The first rows of a table, each a list of JSON values in the order of the columns.
+    """The first rows of a table, each a list of JSON values in column order.
 
-    Times are ISO 8601, durations seconds, decimals and integers beyond 2**53 text, bytes base64, NaN and infinities
-    null. `cut` says that texts or lists within cells were too long to be shown whole.
+    Times are ISO 8601, durations are seconds, decimals and integers beyond 2**53 are text, bytes are base64, NaN and
+    infinities are null. `cut` is true if any text, bytes or list within a cell was truncated.
     """
 
     columns: tuple[ColumnType, ...]
@@ -78,14 +81,14 @@ _lock = threading.Lock()
 
 
 def listing(installation: Installation, execution_id: str) -> list[Artifact]:
-    """The tables of an execution, in topological order of their stages. Raises NotFoundError (execution)."""
+    """List the tables of an execution, in topological order of their stages. Raises NotFoundError (execution)."""
     executions.get(installation, execution_id)
     found = (of_stage(execution_id, stage) for stage in executions.stages(installation, execution_id))
     return [artifact for artifact in found if artifact is not None]
 
 
 def of_stage(execution_id: str, stage: StageRow) -> Artifact | None:
-    """The table of a stage run, if it gave one."""
+    """The table of a stage, or None if it produced none."""
     summary = summary_of(stage.output or {})
     if not summary:
         return None
@@ -100,12 +103,13 @@ def of_stage(execution_id: str, stage: StageRow) -> Artifact | None:
 
 
 def preview(installation: Installation, execution_id: str, stage_id: str, rows: int = 20) -> Preview:
-    """The first rows of a stage's table.
+    """Read the first rows of a stage's table.
 
-    Raises NotFoundError (execution, stage, no table, or it is gone), InputError (rows not from 1 to MOST_ROWS).
+    Raises NotFoundError (no such execution or stage, no table, or the table is gone), InputError (`rows` is not from
+    1 to MOST_ROWS).
     """
     if not 1 <= rows <= MOST_ROWS:
-        raise InputError(f"rows: must be from 1 to {MOST_ROWS}, not {rows}", argument="rows")
+        raise InputError(f"rows: must be from 1 to {MOST_ROWS}, got {rows}", argument="rows")
     summary = _summary(installation, execution_id, stage_id)
     width = max(1, len(summary["schema"]))
     table = _head(installation, execution_id, stage_id, summary, max(1, min(rows, MOST_CELLS // width)))
@@ -121,7 +125,7 @@ def _summary(installation: Installation, execution_id: str, stage_id: str) -> di
         raise NotFoundError(f"Execution {execution_id} has no stage {stage_id!r}", stage_id=stage_id)
     summary = summary_of(stages[stage_id].output or {})
     if not summary:
-        message = f"Stage {stage_id!r} of execution {execution_id} has no table: it is {stages[stage_id].status}"
+        message = f"Stage {stage_id!r} of execution {execution_id} is {stages[stage_id].status} and has no table"
         raise NotFoundError(message, stage_id=stage_id)
     return summary
 
@@ -133,13 +137,13 @@ def _head(
 
     try:
         return _store(installation).scan(stage_id, summary).head(rows).collect()
-    except (StageError, OSError, pl.exceptions.PolarsError) as error:  # the file is gone, or is another one
-        message = f"The table of stage {stage_id!r} of execution {execution_id} is gone, or is not what was written"
+    except (StageError, OSError, pl.exceptions.PolarsError) as error:  # the file is gone or was replaced
+        message = f"The table of stage {stage_id!r} of execution {execution_id} was deleted or changed since it was written"
         raise NotFoundError(message, stage_id=stage_id) from error
 
 
 def _store(installation: Installation) -> Artifacts:
-    """One for all previews: it remembers which files it has compared with their checksums."""
+    """Return the store that all previews of an installation share: it caches which files match their checksums."""
     with _lock:
         if installation not in _stores:
             _stores[installation] = Artifacts(installation.settings.artifacts_url)
@@ -147,19 +151,18 @@ def _store(installation: Installation) -> Artifacts:
 
 
 def _columns(summary: Mapping[str, Any]) -> tuple[ColumnType, ...]:
-    """In the order of the table."""
     schema: Mapping[str, str] = summary["schema"]
     return tuple(ColumnType(name, schema[name]) for name in summary.get("order", schema))
 
 
 class _Cells:
-    """Makes JSON values of cells, and remembers whether it had to cut any."""
+    """Converts cells to JSON values, and records whether it truncated any."""
 
     def __init__(self) -> None:
         self.cut = False
 
-    def plain(self, value: Any) -> Any:  # noqa: ANN401 - whatever polars gives for a cell
-        """The cell as a JSON value."""
+    def plain(self, value: Any) -> Any:  # noqa: ANN401 - any value that polars returns for a cell
+        """Convert a cell to a JSON value."""
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""The attempts of each stage, folded from the event log: a stage's row knows only the last one."""
+"""Stage attempts, folded from the event log: the row of a stage holds only its last attempt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Attempt", "AttemptOutcome", "by_execution"]
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt ended, if it has."""
+    """How an attempt ended, or that it is running."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -28,10 +28,11 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt of a stage. `number` counts all of them from 1; `attempt` is the stage's own count.
+    """One attempt of a stage. `number` counts all attempts from 1; `attempt` is the stage's own count.
 
-    That begins anew when the execution is retried, and does not count an attempt that was interrupted: paused, handed
-    over or lost with its worker, which nobody heard the end of. `retry_delay` is in seconds, where another was to come.
+    The stage's own count restarts when the execution is retried, and skips interrupted attempts: those that were
+    paused, handed over, or lost together with their worker. `retry_delay` is in seconds, and set only if another
+    attempt followed.
     """
 
     stage_id: str
@@ -59,7 +60,7 @@ _ENDS = {
 
 
 def by_execution(installation: Installation, execution_ids: Collection[str]) -> dict[str, dict[str, list[Attempt]]]:
-    """Execution id -> stage id -> its attempts, oldest first: one statement for all of them."""
+    """Map execution id to stage id to attempts, oldest first. One SQL statement for all executions."""
     types = (EventType.STAGE_STARTED, *_ENDS)
     found: defaultdict[str, list[Event]] = defaultdict(list)
     for event in batches.events_of_types(installation.database, execution_ids, types):
@@ -68,14 +69,14 @@ def by_execution(installation: Installation, execution_ids: Collection[str]) -> 
 
 
 def fold(events: Iterable[Event]) -> dict[str, list[Attempt]]:
-    """The attempts, by stage, that the events of one execution tell of."""
+    """Fold the events of one execution into attempts by stage id."""
     stages: defaultdict[str, list[Attempt]] = defaultdict(list)
     for event in events:
         attempts = stages[event.stage_id or ""]
         if event.type is EventType.STAGE_STARTED:
             attempts.append(Attempt(event.stage_id or "", len(attempts) + 1, event.attempt or 1, event.at))
         elif event.type in _ENDS and attempts and attempts[-1].outcome is AttemptOutcome.RUNNING:
-            attempts[-1] = _ended(attempts[-1], event)  # a stage that never ran may be cancelled, too
+            attempts[-1] = _ended(attempts[-1], event)  # a stage that never ran can be cancelled too
     return {stage_id: attempts for stage_id, attempts in stages.items() if attempts}
 
 

@@ -1,4 +1,4 @@
-"""The audit log: every change that somebody asked for over an API, with who, what, when and what came of it."""
+"""The audit log: every change requested over an API, with its viewer, action, time and outcome."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from flexiroaster.store.keyset import Page, Window
 __all__ = ["AuditFilter", "AuditRow", "count", "listing", "record", "recorded"]
 
 LONGEST_NAME = 255
-"""Of an action, a subject, an outcome, a request's id."""
+"""Maximum characters of an action, a subject, an outcome or a request id."""
 
 LONGEST_TEXT, MOST_ITEMS, MOST_LEVELS = 200, 20, 6
-"""What of the arguments is kept: characters of a text, items of a list or mapping, levels of nesting."""
+"""How much of the arguments is kept: characters of a text, items of a list or mapping, levels of nesting."""
 
 FAILED = "error.internal"
-"""The outcome of what ended in an error that nobody expected."""
+"""The outcome of an action that ended in an unexpected error."""
 
 _log = logging.getLogger(__name__)
 
 _SENSITIVE = re.compile(r"secret|passw|token|api_?key|authorization|credential|private_?key|cookie", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 _REFERENCE = {"secret"}
-"""`{"secret": "NAME"}` names a secret and holds none."""
+"""`{"secret": "NAME"}` names a secret but does not contain one."""
 
 
 def record(
@@ -49,10 +49,10 @@ def record(
     outcome: str = "ok",
     request_id: str | None = None,
 ) -> None:
-    """Write down that the viewer did `action` (to `subject`, an id), and the outcome: `ok` or the code of an error.
+    """Record that the viewer did `action` (to `subject`, an id), with the outcome: `ok` or an error code.
 
-    Secrets of the installation, logins in URLs and whatever stands under a name like `password` show as `***`; what
-    is large is cut. One statement. Raises StoreError.
+    Secrets of the installation, logins in URLs and values under names like `password` are replaced by `***`; large
+    arguments are truncated. One SQL statement. Raises StoreError.
     """
     audit.record(
         installation.database,
@@ -77,9 +77,9 @@ def recorded(
     arguments: Mapping[str, Any],
     request_id: str | None = None,
 ) -> Iterator[None]:
-    """Record what the block does with its outcome, also where it is refused or fails.
+    """Record the action of the block with its outcome, even if it is refused or fails.
 
-    That the log cannot be written is logged and not raised: what was asked for is done by then.
+    A failure to write the audit log is logged and not raised, because the action is already done.
     """
     outcome = FAILED
     try:
@@ -100,18 +100,18 @@ def recorded(
                 request_id=request_id,
             )
         except StoreError as error:
-            _log.error("audit log not written: %s of %s, %s: %s", action, viewer.name, outcome, error)
+            _log.error("audit log not written: action %s by %s, outcome %s: %s", action, viewer.name, outcome, error)
 
 
 def listing(
     installation: Installation, wanted: AuditFilter | None = None, window: Window | None = None
 ) -> Page[AuditRow]:
-    """A page of the log, newest first. Raises InputError (cursor)."""
+    """Read a page of the audit log, newest first. Raises InputError (cursor)."""
     return audit.page(installation.database, wanted or AuditFilter(), window or Window())
 
 
 def count(installation: Installation, wanted: AuditFilter | None = None) -> int:
-    """How many entries of the log match."""
+    """Count the entries of the audit log that match."""
     return audit.count(installation.database, wanted or AuditFilter())
 
 
@@ -120,7 +120,7 @@ def _name(text: str) -> str:
 
 
 def _shown(value: Any, redact: Callable[[str], str], levels: int) -> Any:  # noqa: ANN401 - any value in, JSON out
-    """The value without secrets, and without what is too much to keep."""
+    """Redact secrets in a value and truncate it to the limits."""
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, Mapping | list | tuple):

@@ -1,4 +1,4 @@
-"""What other schedulers tell of their tasks: kept in the audit log, with the execution it concerns."""
+"""Callbacks: reports of other schedulers about their tasks, kept in the audit log with the execution they concern."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ACTION = "airflowCallback"
 def record(
     installation: Installation, told: Mapping[str, Any], *, viewer: Viewer, request_id: str | None = None
 ) -> str | None:
-    """Record a callback: `told` has at least `dag_id` and `dag_run_id`, and perhaps `context.execution_id`.
+    """Record a callback: `told` has at least `dag_id` and `dag_run_id`, and optionally `context.execution_id`.
 
-    The id of the execution it concerns, where it names one that exists; otherwise it is recorded with the run of the
-    DAG. Raises StoreError.
+    Returns the id of the execution that the callback names, if it exists. Otherwise returns None and records the
+    callback under the DAG run. Raises StoreError.
     """
     concerned = _execution(installation, told.get("context"))
     audit.record(

@@ -1,7 +1,7 @@
-"""Changes in the list of executions: which ones are in another state than before.
+"""Changes in the list of executions: which executions have a new state.
 
-Between two looks an execution may pass through several states; what counts is the one it is in now. So whoever was
-away asks for those that have not ended and those that have ended meanwhile, and has missed nothing that still holds.
+An execution can pass through several states between two reads; only its current state counts. A client that was away
+reads the live executions and those that ended meanwhile, and misses nothing that is still true.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from flexiroaster.store.rows import LARGE
 __all__ = ["among", "cursor", "listen", "moment", "since"]
 
 MARGIN = timedelta(seconds=10)
-"""How much the clocks of two processes may differ, and how long a commit may take."""
+"""Allowance for the clock skew between two processes and for the time a commit takes."""
 
 
 def since(installation: Installation, wanted: ExecutionFilter, at: datetime | None = None) -> list[ExecutionRow]:
-    """The executions that match and have not ended, and after them those that have ended since that time.
+    """List the matching executions that are live, followed by those that ended since `at` minus `MARGIN`.
 
-    The latter from `MARGIN` before it. Costs what has not ended and what has ended since, however much ended before.
-    Without what may be large (`variables`, `error`).
+    The cost depends only on these executions, not on how many ended before. The large columns `variables` and `error`
+    are not read.
     """
     database = installation.database
     found = execution_list.in_statuses(database, wanted, live, LARGE) if (live := _of(wanted, LIVE)) else []
@@ -39,35 +39,35 @@ def since(installation: Installation, wanted: ExecutionFilter, at: datetime | No
 
 
 def among(installation: Installation, wanted: ExecutionFilter, ids: Collection[str]) -> list[ExecutionRow]:
-    """Those of these executions that match, as they are."""
+    """Read the current state of those executions that match."""
     return execution_list.among(installation.database, wanted, ids, LARGE)
 
 
 def listen(installation: Installation, hear: Callable[[str | None], None]) -> Callable[[], None]:
-    """Call `hear`, on any thread, with an execution that may be in another state, None for any; the result ends that.
+    """Call `hear`, on any thread, with the id of an execution that may have a new state; None means any execution.
 
-    Raises StoreError.
+    Returns a function that unsubscribes. Raises StoreError.
     """
     return installation.signals.on_any_events(hear)
 
 
 def cursor(at: datetime) -> str:
-    """A time as opaque text, from which changes go on."""
+    """Encode a time as an opaque cursor from which changes can resume."""
     return base64.urlsafe_b64encode(at.astimezone(UTC).isoformat().encode()).rstrip(b"=").decode()
 
 
 def moment(cursor: str) -> datetime:
-    """The time that a cursor stands for. Raises InputError."""
+    """Decode the time of a cursor. Raises InputError."""
     try:
         at = datetime.fromisoformat(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
     except (binascii.Error, ValueError) as error:
-        raise InputError("the cursor is not one that was given out", argument="after") from error
+        raise InputError("the cursor is invalid: pass one that this API returned", argument="after") from error
     if at.tzinfo is None or at.year < 2000:
-        raise InputError("the cursor is not one that was given out", argument="after")
+        raise InputError("the cursor is invalid: pass one that this API returned", argument="after")
     return at
 
 
 def _of(wanted: ExecutionFilter, statuses: Collection[ExecutionStatus]) -> tuple[ExecutionStatus, ...]:
-    """Those of the statuses that the filter lets through."""
+    """The given statuses that the filter also allows."""
     allowed = statuses if wanted.statuses is None else wanted.statuses
     return tuple(status for status in ExecutionStatus if status in statuses and status in allowed)

@@ -1,4 +1,4 @@
-"""Stop, pause, resume, retry and roll back: from any process, whoever drives the execution."""
+"""Commands to an execution: stop, pause, resume, retry and roll back, from any process."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LONGEST_PAUSE = timedelta(days=3650)
 
 
 def stop(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
-    """Stop an execution: its stages are asked to end and killed after the grace period; also while it is paused,
-    queued or waits for a retry.
+    """Stop an execution: its stages are asked to end, and killed after the grace period.
 
-    Raises NotFoundError, NotAllowedError (it has ended).
+    A paused execution, a queued one and one that waits for a retry can be stopped too. Raises NotFoundError,
+    NotAllowedError (it has ended).
     """
     request(installation, execution_id, CommandKind.STOP, {"reason": reason}, requested_by)
 
@@ -38,41 +38,43 @@ def pause(
     deadline: timedelta | None = None,
     requested_by: str = "",
 ) -> None:
-    """Start no further stage until `resume`; running stages may finish, or with `interrupt` are ended and begin anew
-    later. It is no failure, and it survives restarts. With a `deadline` from now it is stopped then, unless it is
-    resumed before; that survives restarts as well, and happens as soon as any process claims work.
+    """Pause an execution: start no further stage until `resume`.
 
-    Raises NotFoundError, NotAllowedError (it is not running), InputError (a deadline that lies behind or too far
-    ahead).
+    Running stages may finish; with `interrupt` they are stopped and start again after the resume. A pause is not a
+    failure and survives restarts. If the execution is still paused after `deadline` (counted from now), it is stopped.
+    The deadline also survives restarts, and takes effect as soon as any process claims work.
+
+    Raises NotFoundError, NotAllowedError (it is not running), InputError (the deadline is not in the future, or more
+    than LONGEST_PAUSE away).
     """
     arguments = {"reason": reason, "mode": "interrupt" if interrupt else "drain"}
     if deadline is not None:
         if not timedelta(0) < deadline <= LONGEST_PAUSE:
-            message = f"deadline: must lie ahead, and by {LONGEST_PAUSE.days} days at most"
+            message = f"deadline: must be in the future, at most {LONGEST_PAUSE.days} days away"
             raise InputError(message, argument="deadline")
         arguments["deadline"] = (utc_now() + deadline).isoformat()
     request(installation, execution_id, CommandKind.PAUSE, arguments, requested_by)
 
 
 def resume(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
-    """Go on with a paused execution. Raises NotFoundError, NotAllowedError (it is not paused)."""
+    """Resume a paused execution. Raises NotFoundError, NotAllowedError (it is not paused)."""
     request(installation, execution_id, CommandKind.RESUME, {"reason": reason}, requested_by)
 
 
 def retry(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
-    """Run the failed, cancelled and skipped stages of an execution again; completed ones keep their results.
+    """Run the failed, cancelled and skipped stages of an execution again; completed stages keep their results.
 
-    Raises NotFoundError, NotAllowedError (it has neither failed nor been cancelled), ConflictError (its pipeline runs
-    already as often as it may).
+    Raises NotFoundError, NotAllowedError (it has neither failed nor been cancelled), ConflictError (the concurrency
+    limit of its pipeline is reached).
     """
     request(installation, execution_id, CommandKind.RETRY, {"reason": reason}, requested_by)
 
 
 def rollback(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
-    """Undo what the stages did outside, in reverse order of their start. The execution is `rolled_back` when all is
-    undone, else `failed` with what is left to do by hand.
+    """Undo the external effects of the stages, in reverse order of their start.
 
-    Raises NotFoundError, NotAllowedError (it is still live and not paused, or rolled back already).
+    The execution becomes `rolled_back` if everything is undone. Otherwise it becomes `failed`, and its error lists
+    what to undo by hand. Raises NotFoundError, NotAllowedError (it is live and not paused, or already rolled back).
     """
     request(installation, execution_id, CommandKind.ROLLBACK, {"reason": reason}, requested_by)
 
@@ -85,8 +87,9 @@ def request(
     requested_by: str,
     beside: Callable[[Connection], None] | None = None,
 ) -> ExecutionStatus:
-    """Store a command and have it carried out; the state it was asked for in. `beside` writes in the same transaction.
+    """Store a command and notify the process that drives the execution.
 
+    Returns the status that the execution had when the command was stored. `beside` writes in the same transaction.
     Raises NotFoundError, NotAllowedError, ConflictError, StoreError.
     """
     concurrency = None

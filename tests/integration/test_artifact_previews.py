@@ -96,7 +96,7 @@ def test_previews_are_bounded(installation: Installation) -> None:
     assert {len(row[0]) for row in shown.rows} == {2000}
     assert {len(row[1]) for row in shown.rows} == {100}
     for bad in (0, -1, 1001):
-        with pytest.raises(InputError, match=f"^rows: must be from 1 to 1000, not {bad}$"):
+        with pytest.raises(InputError, match=f"^rows: must be from 1 to 1000, got {bad}$"):
             artifacts.preview(installation, execution_id, "a", bad)
     wide = pl.DataFrame({f"c{i}": [1] * 1000 for i in range(2000)})
     assert len(artifacts.preview(installation, stored(installation, wide), "a", 1000).rows) == 50
@@ -109,7 +109,7 @@ def test_a_table_that_is_not_there_is_told(installation: Installation, tmp_path:
     with pytest.raises(NotFoundError, match=r"^Execution not found: nobody$"):
         artifacts.listing(installation, "nobody")
     file = next((tmp_path / "artifacts").rglob("*.arrow"))
-    told = f"^The table of stage 'a' of execution {execution_id} is gone, or is not what was written$"
+    told = f"^The table of stage 'a' of execution {execution_id} was deleted or changed since it was written$"
     content = file.read_bytes()
     file.write_bytes(b"\xff" * len(content))
     with pytest.raises(NotFoundError, match=told):
@@ -120,6 +120,6 @@ def test_a_table_that_is_not_there_is_told(installation: Installation, tmp_path:
     assert str(tmp_path) not in caught.value.message
     with installation.database.write() as connection:
         connection.execute(stage_runs.update().values(output=None, status="failed"))
-    with pytest.raises(NotFoundError, match=f"^Stage 'a' of execution {execution_id} has no table: it is failed$"):
+    with pytest.raises(NotFoundError, match=f"^Stage 'a' of execution {execution_id} is failed and has no table$"):
         artifacts.preview(installation, execution_id, "a")
     assert artifacts.listing(installation, execution_id) == []
