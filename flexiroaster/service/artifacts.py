@@ -138,7 +138,7 @@ def _head(
     try:
         return _store(installation).scan(stage_id, summary).head(rows).collect()
     except (StageError, OSError, pl.exceptions.PolarsError) as error:  # the file is gone or was replaced
-        message = f"The table of stage {stage_id!r} of execution {execution_id} was deleted or changed since it was written"
+        message = f"The table of stage {stage_id!r} of execution {execution_id} was deleted or altered after writing"
         raise NotFoundError(message, stage_id=stage_id) from error
 
 

@@ -1,6 +1,6 @@
-"""A definition before it is stored: check it whole, fill in what it leaves open.
+"""Validation of pipeline definitions before they are stored, and the defaults for missing fields.
 
-Nothing here needs the database, so that checking a file starts fast.
+Nothing here needs the database, so checking a file starts fast.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["check", "check_variables", "read_definition", "unset_variables", "wi
 
 
 def check(raw: object, access: Access, variables: Mapping[str, Any] | None = None) -> Pipeline:
-    """Check a definition whole and make the pipeline of it.
+    """Validate a definition completely and return its pipeline.
 
-    `variables` override the definition's own; what waits for a variable that has no value yet is not judged.
+    `variables` override the definition's own. A config that uses a variable without a value is not checked yet.
     Raises DefinitionError with every problem found: structure, operators, configs.
     """
     problems = _unstorable_variables(variables or {})
@@ -54,7 +54,7 @@ def check(raw: object, access: Access, variables: Mapping[str, Any] | None = Non
 
 
 def check_variables(pipeline: Pipeline, access: Access, variables: Mapping[str, Any]) -> None:
-    """Check what depends on variables in a definition that holds otherwise: every `${name}` has a value, and it fits.
+    """Check the variables of an otherwise valid definition: every `${name}` has a value that its config accepts.
 
     Raises DefinitionError with every problem found.
     """
@@ -70,17 +70,18 @@ def check_variables(pipeline: Pipeline, access: Access, variables: Mapping[str, 
 
 
 def unset_variables(pipeline: Pipeline, variables: Mapping[str, Any] | None = None) -> list[str]:
-    """The variables that stages name and that have no value yet, in the order of their first use."""
+    """List the variables that stages use and that have no value yet, in the order of their first use."""
     known = {**pipeline.variables, **(variables or {})}
     used = (name for stage in pipeline.stages for name in placeholders(stage.config))
     return list(dict.fromkeys(name for name in used if name not in known))
 
 
 def with_stable_id(raw: object) -> object:
-    """The definition, with an id made of its name where it has none.
+    """Return the definition with an id derived from its name, if it has none.
 
-    So that a file that is run again makes the next revision of its pipeline, not another pipeline. The id is the name
-    in lower case with `-` between the words: names that differ only in case, spaces and punctuation are one pipeline.
+    With a stable id, running a file again creates the next revision of its pipeline instead of another pipeline. The id
+    is the name in lower case with `-` between words: names that differ only in case, spaces and punctuation denote the
+    same pipeline.
     """
     if isinstance(raw, Pipeline):
         return raw if raw.id is not None else raw.model_copy(update={"id": _slug(raw.name)})
@@ -90,7 +91,7 @@ def with_stable_id(raw: object) -> object:
 
 
 def with_defaults(pipeline: Pipeline, settings: Settings) -> Pipeline:
-    """The pipeline with the installation's limits where its stages have none, so that a revision says all."""
+    """Return the pipeline with the installation's limits where its stages set none, so that a revision is complete."""
     defaults = {
         "timeout": settings.executor_stage_timeout,
         "max_retries": settings.executor_max_retries,
@@ -106,7 +107,7 @@ def with_defaults(pipeline: Pipeline, settings: Settings) -> Pipeline:
 
 
 def _check_readable_stages(raw: object, access: Access, problems: list[Problem]) -> None:
-    """Of a definition whose structure does not hold, check what operators say of the stages that can be read."""
+    """In a definition with an invalid structure, check the stages that can still be read against their operators."""
     stages = raw.get("stages") if isinstance(raw, Mapping) else None
     variables = raw.get("variables") if isinstance(raw, Mapping) else None
     known = variables if isinstance(variables, Mapping) else {}
@@ -118,7 +119,7 @@ def _check_readable_stages(raw: object, access: Access, problems: list[Problem])
 
 
 def _as_far_as_operators_care(item: object) -> Stage | None:
-    """The stage of a raw one whose id or limits may not hold; None where its type, config or dependencies do not."""
+    """Build a stage from its type, config and dependencies alone; None if one of these is invalid."""
     if isinstance(item, Stage):
         return item
     if not isinstance(item, Mapping):
@@ -131,7 +132,7 @@ def _as_far_as_operators_care(item: object) -> Stage | None:
 
 
 def _unstorable_variables(variables: Mapping[str, Any]) -> list[Problem]:
-    """Without NaN: in records that come from pandas it is what null is elsewhere, and is stored as that."""
+    """List variables that cannot be stored. NaN is accepted: pandas uses it for null, and it is stored as null."""
     return [problem for problem in unstorable(variables, ("variables",)) if problem.code != NOT_FINITE]
 
 
@@ -143,4 +144,4 @@ def _missing_variables(index: int, stage: Stage, known: Mapping[str, Any]) -> li
 
 def _slug(name: str) -> str:
     words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", name).casefold()).strip("-")
-    return words[:255] or f"pipeline-{hashlib.sha256(name.encode()).hexdigest()[:12]}"  # a name of punctuation only
+    return words[:255] or f"pipeline-{hashlib.sha256(name.encode()).hexdigest()[:12]}"  # the name is punctuation only

@@ -1,4 +1,4 @@
-"""What differs between two definitions: field by field, stages matched by their ids."""
+"""Diff of two definitions: field by field, with stages matched by id."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference. `path` is such as `variables.day` or `stages[load].config.path`; both values are JSON.
+    """One difference. `path` looks like `variables.day` or `stages[load].config.path`; both values are JSON.
 
-    A list is one value, except `stages`: their order is a change of its own, at `stages`, with the ids.
+    A list is compared as one value, except `stages`: a new order of stages is one change at `stages`, with their ids.
     """
 
     path: str
@@ -32,7 +32,7 @@ class Change:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The changes from one definition (as `Pipeline.document` gives it) to another, in the order of their fields."""
+    """List the changes from one definition (from `Pipeline.document`) to another, in the order of their fields."""
     old, new = ({stage["id"]: stage for stage in document["stages"]} for document in (before, after))
     changes = list(_between("", _without_stages(before), _without_stages(after)))
     kept = [stage_id for stage_id in old if stage_id in new]
@@ -70,7 +70,7 @@ def _between(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 
 
 def _equal(before: object, after: object) -> bool:
-    """As JSON: to Python 1, 1.0 and True are equal; of these only the numbers are."""
+    """Compare as JSON values: 1 equals 1.0 but not True, although all three are equal in Python."""
     if isinstance(before, bool) is not isinstance(after, bool):
         return False
     if isinstance(before, list) and isinstance(after, list):

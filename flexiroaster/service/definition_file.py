@@ -1,4 +1,4 @@
-"""A definition as it lies in a file: YAML or JSON, read with bounds, and with the place of what does not parse."""
+"""Definition files: read YAML or JSON with a size limit, and report the place of a syntax error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BYTES", "read_definition"]
 
 MAX_BYTES = 64 * 1024**2
-"""The largest file that is read as a definition."""
+"""Maximum size of a definition file."""
 
 
-def read_definition(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds; `check` judges it
-    """What a YAML or JSON file holds. Raises DefinitionError naming the file, and the line where it does not parse."""
+def read_definition(path: str | Path) -> Any:  # noqa: ANN401 - any content of the file; `check` validates it
+    """Parse a YAML or JSON file. Raises DefinitionError that names the file, and the line of a syntax error."""
     text = _text_of(path)
     if not text.strip():
         raise _invalid(f"{path}: the file is empty", "empty")
@@ -32,7 +32,7 @@ def read_definition(path: str | Path) -> Any:  # noqa: ANN401 - whatever the fil
 def _text_of(path: str | Path) -> str:
     content = _content_of(path)
     if len(content) > MAX_BYTES:
-        raise _invalid(f"{path}: a definition has at most {MAX_BYTES // 1024**2} MiB, this file has more", "file")
+        raise _invalid(f"{path}: the file exceeds the {MAX_BYTES // 1024**2} MiB limit of a definition", "file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -44,13 +44,13 @@ def _text_of(path: str | Path) -> str:
 
 def _content_of(path: str | Path) -> bytes:
     try:
-        with Path(path).open("rb") as file:  # may be a pipe, and endless
+        with Path(path).open("rb") as file:  # it may be an endless pipe
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise _invalid(f"no such file: {path}", "file") from error
     except IsADirectoryError as error:
-        raise _invalid(f"{path} is a folder: name a YAML or JSON file", "file") from error
-    except (OSError, ValueError) as error:  # a ValueError for a NUL in the name
+        raise _invalid(f"{path} is a directory: give the path of a YAML or JSON file", "file") from error
+    except (OSError, ValueError) as error:  # ValueError: the name contains NUL
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise _invalid(f"cannot read {str(path)!r}: {reason}", "file") from error
 
@@ -63,7 +63,7 @@ def _parse_json(path: str | Path, text: str) -> Any:  # noqa: ANN401 - JSON
         raise _invalid(message, "syntax") from error
     except RecursionError as error:
         raise _invalid(f"{path}: is nested too deeply", "syntax") from error
-    except ValueError as error:  # a key that is given twice, thousands of digits
+    except ValueError as error:  # a duplicate key, or a number with thousands of digits
         raise _invalid(f"{path}: {_lower(str(error).partition(';')[0])}", "syntax") from error
 
 
@@ -90,12 +90,12 @@ def _parse_yaml(path: str | Path, text: str) -> Any:  # noqa: ANN401 - YAML
         line = text.count("\n", 0, error.position) + 1
         message = f"{path}: line {line}: the character U+{ord(text[error.position]):04X} is not allowed"
         raise _invalid(message, "syntax") from error
-    except RecursionError as error:  # merge keys that refer to one another in a long chain
+    except RecursionError as error:  # a long chain of merge keys that refer to each other
         raise _invalid(f"{path}: is nested too deeply", "syntax") from error
 
 
 def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[yaml.Mark | None, str]:
-    """Where, and what is wrong; for what people run into, in words that say what to write instead."""
+    """Return the place and a description of the problem; for common mistakes, it says what to write instead."""
     mark, context, problem = error.problem_mark, error.context or "", error.problem or "is not valid YAML"
     if context.endswith("a quoted scalar") and "end of stream" in problem:
         return error.context_mark, "the quote is not closed"
@@ -107,13 +107,13 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[yaml.Mark | None
     if problem.startswith("mapping values are not allowed"):
         return mark, "a mapping cannot begin here: wrong indentation, or text with ': ' that must be in quotes"
     if problem == "but found another document":
-        return mark, "a second document begins here: one file holds one pipeline"
+        return mark, "a second document begins here: a file must contain exactly one pipeline"
     return mark, problem
 
 
 def _misplaced(character: str) -> str:
     if character == "\t":
-        return "a tab cannot indent: use blanks"
+        return "indent with spaces, not tabs"
     return f"text that begins with {character} must be in quotes"
 
 

@@ -1,7 +1,7 @@
-"""Live events of an execution, with no gap and no repeat: what is in the database first, then what comes.
+"""Events of an execution, stored and live, without gaps or duplicates.
 
-A reader names the last event it saw and gets all after that. It holds nothing but that number: a reader that stalls
-costs nobody anything, one that comes back goes on exactly where it was.
+A reader passes the number of the last event it saw and gets all later events. That number is its only state: a stalled
+reader costs nothing, and a reader that reconnects resumes exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PAGE = 500
 """Events read at a time."""
 
 SHORTEST_POLL, LONGEST_POLL = 0.02, 0.25
-"""Seconds between looks into the database where nobody tells of news."""
+"""Seconds between reads of the database while no notification arrives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events after number `after` that were read together, and their execution right after: no older than they are."""
+    """The events after number `after` from one read, and the execution, read after them and so at least as recent."""
 
     after: int
     events: tuple[Event, ...]
@@ -50,22 +50,22 @@ class Batch:
 
     @property
     def last(self) -> int:
-        """The number behind which the next batch begins."""
+        """The number of the last event; the next batch begins after it."""
         return self.events[-1].seq if self.events else self.after
 
     @property
     def ended(self) -> bool:
-        """Whether nothing comes after it, because the execution has ended."""
+        """Whether this is the final batch, because the execution has ended."""
         return self.execution.status in TERMINAL and self.execution.last_seq == self.last
 
 
 def cursor(seq: int) -> str:
-    """The place behind an event, as the pages of events name it: what comes after it, in a page or live."""
+    """Encode the position after an event as a cursor, for pages of events and for live events."""
     return cursor_of(BY_NUMBER, seq)
 
 
 def number(cursor: str) -> int:
-    """The number of the event that a cursor stands for. Raises InputError."""
+    """Decode the number of the event from a cursor. Raises InputError."""
     seq: int = position_of(BY_NUMBER, cursor)[0]
     return seq
 
@@ -73,7 +73,7 @@ def number(cursor: str) -> int:
 def page(
     installation: Installation, execution_id: str, wanted: EventFilter | None = None, window: Window | None = None
 ) -> Page[Event]:
-    """A page of the events of an execution that match, in order; empty where there is no such execution.
+    """Read a page of the matching events of an execution, in order; empty if the execution does not exist.
 
     Raises InputError (cursor).
     """
@@ -81,7 +81,7 @@ def page(
 
 
 def count(installation: Installation, execution_id: str, wanted: EventFilter | None = None) -> int:
-    """How many events of an execution match."""
+    """Count the matching events of an execution."""
     return event_list.count(installation.database, execution_id, wanted or EventFilter())
 
 
@@ -93,37 +93,40 @@ def first(
     after: int = 0,
     levels: Collection[Level] | None = None,
 ) -> dict[str, list[Event]]:
-    """The first `limit` events of each execution after a number, in order; of some levels only, if given."""
+    """Read the first `limit` events of each execution after a number, in order; only of `levels`, if given."""
     return batches.first_events(installation.database, execution_ids, limit, after=after, levels=levels)
 
 
 def since(installation: Installation, execution_id: str, after: int = 0, limit: int = PAGE) -> Batch:
-    """The events after a number, at most `limit`; the execution without what may be large (`variables`, `error`).
+    """Read at most `limit` events after a number, and the execution without its large columns `variables` and `error`.
 
-    Raises NotFoundError; InputError (cursor) where the execution has no event of that number; StoreError.
+    Raises NotFoundError; InputError (cursor) if the execution has no event with that number; StoreError.
     """
     events = queries.events_of(installation.database, execution_id, after=after, limit=limit) if limit else []
     found = batches.executions_by_id(installation.database, [execution_id], LARGE).get(execution_id)
     if found is None:
         raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
     if not 0 <= after <= found.last_seq:
-        raise InputError("the cursor is not one of this execution's events", argument="after")
+        raise InputError("the cursor does not belong to an event of this execution", argument="after")
     if events:
         installation.signals.seen(execution_id, events[-1].seq)
     return Batch(after, tuple(events), found)
 
 
 def listen(installation: Installation, execution_id: str, wake: Callable[[], None]) -> Callable[[], None]:
-    """Call `wake`, on any thread, when an execution may have new events; the result ends that. Raises StoreError."""
+    """Call `wake`, on any thread, when an execution may have new events.
+
+    Returns a function that unsubscribes. Raises StoreError.
+    """
     return installation.signals.on_events(execution_id, wake)
 
 
 def follow(
     installation: Installation, execution_id: str, after: int = 0, timeout: float | None = None
 ) -> Iterator[Event]:
-    """The events after number `after`, in order, and those to come, until the execution has ended or `timeout` seconds.
+    """Yield stored and live events after number `after`, in order, until the execution ends or `timeout` seconds pass.
 
-    Raises NotFoundError, InputError (`after` is behind the last event), StoreError.
+    Raises NotFoundError, InputError (`after` is greater than the number of the last event), StoreError.
     """
     queries.execution(installation.database, execution_id)
     news = threading.Event()

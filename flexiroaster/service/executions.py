@@ -1,4 +1,4 @@
-"""Executions: start, wait, stop, look at them."""
+"""Executions: start, rerun, wait for and read them."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 LONGEST_TEXT = 255
-"""Of who started an execution, and of an idempotency key."""
+"""Maximum characters of `triggered_by` and of an idempotency key."""
 
 
 def new_id() -> str:
-    """A fresh execution id; ids sort by time, which keeps index pages together."""
+    """Generate an execution id. Ids sort by time, so inserts touch neighboring index pages."""
     return f"exec-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
 
 
@@ -90,16 +90,16 @@ def start(
     force: str | None = None,
     traceparent: str | None = None,
 ) -> str:
-    """Start a stored pipeline (or its id) and return the execution's id.
+    """Start a stored pipeline, given by its revision or id, and return the id of the execution.
 
-    This process drives it, or with `drive` False the next worker that claims it; it may have to queue. The same
-    `idempotency_key` with the same pipeline and variables gives the same execution, never a second one. At a high risk
-    it may start paused, see `service/gate.py`; `force` is the reason to start it all the same. With a `traceparent` its
-    trace is part of that one; one that is malformed is ignored.
+    This process drives the execution, or, if `drive` is False, the next worker that claims it. It may have to queue.
+    The same `idempotency_key` with the same pipeline and variables returns the same execution, never a second one. If
+    the risk is high, the execution may start paused, see `service/gate.py`; `force` is the reason to start it anyway.
+    With a `traceparent`, its trace becomes part of that trace; a malformed one is ignored.
 
-    Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or does not fit),
-    BlockedError (its risk is high), InputError (`force` says nothing, a text is too long), ConflictError (the pipeline
-    runs already as often as it may; the key was used for something else), StoreError.
+    Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or invalid),
+    BlockedError (its risk is high), InputError (`force` is blank, a text is too long), ConflictError (the concurrency
+    limit of the pipeline is reached, or the key was used for another request), StoreError.
     """
     _check_text("triggered_by", triggered_by)
     _check_text("idempotency_key", idempotency_key)
@@ -108,7 +108,7 @@ def start(
     merged = {**revision.pipeline.variables, **(variables or {})}
     pipelines.check_variables(revision.pipeline, installation.access, merged)
     if drive:
-        installation.warm_up()  # its processes start while the database is written
+        installation.warm_up()  # the processes start while this thread writes to the database
     owner = installation.owner if drive else None
     new = _new_execution(installation, revision, merged, triggered_by, idempotency_key, owner, traceparent)
     return _begin(installation, revision, new, force)
@@ -124,14 +124,14 @@ def rerun(
     force: str | None = None,
     traceparent: str | None = None,
 ) -> str:
-    """Start a new execution of the same revision with the same variables that runs `from_stage` and all below it.
+    """Start an execution of the same revision and variables that reruns `from_stage` and all stages downstream of it.
 
-    What else was completed is taken over with its tables; what was not runs as well. The id of the new execution,
-    which is a start like any other: it may have to queue, or cancel the oldest. `drive` and `traceparent` are as in
-    `start`.
+    Other stages that completed are taken over with their tables; other stages that did not complete run again. Returns
+    the id of the new execution, which starts like any other: it may have to queue, or cancel the oldest one. `drive`
+    and `traceparent` are as in `start`.
 
-    Raises NotFoundError (execution, stage), NotAllowedError (it is live, or its pipeline not active), BlockedError and
-    InputError as `start`, ConflictError, StoreError.
+    Raises NotFoundError (execution, stage), NotAllowedError (the execution is live, or its pipeline is not active),
+    BlockedError and InputError as in `start`, ConflictError, StoreError.
     """
     _check_text("triggered_by", triggered_by)
     row = queries.execution(installation.database, execution_id)
@@ -156,14 +156,14 @@ def rerun(
 
 
 def wait(installation: Installation, execution_id: str, timeout: float | None = None) -> ExecutionRow:
-    """Wait until an execution has ended or is paused, wherever it runs, or `timeout` seconds; it as it is then.
+    """Wait until an execution has ended or is paused, in whichever process it runs, or until `timeout` seconds pass.
 
-    Raises NotFoundError, StoreError.
+    Returns the execution in its state at that time. Raises NotFoundError, StoreError.
     """
     deadline = None if timeout is None else monotonic() + timeout
     pause = 0.01
     while True:
-        with suppress(LeaseLostError):  # somebody else drives it now
+        with suppress(LeaseLostError):  # another process drives it now
             installation.driver.wait(execution_id, None if deadline is None else max(0.0, deadline - monotonic()))
         row = queries.execution(installation.database, execution_id)
         if row.status not in {ExecutionStatus.PENDING, ExecutionStatus.RUNNING}:
@@ -175,11 +175,12 @@ def wait(installation: Installation, execution_id: str, timeout: float | None = 
 
 
 def get(installation: Installation, execution_id: str) -> ExecutionRow:
-    """One execution, to look at. Raises NotFoundError.
+    """Read one execution for display. Raises NotFoundError.
 
-    On PostgreSQL with Redis, processes that take work share what they read. After what this process has read, written,
-    deleted or shown an event of comes no older state. What others have written shows as soon as they have told
-    Redis, milliseconds after their commit, and after two seconds even where they cannot. Decide nothing by it.
+    On PostgreSQL with Redis, processes that claim work share a cache of states. A process never gets a state older than
+    the one it has read, written or deleted, or whose events it has shown. Writes of other processes appear once these
+    have notified Redis, milliseconds after their commit, or after two seconds if they cannot. Do not base decisions on
+    the result.
     """
     signals = installation.open_signals
     if signals is None:
@@ -188,25 +189,25 @@ def get(installation: Installation, execution_id: str) -> ExecutionRow:
 
 
 def stages(installation: Installation, execution_id: str) -> list[StageRow]:
-    """The stages of an execution, in topological order."""
+    """Read the stages of an execution, in topological order."""
     return queries.stages_of(installation.database, execution_id)
 
 
 def events(installation: Installation, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
-    """The events after a number, in order."""
+    """Read the events after a number, in order."""
     return queries.events_of(installation.database, execution_id, after=after, limit=limit)
 
 
 def logs(
     installation: Installation, execution_id: str, *, level: Level = Level.INFO, after: int = 0, limit: int = 500
 ) -> list[Event]:
-    """The events of a level or a more serious one, oldest first. Raises NotFoundError."""
+    """Read the events at or above a level, oldest first. Raises NotFoundError."""
     get(installation, execution_id)
     return queries.events_of(installation.database, execution_id, after=after, levels=_serious(level), limit=limit)
 
 
 def count_logs(installation: Installation, execution_id: str, *, level: Level = Level.INFO) -> int:
-    """How many events of an execution are of a level or a more serious one."""
+    """Count the events of an execution at or above a level."""
     return event_list.count(installation.database, execution_id, EventFilter(levels=_serious(level)))
 
 
@@ -221,9 +222,9 @@ def page(
     window: Window | None = None,
     leave_out: Collection[str] = (),
 ) -> Page[ExecutionRow]:
-    """A page of the executions that match; what `leave_out` names of `variables` and `error` is not read, but empty.
+    """Read a page of the matching executions.
 
-    Raises InputError (cursor).
+    `leave_out` names columns among `variables` and `error` to leave unread and empty. Raises InputError (cursor).
     """
     return execution_list.page(installation.database, wanted or ExecutionFilter(), sort, window, leave_out)
 
@@ -231,25 +232,25 @@ def page(
 def part(
     installation: Installation, wanted: ExecutionFilter, skip: int, limit: int, leave_out: Collection[str] = ()
 ) -> tuple[list[ExecutionRow], int]:
-    """So many of those that match after `skip`, newest first, and how many match in all; `leave_out` as in `page`.
+    """Read `limit` matching executions after the first `skip`, newest first, and the total number of matches.
 
-    It costs as much as it skips; `page` does not.
+    The cost grows with `skip`; that of `page` does not depend on the position. `leave_out` is as in `page`.
     """
     return execution_list.part(installation.database, wanted, skip, limit, leave_out)
 
 
 def cursor(row: ExecutionRow, sort: ExecutionSort = ExecutionSort.NEWEST) -> str:
-    """The place behind an execution in that order: where the next `page` begins."""
+    """Encode the position after an execution in that order as a cursor: the next `page` begins there."""
     return cursor_of(sort.value, *(getattr(row, column.name) for column in sort.value.key))
 
 
 def cursor_at(at: datetime, sort: ExecutionSort) -> str:
-    """The place in an order by time behind all that is before `at`."""
+    """Encode the position after all executions before `at`, in an order by time, as a cursor."""
     return cursor_of(sort.value, at, "")
 
 
 def count(installation: Installation, wanted: ExecutionFilter | None = None) -> int:
-    """How many executions match."""
+    """Count the executions that match."""
     return execution_list.count(installation.database, wanted or ExecutionFilter())
 
 
@@ -262,7 +263,7 @@ def listing(
     skip: int = 0,
     limit: int = 100,
 ) -> tuple[list[ExecutionRow], int]:
-    """As `part`, of one pipeline, in one status, created in the last `hours`, each if given."""
+    """Like `part`, filtered by pipeline, by status and by creation within the last `hours`, each if given."""
     wanted = ExecutionFilter(
         pipeline_ids=None if pipeline_id is None else (pipeline_id,),
         statuses=None if status is None else (status,),
@@ -274,26 +275,26 @@ def listing(
 def by_ids(
     installation: Installation, execution_ids: Collection[str], leave_out: Collection[str] = ()
 ) -> dict[str, ExecutionRow]:
-    """The executions that exist among these, by id; `leave_out` as in `page`."""
+    """Map each id to its execution, for the ids that exist; `leave_out` is as in `page`."""
     return batches.executions_by_id(installation.database, execution_ids, leave_out)
 
 
 def stages_by_execution(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
-    """The stages of each execution, in topological order."""
+    """Map each execution id to its stages, in topological order."""
     return batches.stages_by_execution(installation.database, execution_ids)
 
 
 def latest(
     installation: Installation, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
 ) -> dict[str, list[ExecutionRow]]:
-    """The `limit` newest executions of each pipeline that has any, newest first; `leave_out` as in `page`."""
+    """Map each pipeline id to its `limit` newest executions, newest first; `leave_out` is as in `page`."""
     return batches.latest_executions(installation.database, pipeline_ids, limit, leave_out)
 
 
 def _check_text(argument: str, given: str | None) -> None:
-    """Raises InputError for what the table cannot hold: it would fail all that is written in the same transaction."""
+    """Raise InputError for text that the table cannot hold: it would fail every write of the same transaction."""
     if given is not None and (len(given) > LONGEST_TEXT or "\0" in given):
-        raise InputError(f"{argument}: has at most {LONGEST_TEXT} characters, and no NUL", argument=argument)
+        raise InputError(f"{argument}: must have at most {LONGEST_TEXT} characters and no NUL", argument=argument)
 
 
 def _check_active(revision: Revision) -> None:
@@ -302,12 +303,12 @@ def _check_active(revision: Revision) -> None:
 
 
 def _begin(installation: Installation, revision: Revision, new: NewExecution, force: str | None) -> str:
-    """Start an execution, new or rerun: ask the gate, create it, and hand it to its driver. Return its id.
+    """Start a new execution or a rerun: ask the gate, create it, hand it to the driver, and return its id.
 
-    One that is blocked, or refused, and was asked for already is that earlier one. Without an `owner` it is left to
-    workers. Raises BlockedError, InputError, ConflictError, StoreError.
+    If a start with the same idempotency key exists, its id is returned, even if this start is blocked or refused.
+    Without an `owner`, the execution is left to workers. Raises BlockedError, InputError, ConflictError, StoreError.
     """
-    from flexiroaster.service import gate  # numpy, while the processes start
+    from flexiroaster.service import gate  # imports numpy, while the processes start
 
     drive = new.owner is not None
     try:
@@ -317,22 +318,22 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
         if earlier:
             return _same_request(new, *earlier)
         raise
-    watch = _watch(installation, revision, new) if drive else None  # nothing that may fail comes after it is created
+    watch = _watch(installation, revision, new) if drive else None  # before it is created: later nothing may fail
     landed = _create(installation, new)
     if isinstance(landed, str):
         return landed
     faults.point("executions.after_create")
     if new.paused and not landed.queued:
-        return new.execution_id  # a resume has it claimed
+        return new.execution_id  # a resume makes it claimable
     try:
         if landed.queued and revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
             _make_room(installation, new)
         if not drive:
             installation.tell_of_work(new.execution_id)
-    except StoreError as error:  # it is created all the same, and workers look for work by themselves
-        _log.warning("workers were not notified of execution %s: %s", new.execution_id, error)
+    except StoreError as error:  # the execution exists, and workers also poll for work
+        _log.warning("cannot notify workers of execution %s, they will find it by polling: %s", new.execution_id, error)
     if drive and landed.queued:
-        installation.take_work()  # this process is there to take it when its turn comes
+        installation.take_work()  # this process can then claim it when its turn comes
     elif drive:
         installation.driver.submit(_execution(revision, new, landed, watch))
     return new.execution_id
@@ -344,7 +345,7 @@ def _watch(installation: Installation, revision: Revision, new: NewExecution) ->
 
 
 def _execution(revision: Revision, new: NewExecution, landed: Landed, watch: Watch | None) -> Execution:
-    """A new execution for the driver, with what it takes over from an earlier one."""
+    """Build a new execution for the driver, with the stages taken over from an earlier one."""
     variables, seq = new.variables, len(new.events)
     execution = Execution(
         new.execution_id, revision.pipeline, variables, token=1, seq=seq, slot=landed.slot, watch=watch
@@ -357,10 +358,10 @@ def _execution(revision: Revision, new: NewExecution, landed: Landed, watch: Wat
 
 
 def _create(installation: Installation, new: NewExecution) -> Landed | str:
-    """Write a new execution; the id of the earlier one where the same was asked for already. Raises ConflictError."""
+    """Write a new execution, or return the id of the earlier one with the same request. Raises ConflictError."""
     signals = installation.open_signals
     worth_it = signals is None or signals.may_start(new)
-    for turn in range(3):  # a start beside ours may have taken the slot that it then did not need
+    for turn in range(3):  # a concurrent start may have taken a slot that it then did not need
         if worth_it or turn > 0:
             landed = installation.intake.apply([new]).get(new.execution_id)
             if landed is not None:
@@ -370,7 +371,7 @@ def _create(installation: Installation, new: NewExecution) -> Landed | str:
             if earlier is not None:
                 return _same_request(new, *earlier)
         if new.parent_id is not None:
-            queries.execution(installation.database, new.parent_id)  # NotFoundError: it was pruned meanwhile
+            queries.execution(installation.database, new.parent_id)  # NotFoundError: the parent was pruned meanwhile
         holders = queries.slot_holders(installation.database, new.pipeline_id)
         if new.concurrency is not None and not new.queue and len(holders) >= new.concurrency:
             break
@@ -388,7 +389,7 @@ def _same_request(new: NewExecution, execution_id: str, digest: str) -> str:
 
 
 def _make_room(installation: Installation, new: NewExecution) -> None:
-    """Stop the oldest executions of the pipeline, also such as wait themselves, so that the new one has a turn."""
+    """Stop the oldest executions of the pipeline, including queued ones, so that the new one gets a slot."""
     line = queries.slot_holders(installation.database, new.pipeline_id, or_wait=True)
     ahead = line[: line.index(new.execution_id)] if new.execution_id in line else []
     oldest = ahead[: max(0, len(ahead) + 1 - (new.concurrency or 1))]
@@ -412,7 +413,7 @@ def _new_execution(
     execution_id = new_id()
     titles = {stage.id: stage.title for stage in pipeline.stages}
     message = f"Execution created: {pipeline.name}, revision {revision.revision}, by {triggered_by}"
-    parent = valid_traceparent(traceparent)  # whoever drives it reads that in its first event
+    parent = valid_traceparent(traceparent)  # the driving process reads it from the first event
     data = None if parent is None else {"traceparent": parent}
     digest = None
     if idempotency_key is not None:

@@ -58,10 +58,10 @@ def test_what_is_no_file() -> None:
     Path("folder").mkdir()
     Path("loop").symlink_to("loop")
     assert problems_of_file("nowhere.yaml") == ["no such file: nowhere.yaml"]
-    assert problems_of_file("folder") == ["folder is a folder: name a YAML or JSON file"]
+    assert problems_of_file("folder") == ["folder is a directory: give the path of a YAML or JSON file"]
     assert problems_of_file("loop") == ["cannot read 'loop': Too many levels of symbolic links"]
     assert problems_of_file("a\0b") == ["cannot read 'a\\x00b': embedded null byte"]
-    assert problems_of_file("/dev/zero") == ["/dev/zero: a definition has at most 64 MiB, this file has more"]
+    assert problems_of_file("/dev/zero") == ["/dev/zero: the file exceeds the 64 MiB limit of a definition"]
 
 
 def problems_of_file(path: str) -> list[str]:

@@ -109,7 +109,7 @@ def test_a_table_that_is_not_there_is_told(installation: Installation, tmp_path:
     with pytest.raises(NotFoundError, match=r"^Execution not found: nobody$"):
         artifacts.listing(installation, "nobody")
     file = next((tmp_path / "artifacts").rglob("*.arrow"))
-    told = f"^The table of stage 'a' of execution {execution_id} was deleted or changed since it was written$"
+    told = f"^The table of stage 'a' of execution {execution_id} was deleted or altered after writing$"
     content = file.read_bytes()
     file.write_bytes(b"\xff" * len(content))
     with pytest.raises(NotFoundError, match=told):
