@@ -1,4 +1,4 @@
-"""How an installation is, as asked for by people and by orchestrators. Nothing here raises."""
+"""Health checks of an installation, for people and orchestrators. Nothing here raises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Report", "ServiceReport", "Status", "check"]
 
 
 class Status(StrEnum):
-    """How something is."""
+    """The health of a service or of the installation."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceReport:
-    """One part: how it is, in how many milliseconds it answered where it was asked, and what else there is to say."""
+    """The health of one service: its status, the latency of its answer in milliseconds (if measured), and details."""
 
     status: Status
     latency_ms: float | None = None
@@ -33,9 +33,10 @@ class ServiceReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole: healthy when the database answers and all threads of this process work; Redis is not needed.
+    """The health of the installation: healthy if the database answers and all threads of this process work.
 
-    The executor is unhealthy when this process cannot drive executions, and degraded when another of its threads fails.
+    Redis is not required. The executor is unhealthy if this process cannot drive executions, and degraded if one of its
+    other threads fails.
     """
 
     database: ServiceReport
@@ -44,21 +45,21 @@ class Report:
 
     @property
     def status(self) -> Status:
-        """Healthy, or degraded."""
+        """The overall status: healthy or degraded."""
         well = self.database.status is Status.HEALTHY and self.executor.status is Status.HEALTHY
         return Status.HEALTHY if well else Status.DEGRADED
 
     @property
     def ready(self) -> bool:
-        """Whether requests can be served here now."""
+        """Whether this process can serve requests now."""
         return self.database.status is Status.HEALTHY and self.executor.status is not Status.UNHEALTHY
 
 
 def check(installation: Installation) -> Report:
-    """Ask database and Redis, and look at this process's driver. Waits for a database that is away."""
+    """Check the database, Redis and the driver of this process. Waits for a database that does not answer."""
     try:
         found = installation.signals.health()
-    except FlexiRoasterError as error:  # the database was never reached, or is of another version
+    except FlexiRoasterError as error:  # the database was never reached, or has another schema version
         found = Health(DatabaseState(available=False, error=error.message), _unasked(installation))
     return Report(_database(installation, found.database), _redis(found.redis), _executor(installation))
 

@@ -1,4 +1,4 @@
-"""One installation as seen from one process: its settings, its database, and the driver that runs executions."""
+"""The installation as one process uses it: its settings, its database, and the driver that runs executions."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
 __all__ = ["Installation", "access_of", "open_installation"]
 
 EXECUTIONS_PER_PROCESS = 4
-"""How many executions a worker claims per stage process: enough to have one ready when another waits."""
+"""How many executions a worker claims per stage process: enough to have another one ready while one waits."""
 
 
 class Installation:
-    """What the use cases work on. The driver and its processes start with the first execution.
+    """The runtime of the service layer in one process. The driver and its processes start with the first execution.
 
-    Thread-safe. Close it, or use `open_installation`, so that no process stays behind.
+    Thread-safe. Close it, or use `open_installation`, so that no process is left running.
     """
 
     def __init__(self, settings: Settings, access: Access | None = None) -> None:
         self.settings = settings
         self.access = access or access_of(settings)
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        """Who claims executions: host, process and a number that no other process had."""
+        """The owner of claimed executions: host, process id and a random suffix that no other process has had."""
         self.threads = Threads()
-        """What is wrong with the threads of this process that must not die."""
+        """The failures of the threads of this process that must not die."""
         self._lock = threading.RLock()
         self._driver: Driver | None = None
         self._keeper: LeaseKeeper | None = None
@@ -74,10 +74,10 @@ class Installation:
 
     @property
     def database(self) -> Database:
-        """The database, migrated to this version on first use. Raises StoreError."""
+        """The database, migrated to this release's schema on first use. Raises StoreError."""
         with self._lock:
             if self._closed:
-                raise StoreError("the installation is closed")
+                raise StoreError("the installation is closed: open a new one")
             if self._database is None:
                 database = open_database(self.settings)
                 migrate.upgrade(database)
@@ -96,8 +96,8 @@ class Installation:
     def intake(self) -> Journal:
         """The writer of new executions.
 
-        On PostgreSQL one of its own, so that a start does not wait for the driver's transaction under way; SQLite has
-        a single writer anyway.
+        On PostgreSQL it is separate from `journal`, so that a start does not wait for the driver's current transaction.
+        SQLite has a single writer anyway.
         """
         with self._lock:
             if self._intake is None:
@@ -109,7 +109,7 @@ class Installation:
         """The driver of this process's executions."""
         with self._lock:
             if self._driver is None:
-                self._tracing = self._tracing or self._open_tracing()  # what is wrong with it is told first
+                self._tracing = self._tracing or self._open_tracing()  # its errors come before processes start
                 self._driver = self._start_driver()
                 self._keeper = self._keep_leases(self._driver)
                 self._copies = self._forget_copies(self._driver)
@@ -121,8 +121,8 @@ class Installation:
 
     @property
     def knowledge(self) -> Knowledge:
-        """What the safety engine knows of the past, as this process has it in memory."""
-        from flexiroaster.service.knowledge import Knowledge  # outside the lock: it takes its time
+        """The safety engine's knowledge of past executions, held in the memory of this process."""
+        from flexiroaster.service.knowledge import Knowledge  # outside the lock: the import is slow
 
         with self._lock:
             if self._knowledge is None:
@@ -131,7 +131,7 @@ class Installation:
 
     @property
     def watchers(self) -> Watchers:
-        """What gives each execution that is driven here its watch."""
+        """The factory of watches: each execution driven here gets one."""
         with self._lock:
             if self._watchers is None:
                 from flexiroaster.service.watching import Watchers
@@ -141,12 +141,12 @@ class Installation:
 
     @property
     def healthy(self) -> bool:
-        """Whether the driver, if there is one, is alive."""
+        """Whether the driver is alive or not started yet."""
         return self._driver is None or self._driver.alive
 
     @property
     def failures(self) -> list[Failure]:
-        """The threads of this process that are failing now; a driver that has failed stays so."""
+        """The threads of this process that are failing now; a failed driver does not recover."""
         driver = self._driver
         if driver is None or driver.failure is None:
             return self.threads.failures
@@ -154,16 +154,16 @@ class Installation:
 
     @property
     def drives(self) -> bool:
-        """Whether executions are driven in this process."""
+        """Whether this process drives executions."""
         return self._driver is not None
 
     def warm_up(self) -> None:
-        """Start the processes now rather than with the first execution; they start while the caller goes on."""
+        """Start the processes now instead of with the first execution; they start in the background."""
         _ = self.driver
 
     @property
     def signals(self) -> Signals:
-        """What other processes are told and what is heard from them; opened on first use."""
+        """The notifications to and from other processes, opened on first use."""
         with self._lock:
             if self._signals is None:
                 from flexiroaster.service.signals import Signals
@@ -175,11 +175,11 @@ class Installation:
 
     @property
     def open_signals(self) -> Signals | None:
-        """The same where they are open, as in workers and servers. What runs once and ends needs none."""
+        """The signals if they are open, as in workers and servers. A process that runs once and ends needs none."""
         return self._signals
 
     def take_work(self) -> None:
-        """From now on claim executions that nobody drives, as workers and servers do."""
+        """Start to claim executions that no process drives, as workers and servers do."""
         with self._lock:
             if self._scheduler is None:
                 signals = self.signals
@@ -188,9 +188,9 @@ class Installation:
                 signals.on_work(self.wake)
 
     def take_over(self, execution_id: str) -> bool:
-        """Drive this execution here if it needs a driver and nobody is one; whether it is driven here now.
+        """Drive an execution here if it needs a driver and no process drives it.
 
-        Raises NotFoundError, StoreError.
+        Returns whether this process drives it now. Raises NotFoundError, StoreError.
         """
         if not self.signals.may_claim(execution_id):
             return self._is_driven_here(execution_id)
@@ -201,17 +201,17 @@ class Installation:
         return self._is_driven_here(execution_id)
 
     def _is_driven_here(self, execution_id: str) -> bool:
-        """Asked without starting a driver: to find that somebody else drives it takes none."""
+        """Check without starting a driver, which is not needed if another process drives the execution."""
         return self._driver is not None and execution_id in self._driver.driven
 
     def go_on(self, execution_id: str, token: int, times: int = 1) -> None:
-        """Drive an execution that this process has claimed with that token, as it stands in the database."""
+        """Drive an execution that this process claimed with that token, from its state in the database."""
         from flexiroaster.engine.scheduler import adopt
 
         adopt(self.driver, claims.Claim(execution_id, token, times), self._load, self._watch, self._outline)
 
     def definition(self, pipeline_id: str, revision: int) -> Pipeline:
-        """What a pipeline was at a revision, as the database has it; read once where executions are claimed.
+        """Read the definition of a pipeline at a revision from the database; cached in processes that claim executions.
 
         Raises NotFoundError, StoreError.
         """
@@ -228,29 +228,29 @@ class Installation:
         return self.watchers.watch(stored.pipeline, stored.risk_level, stored.model_version)
 
     def wake(self) -> None:
-        """There may be work for this process."""
+        """Wake the scheduler, because there may be work for this process."""
         scheduler = self._scheduler
         if scheduler is not None:
             scheduler.wake()
 
     def tell_of_work(self, execution_id: str) -> None:
-        """Notify workers and list subscribers of a new execution without a driver."""
+        """Notify workers and list subscribers of a new execution that has no driver."""
         self.signals.created(execution_id)
 
     def tell_of_command(self, execution_id: str) -> None:
-        """Somebody has stored a command: have it carried out, here if the execution is driven here."""
+        """Notify the driver of a stored command: the one in this process, or else that of another process."""
         if self._driver is not None and execution_id in self._driver.driven:
             self._driver.look_for_commands([execution_id])
         else:
             self.signals.command(execution_id)
 
     def interrupt(self, thread: int) -> None:
-        """End the read from the database that a thread waits for, if it does: nobody waits for its answer."""
+        """Cancel the database read that a thread waits for, if any, because its result is no longer needed."""
         if self._database is not None:
             self._database.interrupt(thread)
 
     def hand_over(self) -> None:
-        """Give up all executions that are driven here, so that others can go on with them at once."""
+        """Release all executions driven here, so that other processes can resume them at once."""
         with self._lock:
             helpers = [helper for helper in (self._scheduler, self._learner) if helper is not None]
             self._scheduler = self._learner = None
@@ -262,7 +262,7 @@ class Installation:
             faults.point("leases.after_release")
 
     def close(self) -> None:
-        """End the driver, its processes and all connections. Closing twice is fine."""
+        """Stop the driver and its processes, and close all connections. Can be called twice."""
         with self._lock:
             self._closed = True
             driver, self._driver = self._driver, None
@@ -318,7 +318,7 @@ class Installation:
 
     @staticmethod
     def _tell(driver: Driver, signals: Signals) -> None:
-        """Whatever the driver writes, others hear of; whatever commands they store, the driver hears of."""
+        """Connect both ways: other processes hear of the driver's events, the driver of their commands."""
         driver.listen(signals.committed)
         signals.on_command(driver.look_for_commands)
 
@@ -343,7 +343,7 @@ class Installation:
         from flexiroaster.engine.scheduler import Scheduler
 
         def claim(most: int, suspects: bool) -> list[claims.Claim]:
-            if not claims.waiting(self.database):  # a look costs less than the write lock
+            if not claims.waiting(self.database):  # a read costs less than the write lock
                 return []
             ttl = self.settings.execution_lock_ttl
             claimed = claims.claim(self.database, self.owner, most=most, lease_seconds=ttl, suspects=suspects)
@@ -372,7 +372,7 @@ class Installation:
         size = self._processes
         artifacts = self.settings.artifacts_url
         if "://" not in artifacts:
-            artifacts = str(Path(artifacts).resolve())  # a stage may change its working directory
+            artifacts = str(Path(artifacts).resolve())  # stages may change the working directory
 
         def start(selector: BaseSelector, deliver: Callable[[Message], None]) -> Runner:
             return Runner(size=size, access=self.access, artifacts_url=artifacts, selector=selector, deliver=deliver)
@@ -383,7 +383,7 @@ class Installation:
 
 @contextmanager
 def open_installation(settings: Settings | None = None, access: Access | None = None) -> Iterator[Installation]:
-    """An installation that is closed at the end of the block; the environment's where no settings are given."""
+    """Open an installation for the block and close it at the end; without `settings`, the environment provides them."""
     installation = Installation(settings or load_settings(), access)
     try:
         yield installation

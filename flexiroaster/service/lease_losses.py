@@ -1,4 +1,4 @@
-"""How many leases were lost since a process began to count, whichever processes lost them."""
+"""The counter of lost leases since this process started, over all processes of the installation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from flexiroaster.store.database import Database
 __all__ = ["LeaseLosses"]
 
 SKEW = timedelta(seconds=5)
-"""By so much the clocks of workers may differ from ours."""
+"""Maximum clock skew between workers and this process."""
 
 
 class LeaseLosses:
-    """A count that only grows: executions taken over from a worker whose lease had run out, from the events that tell
-    it. `look` belongs to one thread at a time.
+    """A monotonic counter of executions taken over from a worker whose lease had expired, read from events.
 
-    Each look reads the events that are new of executions that were claimed twice or more. Two things are not seen: a
-    worker that was lost before it wrote that it had taken the execution over, and a loss in a rollback, of what had
-    ended earlier, that was over between two looks.
+    Call `look` from one thread at a time. Each look reads the new events of executions that were claimed at least
+    twice. It misses two cases: a worker that was lost before it wrote the takeover event, and a loss during a rollback
+    of an execution that had ended earlier, if that rollback started and ended between two looks.
     """
 
     def __init__(self, begun: datetime) -> None:
@@ -29,11 +28,11 @@ class LeaseLosses:
         self._seen: dict[str, int] = {}
 
     def look(self, database: Database) -> None:
-        """Count what is new. Raises StoreError."""
+        """Count the losses since the last look. Raises StoreError."""
         now, since = utc_now(), self._looked - SKEW
         found = take_overs.claimed_again(
             database, since - SKEW
-        )  # longer ago, so that none is new that was seen already
+        )  # a longer period, so that no execution already seen counts as new
         grown = {i: (self._seen[i], last) for i, last in found.items() if last > self._seen.get(i, last)}
         new = {i: (0, last) for i, last in found.items() if i not in self._seen}
         self.count += take_overs.count(database, grown) + take_overs.count(database, new, since)

@@ -1,4 +1,4 @@
-"""Run a pipeline from Python and look at what came of it: what a notebook or a script needs.
+"""The embedded Python API: run a pipeline from a notebook or a script and read its result.
 
 import flexiroaster
 
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 __all__ = ["RunResult", "run", "validate"]
 
 Definition = Pipeline | Mapping[str, Any] | str | os.PathLike[str]
-"""A pipeline: the value itself, a mapping, or the path of a YAML or JSON file."""
+"""A pipeline: a `Pipeline`, a mapping, or the path of a YAML or JSON file."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """An execution that has ended, or that somebody has paused, with its stages in topological order."""
+    """An execution that has ended or is paused, with its stages in topological order."""
 
     execution: ExecutionRow
     stages: list[StageRow]
@@ -54,37 +54,37 @@ class RunResult:
 
     @property
     def status(self) -> ExecutionStatus:
-        """How it ended."""
+        """The status of the execution."""
         return self.execution.status
 
     @property
     def ok(self) -> bool:
-        """Whether it completed."""
+        """Whether the execution completed."""
         return self.status is ExecutionStatus.COMPLETED
 
     def raise_for_status(self) -> None:
-        """Raise StageError, with the message that names the stage, unless it completed."""
+        """Raise StageError, with a message that names the stage, unless the execution completed."""
         if self.ok:
             return
         error = self.execution.error or {"message": f"the execution is {self.status}", "class": ErrorClass.CANCELLED}
         raise StageError(error["message"], ErrorClass(error["class"]), execution_id=self.execution.id)
 
     def stage(self, stage_id: str) -> StageRow:
-        """One stage's part of it. Raises NotFoundError."""
+        """Return the result of one stage. Raises NotFoundError."""
         for stage in self.stages:
             if stage.stage_id == stage_id:
                 return stage
         known = ", ".join(stage.stage_id for stage in self.stages)
-        raise NotFoundError(f"no stage {stage_id!r}; there are {known}", stage_id=stage_id)
+        raise NotFoundError(f"the pipeline has no stage {stage_id!r}; its stages are {known}", stage_id=stage_id)
 
     def table(self, stage_id: str) -> pl.DataFrame:
-        """The table a stage gave. Raises NotFoundError when it gave none, StageError when it is gone."""
+        """Read the table of a stage. Raises NotFoundError if it has none, StageError if the file is gone."""
         from flexiroaster.engine.artifacts import Artifacts, summary_of
 
         stage = self.stage(stage_id)
         summary = summary_of(stage.output or {})
         if not summary:
-            raise NotFoundError(f"stage {stage_id!r} gave no table, it is {stage.status}", stage_id=stage_id)
+            raise NotFoundError(f"stage {stage_id!r} has no table, its status is {stage.status}", stage_id=stage_id)
         return Artifacts(self.artifacts_url).scan(stage_id, summary).collect()
 
 
@@ -93,13 +93,13 @@ def run(
     variables: Mapping[str, Any] | None = None,
     **settings: Any,  # noqa: ANN401 - the types of the fields of Settings, which checks them
 ) -> RunResult:
-    """Run a pipeline in this process's installation and wait for its end; Ctrl-C stops it.
+    """Run a pipeline in this process and wait until it ends; Ctrl-C stops it.
 
-    `settings` are fields of `Settings` (`python_modules=("mine",)`, `database_url=...`) that go before the
-    environment: the run then has an installation of its own. Without them all runs of a process share one, which is
-    opened with the first and closed at exit. A definition without an id gets one made of its name.
+    `settings` are fields of `Settings` (`python_modules=("mine",)`, `database_url=...`) that override the environment;
+    with them the run uses its own installation. Without them all runs of a process share one installation, which opens
+    with the first run and closes at exit. A definition without an id gets one derived from its name.
 
-    Raises DefinitionError, SettingsError, StoreError; that the execution fails is no error here, see `RunResult`.
+    Raises DefinitionError, SettingsError, StoreError. A failed execution does not raise, see `RunResult`.
     """
     from flexiroaster.service.installation import open_installation
 
@@ -115,7 +115,7 @@ def validate(
     variables: Mapping[str, Any] | None = None,
     **settings: Any,  # noqa: ANN401 - the types of the fields of Settings, which checks them
 ) -> list[Problem]:
-    """Every problem of a definition, with its path (`stages[2].config.by`); empty when it holds.
+    """List every problem of a definition with its path (`stages[2].config.by`); empty if the definition is valid.
 
     Raises SettingsError.
     """
@@ -135,7 +135,7 @@ class _Shared:
         self._installation: Installation | None = None
 
     def installation(self) -> Installation:
-        """The embedded installation, opened on first use, and anew after its driver has failed."""
+        """Return the embedded installation, opened on first use and reopened after its driver has failed."""
         from flexiroaster.service.installation import Installation
 
         with self._lock:
@@ -147,15 +147,15 @@ class _Shared:
             return self._installation
 
     def close(self) -> None:
-        """Close it, if it was opened."""
+        """Close the installation, if it is open."""
         with self._lock:
             installation, self._installation = self._installation, None
         if installation is not None:
             installation.close()
 
     def forget(self) -> None:
-        """In a forked child: the threads and connections of the installation are the parent's."""
-        self.__init__()  # type: ignore[misc] # a lock that the parent held would never be free here
+        """Drop the installation in a forked child: its threads and connections belong to the parent."""
+        self.__init__()  # type: ignore[misc] # a lock that the parent held would never be released here
 
 
 _shared = _Shared()

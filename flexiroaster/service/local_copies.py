@@ -1,4 +1,4 @@
-"""Local copies of remote artifacts: they go when nobody here works on their execution any more."""
+"""Cleanup of local copies of remote artifacts, once this process no longer drives their execution."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flexiroaster.threads import Threads
 __all__ = ["LocalCopies"]
 
 _LEAVES = ENDS | {EventType.EXECUTION_RELEASED}
-"""An execution has ended, or another process goes on with it."""
+"""The events after which this process no longer drives an execution: it ended or was released."""
 
 MOST_WAITING = 10_000
 
 
 class LocalCopies:
-    """Deletes them on a thread of its own, since large files take their time. What is needed again is fetched again."""
+    """Deletes local copies on its own thread, because large files take time. Copies needed again are fetched again."""
 
     def __init__(self, artifacts: Artifacts, threads: Threads | None = None) -> None:
         self._artifacts = artifacts
@@ -27,12 +27,12 @@ class LocalCopies:
         )
 
     def committed(self, events: Sequence[Event]) -> None:
-        """A listener for the driver: these events of one execution are durable."""
+        """Receive committed events of one execution; a listener for the driver."""
         if events[-1].type in _LEAVES:
             self._outbox.put(events[-1].execution_id)
 
     def close(self) -> None:
-        """Delete what is left to be deleted."""
+        """Delete the remaining copies and stop."""
         self._outbox.close()
 
     def _forget(self, execution_ids: Sequence[str]) -> bool:

@@ -1,6 +1,6 @@
-"""The process's own log: one line an event, JSON or text, with who and what on every line and no secret in any.
+"""The log of the process: one line per event, as JSON or text, with the worker on every line and secrets redacted.
 
-What executions do is in the database; this is for whoever watches the processes.
+The history of executions is in the database; this log serves operators who watch the processes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["configure", "log_events"]
 _LEVELS = logging.getLevelNamesMapping()
 
 _WORDY = ("alembic", "httpx", "httpcore", "sqlalchemy", "botocore", "s3fs", "fsspec", "asyncio", "urllib3")
-"""Libraries that tell on every line what no operator of ours asks for; what goes wrong in them is logged."""
+"""Verbose libraries: only their warnings and errors are logged."""
 
 _QUIET = {EventType.STAGE_PROGRESS}
-"""Events that would only fill the log."""
+"""Events too frequent for the log."""
 
 
 def configure(settings: Settings, access: Access, worker: str) -> None:
-    """Send everything that is logged in this process to stderr as `LOG_FORMAT` and `LOG_LEVEL` say.
+    """Send all logs of this process to stderr, in the format `LOG_FORMAT` and from the level `LOG_LEVEL`.
 
-    Every line names the `worker`; secrets and the passwords of connections show as `***`.
+    Every line names the `worker`; secrets and the passwords of connections are replaced by `***`.
     """
     redact = redactor(access)
 
@@ -67,7 +67,7 @@ def configure(settings: Settings, access: Access, worker: str) -> None:
 
 
 def log_events(logger: logging.Logger | None = None) -> Callable[[Sequence[Event]], None]:
-    """A listener for the driver that logs each event with its execution, stage and attempt."""
+    """Return a listener for the driver that logs each event with its execution, stage and attempt."""
     log = logger or logging.getLogger("flexiroaster.events")
 
     def listen(events: Sequence[Event]) -> None:

@@ -1,4 +1,4 @@
-"""The figures of an installation over the last days."""
+"""Summary metrics of an installation over the last 30 days."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from flexiroaster.store import metrics
 __all__ = ["DAYS", "Metrics", "read"]
 
 DAYS = 30
-"""Over so many days the figures are."""
+"""The period of the metrics in days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Pipelines as they are now; executions that were created in the last DAYS days.
+    """The current pipelines, and the executions created in the last DAYS days.
 
-    `success_rate` is the percentage of completed ones among those that completed or failed, 0 where there are none;
-    `avg_duration` the mean of seconds from start to end of those that completed.
+    `success_rate` is the percentage of completed executions among those that completed or failed, 0 if there are none.
+    `avg_duration` is the mean time from start to end of completed executions, in seconds.
     """
 
     total_pipelines: int
@@ -34,7 +34,7 @@ class Metrics:
 
 
 def read(installation: Installation) -> Metrics:
-    """The figures as of now: two statements. Raises StoreError."""
+    """Read the current metrics, in two SQL statements. Raises StoreError."""
     known = metrics.pipeline_figures(installation.database)
     ran = metrics.execution_figures(installation.database, utc_now() - timedelta(days=DAYS))
     completed = ran.by_status.get(ExecutionStatus.COMPLETED, 0)

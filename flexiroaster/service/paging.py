@@ -1,4 +1,4 @@
-"""Which part of a list is wanted, and what is given back: the words of every listing of the service."""
+"""Pagination: the window that a caller requests and the page it gets, shared by all lists of the service."""
 
 from __future__ import annotations
 

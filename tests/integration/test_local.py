@@ -56,9 +56,9 @@ def test_a_failed_run_is_no_exception_until_asked() -> None:
     with pytest.raises(flexiroaster.StageError, match=r"^Stage 'big' failed: .*region") as caught:
         result.raise_for_status()
     assert caught.value.details["execution_id"] == result.execution.id
-    with pytest.raises(flexiroaster.FlexiRoasterError, match=r"^stage 'big' gave no table, it is failed$"):
+    with pytest.raises(flexiroaster.FlexiRoasterError, match=r"^stage 'big' has no table, its status is failed$"):
         result.table("big")
-    with pytest.raises(flexiroaster.FlexiRoasterError, match=r"^no stage 'bigg'; there are orders, big$"):
+    with pytest.raises(flexiroaster.FlexiRoasterError, match=r"^the pipeline has no stage 'bigg'; its stages are orders, big$"):
         result.table("bigg")
 
 
