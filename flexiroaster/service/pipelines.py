@@ -1,4 +1,4 @@
-"""Pipelines: store a definition, give it its next revision, find it again, take it out of use."""
+"""Pipelines: create, revise, read, activate, deactivate and delete them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ __all__ = [
 
 
 def new_id() -> str:
-    """A fresh pipeline id."""
+    """Generate a pipeline id."""
     return f"pipeline-{secrets.token_hex(6)}"
 
 
@@ -61,7 +61,7 @@ def new_id() -> str:
 
 
 def create(installation: Installation, raw: object) -> Revision:
-    """Check a definition and store it as a new pipeline. Raises DefinitionError, ConflictError (id taken)."""
+    """Check a definition and store it as a new pipeline. Raises DefinitionError, ConflictError (the id is taken)."""
     pipeline = check(raw, installation.access)
     pipeline = with_defaults(pipeline, installation.settings)
     return definitions.create(installation.database, pipeline.model_copy(update={"id": pipeline.id or new_id()}))
@@ -70,11 +70,11 @@ def create(installation: Installation, raw: object) -> Revision:
 def replace(
     installation: Installation, pipeline_id: str, raw: object, expected_revision: int | None = None
 ) -> Revision:
-    """Check a definition and store it as the next revision of a pipeline; executions keep the one they have.
+    """Check a definition and store it as the next revision of a pipeline; existing executions keep their revision.
 
-    One that says nothing of `is_active` leaves the pipeline switched on or off as it is.
+    A definition without `is_active` leaves the pipeline active or inactive as it is.
 
-    Raises DefinitionError, NotFoundError, ConflictError (it is not at `expected_revision` any more).
+    Raises DefinitionError, NotFoundError, ConflictError (the pipeline is no longer at `expected_revision`).
     """
     pipeline = with_defaults(check(raw, installation.access), installation.settings)
     pipeline = pipeline.model_copy(update={"id": pipeline_id})
@@ -84,7 +84,7 @@ def replace(
 
 
 def save(installation: Installation, raw: object) -> Revision:
-    """Create the pipeline, or its next revision where the definition's id is known already."""
+    """Create the pipeline, or its next revision if a pipeline with the id exists."""
     if isinstance(raw, Pipeline) and raw.id is not None:
         pipeline_id: str | None = raw.id
     else:
@@ -93,23 +93,23 @@ def save(installation: Installation, raw: object) -> Revision:
         try:
             return replace(installation, pipeline_id, raw)
         except NotFoundError:
-            pass  # the first time
+            pass  # the pipeline does not exist yet
     try:
         return create(installation, raw)
     except ConflictError:
         if pipeline_id is None:
             raise
-        return replace(installation, pipeline_id, raw)  # another process was first
+        return replace(installation, pipeline_id, raw)  # another process has just created it
 
 
 def update(
     installation: Installation, pipeline_id: str, changes: Mapping[str, Any], expected_revision: int | None = None
 ) -> Revision:
-    """Change these fields of a definition, each as a whole, and leave the others; what comes of it is checked whole.
+    """Replace some fields of a definition and keep the others; the resulting definition is checked completely.
 
-    None takes a field back to its default; what only answers have (`revision`, `created_at`) is left aside, so that an
-    answer can be sent back changed. Raises DefinitionError, NotFoundError, ConflictError (it is not at
-    `expected_revision` any more, or was changed by somebody else at the same moment).
+    None resets a field to its default. Fields that only responses have (`revision`, `created_at`) are ignored, so a
+    client can send back an edited response. Raises DefinitionError, NotFoundError, ConflictError (the pipeline is no
+    longer at `expected_revision`, or another request changed it at the same time).
     """
     present = get(installation, pipeline_id)
     changes = {name: value for name, value in changes.items() if name not in RESPONSE_FIELDS}
@@ -126,19 +126,19 @@ def update(
 
 
 def activate(installation: Installation, pipeline_id: str) -> None:
-    """Let a pipeline be started again. Raises NotFoundError."""
+    """Activate a pipeline so it can be started. Raises NotFoundError."""
     definitions.set_active(installation.database, pipeline_id, True)
 
 
 def deactivate(installation: Installation, pipeline_id: str) -> None:
-    """Let no execution of a pipeline start any more; those that are live go on. Raises NotFoundError."""
+    """Deactivate a pipeline so it cannot be started; live executions continue. Raises NotFoundError."""
     definitions.set_active(installation.database, pipeline_id, False)
 
 
 def delete(installation: Installation, pipeline_id: str) -> None:
-    """Take a pipeline out of use. Its executions stay, with the revisions they ran; its id may be used again.
+    """Delete a pipeline. Its executions and the revisions they ran are kept; the id can be used again.
 
-    Raises NotFoundError, ConflictError (executions of it are live; it names some).
+    Raises NotFoundError, ConflictError (the pipeline has live executions; the message names some).
     """
     definitions.delete(installation.database, pipeline_id)
 
@@ -147,7 +147,7 @@ def delete(installation: Installation, pipeline_id: str) -> None:
 
 
 def validate(installation: Installation, raw: object) -> tuple[Problem, ...]:
-    """All that is wrong with a definition, in its order; nothing is stored."""
+    """List all problems of a definition, in document order, without storing anything."""
     try:
         check(raw, installation.access)
     except DefinitionError as error:
@@ -156,14 +156,14 @@ def validate(installation: Installation, raw: object) -> tuple[Problem, ...]:
 
 
 def get(installation: Installation, pipeline_id: str, revision: int | None = None) -> Revision:
-    """A pipeline at its newest, or the given, revision. Raises NotFoundError."""
+    """Read a pipeline at the given or the newest revision. Raises NotFoundError."""
     return definitions.get(installation.database, pipeline_id, revision)
 
 
 def definition(installation: Installation, pipeline_id: str, revision: int) -> Pipeline:
-    """What a pipeline was at a revision, to look at: that never changes, so it may come from a cache.
+    """Read the definition of a pipeline at a revision for display.
 
-    Raises NotFoundError.
+    A revision never changes, so it may come from a cache. Raises NotFoundError.
     """
     signals = installation.open_signals
     if signals is None:
@@ -175,7 +175,7 @@ def definition(installation: Installation, pipeline_id: str, revision: int) -> P
 def listing(
     installation: Installation, *, is_active: bool | None = None, skip: int = 0, limit: int = 100
 ) -> tuple[list[Revision], int]:
-    """A part of the pipelines, oldest first, and how many match in all."""
+    """Read `limit` pipelines after the first `skip`, oldest first, and the total number of matches."""
     return definitions.listing(installation.database, is_active=is_active, skip=skip, limit=limit)
 
 
@@ -185,45 +185,45 @@ def page(
     sort: PipelineSort = PipelineSort.OLDEST,
     window: Window | None = None,
 ) -> Page[PipelineRow]:
-    """A page of the pipelines that match, without their definitions. Raises InputError (cursor)."""
+    """Read a page of the matching pipelines, without their definitions. Raises InputError (cursor)."""
     return pipeline_list.page(installation.database, wanted or PipelineFilter(), sort, window)
 
 
 def part(installation: Installation, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
-    """So many of those that match after `skip`, oldest first, and how many match in all.
+    """Read `limit` matching pipelines after the first `skip`, oldest first, and the total number of matches.
 
-    It costs as much as it skips; `page` does not.
+    The cost grows with `skip`; that of `page` does not depend on the position.
     """
     return pipeline_list.part(installation.database, wanted, skip, limit)
 
 
 def cursor(row: PipelineRow, sort: PipelineSort = PipelineSort.OLDEST) -> str:
-    """The place behind a pipeline in that order: where the next `page` begins."""
+    """Encode the position after a pipeline in that order as a cursor: the next `page` begins there."""
     return cursor_of(sort.value, *(getattr(row, column.name) for column in sort.value.key))
 
 
 def count(installation: Installation, wanted: PipelineFilter | None = None) -> int:
-    """How many pipelines match."""
+    """Count the pipelines that match."""
     return pipeline_list.count(installation.database, wanted or PipelineFilter())
 
 
 def by_ids(installation: Installation, pipeline_ids: Collection[str]) -> dict[str, PipelineRow]:
-    """The pipelines that exist among these, by id, without their definitions; none that is deleted."""
+    """Map each id to its pipeline, without the definition, for the ids that exist and are not deleted."""
     return pipeline_list.by_ids(installation.database, pipeline_ids)
 
 
 def by_keys(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
-    """The definitions that exist among these (pipeline id, revision), also of pipelines that were deleted."""
+    """Map each (pipeline id, revision) that exists to its definition, including deleted pipelines."""
     return definitions.by_keys(installation.database, keys)
 
 
 def revision_rows(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:
-    """The revisions that exist among these (pipeline id, revision), without their definitions."""
+    """Map each (pipeline id, revision) that exists to its revision, without the definition."""
     return pipeline_list.revision_rows(installation.database, keys)
 
 
 def revisions(installation: Installation, pipeline_id: str, window: Window | None = None) -> Page[RevisionRow]:
-    """A page of the revisions of a pipeline, newest first; empty where there is no such pipeline.
+    """Read a page of the revisions of a pipeline, newest first; empty if the pipeline does not exist.
 
     Raises InputError (cursor).
     """
@@ -231,7 +231,7 @@ def revisions(installation: Installation, pipeline_id: str, window: Window | Non
 
 
 def diff(installation: Installation, pipeline_id: str, before: int, after: int) -> list[Change]:
-    """What differs between two revisions of a pipeline. Raises NotFoundError (pipeline, revision)."""
+    """List the changes between two revisions of a pipeline. Raises NotFoundError (pipeline, revision)."""
     found = by_keys(installation, [(pipeline_id, before), (pipeline_id, after)])
     for revision in (before, after):
         if (pipeline_id, revision) not in found:

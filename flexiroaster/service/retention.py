@@ -1,4 +1,4 @@
-"""Retention: keep the database and the artifacts from growing without bound."""
+"""Retention: delete old executions, records and artifacts, so that storage stays bounded."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from flexiroaster.store import retention
 __all__ = ["prune", "prune_records", "sweep"]
 
 BATCH = 200
-"""Executions or records that are deleted in one transaction."""
+"""Number of executions or records deleted in one transaction."""
 
 UNTOUCHED = timedelta(days=7)
-"""Unfinished files that nothing has written to for so long belong to a worker that was killed."""
+"""Age after which an unfinished file counts as left behind by a killed worker."""
 
 
 def prune(installation: Installation, older_than: timedelta) -> int:
-    """Forget executions that ended longer ago than that, with their events, commands and artifacts; how many.
+    """Delete executions that ended before the period, with their events, commands and artifacts; return the number.
 
-    An execution that is live, paused or being worked on stays, and one stays as long as a rerun of it does: the rerun
-    reads its artifacts. What outputs wrote stays, but can no longer be rolled back.
+    Live and paused executions and those being worked on are kept. An execution is also kept as long as a rerun of it
+    exists, because the rerun reads its artifacts. Data that outputs wrote stays, but can no longer be rolled back.
     Raises StoreError.
     """
-    installation.knowledge.catch_up()  # what the safety engine has learned from them stays
+    installation.knowledge.catch_up()  # the safety engine keeps what it learned from these executions
     before = utc_now() - older_than
     artifacts = Artifacts(installation.settings.artifacts_url)
     total = 0
@@ -36,13 +36,13 @@ def prune(installation: Installation, older_than: timedelta) -> int:
         for execution_id in forgotten:
             artifacts.remove(execution_id)
         total += len(forgotten)
-        if not forgotten:  # all of them are being worked on by now
+        if not forgotten:  # all remaining ones are being worked on
             break
     return total
 
 
 def prune_records(installation: Installation) -> dict[str, int]:
-    """Delete the records that are older than the settings `RETENTION_*_DAYS` allow; how many rows by table.
+    """Delete the records older than the settings `RETENTION_*_DAYS`; return the number of rows by table.
 
     Raises StoreError.
     """
@@ -59,10 +59,11 @@ def prune_records(installation: Installation) -> dict[str, int]:
 
 
 def sweep(installation: Installation, older_than: timedelta) -> int:
-    """Delete what no execution will: artifacts of executions that were created longer ago than that and are not in the
-    database, and what killed workers left on this machine more than a week ago. How many folders and files.
+    """Delete orphaned artifacts and leftover files; return the number of folders and files.
 
-    A prune that was killed between database and artifacts leaves such folders. Raises StoreError.
+    Orphans are artifacts of executions that were created before the period and are not in the database: a prune that
+    was killed between database and artifacts leaves them. Leftover files are those that killed workers left on this
+    machine more than a week ago. Raises StoreError.
     """
     artifacts = Artifacts(installation.settings.artifacts_url)
     before = utc_now() - older_than
@@ -78,5 +79,5 @@ def sweep(installation: Installation, older_than: timedelta) -> int:
 
 
 def _created_at(execution_id: str) -> datetime:
-    """When an execution was created: its id begins with the milliseconds, see `service.executions.new_id`."""
+    """Return when an execution was created: its id begins with the milliseconds, see `service.executions.new_id`."""
     return datetime.fromtimestamp(int(execution_id[5:17], 16) / 1000, UTC)

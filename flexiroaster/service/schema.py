@@ -1,4 +1,4 @@
-"""The version of the database's schema: look at it, bring it to this release's."""
+"""The version of the database schema: read it, and upgrade it to this release."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["HEAD", "current", "upgrade"]
 
 
 def current(settings: Settings) -> str | None:
-    """The version the database is at; None when it has no tables of ours. Raises StoreError."""
+    """Return the schema version of the database; None if it has no FlexiRoaster tables. Raises StoreError."""
     with _opened(settings) as database:
         return migrate.current(database)
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str]:
-    """Upgrade to HEAD; the version before and after. Raises StoreError."""
+    """Upgrade to HEAD and return the versions before and after. Raises StoreError."""
     with _opened(settings) as database:
         before = migrate.current(database)
         migrate.upgrade(database)

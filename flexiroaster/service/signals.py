@@ -1,6 +1,6 @@
-"""What this process tells the others and hears from them: hints over the bus, and in Redis who drives what.
+"""Signals between processes: hints over the bus, and in Redis which process drives which execution.
 
-The database decides everything; without Redis, without the bus, the same happens a little later.
+The database is authoritative; without Redis or the bus, the same happens a little later.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["Signals"]
 WORK, COMMANDS, EVENTS = "work", "commands", "events"
 
 GONE = 2**62
-"""What is known of an execution that was deleted: no cached state is as new as that."""
+"""The sequence number of a deleted execution: it is higher than that of any cached state."""
 
 
 class Signals:
-    """One process's side of it. Thread-safe; close it before the database."""
+    """The signals of one process. Thread-safe; close them before the database."""
 
     def __init__(self, settings: Settings, database: Database, owner: str, threads: Threads) -> None:
         self._database = database
@@ -42,25 +42,25 @@ class Signals:
         self._heartbeats = Heartbeats(self._link, owner, settings.heartbeat_ttl)
         self._counters = RetryCounters(self._link)
         self.definitions = DefinitionCache(self._link)
-        """What pipelines were at their revisions."""
-        # what SQLite answers in this process costs no more than what Redis would
+        """The cache of pipeline definitions by revision."""
+        # on SQLite a read in this process costs no more than a read from Redis
         self._states = None if database.is_sqlite else StateCache(self._link, threads=threads)
         self._slots = None if database.is_sqlite else PipelineSlots(self._link, settings.execution_lock_ttl)
 
     # --- to the others -------------------------------------------------------------------------------------------
 
     def created(self, execution_id: str) -> None:
-        """Announce a new execution without a driver: it has its first event and can be claimed."""
+        """Announce a new execution that has no driver: it has its first event and can be claimed."""
         self._bus.publish(f"{EVENTS}:{execution_id}")
         self._bus.publish(WORK)
 
     def command(self, execution_id: str) -> None:
-        """Somebody has stored a command for this execution."""
+        """Announce that a command for this execution was stored."""
         self._bus.publish(f"{COMMANDS}:{execution_id}")
-        self._bus.publish(WORK)  # where nobody drives it, somebody is to claim it
+        self._bus.publish(WORK)  # if no process drives it, one has to claim it
 
     def committed(self, events: Sequence[Event]) -> None:
-        """These events of one execution are durable; called on the driver's thread, so nothing here may wait."""
+        """Announce committed events of one execution. Runs on the driver's thread, so nothing here may block."""
         last = events[-1]
         if self._states is not None:
             self._states.advanced(last.execution_id, last.seq)
@@ -72,16 +72,16 @@ class Signals:
             self._counters.forget(last.execution_id)
             if self._slots is not None:
                 self._slots.free(last.execution_id)
-            self._bus.publish(WORK)  # it may have given its slot to the next one
+            self._bus.publish(WORK)  # its slot may have passed to the next execution
 
     def may_claim(self, execution_id: str) -> bool:
-        """Whether it is worth asking the database for this execution's lease: nobody has the lock in front of it."""
+        """Whether to ask the database for this execution's lease: True unless another process holds its Redis lock."""
         return self._locks.acquire(execution_id) is not False
 
     def holds(self, execution_ids: Collection[str]) -> None:
-        """The leases that were renewed or claimed just now: show them, and that this process lives.
+        """Publish the leases just renewed or claimed, and a heartbeat of this process.
 
-        Never waits: a Redis that does not answer must not keep the next renewal, or what was claimed, waiting.
+        Never blocks: a Redis that does not answer must not delay the next renewal or the claimed executions.
         """
         held = tuple(execution_ids)
 
@@ -92,34 +92,34 @@ class Signals:
         self._link.later(show)
 
     def gave_up(self, execution_ids: Collection[str]) -> None:
-        """These leases were released. Never waits either, and comes after what was shown before."""
+        """Publish that these leases were released. Never blocks, and keeps the order after earlier calls of `holds`."""
         given = tuple(execution_ids)
         self._link.later(lambda _client: self._locks.release(given))
         self._bus.publish(WORK)
 
     def deleted(self, execution_ids: Collection[str]) -> None:
-        """This process has deleted these executions."""
+        """Record that this process has deleted these executions."""
         for execution_id in execution_ids:
             self.seen(execution_id, GONE)
 
     def seen(self, execution_id: str, seq: int) -> None:
-        """This process has shown somebody that event."""
+        """Record that this process has shown that event to a client."""
         if self._states is not None:
             self._states.seen(execution_id, seq)
 
     def slots_are_held(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
-        """The database says that these executions hold all slots of the pipeline."""
+        """Record that, according to the database, these executions hold all slots of the pipeline."""
         if self._slots is not None:
             self._slots.hold(pipeline_id, execution_ids)
 
     # --- from the others -----------------------------------------------------------------------------------------
 
     def on_work(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call when there may be something to claim; the result ends that."""
+        """Call `wake` when there may be work to claim. Returns a function that unsubscribes."""
         return self._bus.subscribe(WORK, lambda _message: wake())
 
     def on_command(self, look: Callable[[Sequence[str] | None], None]) -> Callable[[], None]:
-        """Call with the execution that has a command, None for any; the result ends that."""
+        """Call `look` with the execution that has a command; None means any. Returns a function that unsubscribes."""
 
         def hear(message: Message) -> None:
             look(None if message.gap else [message.topic.partition(":")[2]])
@@ -127,11 +127,11 @@ class Signals:
         return self._bus.subscribe(COMMANDS, hear)
 
     def on_events(self, execution_id: str, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call when an execution may have new events; the result ends that."""
+        """Call `wake` when an execution may have new events. Returns a function that unsubscribes."""
         return self._bus.subscribe(f"{EVENTS}:{execution_id}", lambda _message: wake())
 
     def on_any_events(self, hear: Callable[[str | None], None]) -> Callable[[], None]:
-        """Call with each execution that may have new events, None for any of them; the result ends that."""
+        """Call `hear` with each execution that may have new events; None means any. Returns an unsubscribe function."""
 
         def heard(message: Message) -> None:
             hear(None if message.gap else message.topic.partition(":")[2])
@@ -139,27 +139,28 @@ class Signals:
         return self._bus.subscribe(EVENTS, heard)
 
     def may_start(self, new: NewExecution) -> bool:
-        """Whether it is worth asking the database for a slot: False where probably all are taken, and none is waited
-        for. Confirm that with a read.
+        """Whether to ask the database for a slot: False if all slots are probably taken and the start does not queue.
+
+        Confirm a False with a read of the database.
         """
         if self._slots is None or new.concurrency is None or new.queue:
             return True
         return self._slots.reserve(new.pipeline_id, new.execution_id, new.concurrency) is not False
 
     def state(self, execution_id: str, load: Callable[[], ExecutionRow]) -> ExecutionRow:
-        """An execution's state as Redis has it, or `load` reads it: see `service.executions.get`."""
+        """Return the state of an execution from Redis, or from `load`; see `service.executions.get`."""
         return load() if self._states is None else self._states.read(execution_id, load)
 
     def workers(self) -> list[Worker] | None:
-        """The processes that live and what they drive; None when Redis cannot say."""
+        """List the live processes and the executions they drive; None if Redis is not available."""
         return self._heartbeats.workers()
 
     def health(self) -> Health:
-        """Whether database and Redis answer, and how fast."""
+        """Check whether the database and Redis answer, and measure their latency."""
         return check(self._database, self._link)
 
     def close(self) -> None:
-        """Say good-bye, and close all connections."""
+        """Withdraw the heartbeat of this process and close all connections."""
         self._link.later(lambda _client: self._heartbeats.leave())
         if self._states is not None:
             self._states.close()

@@ -1,7 +1,7 @@
-"""What executions came to since a process began to count: for systems that collect figures over time.
+"""Prometheus counters and histograms over executions, counted since this process started.
 
-Everything is read from the database, so that a process that drives nothing counts what the workers did. Each look reads
-what has started, what has ended and whose lease has been lost since the one before, so that it costs what is new.
+All values are read from the database, so a process that drives nothing also counts the work of the workers. Each update
+reads only the executions that started, ended or lost their lease since the last one.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from flexiroaster.store import assessments, decisions
 __all__ = ["PROBABILITIES", "SECONDS", "Counts", "Histogram", "Tallies", "live"]
 
 SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
-"""Upper bounds of durations; beyond the last there is no bound."""
+"""Upper bounds of the duration buckets in seconds; the last bucket is unbounded."""
 
 PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Upper bounds of probabilities; the default thresholds of medium and high are among them."""
+"""Upper bounds of the probability buckets; they include the default thresholds of medium and high risk."""
 
 SETTLED = timedelta(seconds=5)
-"""What happened less long ago waits for the next look: another process may be about to write what happened before."""
+"""More recent changes wait for the next update, because another process may still write earlier ones."""
 
 _AT_A_TIME = 500
 _LOOKS = 20
@@ -46,7 +46,7 @@ _LARGE = frozenset({"variables", "error"})
 
 
 class Histogram:
-    """How many values there are up to each of the bounds, how many beyond the last, and their sum."""
+    """A histogram: the number of values in each bucket, including one beyond the last bound, and their sum."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
@@ -54,15 +54,17 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        """Count one."""
+        """Add one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 @dataclass(slots=True)
 class Counts:
-    """Executions by how they ended, retries and durations of stages by operator, lease losses, decisions by what was
-    chosen and taken, and the probabilities of failure that starts were given, by level.
+    """The counters and histograms.
+
+    Ended executions by status, stage retries and durations by operator, lease losses, decisions by chosen and taken
+    action, and failure probabilities of started executions by risk level.
     """
 
     lease_losses: int = 0
@@ -78,7 +80,7 @@ class Counts:
 
 
 class Tallies:
-    """Counts that only grow. Thread-safe."""
+    """Monotonic counters over the executions of an installation. Thread-safe."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -91,9 +93,10 @@ class Tallies:
         self._counts = Counts()
 
     def catch_up(self) -> Counts:
-        """Count what has happened since the last look; after a long silence only a part, the rest with the next look.
+        """Count the changes since the last call and return a copy of the counts.
 
-        The counts are a copy: another look may go on counting. Raises StoreError.
+        If the last call was long ago, only part of the changes are counted and later calls count the rest.
+        Raises StoreError.
         """
         with self._lock:
             until = utc_now() - SETTLED
@@ -105,7 +108,7 @@ class Tallies:
             return deepcopy(self._counts)
 
     def _count_decisions(self, until: datetime) -> None:
-        """Those made since the last look, by what was chosen and what was taken."""
+        """Count the decisions since the last call, by chosen and taken action."""
         if until > self._decided_until:
             self._counts.decisions.update(
                 decisions.count_by_action(self._installation.database, self._decided_until, until)
@@ -136,7 +139,7 @@ class Tallies:
 
 
 class _Passing:
-    """Executions in an order by time, each given once."""
+    """An iterator over executions in an order by time; each is visited once."""
 
     def __init__(
         self,
@@ -151,7 +154,7 @@ class _Passing:
         self._behind = executions.cursor_at(begin, sort)
 
     def each(self, until: datetime, count: Callable[[Sequence[ExecutionRow]], None]) -> None:
-        """Have those up to that time counted, page by page; a page that cannot be comes again. Raises StoreError."""
+        """Pass the executions up to `until` to `count`, page by page; a failed page is repeated. Raises StoreError."""
         for _ in range(_LOOKS):
             window = Window(first=_AT_A_TIME, after=self._behind)
             page = executions.page(self._installation, None, self._sort, window, _LARGE)
@@ -164,7 +167,7 @@ class _Passing:
 
 
 def _operator(stage: Stage) -> str:
-    """Its operator's name, also where that is another package's, which only workers have."""
+    """Return the name of a stage's operator, even if only workers have installed its package."""
     try:
         return operator_of(stage.type, stage.config)
     except NotFoundError:
@@ -172,6 +175,6 @@ def _operator(stage: Stage) -> str:
 
 
 def live(installation: Installation) -> dict[ExecutionStatus, int]:
-    """How many executions are pending, running and paused now. Raises StoreError."""
+    """Count the executions that are pending, running and paused now. Raises StoreError."""
     states = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
     return {state: executions.count(installation, ExecutionFilter(statuses=(state,))) for state in states}

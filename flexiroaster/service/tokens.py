@@ -1,7 +1,7 @@
-"""Access tokens: make one, know whoever shows one, take it back.
+"""Access tokens: create, authenticate, list and revoke them.
 
-A secret is shown once, when it is made. It has 256 random bits, so its digest can be looked up as it is: there is
-nothing to guess that a slow hash would have to protect.
+A secret is shown once, when it is created. It has 256 random bits, so a plain digest is enough for the lookup: it
+cannot be guessed, and a slow hash would add no protection.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from flexiroaster.store.tokens import TokenRow
 __all__ = ["PREFIX", "Role", "TokenRow", "Viewer", "any_token", "authenticate", "create", "listing", "revoke"]
 
 PREFIX = "frt_"
-"""What every secret begins with, so that scanners find one that was published by mistake."""
+"""The prefix of every secret, so that scanners can find leaked ones."""
 
 REMEMBERED_SECONDS = 5.0
-"""How long a token that was found in force counts as that: other processes revoke within that time."""
+"""How long a verified token is cached. A revocation by another process takes effect within this time."""
 
 USED_EVERY = timedelta(minutes=1)
-"""How exactly the last use of a token is written down."""
+"""The resolution of the time of last use: it is written at most once per interval."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class _Verified:
 
 @dataclass(slots=True)
 class _Memory:
-    """What a process remembers of an installation's tokens; only of those in force, so nobody can fill it."""
+    """The cache of an installation's tokens; it holds only valid ones, so requests cannot fill it."""
 
     verified: dict[str, _Verified] = field(default_factory=dict)
     exists: bool = False
@@ -57,14 +57,15 @@ _lock = threading.Lock()
 
 
 def create(installation: Installation, name: str, role: Role, expires: timedelta | None = None) -> str:
-    """Make a token and return its secret, which is stored nowhere and cannot be shown again.
+    """Create a token and return its secret, which is not stored and cannot be shown again.
 
-    It expires after `expires`; None: never. Raises InputError (no name, no time), ConflictError (name taken).
+    The token expires after `expires`; None means never. Raises InputError (the name is empty or too long, `expires` is
+    not positive), ConflictError (the name is taken).
     """
     if not name.strip() or len(name) > 255:
-        raise InputError("the name of a token has 1 to 255 characters", argument="name")
+        raise InputError("the name of a token must have 1 to 255 characters", argument="name")
     if expires is not None and expires <= timedelta(0):
-        raise InputError("a token expires after some time, not at once", argument="expires")
+        raise InputError("expires: must be longer than 0 seconds", argument="expires")
     now = utc_now()
     secret = f"{PREFIX}{secrets.token_urlsafe(32)}"
     row = TokenRow(
@@ -82,9 +83,9 @@ def create(installation: Installation, name: str, role: Role, expires: timedelta
 
 
 def authenticate(installation: Installation, secret: str) -> Viewer:
-    """Whose token that is. Most calls need no query: a token in force is remembered for some seconds.
+    """Return the viewer that a secret belongs to. Most calls need no query: a valid token is cached for some seconds.
 
-    Raises UnauthenticatedError, with the same words whether it is unknown, expired or revoked; StoreError.
+    Raises UnauthenticatedError, with the same message for an unknown, expired or revoked token; StoreError.
     """
     digest, now, memory = _digest(secret), utc_now(), _memory(installation)
     known = memory.verified.get(digest)
@@ -98,19 +99,19 @@ def authenticate(installation: Installation, secret: str) -> Viewer:
 
 
 def listing(installation: Installation, window: Window | None = None) -> Page[TokenRow]:
-    """A page of the tokens, in force or not, newest first. Raises InputError (cursor)."""
+    """Read a page of the tokens, valid or not, newest first. Raises InputError (cursor)."""
     return tokens.page(installation.database, window or Window())
 
 
 def revoke(installation: Installation, name_or_id: str) -> TokenRow:
-    """End a token: here at once, in other processes within seconds. Raises NotFoundError."""
+    """Revoke a token: in this process at once, in other processes within seconds. Raises NotFoundError."""
     revoked = tokens.revoke(installation.database, name_or_id)
     _memory(installation).verified.clear()
     return revoked
 
 
 def any_token(installation: Installation) -> bool:
-    """Whether a token was ever made: an installation that had one is not open again, also when all are revoked."""
+    """Whether a token was ever created. Once one was, access requires a token, even if all tokens are revoked."""
     memory = _memory(installation)
     if not memory.exists and memory.looked_until < monotonic():
         memory.exists = tokens.any_token(installation.database)
@@ -119,15 +120,15 @@ def any_token(installation: Installation) -> bool:
 
 
 def _verify(installation: Installation, digest: str, now: datetime) -> _Verified:
-    until = monotonic() + REMEMBERED_SECONDS  # counted from before the look, so that nothing counts longer
+    until = monotonic() + REMEMBERED_SECONDS  # measured before the query, so that no token is cached longer
     token = tokens.by_digest(installation.database, digest)
     if token is None or not token.valid(now):
         raise _unauthenticated()
     if token.last_used_at is None or token.last_used_at < now - USED_EVERY:
         try:
             tokens.touch(installation.database, token.id, now, USED_EVERY)
-        except StoreError as error:  # no reason to turn anybody away
-            _log.warning("the last use of token %s was not written: %s", token.id, error.message)
+        except StoreError as error:  # this is no reason to refuse the request
+            _log.warning("cannot record the last use of token %s: %s", token.id, error.message)
     return _Verified(token, until)
 
 
@@ -141,4 +142,4 @@ def _digest(secret: str) -> str:
 
 
 def _unauthenticated() -> UnauthenticatedError:
-    return UnauthenticatedError("The token is not in force: it is unknown, has expired or was revoked")
+    return UnauthenticatedError("Invalid token: it is unknown, expired or revoked")

@@ -40,4 +40,4 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     )
     assert flexiroaster("token", "create", "x", "--role", "king").returncode == 2
     nameless = flexiroaster("token", "create", "")
-    assert (nameless.returncode, nameless.stderr) == (1, "Error: the name of a token has 1 to 255 characters\n")
+    assert (nameless.returncode, nameless.stderr) == (1, "Error: the name of a token must have 1 to 255 characters\n")

@@ -58,7 +58,9 @@ def test_a_failed_run_is_no_exception_until_asked() -> None:
     assert caught.value.details["execution_id"] == result.execution.id
     with pytest.raises(flexiroaster.FlexiRoasterError, match=r"^stage 'big' has no table, its status is failed$"):
         result.table("big")
-    with pytest.raises(flexiroaster.FlexiRoasterError, match=r"^the pipeline has no stage 'bigg'; its stages are orders, big$"):
+    with pytest.raises(
+        flexiroaster.FlexiRoasterError, match=r"^the pipeline has no stage 'bigg'; its stages are orders, big$"
+    ):
         result.table("bigg")
 
 

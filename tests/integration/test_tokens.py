@@ -20,7 +20,7 @@ from flexiroaster.store import tables
 from tests.integration.test_pages import walked
 from tests.statements import statements
 
-REFUSED = "^The token is not in force: it is unknown, has expired or was revoked$"
+REFUSED = "^Invalid token: it is unknown, expired or revoked$"
 
 
 @pytest.fixture

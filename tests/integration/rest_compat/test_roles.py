@@ -57,7 +57,7 @@ def test_every_operation_but_the_probes_needs_a_token(closed: Rest) -> None:
         assert_refused(answer, 401, "A token is needed: Authorization: Bearer <token>")
         assert answer.headers["www-authenticate"] == "Bearer"
         wrong = closed.http.request(method, path, headers={"authorization": "Bearer frt_wrong"})
-        assert_refused(wrong, 401, "The token is not in force: it is unknown, has expired or was revoked")
+        assert_refused(wrong, 401, "Invalid token: it is unknown, expired or revoked")
 
 
 def test_who_may_look_may_not_change(closed: Rest) -> None:
