@@ -1,4 +1,4 @@
-"""OpenTelemetry traces of executions, for installations that have a collector."""
+"""OpenTelemetry traces of executions, for installations with a collector."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["open_tracing"]
 
 
 def open_tracing(settings: Settings, owner: str, database: Database, threads: Threads | None = None) -> Tracing:
-    """What traces the executions that this process (`owner`) drives, to the collector of the settings.
+    """Open tracing of the executions that this process (`owner`) drives, with the collector from the settings.
 
-    Raises SettingsError when OpenTelemetry is not installed.
+    Raises SettingsError if OpenTelemetry is not installed.
     """
     try:
         from flexiroaster.service.tracing.following import Tracing

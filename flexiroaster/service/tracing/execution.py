@@ -1,7 +1,7 @@
-"""The trace of one execution, told event by event.
+"""The trace of one execution, built from its events.
 
-A run, from its start to its end, is a span, and so is every attempt of a stage within it. A retry or a rollback after
-the end is a run of its own below the first one, which was sent when it ended and cannot grow any more.
+A run, from start to end, is a span, and so is every attempt of a stage within it. A retry or rollback after the end is
+a separate run below the first one, because the span of the first run was sent when it ended and cannot be extended.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BEGINS: Final = {
     EventType.EXECUTION_RETRIED: "retry",
     EventType.ROLLBACK_STARTED: "rollback",
 }
-"""What begins a run, unless one is under way, and what it is called where it is not the first."""
+"""Events that begin a run unless one is active, with the name of the run if it is not the first."""
 
 _STATUS: Final = {
     EventType.EXECUTION_COMPLETED: ExecutionStatus.COMPLETED,
@@ -38,7 +38,7 @@ _STATUS: Final = {
     EventType.ROLLBACK_COMPLETED: ExecutionStatus.ROLLED_BACK,
     EventType.ROLLBACK_FAILED: ExecutionStatus.FAILED,
 }
-"""What ends a run, and the state that leads to."""
+"""Events that end a run, with the resulting status."""
 
 _ATTEMPTS: Final = {EventType.STAGE_STARTED: "stage", EventType.STAGE_UNDOING: "undo"}
 
@@ -51,7 +51,7 @@ _OUTCOMES: Final = {
     EventType.STAGE_UNDONE: "undone",
     EventType.STAGE_UNDO_FAILED: "failed",
 }
-"""What ends an attempt, and how."""
+"""Events that end an attempt, with its outcome."""
 
 _NOTED: Final = {
     EventType.EXECUTION_PAUSED,
@@ -60,10 +60,10 @@ _NOTED: Final = {
     EventType.COMMAND_REFUSED,
     EventType.STAGE_SKIPPED,
 }
-"""What is told within the span of the run; so are beginnings while it is under way."""
+"""Events that are added to the span of the active run; so are events of `_BEGINS` while a run is active."""
 
 TOLD: Final = tuple({*_BEGINS, *_STATUS, *_ATTEMPTS, *_OUTCOMES, *_NOTED})
-"""The events that a trace is made of, besides the creation."""
+"""The events that a trace consists of, except the creation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class _Attempt:
 
 
 class ExecutionTrace:
-    """Its spans so far: `hear` takes its events in order, each once. `seq` is the number of the last one.
+    """The spans of one execution so far. Pass its events to `hear` in order, each once; `seq` is the last number.
 
-    What happened before this process drove the execution is heard as well, as `past`: its spans are others' to send.
+    Pass the events from before this process drove the execution as `past`: other processes send their spans.
     """
 
     def __init__(self, spans: Spans, row: ExecutionRow, pipeline: Pipeline | None, created: Event) -> None:
@@ -91,7 +91,7 @@ class ExecutionTrace:
         self._undos: Counter[str] = Counter()
 
     def hear(self, event: Event, *, past: bool = False) -> None:
-        """Something happened to it."""
+        """Add the next event to the trace."""
         self.seq = event.seq
         kind = event.type
         if kind in _BEGINS and self._run is None:
@@ -124,7 +124,7 @@ class ExecutionTrace:
         return self._run
 
     def _end(self, event: Event, past: bool) -> None:
-        run = self._run or self._begin("execution", self._created)  # it ended before it was started
+        run = self._run or self._begin("execution", self._created)  # the execution ended before it started
         self._end_attempts(event.at, past)
         status = _STATUS[event.type]
         run.set_attribute("flexiroaster.execution.status", status.value)
@@ -166,7 +166,7 @@ class ExecutionTrace:
         self._attempts[stage_id] = _Attempt(span, undoes)
 
     def _end_attempt(self, event: Event, past: bool) -> None:
-        """Also a stage that nothing runs of may be cancelled; then there is nothing to end."""
+        """End the attempt of a stage, if one runs: a stage without a running attempt can be cancelled too."""
         attempt = self._attempts.pop(event.stage_id or "", None)
         if attempt is None:
             return
@@ -184,7 +184,7 @@ class ExecutionTrace:
             self._interrupted(stage_id, at, past)
 
     def _interrupted(self, stage_id: str, at: datetime, past: bool) -> None:
-        """Nobody told how that attempt ended: an undo whose process went away begins anew without a word."""
+        """End an attempt that has no end event: an undo whose process was lost starts again without an event."""
         attempt = self._attempts.pop(stage_id, None)
         if attempt is None:
             return

@@ -1,7 +1,7 @@
-"""Follows the executions that this process drives, and traces them.
+"""Tracing of the executions that this process drives.
 
-The driver's thread only leaves the events here. Another one makes spans of them, and reads from the database what
-happened to an execution before it was driven here.
+The driver's thread only queues the events. Another thread turns them into spans, and reads the earlier events of an
+execution from the database.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from flexiroaster.threads import Threads
 __all__ = ["Tracing"]
 
 MOST_WAITING = 10_000
-"""Transactions whose events may wait for their spans; what comes beyond is missing in the traces."""
+"""Maximum number of transactions in the queue; events beyond it are missing from the traces."""
 
 MOST_KEPT = 10_000
-"""Executions whose trace is in memory; that of another one is read again when more happens to it."""
+"""Maximum number of traces in memory; an evicted trace is read again when its execution has a new event."""
 
 MOST_DEFINITIONS = 256
-"""Revisions of pipelines that are in memory."""
+"""Maximum number of pipeline revisions in memory."""
 
 _LEAVES = ENDS | {EventType.EXECUTION_RELEASED}
 _PAST = (EventType.EXECUTION_CREATED, *TOLD)
@@ -40,14 +40,14 @@ _PAST = (EventType.EXECUTION_CREATED, *TOLD)
 
 @dataclass(slots=True, eq=False)
 class _Committed:
-    """Events of one execution, all of one transaction; `done` where they are traced."""
+    """The events of one execution from one transaction; `done` once they are traced."""
 
     events: Sequence[Event]
     done: bool = False
 
 
 class Tracing:
-    """Thread-safe. Close it after the driver and before the database."""
+    """The tracer of a process. Thread-safe; close it after the driver and before the database."""
 
     def __init__(self, endpoint: str, owner: str, database: Database, threads: Threads | None = None) -> None:
         self._spans = Spans(endpoint, owner)
@@ -59,12 +59,12 @@ class Tracing:
         )
 
     def committed(self, events: Sequence[Event]) -> None:
-        """A listener for the driver: these events of one execution are durable."""
+        """Receive committed events of one execution; a listener for the driver."""
         if events:
             self._outbox.put(_Committed(events))
 
     def close(self) -> None:
-        """Send what has not been sent; a collector that does not answer is waited for a little only."""
+        """Send the remaining spans; wait only briefly for a collector that does not answer."""
         self._outbox.close()
         self._spans.close()
 
@@ -76,7 +76,7 @@ class Tracing:
             try:
                 self._trace(committed.events)
             except StoreError:
-                return False  # once the database is back
+                return False  # retried once the database is available again
             except Exception as error:  # noqa: BLE001 - a defect in one trace must not cost the others; raised below
                 failed = error
             committed.done = True
@@ -87,7 +87,7 @@ class Tracing:
     def _trace(self, events: Sequence[Event]) -> None:
         execution_id, first, last = events[0].execution_id, events[0].seq, events[-1]
         trace = self._traces.pop(execution_id, None)
-        if trace is None or trace.seq != first - 1:  # somebody else has driven it meanwhile
+        if trace is None or trace.seq != first - 1:  # another process has driven it meanwhile
             trace = self._read(execution_id, first)
         if trace is None:
             return
@@ -99,7 +99,7 @@ class Tracing:
                 self._traces.popitem(last=False)
 
     def _read(self, execution_id: str, before: int) -> ExecutionTrace | None:
-        """The trace as of what is in the database before an event; None where the execution is gone."""
+        """Build the trace from the stored events before an event; None if the execution was deleted."""
         try:
             row = queries.execution(self._database, execution_id)
         except NotFoundError:

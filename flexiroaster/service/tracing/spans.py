@@ -1,7 +1,7 @@
-"""Spans with ids and times of our own choice, and their way to the collector.
+"""Spans with explicit ids and times, and their export to the collector.
 
-The processes that drive an execution one after another have to make the same trace of it without talking to one
-another. So the ids of a span follow from what it is about, and a span that one process began another can end.
+Processes that drive an execution one after another must build the same trace without communicating. Therefore the ids
+of a span derive from its subject, and one process can end a span that another began.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = ["Attributes", "Spans", "below", "nanoseconds", "outside"]
 Attributes = Mapping[str, str | int | float | bool]
 
 CLOSE_SECONDS = 2.0
-"""How long the end of the process may wait for a collector that does not answer."""
+"""Maximum time that the exit of the process waits for a collector that does not answer."""
 
 QUIET_SECONDS = 600.0
-"""How often the same complaint about the collector is logged."""
+"""Minimum time between two identical log messages about the collector."""
 
 _COMPLAINING = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Spans:
-    """Begins spans; those that are ended are sent in batches in the background. Of one thread, but for `close`."""
+    """Creates spans; ended spans are sent in batches in the background. Not thread-safe, except for `close`."""
 
     def __init__(self, endpoint: str, owner: str) -> None:
         for name in _COMPLAINING:
@@ -50,22 +50,22 @@ class Spans:
         self._tracer = self._provider.get_tracer("flexiroaster", flexiroaster.__version__)
 
     def begin(self, name: str, trace: str, key: str, parent: Context, at: datetime, attributes: Attributes) -> Span:
-        """A span below `parent`, in its trace; where that is empty, the first one of the trace that `trace` names.
+        """Begin a span below `parent`, in its trace; if `parent` is empty, begin the root span of the trace `trace`.
 
-        `key` is what the span is about; the same key is the same span.
+        `key` identifies the subject of the span; the same key gives the same span id.
         """
         self._ids.trace_id, self._ids.span_id = _derived(trace, 16), _derived(key, 8)
         return self._tracer.start_span(name, context=parent, start_time=nanoseconds(at), attributes=attributes)
 
     def close(self) -> None:
-        """Send what waits, and wait for that a little; what then still tries ends with its own limits."""
+        """Send the queued spans and wait for CLOSE_SECONDS; a longer export ends by its own timeouts."""
         closing = threading.Thread(target=self._provider.shutdown, name="flexiroaster-spans-end", daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
 
 
 class _GivenIds(IdGenerator):
-    """Gives out the ids that the next span is to have."""
+    """An id generator that returns the ids set for the next span."""
 
     trace_id = span_id = 0
 
@@ -77,14 +77,14 @@ class _GivenIds(IdGenerator):
 
 
 class _NowAndThen(logging.Filter):
-    """Lets each kind of line pass once in a while: a collector that is away is away for every batch."""
+    """Rate-limits each log message: a collector that is down fails every batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self._passed: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it passes."""
+        """Whether to log the record."""
         now = monotonic()
         if now - self._passed.get(record.msg, float("-inf")) < QUIET_SECONDS:
             return False
@@ -96,22 +96,22 @@ _now_and_then = _NowAndThen()
 
 
 def below(span: Span) -> Context:
-    """The context of what happens within a span."""
+    """Return the context of children of a span."""
     return set_span_in_context(span, Context())
 
 
 def outside(traceparent: str | None) -> Context:
-    """The context that a `traceparent` tells of; an empty one without."""
+    """Return the context of a `traceparent`; an empty context if it is None."""
     return TraceContextTextMapPropagator().extract({} if traceparent is None else {"traceparent": traceparent})
 
 
 def nanoseconds(at: datetime) -> int:
-    """A time as OpenTelemetry has it, since 1970."""
+    """Convert a time to OpenTelemetry's nanoseconds since 1970."""
     return (at - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _derived(key: str, size: int) -> int:
-    """An id of `size` bytes that follows from a text; 0 is none."""
+    """Derive an id of `size` bytes from a text; never 0, which is not a valid id."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:size]) or 1
 
 
