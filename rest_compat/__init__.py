@@ -1,1 +1,1 @@
-"""The REST contract that existing clients rely on: a thin FastAPI application over `flexiroaster.service`."""
+"""The REST API that existing clients rely on: a thin FastAPI application over `flexiroaster.service`."""

@@ -1,4 +1,4 @@
-"""One line of the log for each request: what was asked, by whom, what came of it, and how long that took."""
+"""The access log: one line per request with its method, path, status, viewer and duration."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _log = logging.getLogger("flexiroaster.access")
 
 
 class AccessLog:
-    """ASGI middleware, behind the guard that gives the request its id. It also forbids to keep answers."""
+    """ASGI middleware that logs requests. It runs after the guard that sets the request id, and disables caching."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, and log it at its end; without the query string, which may hold anything."""
+        """Serve a request and log it at its end, without the query string, which may contain secrets."""
         started, status = perf_counter(), 500
 
         async def heard(message: Message) -> None:
@@ -40,6 +40,6 @@ class AccessLog:
                 "status": status,
                 "milliseconds": round((perf_counter() - started) * 1000, 2),
             }
-            quiet = status < 400 and scope["path"].startswith("/health")  # probes come every few seconds
+            quiet = status < 400 and scope["path"].startswith("/health")  # probes arrive every few seconds
             level = logging.DEBUG if quiet else logging.INFO
             _log.log(level, "%s %s %d", scope["method"], scope["path"], status, extra=fields)

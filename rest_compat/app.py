@@ -1,4 +1,4 @@
-"""The ASGI application: the contract's calls over an installation, and how it is put beside GraphQL in one server."""
+"""The ASGI application of the REST API, and the middleware that serves it together with GraphQL in one server."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _COMPRESSION = 3  # a tenth of the time of the default for nearly the same size
 
 
 def add_rest(app: Starlette, installation: Installation) -> None:
-    """Have an application that serves GraphQL answer the calls of the contract, too."""
+    """Add the REST API to an application that serves GraphQL."""
     app.add_middleware(Beside, rest=create_app(installation, app.state.streams, app.state.event_streams))
 
 
 def create_app(installation: Installation, streams: Streams, event_streams: EventStreams) -> FastAPI:
-    """The application over an installation and the live streams of its process; it closes neither.
+    """Create the application over an installation and the live streams of its process; it closes neither.
 
-    `event_streams` counts its streams of events together with those of GraphQL.
+    `event_streams` counts the event streams of REST together with those of GraphQL.
     """
     settings = installation.settings
     app = FastAPI(
@@ -65,16 +65,14 @@ def create_app(installation: Installation, streams: Streams, event_streams: Even
 
 
 class Beside:
-    """ASGI middleware: requests that are not GraphQL's go to the other application, and to nothing that stands
-    behind this.
-    """
+    """ASGI middleware that sends every HTTP request outside GraphQL to `rest`, past the middleware behind this one."""
 
     def __init__(self, app: ASGIApp, rest: ASGIApp) -> None:
         self.app = app
         self.rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on to either."""
+        """Dispatch a request to one of the two applications."""
         own = scope["type"] != "http" or f"/{scope['path'].split('/')[1]}" in _GRAPHQL
         await (self.app if own else self.rest)(scope, receive, send)
 

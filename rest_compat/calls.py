@@ -1,4 +1,4 @@
-"""What a handler knows of the request it works for: the installation, who asks, and the request's id."""
+"""The request context of handlers: the installation, the authenticated viewer and the request id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Call", "Operating", "Reading", "installation_of", "operating", "requ
 
 
 class Call:
-    """One request: of which installation, and by whom."""
+    """The context of one request: its installation, viewer and id."""
 
     __slots__ = ("installation", "request_id", "viewer")
 
@@ -28,7 +28,7 @@ class Call:
 
     @contextmanager
     def audited(self, action: str, subject: str | None, arguments: Mapping[str, Any]) -> Iterator[None]:
-        """Write down what the block was asked to do and what came of it, also where it was refused."""
+        """Record the requested action of the block and its outcome in the audit log, even if it is refused."""
         with audit.recorded(
             self.installation,
             viewer=self.viewer,
@@ -41,42 +41,45 @@ class Call:
 
 
 def installation_of(request: Request) -> Installation:
-    """The installation that is served."""
+    """Return the installation that the application serves."""
     installation: Installation = request.app.state.installation
     return installation
 
 
 def request_id_of(request: Request) -> str:
-    """The request's id, as the answer and the log name it."""
+    """Return the request id, as in the response header and the log."""
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 
 def viewer_of(request: Request) -> Viewer:
-    """Who asks; reads the database now and then. Raises UnauthenticatedError, StoreError."""
+    """Authenticate the request and return its viewer; sometimes reads the database.
+
+    Raises UnauthenticatedError, StoreError.
+    """
     viewer = authenticate(installation_of(request), request.scope, credentials_of(request.scope))
     request.scope.setdefault("state", {})["viewer"] = viewer.name
     return viewer
 
 
 def reading(request: Request) -> Call:
-    """The call of somebody who may look; a dependency without `async` runs in a thread."""
+    """Require the role viewer and return the call; a dependency without `async` runs in a thread."""
     return _call(request, Role.VIEWER)
 
 
 def operating(request: Request) -> Call:
-    """The call of somebody who may change something."""
+    """Require the role operator and return the call."""
     return _call(request, Role.OPERATOR)
 
 
 def _call(request: Request, needed: Role) -> Call:
     viewer = viewer_of(request)
     if not viewer.role.covers(needed):
-        raise HTTPException(403, f"This needs the role {needed}; the token has the role {viewer.role}")
+        raise HTTPException(403, f"This call requires the role {needed}; the token has the role {viewer.role}")
     return Call(installation_of(request), viewer, request_id_of(request))
 
 
 Reading = Annotated[Call, Depends(reading)]
-"""The call of whoever may look."""
+"""A call that requires the role viewer."""
 
 Operating = Annotated[Call, Depends(operating)]
-"""The call of whoever may change something."""
+"""A call that requires the role operator."""

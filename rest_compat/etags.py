@@ -1,6 +1,6 @@
-"""Conditional reads of definitions, by RFC 9110: a tag that changes with the pipeline.
+"""ETags for conditional reads of definitions (RFC 9110): a tag changes with its pipeline.
 
-The tag is a weak one: an answer that is compressed on the way is still the same definition.
+Tags are weak, because a compressed response still contains the same definition.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ __all__ = ["headers", "matches", "of"]
 
 
 def of(revision: Revision) -> str:
-    """The tag of a pipeline as it is now. Deleting it and making it anew begins another series of tags."""
+    """Return the current tag of a pipeline. A pipeline that is deleted and created again gets different tags."""
     changed = revision.updated_at or revision.created_at
     return f'W/"{revision.revision}-{changed.timestamp():.6f}"'
 
 
 def matches(given: str | None, tag: str) -> bool:
-    """Whether a client that sends `If-None-Match: given` has this version: any of its tags, or `*`."""
+    """Whether the header `If-None-Match: given` matches the tag: it lists the tag, or is `*`."""
     if given is None:
         return False
     tags = [each.strip().removeprefix("W/") for each in given.split(",")]
@@ -25,5 +25,5 @@ def matches(given: str | None, tag: str) -> bool:
 
 
 def headers(tag: str) -> dict[str, str]:
-    """What an answer with this tag says: keep it, and ask each time whether it still holds."""
+    """Return the headers of a response with this tag: clients may cache it, but must revalidate it each time."""
     return {"etag": tag, "cache-control": "private, no-cache"}

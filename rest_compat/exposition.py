@@ -1,4 +1,4 @@
-"""The figures as Prometheus and OpenMetrics take them."""
+"""The metrics in the Prometheus and OpenMetrics text formats."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OPEN_METRICS, _TEXT = "application/openmetrics-text", "text/plain"
 
 
 def is_wanted(accept: str) -> bool:
-    """Whether a client that accepts this asks for the exposition: it names it, and does not name JSON."""
+    """Whether an `Accept` header asks for the exposition: it names one of the text formats, and not JSON."""
     named = {each.partition(";")[0].strip().lower() for each in accept.split(",")}
     return bool(named & {_OPEN_METRICS, _TEXT}) and "application/json" not in named
 
 
 class Exposition(Collector):
-    """All figures of an installation, read when they are asked for; counters count from the start of this process."""
+    """A collector of all metrics of an installation, read on each scrape; counters start with this process."""
 
     def __init__(self, installation: Installation, streams: Streams, opened: set[object]) -> None:
         self._installation = installation
@@ -40,16 +40,16 @@ class Exposition(Collector):
         self._registry.register(self)
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """The exposition in the format that is accepted, and its content type. Raises StoreError."""
+        """Return the exposition in the accepted format and its content type. Raises StoreError."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: to describe them would be to read them."""
+        """Return nothing, because describing the metrics would read them all."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Read all."""
+        """Read all metrics."""
         yield from _counted(self._tallies.catch_up())
         yield from self._now()
         yield from _parts(health.check(self._installation))
@@ -70,16 +70,16 @@ class Exposition(Collector):
         for transport, number in self._streams.subscriptions.items():
             opened.add_metric([transport], number)
         yield opened
-        yield _gauge("flexiroaster_event_streams", "Open streams of events over REST.", len(self._opened))
+        yield _gauge("flexiroaster_event_streams", "Open event streams over REST.", len(self._opened))
 
 
 def _counted(counts: Counts) -> Iterator[Metric]:
     yield from _executions(counts)
-    losses = "Executions that were taken over because the lease of their worker had run out."
+    losses = "Executions taken over because the lease of their worker had expired."
     yield CounterMetricFamily("flexiroaster_lease_losses", losses, value=counts.lease_losses)
-    about = "How likely it was held that an execution fails, from 0 to 1, when it was started."
+    about = "Predicted probability of failure at the start of an execution, from 0 to 1."
     yield _histogram("flexiroaster_start_risk_ratio", about, "level", counts.risks)
-    told = "Decisions about failures and anomalies, by what was chosen and what was done."
+    told = "Decisions about failures and anomalies, by chosen and taken action."
     decided = CounterMetricFamily("flexiroaster_decisions", told, labels=["action", "taken"])
     for labels, number in sorted(counts.decisions.items()):
         decided.add_metric(labels, number)
@@ -95,13 +95,13 @@ def _executions(counts: Counts) -> Iterator[Metric]:
     for operator, number in sorted(counts.retries.items()):
         retries.add_metric([operator], number)
     yield retries
-    times = "The last attempt of each stage."
+    times = "Duration of the last attempt of each stage."
     yield _histogram("flexiroaster_stage_duration_seconds", times, "operator", counts.stages)
 
 
 def _parts(report: Report) -> Iterator[Metric]:
-    up = GaugeMetricFamily("flexiroaster_up", "Whether a part of the installation is healthy.", labels=["service"])
-    latency = GaugeMetricFamily("flexiroaster_latency_seconds", "How fast a part answers.", labels=["service"])
+    up = GaugeMetricFamily("flexiroaster_up", "Whether a service of the installation is healthy.", labels=["service"])
+    latency = GaugeMetricFamily("flexiroaster_latency_seconds", "Response time of a service.", labels=["service"])
     for name, part in (("database", report.database), ("redis", report.redis), ("executor", report.executor)):
         up.add_metric([name], float(part.status is Status.HEALTHY))
         if part.latency_ms is not None:
@@ -109,7 +109,7 @@ def _parts(report: Report) -> Iterator[Metric]:
     yield up
     yield latency
     fallback = bool(report.redis.details["fallback_mode"])
-    yield _gauge("flexiroaster_redis_fallback", "Whether the database does Redis' work.", fallback)
+    yield _gauge("flexiroaster_redis_fallback", "Whether the database replaces Redis.", fallback)
     driven = report.executor.details["executions"]
     yield _gauge("flexiroaster_executions_driven", "Executions that this process drives.", driven)
 

@@ -1,4 +1,4 @@
-"""Errors in the contract's shapes: `{"detail": ...}` for what the client can mend, one other for what it cannot."""
+"""Error responses: `{"detail": ...}` for client errors, and another shape for server errors."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = ["RESPONSES", "UNEXPECTED", "Answers", "install"]
 UNEXPECTED: Responses = {
     500: {"model": Failure, "description": "An unexpected failure."},
 }
-"""The error that every call may answer with."""
+"""The error response that every call may return."""
 
 RESPONSES: Responses = {
     400: {"model": Refusal, "description": "The body cannot be read."},
-    401: {"model": Refusal, "description": "No token, or one that is not in force."},
-    403: {"model": Refusal, "description": "The token's role does not suffice, or the page's origin is not allowed."},
-    422: {"model": Invalid, "description": "The request does not hold; everything that is wrong with it."},
+    401: {"model": Refusal, "description": "The token is missing or invalid."},
+    403: {"model": Refusal, "description": "The token's role is not sufficient, or the page's origin is not allowed."},
+    422: {"model": Invalid, "description": "The request is invalid; the response lists every problem."},
     503: {"model": Failure, "description": "The database cannot be reached."},
     **UNEXPECTED,
 }
-"""The errors of every call that needs a token."""
+"""The error responses of every call that requires a token."""
 
 _STATUS: dict[type[FlexiRoasterError], int] = {
     NotFoundError: 404,
@@ -64,26 +64,26 @@ _log = logging.getLogger(__name__)
 
 
 class Answers:
-    """What the guard in front answers with by itself."""
+    """The responses that the request guard sends by itself."""
 
     def __init__(self, *, debug: bool) -> None:
         self._debug = debug
 
     def refused(self, message: str, _code: str, status: int) -> ASGIApp:
-        """A request that does not get in."""
+        """Return the response to a rejected request."""
         return JSONResponse(Refusal(detail=message).model_dump(), status)
 
     def failed(self, error: Exception, request_id: str) -> ASGIApp:
-        """What nobody expected: logged once, with an id that the client is told."""
+        """Log an unexpected error once, under an id, and return a response that names the id."""
         error_id = secrets.token_hex(8)
         extra = {"error_id": error_id, "request_id": request_id}
         _log.error("Internal error %s in request %s", error_id, request_id, exc_info=error, extra=extra)
         traced = "".join(traceback.format_exception(error))
-        return _failure(500, "Internal server error", traced if self._debug else f"The log tells more: {error_id}")
+        return _failure(500, "Internal server error", traced if self._debug else f"See the log for error {error_id}")
 
 
 def install(app: FastAPI) -> None:
-    """Answer what the service raises."""
+    """Register the handlers that turn exceptions into responses."""
     app.add_exception_handler(FlexiRoasterError, _raised)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
@@ -106,19 +106,19 @@ async def _raised(request: Request, error: Exception) -> JSONResponse:
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
             return JSONResponse(Refusal(detail=error.message).model_dump(), status)
-    raise error  # no request is expected to end in any other
+    raise error  # unexpected: no request should end with another error
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     refused = error if isinstance(error, HTTPException) else HTTPException(500)
     headers = refused.headers
-    if refused.status_code == 405:  # the router knows only of the first route that has the path
+    if refused.status_code == 405:  # the router considers only the first route with the path
         headers = {"allow": ", ".join(filter(partial(_is_allowed, request), _METHODS))}
     return JSONResponse(Refusal(detail=refused.detail).model_dump(), refused.status_code, headers)
 
 
 async def _overloaded(_request: Request, error: Exception) -> JSONResponse:
-    """Live events have no room for one more stream, or no time."""
+    """Answer 503 when the live events cannot serve another stream."""
     return _failure(503, "Service unavailable", str(error))
 
 
@@ -129,12 +129,12 @@ def _is_allowed(request: Request, method: str) -> bool:
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:
     found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
-    # without `input`: what somebody sent may be secret, and is known to them
+    # without `input`: it may be secret, and the client knows what it sent
     return _invalid([InvalidItem(loc=list(item["loc"]), msg=item["msg"], type=item["type"]) for item in found])
 
 
 def _item(path: str, message: str, code: str) -> InvalidItem:
-    """A problem of a definition: `stages[2].config.by` is at body, stages, 2, config, by."""
+    """Convert a problem of a definition: `stages[2].config.by` becomes body, stages, 2, config, by."""
     parts = [int(number) if number else name for number, name in _PART.findall(path)]
     return InvalidItem(loc=["body", *parts], msg=message, type=code)
 

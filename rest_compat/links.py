@@ -1,4 +1,4 @@
-"""Links of the OpenAPI document: which calls take what an answer gives. People follow them, and so do tests."""
+"""OpenAPI links: the calls that accept an id from a response. People follow them, and so do the contract tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIPELINE = _links(
     "execute_pipeline",
     "delete_pipeline",
 )
-"""Of an answer that is a pipeline."""
+"""The links of a response with a pipeline."""
 
 EXECUTION = _links(
     "execution_id",
@@ -34,4 +34,4 @@ EXECUTION = _links(
     "resume_execution",
     "stop_execution",
 )
-"""Of an answer to a start."""
+"""The links of a response to a start."""

@@ -1,4 +1,4 @@
-"""The parameters of requests that several calls have, each with its bounds."""
+"""The request parameters that several calls share, with their bounds."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 TEXT: Final = r"^[^\x00]*$"
-"""Any text that a database can hold."""
+"""Any text that a database can store."""
 
 TRIGGERED_BY: Final[dict[str, Any]] = {"min_length": 1, "max_length": 255, "pattern": TEXT}
-"""Who or what started an execution."""
+"""The bounds of `triggered_by`: the person or system that started an execution."""
 
 Text = Annotated[str, StringConstraints(pattern=TEXT)]
 
@@ -39,7 +39,7 @@ LONGEST_HOURS: Final = 24 * 36_525
 
 
 class EmptyIsAbsent:
-    """Marks a parameter that may be empty, as in `?status=&skip=0`: that counts as not given."""
+    """Marks a parameter that may be empty, as in `?status=&skip=0`: an empty value counts as absent."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_absent_if_empty, handler(source))
@@ -53,15 +53,15 @@ def _absent_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
-PipelineId = Annotated[Text, Path(description="The pipeline's id.")]
-ExecutionId = Annotated[Text, Path(description="The execution's id.")]
-Skip = Annotated[int, Query(ge=0, le=LARGEST, description="Rows to leave out; `cursor` is the cheaper way.")]
-Limit = Annotated[int, Query(ge=1, le=MOST, description="Rows at most.")]
-Hours = Annotated[float, Query(gt=0, le=LONGEST_HOURS, allow_inf_nan=False, description="How far back to look.")]
+PipelineId = Annotated[Text, Path(description="The id of the pipeline.")]
+ExecutionId = Annotated[Text, Path(description="The id of the execution.")]
+Skip = Annotated[int, Query(ge=0, le=LARGEST, description="The number of rows to skip; `cursor` is cheaper.")]
+Limit = Annotated[int, Query(ge=1, le=MOST, description="The maximum number of rows.")]
+Hours = Annotated[float, Query(gt=0, le=LONGEST_HOURS, allow_inf_nan=False, description="How many hours to look back.")]
 Cursor = Annotated[
     Text | None,
     EmptyIsAbsent(),
-    Query(description="Where a page begins, as the page before it says; goes before `skip`."),
+    Query(description="The `cursor` of the previous page: start after it. It takes precedence over `skip`."),
 ]
 IdempotencyKey = Annotated[
     str | None,
@@ -69,7 +69,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x20-\x7e]*$",
-        description="The same key with the same request answers with the same execution, never a second run.",
+        description="The same key with the same request returns the same execution and never starts a second one.",
     ),
 ]
 
@@ -78,13 +78,13 @@ def _traceparent(
     request: Request,
     traceparent: Annotated[
         str | None,
-        Header(description="W3C trace context: the execution's trace is part of that one. Malformed: ignored."),
+        Header(description="W3C trace context that the execution's trace joins. A malformed value is ignored."),
     ] = None,
 ) -> str | None:
     if traceparent is None:
         return None
-    return ",".join(request.headers.getlist("traceparent"))  # several are none: that is malformed
+    return ",".join(request.headers.getlist("traceparent"))  # joined headers are malformed, and so ignored
 
 
 Traceparent = Annotated[str | None, Depends(_traceparent)]
-TriggeredBy = Annotated[str, Query(**TRIGGERED_BY, description="Who or what starts it.")]
+TriggeredBy = Annotated[str, Query(**TRIGGERED_BY, description="The person or system that starts the execution.")]

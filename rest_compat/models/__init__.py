@@ -1,1 +1,1 @@
-"""What goes over the wire: names and types are the contract's, whatever is ours to add is marked so."""
+"""The request and response models. Clients rely on their names and types."""

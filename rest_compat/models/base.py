@@ -1,4 +1,4 @@
-"""What all answers have in common, and the shapes of the errors."""
+"""The base class of responses, and the error responses."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = ["Answer", "Done", "Failure", "Invalid", "InvalidItem", "Refusal", "Responses"]
 
 Responses = dict[int | str, dict[str, Any]]
-"""Statuses, each with the model and the description of its answer, for the OpenAPI document."""
+"""Status codes with the model and description of each response, for the OpenAPI document."""
 
 
 class Answer(BaseModel):
-    """A part of an answer; made of the service's values by their attributes."""
+    """Base class of response models, built from the attributes of service values."""
 
     model_config = ConfigDict(from_attributes=True, extra="forbid")
 
 
 class Done(Answer):
-    """What was asked for is done, or stored and will be carried out."""
+    """The request is done, or stored to be carried out."""
 
     success: Literal[True] = True
     message: str
 
 
 class Refusal(Answer):
-    """Why a request was refused."""
+    """The reason why a request was refused."""
 
     detail: str
 
 
 class InvalidItem(Answer):
-    """One thing wrong with a request: where, what, and a stable name for it."""
+    """One problem of a request: its location, a message and a stable type."""
 
     loc: list[str | int]
     msg: str
@@ -41,15 +41,15 @@ class InvalidItem(Answer):
 
 
 class Invalid(Answer):
-    """Everything that is wrong with a request."""
+    """All problems of a request."""
 
     detail: list[InvalidItem]
 
 
 class Failure(Answer):
-    """A failure that is not the client's."""
+    """A server error."""
 
     success: Literal[False] = False
     error: str
-    detail: str = Field(description="An id under which the log tells more; with DEBUG the traceback.")
+    detail: str = Field(description="The error id to look up in the server log; with DEBUG, the traceback.")
     timestamp: datetime

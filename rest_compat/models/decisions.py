@@ -1,4 +1,4 @@
-"""Decisions of the safety engine on the wire, and what is to be done instead."""
+"""The models of safety-engine decisions and of requests to override them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Decision", "Decisions", "OverrideRequest"]
 
 def _said(reason: str) -> str:
     if not reason.strip():
-        raise ValueError("says why")
+        raise ValueError("must not be blank: give a reason")
     return reason
 
 
 class OverrideRequest(BaseModel):
-    """What is to be done instead, and why. Other fields play no part."""
+    """The action to take instead, and the reason. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -32,7 +32,7 @@ class OverrideRequest(BaseModel):
 
 
 class Verdict(Answer):
-    """What was said of one of the six actions; the first that is admissible is chosen."""
+    """The verdict on one of the six actions; the first admissible action is chosen."""
 
     action: Action
     admissible: bool
@@ -41,7 +41,7 @@ class Verdict(Answer):
 
 
 class Override(Answer):
-    """Somebody had something else done than was decided."""
+    """A user's override of a decision."""
 
     action: Action
     reason: str
@@ -50,10 +50,11 @@ class Override(Answer):
 
 
 class Decision(Answer):
-    """What was decided when a stage had failed, or when something was abnormal while it ran (no `error_class`).
+    """A decision about a failed stage, or about an anomaly while a stage ran (without `error_class`).
 
-    `action` was chosen, `taken` was done; they differ where the policy only records (`mode`). `outcome` is there once
-    the execution has ended: of a retry `succeeded`, `failed` or `stopped`, else how the execution ended.
+    `action` is the chosen action and `taken` the one carried out; they differ if the policy only records (`mode`).
+    `outcome` is set once the execution has ended: for a retry `succeeded`, `failed` or `stopped`, otherwise the final
+    status of the execution.
     """
 
     id: str
@@ -79,13 +80,13 @@ class Decision(Answer):
 
     @classmethod
     def of(cls, row: DecisionRow) -> Decision:
-        """The decision of a row."""
+        """Build the decision from a row."""
         columns = {name: getattr(row, name) for name in cls.model_fields if name not in _INSIDE}
         return cls(**columns, **{name: row.data[name] for name in _INSIDE})
 
 
 _INSIDE = ("reason", "explanation", "verdicts", "situation", "policy_version", "model_version", "propensity")
-"""What stands in the JSON of a row."""
+"""The fields stored in the JSON column of a row."""
 
 
 class Decisions(Answer):

@@ -1,4 +1,4 @@
-"""The bodies that hold definitions: described by the model, judged by the service, which finds everything at once."""
+"""Request bodies with definitions: the model documents them, and the service validates them to report all problems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Changes", "Definition"]
 
 
 class _DescribedBy:
-    """Marks a mapping that is described as a model and not checked against it; `partly`: any of its fields."""
+    """Documents a mapping with the schema of a model without validating it; `partly` makes all fields optional."""
 
     def __init__(self, model: type[BaseModel], *, partly: bool = False) -> None:
         self.model = model
@@ -48,7 +48,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 Definition = Annotated[dict[str, Any], _DescribedBy(Pipeline), Body(openapi_examples={"first": {"value": _EXAMPLE}})]
-"""A whole pipeline."""
+"""A complete pipeline."""
 
 Changes = Annotated[dict[str, Any], _DescribedBy(Pipeline, partly=True), Body()]
-"""Some fields of a pipeline, each as a whole."""
+"""Some fields of a pipeline; each replaces the stored value."""

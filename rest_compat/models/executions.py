@@ -1,4 +1,4 @@
-"""Executions on the wire: how they are started, how they stand, what they logged."""
+"""The models of executions: start requests, status and logs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class StartRequest(BaseModel):
-    """Which pipeline to run, and with what. Other fields play no part."""
+    """The pipeline to run and its variables. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -40,7 +40,7 @@ class StartRequest(BaseModel):
 
 
 class StartStatus(StrEnum):
-    """What became of a start."""
+    """The outcome of a start."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -48,7 +48,7 @@ class StartStatus(StrEnum):
 
 
 class Started(Answer):
-    """What became of a start; `execution_id` is there when it was a success."""
+    """The outcome of a start; `execution_id` is set if `success` is true."""
 
     success: bool
     execution_id: str
@@ -59,9 +59,9 @@ class Started(Answer):
 
 
 class ExecutionSummary(Answer):
-    """An execution as it stands; `progress` in percent, `duration` in seconds.
+    """The current state of an execution; `progress` is in percent, `duration` in seconds.
 
-    `started_at` is the time of its creation until it has started.
+    Until the execution starts, `started_at` is the time of its creation.
     """
 
     id: str
@@ -82,12 +82,12 @@ class ExecutionSummary(Answer):
 
     @classmethod
     def of(cls, row: ExecutionRow) -> ExecutionSummary:
-        """The execution of a row."""
+        """Build the execution from a row."""
         return cls(**_fields(row))
 
 
 class StageExecution(Answer):
-    """A stage's part of an execution. `output`: what is known of its table."""
+    """A stage of an execution. `output` is the summary of its table."""
 
     stage_id: str
     stage_name: str
@@ -102,7 +102,7 @@ class StageExecution(Answer):
 
     @classmethod
     def of(cls, row: StageRow) -> StageExecution:
-        """The stage of a row."""
+        """Build the stage from a row."""
         return cls(
             stage_id=row.stage_id,
             stage_name=row.name,
@@ -121,13 +121,13 @@ class ExecutionDetail(ExecutionSummary):
     """An execution with its stages, in topological order."""
 
     stage_executions: list[StageExecution]
-    current_stage: str | None = Field(description="The first stage that is at work, or waits for its next attempt.")
+    current_stage: str | None = Field(description="The first stage that is running or waits for its next attempt.")
     variables: dict[str, Any]
     pause_deadline: datetime | None
 
     @classmethod
     def of_rows(cls, row: ExecutionRow, stages: Iterable[StageRow]) -> ExecutionDetail:
-        """The execution of these rows."""
+        """Build the execution from its row and the rows of its stages."""
         stages = list(stages)
         at_work = (s.stage_id for s in stages if s.status in {StageStatus.RUNNING, StageStatus.WAITING})
         return cls(
@@ -140,15 +140,15 @@ class ExecutionDetail(ExecutionSummary):
 
 
 class ExecutionList(Answer):
-    """A page of executions, newest first; `total` counts all that match."""
+    """A page of executions, newest first; `total` counts all matches."""
 
     executions: list[ExecutionSummary]
     total: int
-    cursor: str | None = Field(description="Where the next page begins; null: this is the last.")
+    cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 class LogLine(Answer):
-    """Something that happened. `id` counts from 1 without gaps within an execution."""
+    """An event of an execution. `id` counts from 1 without gaps within the execution."""
 
     id: int
     level: Level
@@ -159,7 +159,7 @@ class LogLine(Answer):
 
     @classmethod
     def of(cls, event: Event) -> LogLine:
-        """The line of an event; which kind of event, and of which attempt, is in `metadata`."""
+        """Build the line from an event; `metadata` holds the event type and the attempt."""
         about: dict[str, Any] = {"event": event.type.value}
         if event.attempt is not None:
             about["attempt"] = event.attempt
@@ -174,11 +174,11 @@ class LogLine(Answer):
 
 
 class Logs(Answer):
-    """Lines of the log, oldest first; `total` counts all that match."""
+    """Lines of the log, oldest first; `total` counts all matches."""
 
     logs: list[LogLine]
     total: int
-    after: int = Field(description="The last id seen: what to ask for the lines after these with.")
+    after: int = Field(description="The last id in this response; pass it as `after` to get the following lines.")
 
 
 def _fields(row: ExecutionRow) -> dict[str, Any]:

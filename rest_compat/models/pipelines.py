@@ -1,4 +1,4 @@
-"""Pipelines on the wire."""
+"""The models of pipelines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["PipelineDetail", "PipelineList", "PipelineStage", "PipelineSummary"]
 
 
 class PipelineStage(Answer):
-    """A step of a pipeline; times are seconds, `memory_limit` MiB. `order`: where it stands in topological order."""
+    """A stage of a pipeline. Times are in seconds, `memory_limit` in MiB; `order` is its place in topological order."""
 
     id: str
     name: str
@@ -37,14 +37,14 @@ class PipelineStage(Answer):
 
     @classmethod
     def of(cls, stage: model.Stage, order: int) -> PipelineStage:
-        """The stage of a definition."""
+        """Build the stage from a definition."""
         fields = {name: getattr(stage, name) for name in cls.model_fields if name != "order"}
         changed = {"name": stage.title, "description": stage.description or None, "timeout": _whole(stage.timeout)}
         return cls(**{**fields, **changed}, order=order)
 
 
 class PipelineSummary(Answer):
-    """A pipeline at its newest revision, as lists show it."""
+    """A pipeline at its newest revision, without its stages."""
 
     id: str
     name: str
@@ -59,7 +59,7 @@ class PipelineSummary(Answer):
 
     @classmethod
     def of(cls, row: PipelineRow) -> PipelineSummary:
-        """The pipeline of a row."""
+        """Build the pipeline from a row."""
         fields = {name: getattr(row, name) for name in cls.model_fields}
         return cls(**{**fields, "description": row.description or None})
 
@@ -76,7 +76,7 @@ class PipelineDetail(PipelineSummary):
 
     @classmethod
     def of_revision(cls, revision: Revision) -> PipelineDetail:
-        """The pipeline at a revision."""
+        """Build the pipeline from a revision."""
         pipeline = revision.pipeline
         order = {stage_id: place for place, stage_id in enumerate(pipeline.order())}
         return cls(
@@ -100,13 +100,13 @@ class PipelineDetail(PipelineSummary):
 
 
 class PipelineList(Answer):
-    """A page of pipelines, oldest first; `total` counts all that match."""
+    """A page of pipelines, oldest first; `total` counts all matches."""
 
     pipelines: list[PipelineSummary]
     total: int
-    cursor: str | None = Field(description="Where the next page begins; null: this is the last.")
+    cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 def _whole(seconds: float | None) -> int | float | None:
-    """As an integer where it is one, as clients expect of a number of seconds."""
+    """Convert whole seconds to an integer, as clients expect."""
     return int(seconds) if seconds is not None and seconds.is_integer() else seconds

@@ -1,4 +1,4 @@
-"""What the safety engine says, on the wire: assessments before a run, and insights."""
+"""The models of the safety engine: risk assessments before a run, and insights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FalseAlarms", "Insight", "Insights", "RiskAssessment", "RiskFactor",
 
 
 class RiskFactor(Answer):
-    """A factor of the score: `contribution` is its weight times its score."""
+    """A factor of the risk score; `contribution` is its weight times its score."""
 
     name: str
     value: float | None
@@ -25,7 +25,7 @@ class RiskFactor(Answer):
 
 
 class RiskAssessment(Answer):
-    """How likely the run was to fail, asked before it started. `risk_score` is the sum of the contributions."""
+    """The predicted risk of failure before the start of a run. `risk_score` is the sum of the contributions."""
 
     risk_score: float
     risk_level: str
@@ -36,7 +36,7 @@ class RiskAssessment(Answer):
 
     @classmethod
     def of(cls, row: AssessmentRow) -> RiskAssessment:
-        """The assessment as it was stored."""
+        """Build the assessment from a row."""
         return cls(
             risk_score=row.data["risk_score"],
             risk_level=row.level,
@@ -48,7 +48,7 @@ class RiskAssessment(Answer):
 
 
 class Severity(StrEnum):
-    """How serious an insight is."""
+    """The severity of an insight."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -57,7 +57,7 @@ class Severity(StrEnum):
 
 
 class Insight(Answer):
-    """Something that the safety engine noticed."""
+    """A finding of the safety engine."""
 
     id: int
     pipeline_id: str | None
@@ -78,13 +78,14 @@ class Insight(Answer):
 
     @classmethod
     def of(cls, row: InsightRow) -> Insight:
-        """The insight of a row."""
+        """Build the insight from a row."""
         return cls.model_validate(row)
 
 
 class FalseAlarms(Answer):
-    """How often alarms of one type were raised in runs that have ended, and how many were false: the run completed all
-    the same. `false_rate` is null while there was none.
+    """The alarms of one type in runs that have ended, and how many were false because the run completed anyway.
+
+    `false_rate` is null if no alarm was raised.
     """
 
     insight_type: str
@@ -94,13 +95,14 @@ class FalseAlarms(Answer):
 
     @classmethod
     def of(cls, known: Accuracy) -> FalseAlarms:
-        """The record of one type of alarm."""
+        """Build the counts from the accuracy of one type of alarm."""
         return cls.model_validate(known)
 
 
 class Insights(Answer):
-    """Insights, newest first; `total` counts all that match. `false_alarms`: how well this installation's alarms were
-    founded, whatever was asked for.
+    """Insights, newest first; `total` counts all matches.
+
+    `false_alarms` covers all alarms of the installation, independent of the filters.
     """
 
     insights: list[Insight]

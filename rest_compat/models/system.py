@@ -1,4 +1,4 @@
-"""Health, figures, insights and Airflow's callback on the wire."""
+"""The models of health, metrics and the Airflow callback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Root(Answer):
-    """What this is, and where to look next."""
+    """The name and version of the server, and the paths of its docs, health check and API."""
 
     app: str
     version: str
@@ -39,7 +39,7 @@ class Root(Answer):
 
 
 class Service(Answer):
-    """One part of the installation."""
+    """The health of one service of the installation."""
 
     status: Status
     latency_ms: float | None
@@ -47,7 +47,7 @@ class Service(Answer):
 
 
 class Health(Answer):
-    """How the installation is."""
+    """The health of the installation."""
 
     status: Status
     app: str
@@ -57,7 +57,7 @@ class Health(Answer):
 
 
 class Liveness(Answer):
-    """Whether this process works."""
+    """Whether this process is alive."""
 
     status: Literal["ok", "failed"]
 
@@ -69,7 +69,7 @@ class Readiness(Answer):
 
 
 class Figures(Answer):
-    """Pipelines as they are now, and the executions of the last 30 days.
+    """Metrics of the current pipelines and of the executions of the last 30 days.
 
     `success_rate` is in percent, `avg_duration` in seconds.
     """
@@ -85,7 +85,7 @@ class Figures(Answer):
 
 
 class CallbackType(StrEnum):
-    """What happened to a task."""
+    """The event of a task that Airflow reports."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -93,7 +93,7 @@ class CallbackType(StrEnum):
 
 
 class Callback(BaseModel):
-    """What Airflow tells of a task. `context.execution_id` names the execution it concerns."""
+    """Airflow's report about a task. `context.execution_id` names the execution it concerns."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -106,7 +106,7 @@ class Callback(BaseModel):
 
 
 class Recorded(Answer):
-    """The callback is in the audit log."""
+    """The callback was recorded in the audit log."""
 
     success: Literal[True] = True
     message: str
@@ -115,6 +115,6 @@ class Recorded(Answer):
 
 
 class WrongSecret(Answer):
-    """The callback did not show the secret."""
+    """The callback has a wrong secret or none."""
 
     error: Literal["Invalid callback secret"] = "Invalid callback secret"

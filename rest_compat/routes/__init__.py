@@ -1,1 +1,1 @@
-"""The calls of the contract, a module a subject. Each hands on to the service, and writes down what came of it."""
+"""The REST routes, one module per subject. Each calls the service; changes are recorded in the audit log."""

@@ -1,4 +1,4 @@
-"""What Airflow tells of its tasks."""
+"""The callback for Airflow tasks."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ __all__ = ["WrongSecretError", "answer_wrong_secret", "router"]
 router = APIRouter(prefix="/airflow", tags=["airflow"])
 
 AIRFLOW = Viewer("airflow", Role.OPERATOR)
-"""Whoever shows the secret of callbacks."""
+"""The viewer of callbacks with the correct secret."""
 
 _RESPONSES: Responses = {
-    401: {"model": WrongSecret, "description": "The secret is wrong; without one configured: a token is needed."}
+    401: {
+        "model": WrongSecret,
+        "description": "The secret is wrong; or, if none is configured, the token is missing or invalid.",
+    }
 }
 
-Secret = Annotated[str | None, Header(description="AIRFLOW_CALLBACK_SECRET, where one is configured.")]
+Secret = Annotated[str | None, Header(description="AIRFLOW_CALLBACK_SECRET, if it is configured.")]
 
 
 class WrongSecretError(Exception):
-    """The callback did not show the secret."""
+    """The callback has a wrong secret or none."""
 
 
 async def answer_wrong_secret(_request: Request, _error: Exception) -> JSONResponse:
-    """The contract's own shape for this refusal."""
+    """Answer a wrong secret, in the shape that the REST contract defines for it."""
     return JSONResponse(WrongSecret().model_dump(), 401)
 
 
 def _caller(request: Request, x_airflow_secret: Secret = None) -> Call:
-    """Whoever shows the secret; without one configured, whoever may change something. Raises WrongSecretError."""
+    """Check the secret and return the call; if none is configured, require an operator. Raises WrongSecretError."""
     installation = installation_of(request)
     expected = installation.settings.airflow_callback_secret
     if not expected:
@@ -50,7 +53,7 @@ def _caller(request: Request, x_airflow_secret: Secret = None) -> Call:
 
 @router.post("/callback", responses=_RESPONSES)
 def airflow_callback(call: Annotated[Call, Depends(_caller)], told: Callback) -> Recorded:
-    """Record what happened to a task, with the execution that `context.execution_id` names."""
+    """Record the event of a task together with the execution that `context.execution_id` names."""
     concerned = callbacks.record(
         call.installation, told.model_dump(mode="json"), viewer=call.viewer, request_id=call.request_id
     )

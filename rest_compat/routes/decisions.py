@@ -1,4 +1,4 @@
-"""Decisions about an execution: look at them, and have something else done."""
+"""The routes of safety-engine decisions: list and override them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ router = APIRouter(prefix="/executions/{execution_id}/decisions", tags=["executi
 
 _UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such execution."}}
 _OVERRIDE: Responses = {
-    400: {"model": Refusal, "description": "Its status does not allow that, or the action does not fit the decision."},
-    404: {"model": Refusal, "description": "There is no such decision about that execution."},
-    409: {"model": Refusal, "description": "Something was decided since, or the pipeline runs already."},
+    400: {
+        "model": Refusal,
+        "description": "The execution's status does not allow it, or the action does not fit the decision.",
+    },
+    404: {"model": Refusal, "description": "The execution has no such decision."},
+    409: {"model": Refusal, "description": "A newer decision exists, or the pipeline's concurrency limit is reached."},
 }
 
-DecisionId = Annotated[Text, Path(description="The decision's id.")]
+DecisionId = Annotated[Text, Path(description="The id of the decision.")]
 
 
 @router.get("", responses=_UNKNOWN)
 def list_decisions(call: Reading, execution_id: ExecutionId) -> Decisions:
-    """What the safety engine decided about an execution, why, and what people had done instead; oldest first."""
+    """The decisions of the safety engine about an execution, with reasons and overrides, oldest first."""
     found = decisions.of_execution(call.installation, execution_id)
     return Decisions(decisions=[Decision.of(row) for row in found], total=len(found))
 
@@ -38,7 +41,7 @@ def list_decisions(call: Reading, execution_id: ExecutionId) -> Decisions:
 def override_decision(
     call: Operating, execution_id: ExecutionId, decision_id: DecisionId, asked: OverrideRequest
 ) -> Done:
-    """Have something else done than was decided."""
+    """Override a decision with another action."""
     try:
         with call.audited("overrideDecision", decision_id, asked.model_dump(mode="json")):
             if decisions.get(call.installation, decision_id).execution_id != execution_id:
@@ -46,6 +49,6 @@ def override_decision(
             decisions.override(
                 call.installation, decision_id, asked.action, asked.reason, requested_by=call.viewer.name
             )
-    except InputError as error:  # the body holds: what is asked for does not fit the decision
+    except InputError as error:  # the body is valid, but the action does not fit the decision
         raise HTTPException(400, error.message) from error
     return Done(message=f"{asked.action.capitalize()} requested instead of decision {decision_id}")

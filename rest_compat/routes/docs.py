@@ -1,4 +1,4 @@
-"""The description of the API, and a page that shows it and tries the calls; without anything from elsewhere."""
+"""The OpenAPI document, and a page that shows it and sends requests; the page loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _POLICY = (
 
 @router.get("/openapi.json")
 async def get_openapi(request: Request) -> JSONResponse:
-    """The OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document."""
     return JSONResponse(request.app.openapi())
 
 
 @router.get("/docs")
 async def get_docs(request: Request) -> HTMLResponse:
-    """The page."""
+    """Return the documentation page."""
     prefix = escape(request.app.state.installation.settings.api_prefix)
     page = (_FOLDER / "page.html").read_text("utf-8").replace("{prefix}", prefix)
     headers = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
@@ -35,11 +35,11 @@ async def get_docs(request: Request) -> HTMLResponse:
 
 @router.get("/docs/page.js")
 async def get_script() -> Response:
-    """The page's script."""
+    """Return the script of the page."""
     return Response((_FOLDER / "page.js").read_text("utf-8"), media_type="text/javascript")
 
 
 @router.get("/docs/page.css")
 async def get_style() -> Response:
-    """The page's style."""
+    """Return the style sheet of the page."""
     return Response((_FOLDER / "page.css").read_text("utf-8"), media_type="text/css")

@@ -1,7 +1,7 @@
 """The events of an execution as server-sent events, for clients without GraphQL.
 
-Each event has its number as its id, so that a client that connects again, which names the last one in `Last-Event-ID`,
-goes on exactly there. The stream ends with the execution.
+The id of each event is its number. A client that reconnects sends the last one in `Last-Event-ID` and resumes exactly
+there. The stream ends with the execution.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = ["router"]
 router = APIRouter(prefix="/executions", tags=["executions"])
 
 Number = Annotated[int, Field(ge=0, le=LARGEST)]
-After = Annotated[Number | None, EmptyIsAbsent(), Query(description="Only events behind this number.")]
+After = Annotated[Number | None, EmptyIsAbsent(), Query(description="Return only events after this number.")]
 LastEventId = Annotated[
-    Number | None, EmptyIsAbsent(), Header(description="The same, as browsers say it; goes before.")
+    Number | None, EmptyIsAbsent(), Header(description="Like `after`, as browsers send it; it takes precedence.")
 ]
 
 _EVENT = {
     "type": "object",
     "properties": {
-        "id": {"type": "string", "description": "The event's number."},
-        "event": {"type": "string", "description": "Its type, such as `stage.completed`."},
+        "id": {"type": "string", "description": "The number of the event."},
+        "event": {"type": "string", "description": "The type of the event, such as `stage.completed`."},
         "data": {"type": "string", "description": "JSON: the same object as a line of the log."},
     },
 }
@@ -50,7 +50,7 @@ _EVENT = {
     "/{execution_id}/events",
     response_class=Response,
     responses={
-        200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "The events, one after another."},
+        200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "The stream of events."},
         404: {"model": Refusal, "description": "There is no such execution."},
         503: {"model": Failure, "description": "The database cannot be reached, or too many streams are open."},
     },
@@ -58,7 +58,7 @@ _EVENT = {
 async def follow_events(
     request: Request, call: Reading, execution_id: ExecutionId, after: After = None, last_event_id: LastEventId = None
 ) -> Response:
-    """The events behind a number and those to come, until the execution has ended."""
+    """Stream the events after a number, stored and live, until the execution has ended."""
     streams: Streams = request.app.state.streams
     seen = last_event_id if last_event_id is not None else after
     batches = await streams.events(execution_id, None if seen is None else events.cursor(seen))
@@ -66,7 +66,7 @@ async def follow_events(
 
 
 class _EventResponse(Response):
-    """The stream of these events."""
+    """A streaming response with server-sent events."""
 
     def __init__(self, request: Request, viewer: Viewer, batches: AsyncGenerator[EventBatch, None]) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _EventResponse(Response):
         self._batches = batches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. Raises RefusedError where it is one too many."""
+        """Send the response. Raises RefusedError if too many streams are open."""
         event_streams: EventStreams = self._request.app.state.event_streams
         opened: set[object] = self._request.app.state.open_streams
         with event_streams.opened_by(self._viewer):
@@ -87,7 +87,7 @@ class _EventResponse(Response):
 
 
 async def _chunks(batches: AsyncGenerator[EventBatch, None]) -> AsyncGenerator[bytes, None]:
-    """The events as text; ends where the server does, and where the execution is deleted."""
+    """Encode the events as text; ends when the server shuts down or the execution is deleted."""
     with suppress(StreamsClosedError, NotFoundError):
         async with aclosing(batches), aclosing(alive(batches)) as found:
             async for batch in found:

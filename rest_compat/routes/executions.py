@@ -1,4 +1,4 @@
-"""Executions: look at them, and what can be asked of one that is live."""
+"""The routes of executions: list, read, stop, pause and resume them, and read their logs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ __all__ = ["router"]
 router = APIRouter(prefix="/executions", tags=["executions"])
 
 _UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such execution."}}
-_STATUS: Responses = {400: {"model": Refusal, "description": "Its status does not allow that."}}
+_STATUS: Responses = {400: {"model": Refusal, "description": "The execution's status does not allow it."}}
 
 _RUNNING = ExecutionFilter(statuses=(ExecutionStatus.RUNNING,))
 
-OfPipeline = Annotated[Text | None, EmptyIsAbsent(), Query(description="Only those of this pipeline, however old.")]
-InStatus = Annotated[ExecutionStatus | None, EmptyIsAbsent(), Query(description="Only those in this state.")]
-AtLeast = Annotated[Level | None, EmptyIsAbsent(), Query(description="Only lines as serious as this, or more.")]
-AfterLine = Annotated[int, Query(ge=0, le=LARGEST, description="Only lines behind this id.")]
+OfPipeline = Annotated[
+    Text | None, EmptyIsAbsent(), Query(description="Return only executions of this pipeline, of any age.")
+]
+InStatus = Annotated[
+    ExecutionStatus | None, EmptyIsAbsent(), Query(description="Return only executions with this status.")
+]
+AtLeast = Annotated[Level | None, EmptyIsAbsent(), Query(description="Return only lines at or above this level.")]
+AfterLine = Annotated[int, Query(ge=0, le=LARGEST, description="Return only lines after this id.")]
 
 
 @router.get("")
@@ -43,7 +47,7 @@ def list_executions(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> ExecutionList:
-    """The executions, newest first: of one pipeline all, otherwise those of the last `hours`."""
+    """The executions, newest first: all those of a given pipeline, otherwise those of the last `hours`."""
     wanted = ExecutionFilter(
         pipeline_ids=None if pipeline_id is None else (pipeline_id,),
         statuses=None if status is None else (status,),
@@ -67,19 +71,19 @@ def get_execution(call: Reading, execution_id: ExecutionId) -> ExecutionDetail:
 
 @router.post("/{execution_id}/stop", responses={**_UNKNOWN, **_STATUS})
 def stop_execution(call: Operating, execution_id: ExecutionId) -> Done:
-    """Stop it: its stages are asked to end, and killed after a grace period."""
+    """Stop an execution: its stages are asked to end, and killed after a grace period."""
     return _asked(call, "stop", control.stop, execution_id)
 
 
 @router.post("/{execution_id}/pause", responses={**_UNKNOWN, **_STATUS})
 def pause_execution(call: Operating, execution_id: ExecutionId) -> Done:
-    """Start no further stage until it is resumed; running stages may finish."""
+    """Pause an execution: no further stage starts until it is resumed; running stages may finish."""
     return _asked(call, "pause", control.pause, execution_id)
 
 
 @router.post("/{execution_id}/resume", responses={**_UNKNOWN, **_STATUS})
 def resume_execution(call: Operating, execution_id: ExecutionId) -> Done:
-    """Go on with a paused execution."""
+    """Resume a paused execution."""
     return _asked(call, "resume", control.resume, execution_id)
 
 
@@ -87,7 +91,7 @@ def resume_execution(call: Operating, execution_id: ExecutionId) -> Done:
 def get_logs(
     call: Reading, execution_id: ExecutionId, level: AtLeast = None, limit: Limit = 500, after: AfterLine = 0
 ) -> Logs:
-    """What an execution logged, oldest first."""
+    """The log of an execution, oldest line first."""
     least = level or Level.DEBUG
     lines = executions.logs(call.installation, execution_id, level=least, after=after, limit=limit)
     total = executions.count_logs(call.installation, execution_id, level=least)
@@ -96,7 +100,7 @@ def get_logs(
 
 
 def _listed(call: Call, wanted: ExecutionFilter, skip: int, limit: int, cursor: str | None) -> ExecutionList:
-    """A page, by number of rows or by cursor."""
+    """Read a page, by offset or by cursor."""
     if cursor is None:
         rows, total = executions.part(call.installation, wanted, skip, limit, _UNSHOWN)
         more = skip + len(rows) < total

@@ -1,4 +1,4 @@
-"""Insights: what the safety engine noticed."""
+"""The route of insights: findings of the safety engine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["insights"])
 
-OfPipeline = Annotated[Text | None, EmptyIsAbsent(), Query(description="Only those about this pipeline.")]
-OfExecution = Annotated[Text | None, EmptyIsAbsent(), Query(description="Only those about this execution.")]
-UnresolvedOnly = Annotated[bool, Query(description="Only those whose cause is not gone.")]
+OfPipeline = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this pipeline.")]
+OfExecution = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this execution.")]
+UnresolvedOnly = Annotated[bool, Query(description="Return only insights whose cause persists.")]
 
 
 @router.get("/insights")
@@ -29,7 +29,7 @@ def list_insights(
     hours: Hours = 24,
     limit: Limit = 50,
 ) -> Insights:
-    """What the safety engine noticed in the last `hours`, newest first."""
+    """The insights of the safety engine from the last `hours`, newest first."""
     rows, total = insights.listing(
         call.installation,
         pipeline_id=pipeline_id,

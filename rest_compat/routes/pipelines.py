@@ -1,4 +1,4 @@
-"""Pipelines: create, list, read, change, delete, switch on and off."""
+"""The routes of pipelines: create, list, read, update, delete, activate and deactivate them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ __all__ = ["router"]
 router = APIRouter(prefix="/pipelines", tags=["pipelines"])
 
 _UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such pipeline."}}
-_CONFLICT: Responses = {409: {"model": Refusal, "description": "It contradicts what is stored."}}
+_CONFLICT: Responses = {409: {"model": Refusal, "description": "The request conflicts with the stored state."}}
 
-IsActive = Annotated[bool | None, EmptyIsAbsent(), Query(description="Only those that are, or are not, active.")]
-IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of what the client has.")]
+IsActive = Annotated[
+    bool | None, EmptyIsAbsent(), Query(description="Return only active, or only inactive, pipelines.")
+]
+IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of the client's copy.")]
 
 
 @router.post("", status_code=201, responses={201: links.PIPELINE, **_CONFLICT})
 def create_pipeline(call: Operating, definition: Definition) -> PipelineDetail:
-    """Check a definition whole and store it as a new pipeline."""
+    """Validate a definition completely and store it as a new pipeline."""
     with call.audited("createPipeline", None, definition):
         return PipelineDetail.of_revision(pipelines.create(call.installation, definition))
 
@@ -53,12 +55,12 @@ def list_pipelines(
 @router.get(
     "/{pipeline_id}",
     response_model=PipelineDetail,
-    responses={**_UNKNOWN, 304: {"description": "It is what the client has."}},
+    responses={**_UNKNOWN, 304: {"description": "The client's copy is current."}},
 )
 def get_pipeline(
     call: Reading, pipeline_id: PipelineId, response: Response, if_none_match: IfNoneMatch = None
 ) -> Response | PipelineDetail:
-    """A pipeline with its stages. Its `ETag` changes with it."""
+    """A pipeline with its stages. The `ETag` changes with the pipeline."""
     revision = pipelines.get(call.installation, pipeline_id)
     tag = etags.of(revision)
     if etags.matches(if_none_match, tag):
@@ -69,14 +71,14 @@ def get_pipeline(
 
 @router.put("/{pipeline_id}", responses={**_UNKNOWN, **_CONFLICT})
 def update_pipeline(call: Operating, pipeline_id: PipelineId, changes: Changes) -> PipelineDetail:
-    """Change some fields, each as a whole; executions keep the revision they started with."""
+    """Replace some fields of a pipeline; executions keep the revision they started with."""
     with call.audited("updatePipeline", pipeline_id, changes):
         return PipelineDetail.of_revision(pipelines.update(call.installation, pipeline_id, changes))
 
 
 @router.delete("/{pipeline_id}", responses={**_UNKNOWN, **_CONFLICT})
 def delete_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
-    """Delete a pipeline; refused while an execution of it is live. Its history is kept."""
+    """Delete a pipeline and keep its history; refused while it has a live execution."""
     with call.audited("deletePipeline", pipeline_id, {}):
         pipelines.delete(call.installation, pipeline_id)
     return Done(message=f"Pipeline deleted: {pipeline_id}")
@@ -84,7 +86,7 @@ def delete_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
 
 @router.post("/{pipeline_id}/activate", responses=_UNKNOWN)
 def activate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
-    """Let it be started again."""
+    """Activate the pipeline so it can be started."""
     with call.audited("activatePipeline", pipeline_id, {}):
         pipelines.activate(call.installation, pipeline_id)
     return Done(message=f"Pipeline activated: {pipeline_id}")
@@ -92,7 +94,7 @@ def activate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
 
 @router.post("/{pipeline_id}/deactivate", responses=_UNKNOWN)
 def deactivate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
-    """Let no execution of it start any more; those that are live go on."""
+    """Deactivate the pipeline so it cannot be started; live executions continue."""
     with call.audited("deactivatePipeline", pipeline_id, {}):
         pipelines.deactivate(call.installation, pipeline_id)
     return Done(message=f"Pipeline deactivated: {pipeline_id}")

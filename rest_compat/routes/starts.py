@@ -1,4 +1,4 @@
-"""Starting executions: two calls that do the same, for the bodies that clients send."""
+"""The routes that start executions: two equivalent calls for the different bodies that clients send."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _RESPONSES: Responses = {
     202: links.EXECUTION,
     400: {"model": Refusal, "description": "The pipeline is not active, or the body cannot be read."},
     404: {"model": Refusal, "description": "There is no such pipeline."},
-    409: {"model": Refusal, "description": "It runs already as often as it may, or the key was used otherwise."},
+    409: {"model": Refusal, "description": "Concurrency limit reached, or the key was used for another request."},
 }
 
 
 class Envelope(BaseModel):
-    """The body that Airflow's clients send; any other object is the variables themselves."""
+    """The body that Airflow clients send; any other object is taken as the variables."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -41,7 +41,7 @@ _ENVELOPE = TypeAdapter(Envelope)
 
 ExecuteBody = Annotated[
     dict[str, Any] | None,
-    Body(description='`{"triggered_by": ..., "variables": {...}}`, or an object that is the variables, or nothing.'),
+    Body(description='`{"triggered_by": ..., "variables": {...}}`, an object with only the variables, or no body.'),
 ]
 
 
@@ -49,7 +49,7 @@ ExecuteBody = Annotated[
 def start_execution(
     call: Operating, asked: StartRequest, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None
 ) -> Started:
-    """Start a pipeline."""
+    """Start an execution of a pipeline."""
     variables = asked.variables or {}
     return _started(call, asked.pipeline_id, variables, asked.triggered_by, idempotency_key, traceparent)
 
@@ -63,7 +63,7 @@ def execute_pipeline(
     idempotency_key: IdempotencyKey = None,
     traceparent: Traceparent = None,
 ) -> Started:
-    """Start a pipeline; the same as the other call."""
+    """Start an execution of a pipeline; equivalent to `start_execution`."""
     envelope = _envelope(body or {})
     if envelope is None:
         return _started(call, pipeline_id, body or {}, triggered_by, idempotency_key, traceparent)

@@ -1,4 +1,4 @@
-"""What this is and how it is: for people, for orchestrators, for dashboards."""
+"""The routes of server information, health and metrics, for people, orchestrators and dashboards."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from rest_compat.models.system import Figures, Health, Liveness, Readiness, Root
 __all__ = ["APP", "DESCRIPTION", "probes", "router"]
 
 APP = "FlexiRoaster"
-DESCRIPTION = "Data pipelines that really run: durable execution, a safety engine and live events."
+DESCRIPTION = "Data pipelines with durable execution, a safety engine and live events."
 
 _EXPOSITION: dict[str, Any] = {
     media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")
 }
 
 RECENT = 10
-"""So many of the newest insights are told with the figures."""
+"""Number of newest insights in the metrics."""
 
 router = APIRouter(tags=["system"])
 probes = APIRouter(tags=["system"])
-"""What answers without a token, since those who ask have none."""
+"""The routes that require no token, because probes have none."""
 
 _PUBLIC = {"fallback_mode"}
-"""Of the details of a service, what everybody may see: the others may say where things are."""
+"""The details of a service that need no token; other details may reveal host names and paths."""
 
 
 @probes.get("/")
 def get_root(request: Request) -> Root:
-    """What this is, and where to look next."""
+    """The name and version of this server, and the paths of its docs, health check and API."""
     prefix = installation_of(request).settings.api_prefix
     return Root(
         app=APP,
@@ -51,7 +51,7 @@ def get_root(request: Request) -> Root:
 
 @probes.get("/health")
 def get_health(request: Request) -> Health:
-    """How database, Redis and the executor are. All details only with a token, where tokens are needed."""
+    """The health of the database, Redis and the executor. If tokens are required, full details need one."""
     report = health.check(installation_of(request))
     known = _is_known(request)
     parts = {"database": report.database, "redis": report.redis, "executor": report.executor}
@@ -62,15 +62,19 @@ def get_health(request: Request) -> Health:
     return Health(status=report.status, app=APP, version=__version__, timestamp=utc_now(), services=services)
 
 
-@probes.get("/health/live", responses={503: {"model": Liveness, "description": "Its driver has failed: restart it."}})
+@probes.get(
+    "/health/live", responses={503: {"model": Liveness, "description": "The driver has failed: restart the process."}}
+)
 def get_liveness(request: Request, response: Response) -> Liveness:
-    """Whether this process works."""
+    """Whether this process is alive."""
     alive = installation_of(request).healthy
     response.status_code = 200 if alive else 503
     return Liveness(status="ok" if alive else "failed")
 
 
-@probes.get("/health/ready", responses={503: {"model": Readiness, "description": "Send it no requests now."}})
+@probes.get(
+    "/health/ready", responses={503: {"model": Readiness, "description": "The process cannot serve requests now."}}
+)
 def get_readiness(request: Request, response: Response) -> Readiness:
     """Whether this process can serve requests now."""
     ready = health.check(installation_of(request)).ready
@@ -82,13 +86,13 @@ def get_readiness(request: Request, response: Response) -> Readiness:
     "/metrics",
     response_model=Figures,
     responses={
-        200: {"description": "JSON, or what Prometheus collects where a client accepts that.", "content": _EXPOSITION}
+        200: {"description": "JSON, or the Prometheus text format if the client accepts it.", "content": _EXPOSITION}
     },
 )
 def get_metrics(
     call: Reading, request: Request, accept: Annotated[str, Header(include_in_schema=False)] = ""
 ) -> Response | Figures:
-    """The figures of the last 30 days; for `text/plain; version=0.0.4` and OpenMetrics those of this moment."""
+    """Metrics of the last 30 days as JSON; for `text/plain; version=0.0.4` and OpenMetrics, the current metrics."""
     if exposition.is_wanted(accept):
         text, content_type = request.app.state.exposition.text(accept)
         return Response(text, headers={"content-type": content_type})

@@ -67,7 +67,7 @@ def test_who_may_look_may_not_change(closed: Rest) -> None:
         as_viewer = closed.http.request(method, path, headers=closed.viewer)
         as_operator = closed.http.request(method, path, headers=closed.operator)
         if name in OPERATORS:
-            assert_refused(as_viewer, 403, "This needs the role operator; the token has the role viewer")
+            assert_refused(as_viewer, 403, "This call requires the role operator; the token has the role viewer")
         else:
             assert as_viewer.status_code not in {401, 403}, name
         assert as_operator.status_code not in {401, 403}, name

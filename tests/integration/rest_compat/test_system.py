@@ -44,7 +44,7 @@ def test_root_says_where_things_are(rest: Rest) -> None:
     assert rest.json("/") == {
         "app": "FlexiRoaster",
         "version": __version__,
-        "description": "Data pipelines that really run: durable execution, a safety engine and live events.",
+        "description": "Data pipelines with durable execution, a safety engine and live events.",
         "docs": "/api/docs",
         "health": "/health",
         "api_prefix": "/api",
