@@ -31,8 +31,8 @@ class Attempt:
     """One attempt of a stage. `number` counts all attempts from 1; `attempt` is the stage's own count.
 
     The stage's own count restarts when the execution is retried, and skips interrupted attempts: those that were
-    paused, handed over, or lost together with their worker. `retry_delay` is in seconds, and set only if another
-    attempt followed.
+    paused, handed over, or lost together with their worker. `retry_delay` is in seconds, and set only if a
+    retry was scheduled.
     """
 
     stage_id: str

@@ -318,7 +318,7 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
         if earlier:
             return _same_request(new, *earlier)
         raise
-    watch = _watch(installation, revision, new) if drive else None  # before it is created: later nothing may fail
+    watch = _watch(installation, revision, new) if drive else None  # first: nothing may fail after it is created
     landed = _create(installation, new)
     if isinstance(landed, str):
         return landed

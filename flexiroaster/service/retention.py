@@ -19,11 +19,11 @@ UNTOUCHED = timedelta(days=7)
 
 
 def prune(installation: Installation, older_than: timedelta) -> int:
-    """Delete executions that ended before the period, with their events, commands and artifacts; return the number.
+    """Delete executions that ended more than `older_than` ago, with their events, commands and artifacts.
 
     Live and paused executions and those being worked on are kept. An execution is also kept as long as a rerun of it
     exists, because the rerun reads its artifacts. Data that outputs wrote stays, but can no longer be rolled back.
-    Raises StoreError.
+    Returns the number of deleted executions. Raises StoreError.
     """
     installation.knowledge.catch_up()  # the safety engine keeps what it learned from these executions
     before = utc_now() - older_than
@@ -61,9 +61,9 @@ def prune_records(installation: Installation) -> dict[str, int]:
 def sweep(installation: Installation, older_than: timedelta) -> int:
     """Delete orphaned artifacts and leftover files; return the number of folders and files.
 
-    Orphans are artifacts of executions that were created before the period and are not in the database: a prune that
-    was killed between database and artifacts leaves them. Leftover files are those that killed workers left on this
-    machine more than a week ago. Raises StoreError.
+    Orphans are artifacts of executions that were created more than `older_than` ago and are not in the database: a
+    prune that was killed between database and artifacts leaves them. Leftover files are those that killed workers left
+    on this machine more than a week ago. Raises StoreError.
     """
     artifacts = Artifacts(installation.settings.artifacts_url)
     before = utc_now() - older_than
