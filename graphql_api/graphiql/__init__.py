@@ -1,4 +1,4 @@
-"""GraphiQL, for development: its published files are fetched once, with `make graphiql`, and served from here."""
+"""GraphiQL for development: `make graphiql` fetches its published files once, and this package serves them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FILES = {
     "react.production.min.js": "text/javascript",
     "react-dom.production.min.js": "text/javascript",
 }
-"""What GraphiQL needs, and the media type of each."""
+"""The files that GraphiQL needs, with their media types."""
 
 _POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self' 'unsafe-inline'",  # the editor sizes its lines with style attributes
+        "style-src 'self' 'unsafe-inline'",  # the editor sets line sizes with style attributes
         "img-src 'self' data:",
         "font-src 'self' data:",
         "connect-src 'self'",
@@ -46,20 +46,20 @@ _HEADERS = {
 
 
 def folder() -> Path:
-    """Where the files lie: in the user's cache, by version."""
+    """Return the folder of the files: in the user's cache, by version."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "flexiroaster" / f"graphiql-{VERSION}"
 
 
 def page() -> Response:
-    """GraphiQL's page, or one that says how to get its files."""
+    """Return GraphiQL's page, or a page that says how to install its files."""
     complete = all((folder() / name).is_file() for name in FILES)
     name, status = ("page.html", 200) if complete else ("missing.html", 503)
     return HTMLResponse(_own(name), status, _HEADERS)
 
 
 def assets() -> Starlette:
-    """The application that serves the files, and nothing else, below `PREFIX`."""
+    """Return the application that serves the files, and only these, below `PREFIX`."""
     return Starlette(routes=[Route("/start.js", _start), Route("/{name}", _asset)])
 
 
@@ -71,7 +71,7 @@ def _asset(request: Request) -> Response:
     name = request.path_params["name"]
     path = folder() / name
     if name not in FILES or not path.is_file():
-        return PlainTextResponse("There is no such file", 404)
+        return PlainTextResponse("File not found", 404)
     return FileResponse(path, media_type=FILES[name], headers={**_HEADERS, "cache-control": "max-age=86400"})
 
 

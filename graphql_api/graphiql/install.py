@@ -1,6 +1,6 @@
 """`python -m graphql_api.graphiql.install`: fetch GraphiQL's published files with npm into the cache folder.
 
-Only these versions with these digests are taken, and only the files that the page uses.
+It accepts only the pinned versions with their digests, and extracts only the files that the page uses.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ PACKAGES = {
     "react@18.3.1": "8d9bed01a672e7eaf387942d781ad47c6a43089a30a0306060f9fd5ac7870347",
     "react-dom@18.3.1": "031d4427a99f2f3f6cac18bbbf308594a67e4f47d10f4896fdec446505b040e0",
 }
-"""npm packages and the SHA-256 of their archives."""
+"""The npm packages, with the SHA-256 of their archives."""
 
 
 def install(target: Path | None = None) -> Path:
-    """Put the files into `target`, by default where the server looks; what is complete is left alone.
+    """Install the files into `target`, by default the server's folder, unless they are complete; return the folder.
 
-    Raises RuntimeError when npm is missing or fails, or an archive is not the one that is expected.
+    Raises RuntimeError if npm is missing or fails, or if an archive has the wrong digest.
     """
     place = target or folder()
     if all((place / name).is_file() for name in FILES):
         return place
     npm = shutil.which("npm")
     if npm is None:
-        raise RuntimeError("npm is needed to fetch GraphiQL, and there is none")
+        raise RuntimeError("npm is needed to fetch GraphiQL, but it is not installed")
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         for package, digest in PACKAGES.items():
@@ -52,7 +52,7 @@ def _archive(npm: str, package: str, digest: str, scratch: Path) -> Path:
     if done.returncode or not archive.is_file():
         raise RuntimeError(f"npm could not fetch {package}: {done.stderr.strip()}")
     if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
-        raise RuntimeError(f"{package} is not the archive that is expected")
+        raise RuntimeError(f"{package}: the SHA-256 of the archive is not the expected one")
     return archive
 
 

@@ -7,7 +7,7 @@ socket.protocol = address.protocol === "https:" ? "wss:" : "ws:";
 const fetcher = GraphiQL.createFetcher({ url: address.href, subscriptionUrl: socket.href });
 const page = React.createElement(GraphiQL, {
   fetcher,
-  defaultQuery: "# Ctrl-Enter runs it. With tokens, put into Headers below:\n# {\"Authorization\": \"Bearer ...\"}\n\n{\n  __typename\n}\n",
+  defaultQuery: "# Press Ctrl-Enter to run the query. If the server requires a token, add it under Headers below:\n# {\"Authorization\": \"Bearer ...\"}\n\n{\n  __typename\n}\n",
   isHeadersEditorEnabled: true,
   shouldPersistHeaders: false,
 });
