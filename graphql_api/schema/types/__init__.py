@@ -1,1 +1,1 @@
-"""Object types. Most are served from the service's own rows, field by field, without copying them."""
+"""Object types. Most are resolved directly from the service's rows, without copying them."""

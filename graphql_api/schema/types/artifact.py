@@ -1,4 +1,4 @@
-"""Artifacts: the tables that stages gave."""
+"""Artifacts: the output tables of stages."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ __all__ = ["Artifact"]
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Column:
-    """A column of a table."""
+    """A column of an artifact's table."""
 
     name: str
-    type: str = strawberry.field(description="In the words of polars, such as `Int64`.")
+    type: str = strawberry.field(description="The polars data type, such as `Int64`.")
 
 
 @fields_require(Role.OPERATOR)
 @strawberry.type
 class TablePreview:
-    """The first rows of a table; cells are JSON values.
+    """The first rows of an artifact's table, with cells as JSON values.
 
-    Times are ISO 8601, durations seconds, decimals and integers beyond 2^53 text, bytes base64, NaN null.
+    Times are ISO 8601, durations are seconds, decimals and integers beyond 2^53 are strings, bytes are base64, and NaN
+    is null.
     """
 
     columns: list[Column]
-    rows: JSON = strawberry.field(description="A list of rows, each a list of cells in the order of the columns.")
+    rows: JSON = strawberry.field(description="A list of rows; each row is a list of cells in column order.")
     total_rows: BigInt
-    cut: bool = strawberry.field(description="Whether texts or lists within cells were too long to be shown whole.")
+    cut: bool = strawberry.field(description="Whether long texts or lists in cells are truncated.")
 
 
 def _preview(root: strawberry.Parent[artifacts.Artifact], info: Info, rows: int = 20) -> TablePreview:
@@ -44,14 +45,14 @@ def _preview(root: strawberry.Parent[artifacts.Artifact], info: Info, rows: int 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Artifact:
-    """The table of a completed stage."""
+    """The output table of a completed stage."""
 
     execution_id: str
     stage_id: str
     rows: BigInt
     columns: list[Column]
-    bytes: BigInt = strawberry.field(description="Of its own file; columns that it shares stand in others.")
+    bytes: BigInt = strawberry.field(description="Size of its own file; shared columns are in other files.")
     checksum: str
     preview: TablePreview = strawberry.field(
-        resolver=_preview, metadata=requires(Role.OPERATOR), description="Its first rows, 1000 at most."
+        resolver=_preview, metadata=requires(Role.OPERATOR), description="The first rows of the table, at most 1000."
     )

@@ -1,4 +1,4 @@
-"""Attempts: what a stage tried, one after another."""
+"""Attempts of a stage."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def _failure(root: strawberry.Parent[attempts.Attempt]) -> Failure | None:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Attempt:
-    """One attempt of a stage."""
+    """One attempt to run a stage."""
 
-    number: int = strawberry.field(description="Counts all attempts of the stage, from 1.")
+    number: int = strawberry.field(description="Number among all attempts of the stage, from 1.")
     attempt: int = strawberry.field(
-        description="The stage's own count: it begins anew with a retry, and interrupted attempts do not count."
+        description="The stage's attempt count. It restarts when the execution is retried, and interrupted attempts do "
+        "not count."
     )
     started_at: datetime
     ended_at: datetime | None
-    duration: float | None = strawberry.field(description="Seconds, once it has ended.")
+    duration: float | None = strawberry.field(description="Duration in seconds; null until the attempt has ended.")
     outcome: AttemptOutcome
     error: Failure | None = strawberry.field(resolver=_failure)
-    retry_delay: float | None = strawberry.field(description="Seconds until the next attempt, where one was to come.")
+    retry_delay: float | None = strawberry.field(description="Seconds until the next attempt, if one was scheduled.")

@@ -1,4 +1,4 @@
-"""Decisions: what the safety engine chose to do next, why, and what people had done instead."""
+"""Decisions of the safety engine, with their reasons, outcomes and overrides."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ __all__ = ["Decision"]
 
 _EXECUTION = strawberry.lazy("graphql_api.schema.types.execution")
 
-strawberry.enum(Action, name="DecisionAction")  # `Action` alone says too little among all other types
+strawberry.enum(Action, name="DecisionAction")  # `Action` alone is too vague in the schema
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class DecisionVerdict:
-    """What was said of one of the six actions; the first that is admissible is chosen."""
+    """The verdict on one of the six actions. The decision chooses the first admissible action."""
 
     action: Action
     admissible: bool
     chosen: bool
-    reason: str = strawberry.field(description="Why it is admissible, or why not.")
+    reason: str = strawberry.field(description="Why the action is admissible or not.")
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class DecisionOverride:
-    """Somebody had something else done than was decided."""
+    """A user's request for another action than the decided one."""
 
     action: Action = strawberry.field(resolver=lambda root: Action(root.action))
     reason: str
@@ -80,58 +80,65 @@ def _verdicts(root: strawberry.Parent[DecisionRow]) -> list[DecisionVerdict]:
 
 
 def _stored(name: str) -> Callable[[DecisionRow], Any]:
-    """The resolver of what stands in the JSON of the decision."""
+    """A resolver that reads a value from the decision's stored JSON."""
     return lambda root: root.data[name]
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Decision(Node):
-    """What was decided when a stage had failed, or when something was abnormal while it ran. It never changes, but that
-    what came of it is added.
+    """A decision of the safety engine after a stage failed, or after an anomaly while a stage ran. It does not change,
+    except that its outcome is added.
     """
 
     id: strawberry.ID = strawberry.field(resolver=_id)
-    decision_id: str = strawberry.field(resolver=lambda root: root.id, description="What the other faces call its id.")
+    decision_id: str = strawberry.field(
+        resolver=lambda root: root.id, description="The id in REST and on the command line."
+    )
     execution_id: str
     execution: Annotated[Execution, _EXECUTION] | None = strawberry.field(
-        resolver=_execution, description="Null once it is pruned; its decisions are kept."
+        resolver=_execution, description="Null once the execution is pruned; its decisions are kept."
     )
     pipeline_id: str
     stage_id: str | None
     attempt: int | None
     at: datetime
     error_class: ErrorClass | None = strawberry.field(
-        resolver=_error_class, description="What the stage failed with; null: an anomaly while it ran."
+        resolver=_error_class, description="The class of the stage's failure; null for an anomaly while it ran."
     )
-    action: Action = strawberry.field(resolver=_action, description="What was chosen.")
+    action: Action = strawberry.field(resolver=_action, description="The chosen action.")
     taken: Action = strawberry.field(
-        resolver=_taken, description="What was done: another where the policy only records, see `mode`."
+        resolver=_taken, description="The action taken; it can differ from `action` if `mode` only records decisions."
     )
-    mode: PolicyMode = strawberry.field(resolver=_mode, description="What was to become of the decision.")
+    mode: PolicyMode = strawberry.field(
+        resolver=_mode, description="Whether the policy only recorded the decision or also acted on it."
+    )
     reason: str = strawberry.field(resolver=_stored("reason"))
     explanation: str = strawberry.field(
-        resolver=_stored("explanation"), description="Why this action and none that comes before it, in one sentence."
+        resolver=_stored("explanation"),
+        description="One sentence on why this action was chosen instead of those before it in the order of preference.",
     )
     verdicts: list[DecisionVerdict] = strawberry.field(
-        resolver=_verdicts, description="Of all six actions, in the order of preference."
+        resolver=_verdicts, description="The verdicts on all six actions, in the order of preference."
     )
-    situation: JSON = strawberry.field(resolver=_stored("situation"), description="What was known, by name.")
+    situation: JSON = strawberry.field(
+        resolver=_stored("situation"), description="The facts that the decision was based on, by name."
+    )
     policy_version: str = strawberry.field(resolver=_stored("policy_version"))
     model_version: str | None = strawberry.field(
-        resolver=_stored("model_version"), description="Of the model that said the risk."
+        resolver=_stored("model_version"), description="Version of the model that estimated the risk."
     )
     propensity: float = strawberry.field(
         resolver=_stored("propensity"), description="The probability with which the policy chose this action."
     )
     outcome: str | None = strawberry.field(
-        description="Of a retry `succeeded`, `failed` or `stopped`, else how the execution ended; null until the "
-        "execution has ended and the engine has learned from it."
+        description="For a retry `succeeded`, `failed` or `stopped`, otherwise how the execution ended. Null until the "
+        "execution has ended and the safety engine has learned from it."
     )
     outcome_at: datetime | None
-    overrides: list[DecisionOverride] = strawberry.field(description="What people had done instead, oldest first.")
+    overrides: list[DecisionOverride] = strawberry.field(description="Overrides by users, oldest first.")
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, DecisionRow)

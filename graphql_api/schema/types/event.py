@@ -1,4 +1,4 @@
-"""Events: what happened to an execution, one after another."""
+"""Events of an execution."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def _id(root: strawberry.Parent[event.Event]) -> strawberry.ID:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Event(Node):
-    """One thing that happened to an execution; what a stage logs is among them."""
+    """One event in an execution's history, such as a state change or a log line of a stage."""
 
     id: strawberry.ID = strawberry.field(resolver=_id)
-    seq: BigInt = strawberry.field(description="The number within the execution: from 1, without gaps.")
+    seq: BigInt = strawberry.field(description="Sequence number within the execution, from 1 without gaps.")
     at: datetime
     type: EventType
     level: Level
     execution_id: str
     stage_id: str | None
     attempt: int | None
-    message: str = strawberry.field(description="One line for people.")
+    message: str = strawberry.field(description="One human-readable line.")
     data: JSON | None
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, event.Event)

@@ -1,4 +1,4 @@
-"""Batches of events: the payloads of a live view of one execution."""
+"""Batches of events: the payloads of the subscriptions to one execution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _WithExecution(Protocol):
 
 
 async def live_execution(root: strawberry.Parent[_WithExecution], info: Info) -> Execution:
-    """The execution of a payload; what may be large of it is read where somebody asks for it."""
+    """Return the execution of a payload; its large columns are read only if requested."""
     row = root.execution
     if HEAVY & asked(info):
         row = await info.context.loaders.executions.load(row.id) or row
@@ -35,16 +35,16 @@ async def live_execution(root: strawberry.Parent[_WithExecution], info: Info) ->
 @fields_require(Role.VIEWER)
 @strawberry.type
 class EventBatch:
-    """Events of one execution that were committed together, or are history that is sent together."""
+    """Events of one execution that were committed together, or a part of its history."""
 
-    events: list[Event] = strawberry.field(description="In order. Empty where the only news is that it has caught up.")
-    cursor: str = strawberry.field(description="Give it as `after` to go on behind these events.")
-    caught_up: bool = strawberry.field(description="Whether the history is over: what follows is live.")
+    events: list[Event] = strawberry.field(description="Events in order; empty if only `caughtUp` has changed.")
+    cursor: str = strawberry.field(description="Pass it as `after` to resume after these events.")
+    caught_up: bool = strawberry.field(description="Whether the history is complete and all further events are live.")
     execution: Execution = strawberry.field(
-        resolver=live_execution, description="As it was when these events were read, or a little newer."
+        resolver=live_execution, description="The execution when these events were read, or slightly later."
     )
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, Payload)

@@ -1,4 +1,4 @@
-"""Executions: a run of a pipeline."""
+"""Executions of pipelines."""
 
 from __future__ import annotations
 
@@ -120,51 +120,53 @@ def _logs(
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Execution(Node):
-    """A run of a pipeline, at the revision it started with."""
+    """A run of a pipeline at the revision that it started with."""
 
     id: strawberry.ID = strawberry.field(resolver=_id)
-    execution_id: str = strawberry.field(resolver=lambda root: root.id, description="What the other faces call its id.")
+    execution_id: str = strawberry.field(
+        resolver=lambda root: root.id, description="The id in REST and on the command line."
+    )
     status: ExecutionStatus
-    is_terminal: bool = strawberry.field(resolver=_is_terminal, description="Whether it has ended.")
+    is_terminal: bool = strawberry.field(resolver=_is_terminal, description="Whether the execution has ended.")
     allowed_commands: list[CommandKind] = strawberry.field(
-        resolver=_allowed, description="What can be asked of it in its present state."
+        resolver=_allowed, description="The commands that its current state allows."
     )
     pipeline_id: str
     pipeline_name: str
     pipeline: Annotated[Pipeline, _PIPELINE] | None = strawberry.field(
-        resolver=_pipeline, description="As it is now; null once it is deleted."
+        resolver=_pipeline, description="The pipeline as it is now; null once it is deleted."
     )
     revision: int
     definition: Annotated[PipelineRevision, _PIPELINE] | None = strawberry.field(
-        resolver=_definition, description="The definition it runs."
+        resolver=_definition, description="The pipeline definition that it runs."
     )
     variables: JSON
     triggered_by: str
     total_stages: int
     completed_stages: int
-    progress: float = strawberry.field(description="Percent of the stages that are completed, one decimal.")
+    progress: float = strawberry.field(description="Percentage of completed stages, to one decimal.")
     risk_score: float | None
-    risk: RiskAssessment | None = strawberry.field(resolver=_risk, description="What was said before it started.")
+    risk: RiskAssessment | None = strawberry.field(resolver=_risk, description="The assessment before its start.")
     decisions: list[Decision] = strawberry.field(
-        resolver=_decisions, description="What the safety engine decided while it ran, oldest first."
+        resolver=_decisions, description="Decisions of the safety engine while it ran, oldest first."
     )
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
-    duration: float | None = strawberry.field(description="Seconds from start to end, once it has ended.")
+    duration: float | None = strawberry.field(description="Seconds from start to end; null until it has ended.")
     pause_deadline: datetime | None = strawberry.field(
-        description="When it is stopped, if it is paused and nobody resumes it."
+        description="When the paused execution is stopped unless it is resumed."
     )
     error: Failure | None = strawberry.field(resolver=_failure)
-    last_seq: BigInt = strawberry.field(description="The number of its last event.")
+    last_seq: BigInt = strawberry.field(description="Sequence number of its last event.")
     stage_runs: list[StageRun] = strawberry.field(resolver=_stage_runs)
-    artifacts: list[Artifact] = strawberry.field(resolver=_artifacts, description="The tables its stages gave.")
-    events: Connection[Event] = strawberry.field(resolver=_events, description="Everything that happened, in order.")
+    artifacts: list[Artifact] = strawberry.field(resolver=_artifacts, description="Output tables of its stages.")
+    events: Connection[Event] = strawberry.field(resolver=_events, description="All events of the execution, in order.")
     logs: Connection[Event] = strawberry.field(
-        resolver=_logs, description="The events of a level or a more serious one, in order."
+        resolver=_logs, description="The events of at least this level, in order."
     )
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, ExecutionRow)

@@ -1,4 +1,4 @@
-"""Changes in the list of executions: the payloads of a live view of the list."""
+"""Changes in the list of executions: the payloads of the subscription to the list."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["ExecutionChange"]
 @fields_require(Role.VIEWER)
 @strawberry.type
 class ExecutionChange:
-    """An execution that is in another state than before, or one that a view of the list begins with."""
+    """An execution that has changed state, or one that was in the list when the subscription started."""
 
     execution: Execution = strawberry.field(resolver=live_execution)
     cursor: str = strawberry.field(
-        description="Give it as `after` to go on from here. Some executions may then come "
-        "again; none is left out but one that ended before and was rolled back in the meantime."
+        description="Pass it as `after` to resume from here. Some executions may be sent again. None is missed, except "
+        "one that had already ended and was rolled back in the meantime."
     )
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, Payload)

@@ -1,4 +1,4 @@
-"""Failures: what an attempt, a stage or an execution failed with."""
+"""Failures of attempts, stages and executions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Failure", "failure"]
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Failure:
-    """What something failed with."""
+    """The failure of an attempt, a stage or an execution."""
 
     message: str
-    error_class: ErrorClass = strawberry.field(description="What kind of failure: it decides about repetitions.")
-    type: str | None = strawberry.field(description="The exception's type, where there was one.")
-    stage_id: str | None = strawberry.field(description="The stage that made an execution fail.")
+    error_class: ErrorClass = strawberry.field(description="The class of the failure; it decides about retries.")
+    type: str | None = strawberry.field(description="Type of the exception, if there was one.")
+    stage_id: str | None = strawberry.field(description="The stage whose failure failed the execution.")
     details: JSON | None
     traceback: str | None = strawberry.field(
-        metadata=requires(Role.OPERATOR), description="The end of the traceback; it may show lines of a user's code."
+        metadata=requires(Role.OPERATOR), description="The end of the traceback; it may contain lines of user code."
     )
 
 
 def failure(error: Mapping[str, Any] | None) -> Failure | None:
-    """The failure that a row's `error` tells of."""
+    """Convert a row's `error` to a failure."""
     if error is None:
         return None
     return Failure(

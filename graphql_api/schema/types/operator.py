@@ -1,4 +1,4 @@
-"""Operators: what stages can do."""
+"""Operators: the operations that stages can perform."""
 
 from __future__ import annotations
 
@@ -44,25 +44,29 @@ def _example(root: _Root) -> JSON | None:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Operator:
-    """Something a stage can do."""
+    """An operation that a stage can perform."""
 
-    name: str = strawberry.field(resolver=_name, description="Such as `transform.join`.")
+    name: str = strawberry.field(resolver=_name, description="Full name, such as `transform.join`.")
     stage_type: StageType
     summary: str = strawberry.field(resolver=_summary)
-    description: str = strawberry.field(resolver=_description, description="Markdown.")
-    config_schema: JSON = strawberry.field(resolver=_schema, description="The JSON Schema of the stage's `config`.")
-    example: JSON | None = strawberry.field(resolver=_example, description="A config that works.")
-    least_inputs: int = strawberry.field(resolver=lambda root: root.arity.least, description="Tables it needs.")
-    most_inputs: int | None = strawberry.field(resolver=lambda root: root.arity.most, description="Null: any number.")
+    description: str = strawberry.field(resolver=_description, description="Description in Markdown.")
+    config_schema: JSON = strawberry.field(resolver=_schema, description="JSON Schema of the stage's `config`.")
+    example: JSON | None = strawberry.field(resolver=_example, description="An example of a valid `config`.")
+    least_inputs: int = strawberry.field(
+        resolver=lambda root: root.arity.least, description="Minimum number of input tables."
+    )
+    most_inputs: int | None = strawberry.field(
+        resolver=lambda root: root.arity.most, description="Maximum number of input tables; null means no limit."
+    )
 
 
 def operators(stage_type: StageType | None = None, names: list[str] | None = None) -> list[type[OperatorBase[Any]]]:
-    """The operators that can be loaded here, by name; of one type, or of some names, if given."""
+    """List the operators that can be loaded here, by name; restrict them to a stage type or to names if given."""
     found = []
     for name in registry.names(stage_type):
         if names is None or name in names:
             try:
                 found.append(registry.find(name))
-            except NotFoundError:  # of a package that is broken here: `flexiroaster operators` says why
+            except NotFoundError:  # its package is broken here: `flexiroaster operators` reports the reason
                 continue
     return found

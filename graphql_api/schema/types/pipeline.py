@@ -1,4 +1,4 @@
-"""Pipelines and their revisions. Rows of lists are light; what is in the definition is loaded when it is asked for."""
+"""Pipelines and their revisions. List rows do not contain the definition; it is loaded only if requested."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _load(root: PipelineRow | RevisionRow, info: Info) -> model.Pipeline:
 
 
 def _defined(name: str, take: Callable[[model.Pipeline], Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """A resolver of what the definition says."""
+    """A resolver of a value in the pipeline's definition."""
 
     async def resolve(root: Any, info: Info) -> Any:  # noqa: ANN401 - the field's type is the class's annotation
         return take(await _load(root, info))
@@ -58,13 +58,13 @@ def _field(name: str, description: str = "", take: Callable[[model.Pipeline], An
 @fields_require(Role.VIEWER)
 @strawberry.interface
 class Definition:
-    """What a pipeline is made of."""
+    """The definition of a pipeline: its stages and the settings for its executions."""
 
     stages: list[Stage] = _field("stages")
     order: list[str] = _field("order", "The ids of the stages in topological order.", lambda p: p.order())
-    variables: JSON = _field("variables", "Defaults for `${name}` in configs.")
-    timeout: float | None = _field("timeout", "Limit of a whole execution in seconds.")
-    concurrency: int | None = _field("concurrency", "How many executions may be live; null: any number.")
+    variables: JSON = _field("variables", "Default values for `${name}` in configs.")
+    timeout: float | None = _field("timeout", "Time limit of a whole execution in seconds.")
+    concurrency: int | None = _field("concurrency", "Maximum number of live executions; null means no limit.")
     on_conflict: OnConflict = _field("on_conflict")
     config: JSON = _field("config")
     document: JSON = _field("document", "The definition as one JSON document.", lambda p: p.document())
@@ -77,7 +77,7 @@ def _revision_id(root: strawberry.Parent[RevisionRow]) -> strawberry.ID:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class PipelineRevision(Definition, Node):
-    """A pipeline as it was defined at one time."""
+    """One revision of a pipeline's definition."""
 
     id: strawberry.ID = strawberry.field(resolver=_revision_id)
     pipeline_id: str
@@ -89,16 +89,16 @@ class PipelineRevision(Definition, Node):
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, RevisionRow)
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Difference:
-    """One thing that differs between two revisions."""
+    """One difference between two revisions of a pipeline."""
 
-    path: str = strawberry.field(description="Where; stages are named by their id.")
+    path: str = strawberry.field(description="Path in the definition; stages are identified by their id.")
     kind: ChangeKind
     before: JSON | None
     after: JSON | None
@@ -146,10 +146,12 @@ def _diff(root: strawberry.Parent[PipelineRow], info: Info, base: int, to: int |
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Pipeline(Definition, Node):
-    """A pipeline as it is now."""
+    """A pipeline at its current revision."""
 
     id: strawberry.ID = strawberry.field(resolver=_id)
-    pipeline_id: str = strawberry.field(resolver=lambda root: root.id, description="What the other faces call its id.")
+    pipeline_id: str = strawberry.field(
+        resolver=lambda root: root.id, description="The id in REST and on the command line."
+    )
     name: str
     description: str
     version: str
@@ -163,10 +165,10 @@ class Pipeline(Definition, Node):
     executions: Connection[Execution] = strawberry.field(resolver=_executions)
     revisions: Connection[PipelineRevision] = strawberry.field(resolver=_revisions, description="Newest first.")
     diff: list[Difference] = strawberry.field(
-        resolver=_diff, description="What changed from revision `base` to another; left out: to the present one."
+        resolver=_diff, description="Differences from revision `base` to revision `to`, by default the current one."
     )
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, PipelineRow)

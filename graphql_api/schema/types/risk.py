@@ -1,4 +1,4 @@
-"""Risk: what the safety engine says before a run, and why; and what it found."""
+"""Risk assessments and insights of the safety engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Insight", "InsightAccuracy", "RiskAssessment", "assessment", "stored
 @fields_require(Role.VIEWER)
 @strawberry.type
 class RiskFactor:
-    """One of the six factors of the score: what was measured, and what it adds (`weight` times `score`)."""
+    """One of the six factors of the risk score: the measured value and its contribution (`weight` times `score`)."""
 
     name: str
     value: float | None
@@ -34,7 +34,7 @@ class RiskFactor:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class RiskContribution:
-    """What one group of features adds to the probability, and the fact behind it."""
+    """The contribution of one feature group to the probability, and the fact behind it."""
 
     name: str
     amount: float
@@ -44,7 +44,7 @@ class RiskContribution:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class RiskExplanation:
-    """Why this probability: `base` plus all contributions is `total`."""
+    """The explanation of the probability: `base` plus all contributions is `total`."""
 
     base: float
     total: float
@@ -55,33 +55,33 @@ class RiskExplanation:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class RiskAssessment:
-    """How likely a run fails, judged before it starts. Levels and the gate follow from the probability."""
+    """The risk that a run fails, assessed before it starts. The level and the gate follow from the probability."""
 
     pipeline_id: str
-    probability: float = strawberry.field(description="P(failure), calibrated.")
-    low: float = strawberry.field(description="The lower end of its interval.")
-    high: float = strawberry.field(description="The upper end of its interval.")
-    rung: Rung = strawberry.field(description="Which model it comes from.")
-    reason: str = strawberry.field(description="Why that model.")
-    no_history_yet: bool = strawberry.field(description="Whether the number is that of other pipelines.")
-    risk_score: float = strawberry.field(description="The six-factor score: it ranks, it is no probability.")
+    probability: float = strawberry.field(description="Calibrated probability that the run fails.")
+    low: float = strawberry.field(description="Lower end of the probability's interval.")
+    high: float = strawberry.field(description="Upper end of the probability's interval.")
+    rung: Rung = strawberry.field(description="The model that the probability comes from.")
+    reason: str = strawberry.field(description="Why this model was used.")
+    no_history_yet: bool = strawberry.field(description="Whether the probability comes only from other pipelines.")
+    risk_score: float = strawberry.field(description="Six-factor score; it ranks runs and is not a probability.")
     factors: list[RiskFactor]
     risk_level: RiskLevel
     gate: Gate
     recommendations: list[str]
     explanation: RiskExplanation
     model_version: str
-    features: JSON = strawberry.field(description="What the model was given, by name.")
+    features: JSON = strawberry.field(description="Inputs of the model, by name.")
     acted: bool | None = strawberry.field(
-        description="Of an execution: false where the gate was in shadow mode; null before a start."
+        description="For an execution, whether the gate was enforced: false in shadow mode. Null before a start."
     )
-    forced: str | None = strawberry.field(description="Of an execution: the reason why the gate was overruled.")
+    forced: str | None = strawberry.field(description="For an execution, the reason for overriding the gate.")
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Insight:
-    """Something the safety engine has found: one for each cause while it lasts."""
+    """A finding of the safety engine. While a cause lasts, it has one insight."""
 
     insight_id: int = strawberry.field(resolver=lambda root: root.id)
     pipeline_id: str | None
@@ -96,7 +96,7 @@ class Insight:
     risk_score: float | None
     explanation: str | None
     action_taken: str | None
-    occurrences: int = strawberry.field(description="How often it was found.")
+    occurrences: int = strawberry.field(description="How often the safety engine has found it.")
     is_resolved: bool
     created_at: datetime
     last_seen_at: datetime
@@ -106,23 +106,23 @@ class Insight:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class InsightAccuracy:
-    """How often alarms of one type were raised in runs that have ended, and how many were false: the run completed all
-    the same.
-    """
+    """Alarms of one type in ended runs, and how many of them were false because the run completed anyway."""
 
     insight_type: str
     raised: int
     false_alarms: int
-    false_rate: float | None = strawberry.field(description="Of those raised, 0 to 1; null while there was none.")
+    false_rate: float | None = strawberry.field(
+        description="False share of the raised alarms, 0 to 1; null without any."
+    )
 
 
 def stored_assessment(row: AssessmentRow) -> RiskAssessment:
-    """What was said before an execution."""
+    """Convert the stored assessment of an execution."""
     return assessment(row.data, acted=row.acted, forced=row.forced)
 
 
 def assessment(data: Mapping[str, Any], *, acted: bool | None = None, forced: str | None = None) -> RiskAssessment:
-    """An assessment from its JSON values."""
+    """Create an assessment from its JSON values."""
     chance, explained = data["probability"], data["explanation"]
     return RiskAssessment(
         pipeline_id=data["pipeline_id"],

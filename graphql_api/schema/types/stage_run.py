@@ -1,4 +1,4 @@
-"""Stage runs: a stage's part of an execution."""
+"""Stage runs: the runs of stages within executions."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ async def _attempts(root: strawberry.Parent[StageRow], info: Info) -> list[Attem
 @fields_require(Role.VIEWER)
 @strawberry.type
 class StageRun(Node):
-    """A stage's part of an execution."""
+    """The run of one stage within an execution, with all its attempts."""
 
     id: strawberry.ID = strawberry.field(resolver=_id)
     execution_id: str
     stage_id: str
     name: str
-    position: int = strawberry.field(description="In topological order, from 0.")
+    position: int = strawberry.field(description="Position in the topological order, from 0.")
     status: StageStatus
-    attempt: int = strawberry.field(description="The number of the last attempt; 0 before the first.")
+    attempt: int = strawberry.field(description="Number of the last attempt; 0 before the first.")
     retry_count: int = strawberry.field(resolver=_retries)
     attempts: list[Attempt] = strawberry.field(resolver=_attempts)
     started_at: datetime | None
     completed_at: datetime | None
-    duration: float | None = strawberry.field(description="Seconds of the last attempt, once it has ended.")
-    retry_at: datetime | None = strawberry.field(description="When the next attempt, or the next undo, begins.")
-    output: JSON | None = strawberry.field(description="What it reported: rows, columns, bytes and its own figures.")
+    duration: float | None = strawberry.field(description="Seconds of the last attempt; null until it has ended.")
+    retry_at: datetime | None = strawberry.field(description="When the next attempt or the next undo starts.")
+    output: JSON | None = strawberry.field(description="Its reported figures: rows, columns, bytes and its own values.")
     error: Failure | None = strawberry.field(resolver=_failure)
     is_anomaly: bool
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is served as this type."""
+        """Whether a value is resolved as this type."""
         return isinstance(value, StageRow)

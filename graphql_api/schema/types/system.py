@@ -1,4 +1,4 @@
-"""The installation: who asks, whether it is well, what it has done, who did what."""
+"""The installation: the viewer, health, metrics and the audit log."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def _permissions(info: Info) -> list[str]:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Viewer:
-    """Whoever asks."""
+    """The authenticated viewer of a request."""
 
     name: str
     role: Role
     permissions: list[str] = strawberry.field(
-        resolver=_permissions, description="The fields that may be used, as `Type.field`."
+        resolver=_permissions, description="The fields that the viewer may use, as `Type.field`."
     )
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class ServiceHealth:
-    """How one part is."""
+    """The health of one service."""
 
     status: Status
     latency_ms: float | None
@@ -48,51 +48,51 @@ class ServiceHealth:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Health:
-    """How the installation is, seen from the process that answers."""
+    """The health of the installation, as seen by the process that responds."""
 
     status: Status = strawberry.field(
-        description="Healthy while the database answers and every thread works; Redis is not needed."
+        description="Healthy while the database responds and every thread works; Redis is not required."
     )
-    ready: bool = strawberry.field(description="Whether requests can be served here now.")
+    ready: bool = strawberry.field(description="Whether this process can serve requests now.")
     database: ServiceHealth
     redis: ServiceHealth
     executor: ServiceHealth
 
 
 def system_health(info: Info) -> Health:
-    """Ask database and Redis, and look at this process's driver."""
+    """Check the database, Redis and this process's driver."""
     return served(health.check(info.context.installation))
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Metrics:
-    """Pipelines as they are now; executions that were created in the last 30 days."""
+    """Current counts of pipelines, and figures on executions created in the last 30 days."""
 
     total_pipelines: BigInt
     active_pipelines: BigInt
     total_executions: BigInt
     successful_executions: BigInt
     failed_executions: BigInt
-    success_rate: float = strawberry.field(description="Percent completed of those that completed or failed.")
-    avg_duration: float | None = strawberry.field(description="Seconds, of those that completed.")
+    success_rate: float = strawberry.field(description="Completed executions in percent of completed and failed ones.")
+    avg_duration: float | None = strawberry.field(description="Average of completed executions, in seconds.")
 
 
 def system_metrics(info: Info) -> Metrics:
-    """The figures as of now."""
+    """Read the current figures."""
     return served(metrics.read(info.context.installation))
 
 
 @fields_require(Role.ADMIN)
 @strawberry.type
 class AuditEntry:
-    """Who did what, and what came of it."""
+    """One entry of the audit log: an action of a viewer, and its outcome."""
 
     at: datetime
     viewer: str
     role: Role
     action: str
     subject: str | None
-    arguments: JSON = strawberry.field(description="Without secrets; what is large is cut.")
-    outcome: str = strawberry.field(description="`ok`, or the code of an error.")
+    arguments: JSON = strawberry.field(description="Arguments without secrets; large values are truncated.")
+    outcome: str = strawberry.field(description="`ok`, or an error code.")
     request_id: str | None
