@@ -1,4 +1,4 @@
-"""The schema: `schema` is what the server serves and what `schema.graphql` beside this package shows."""
+"""The GraphQL schema: `schema` is the one that the server serves and that `graphql_api/schema.graphql` shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema, put together."""
+"""Assembly of the schema from its queries, mutations, subscriptions and types."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["build"]
 
 @strawberry.type
 class Mutation(PipelineMutations, ExecutionMutations, DecisionMutations):
-    """What can be changed. Each is written down in the audit log."""
+    """All changes to pipelines, executions and decisions. The audit log records every mutation."""
 
 
 def build() -> strawberry.Schema:
-    """The schema with everything in it, described by the docstrings of its classes."""
+    """Build the complete schema; docstrings of classes become descriptions of types."""
     schema = strawberry.Schema(
         query=Query,
         mutation=Mutation,
@@ -46,7 +46,7 @@ def build() -> strawberry.Schema:
 
 
 def _docstring(definition: object) -> str | None:
-    """Of the class that a type or an enum was made of; strawberry itself does not show it."""
+    """The docstring of the class behind a type or an enum; strawberry itself does not use it as the description."""
     if isinstance(definition, StrawberryObjectDefinition):
         return inspect.cleandoc(definition.origin.__doc__ or "") or None
     if isinstance(definition, StrawberryEnumDefinition):

@@ -1,4 +1,4 @@
-"""Relay connections: pages by key, in both directions, counted only when somebody asks."""
+"""Relay connections: keyset pages in both directions, with a total count on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 @fields_require(Role.VIEWER)
 @strawberry.type
 class PageInfo:
-    """Where a page stands in its list."""
+    """The position of a page in its list."""
 
     has_next_page: bool
     has_previous_page: bool
@@ -28,9 +28,9 @@ class PageInfo:
 
 
 @fields_require(Role.VIEWER)
-@strawberry.type(description="An item of a page, with the cursor that names its place.")
+@strawberry.type(description="An item of a page and its cursor, which marks its position in the list.")
 class Edge(Generic[T]):
-    """An item of a page."""
+    """An item of a page and its cursor."""
 
     node: T
     cursor: str
@@ -38,7 +38,7 @@ class Edge(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What a connection is resolved from: items of a page with their cursors, and how to count all of the list."""
+    """The source of a connection: the items of a page, their cursors, and a function that counts the whole list."""
 
     items: tuple[object, ...]
     cursors: tuple[str, ...]
@@ -58,7 +58,7 @@ class Listed:
 
     @property
     def page_info(self) -> PageInfo:
-        """Where the page stands."""
+        """The position of the page in its list."""
         first, last = (self.cursors[0], self.cursors[-1]) if self.cursors else (None, None)
         return PageInfo(
             has_next_page=self.has_next, has_previous_page=self.has_previous, start_cursor=first, end_cursor=last
@@ -84,5 +84,5 @@ class Connection(Generic[T]):
     nodes: list[T]
     page_info: PageInfo
     total_count: int = strawberry.field(
-        resolver=_count, description="How many match in all: a query of its own, asked only if you ask."
+        resolver=_count, description="Number of items in the whole list. It costs a query of its own, if requested."
     )

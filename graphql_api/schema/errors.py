@@ -1,7 +1,7 @@
-"""Expected errors, as members of the unions that mutations answer with. Each implements `Error`.
+"""Expected errors: the error types in the unions that mutations return. Each implements `Error`.
 
-The service raises; `HANDLERS` turn what it raises into these types where the field's union has them. What no union has
-goes to the top level of the response, with its code in `extensions`.
+`HANDLERS` convert an exception of the service into one of these types if the field's union contains it. Other errors
+appear at the top level of the response, with their code in `extensions`.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ __all__ = [
 @fields_require(Role.VIEWER)
 @strawberry.interface
 class Error:
-    """Something expected that went wrong."""
+    """An expected error, such as invalid input or a conflict."""
 
-    code: str = strawberry.field(description="Stable and machine-readable, such as `not_found`.")
-    message: str = strawberry.field(description="For people: what is wrong, and what would be right.")
-    path: list[str] = strawberry.field(description="Which part of the input it is about; empty: the whole of it.")
+    code: str = strawberry.field(description="Stable, machine-readable error code, such as `not_found`.")
+    message: str = strawberry.field(description="Human-readable message: what is wrong and how to correct it.")
+    path: list[str] = strawberry.field(description="Path of the invalid part of the input; empty for the whole input.")
 
 
 @fields_require(Role.VIEWER)
 @strawberry.type
 class NotFoundError(Error):
-    """The named thing does not exist."""
+    """The requested object does not exist."""
 
     details: JSON
 
@@ -55,7 +55,7 @@ class NotFoundError(Error):
 @fields_require(Role.VIEWER)
 @strawberry.type
 class ConflictError(Error):
-    """The request contradicts what is stored: a duplicate run, a stale revision, a key used for something else."""
+    """The request conflicts with stored data: a duplicate run, a stale revision, or a key used for another request."""
 
     details: JSON
 
@@ -63,7 +63,7 @@ class ConflictError(Error):
 @fields_require(Role.VIEWER)
 @strawberry.type
 class NotAllowedError(Error):
-    """The move is not allowed in the present state; the message says which moves are."""
+    """The current state does not allow this operation; the message lists the operations that it allows."""
 
     details: JSON
 
@@ -71,7 +71,7 @@ class NotAllowedError(Error):
 @fields_require(Role.VIEWER)
 @strawberry.type
 class BlockedError(Error):
-    """The gate refuses a run whose risk is high; `details` say how high, and why. It can be forced with a reason."""
+    """The gate blocks a run with a high risk; `details` give the risk and why. To start anyway, use `force`."""
 
     details: JSON
 
@@ -79,7 +79,7 @@ class BlockedError(Error):
 @fields_require(Role.VIEWER)
 @strawberry.type
 class InputError(Error):
-    """An argument does not hold."""
+    """An argument is invalid."""
 
     details: JSON
 
@@ -87,9 +87,9 @@ class InputError(Error):
 @fields_require(Role.VIEWER)
 @strawberry.type
 class DefinitionProblem:
-    """One thing wrong with a definition."""
+    """One problem in a pipeline definition."""
 
-    path: str = strawberry.field(description="Where in the definition, such as `stages[2].config.by`.")
+    path: str = strawberry.field(description="Path in the definition, such as `stages[2].config.by`.")
     message: str
     code: str
 
@@ -97,13 +97,13 @@ class DefinitionProblem:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class DefinitionError(Error):
-    """A definition, or the variables for one, do not hold: everything that was found, not the first."""
+    """A pipeline definition or its variables are invalid; `problems` lists all problems, not only the first."""
 
     problems: list[DefinitionProblem]
 
 
 class _Handler:
-    """Turns one kind of error that the service raises into the type that stands for it."""
+    """Converts one kind of service exception into its GraphQL error type."""
 
     def __init__(self, raised: type[errors.FlexiRoasterError], answered: type[Error]) -> None:
         self.exception_type = raised
@@ -114,7 +114,7 @@ class _Handler:
 
 
 def problems_of(problems: Iterable[errors.Problem]) -> list[DefinitionProblem]:
-    """The problems of a definition, their paths in the schema's spelling."""
+    """Convert the problems of a definition, with their paths in the schema's spelling."""
     return [DefinitionProblem(path=client_path(p.path), message=p.message, code=p.code) for p in problems]
 
 

@@ -1,4 +1,4 @@
-"""Filters and orders of lists, as clients give them."""
+"""Filter and sort arguments of lists, and their conversion to the service's filters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @strawberry.input(name="ExecutionFilter")
 class ExecutionFilterInput:
-    """Which executions: all conditions that are given hold. Times and risks are inclusive, but `createdBefore`."""
+    """Selects executions that match all given conditions. Bounds are inclusive, except `createdBefore`."""
 
     pipeline_ids: list[strawberry.ID] | None = None
     statuses: list[ExecutionStatus] | None = None
@@ -40,30 +40,30 @@ class ExecutionFilterInput:
     minimal_risk: float | None = None
     maximal_risk: float | None = None
     text: str | None = strawberry.field(
-        default=None, description="In the id, the pipeline's name or the message of the error."
+        default=None, description="Text in the execution's id, the pipeline's name or the error message."
     )
 
 
 @strawberry.input(name="PipelineFilter")
 class PipelineFilterInput:
-    """Which pipelines: all conditions that are given hold."""
+    """Selects pipelines that match all given conditions."""
 
     ids: list[strawberry.ID] | None = None
     is_active: bool | None = None
-    text: str | None = strawberry.field(default=None, description="In the id, the name or the description.")
+    text: str | None = strawberry.field(default=None, description="Text in the id, the name or the description.")
 
 
 @strawberry.input(name="DecisionFilter")
 class DecisionFilterInput:
-    """Which decisions: all conditions that are given hold."""
+    """Selects decisions that match all given conditions."""
 
     pipeline_id: strawberry.ID | None = None
     execution_id: strawberry.ID | None = None
-    actions: list[Action] | None = strawberry.field(default=None, description="What was chosen.")
+    actions: list[Action] | None = strawberry.field(default=None, description="The chosen actions to include.")
 
 
 def execution_filter(given: ExecutionFilterInput | None) -> ExecutionFilter:
-    """The service's filter."""
+    """Convert to the service's filter of executions."""
     if given is None:
         return ExecutionFilter()
     return ExecutionFilter(
@@ -79,14 +79,14 @@ def execution_filter(given: ExecutionFilterInput | None) -> ExecutionFilter:
 
 
 def pipeline_filter(given: PipelineFilterInput | None) -> PipelineFilter:
-    """The service's filter."""
+    """Convert to the service's filter of pipelines."""
     if given is None:
         return PipelineFilter()
     return PipelineFilter(ids=_keys("Pipeline", given.ids), is_active=given.is_active, text=given.text)
 
 
 def decision_filter(given: DecisionFilterInput | None) -> DecisionFilter:
-    """The service's filter."""
+    """Convert to the service's filter of decisions."""
     if given is None:
         return DecisionFilter()
     return DecisionFilter(

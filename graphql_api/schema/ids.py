@@ -1,4 +1,4 @@
-"""Global ids: `Type:key` in base64, opaque to clients. Arguments take a bare key as well, for people."""
+"""Global ids: `Type:key` in base64, opaque to clients. Arguments also accept a plain key, which is easier to type."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["bare", "decode", "encode", "key_of"]
 
 
 def encode(kind: str, *keys: str) -> str:
-    """The global id of an object: its type and the keys that name it (parts of a key are joined by `/`)."""
+    """Return the global id of an object from its type and the parts of its key, which are joined by `/`."""
     return base64.urlsafe_b64encode(f"{kind}:{'/'.join(keys)}".encode()).decode()
 
 
 def decode(global_id: str) -> tuple[str, str]:
-    """Type and key of a global id. Raises InputError."""
+    """Return the type and the key of a global id. Raises InputError."""
     try:
         kind, colon, key = base64.b64decode(global_id, altchars=b"-_", validate=True).decode().partition(":")
     except (binascii.Error, UnicodeError) as error:
@@ -27,7 +27,7 @@ def decode(global_id: str) -> tuple[str, str]:
 
 
 def key_of(kind: str, given: str) -> str:
-    """The key in an argument: from a global id of that type, or as it is. Raises InputError (id of another type)."""
+    """Return the key from a global id of this type, or the argument itself. Raises InputError (id of another type)."""
     try:
         found, key = decode(given)
     except InputError:
@@ -40,7 +40,7 @@ def key_of(kind: str, given: str) -> str:
 
 
 def bare(given: str) -> str:
-    """The key of a global id of any type, or what was given as it is."""
+    """Return the key from a global id of any type, or the argument itself."""
     try:
         kind, key = decode(given)
     except InputError:

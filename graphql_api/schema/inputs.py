@@ -1,7 +1,7 @@
-"""Definitions as the client writes them: the fields of the model, typed, handed on as a document to be checked whole.
+"""Input types for pipeline definitions, and their conversion to the documents that the service validates.
 
-Nothing is judged here but what GraphQL's types judge: the service finds every problem at once. Its paths name fields as
-the model does; `client_path` says them as the schema does.
+GraphQL checks only the types of the fields; the service then reports all other problems at once. The paths in its
+messages use the model's field names; `client_path` converts them to the schema's spelling.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ _FIELD = re.compile(r"^(stages\[\d+\]\.)?([a-z_]+)(?=$|[.\[])")
 
 @strawberry.input
 class StageInput:
-    """One step of a pipeline. Times are seconds; what is left out takes the installation's setting."""
+    """One step of a pipeline. Times are in seconds; omitted fields use the installation's settings."""
 
-    id: str = strawberry.field(description="Unique within the pipeline: letters, digits, `_`, `.`, `-`.")
+    id: str = strawberry.field(description="Unique within the pipeline; letters, digits, `_`, `.` and `-`.")
     type: StageType
     name: str | None = UNSET
     description: str | None = UNSET
-    config: JSON | None = strawberry.field(default=UNSET, description="What the operator is to do; see `operators`.")
-    dependencies: list[str] | None = strawberry.field(default=UNSET, description="Ids of the stages it waits for.")
+    config: JSON | None = strawberry.field(default=UNSET, description="Configuration of the operator; see `operators`.")
+    dependencies: list[str] | None = strawberry.field(default=UNSET, description="Ids of the stages that it waits for.")
     timeout: float | None = UNSET
     max_retries: int | None = UNSET
     retry_delay: float | None = UNSET
     retry_backoff: float | None = UNSET
     max_retry_delay: float | None = UNSET
     retry_on: list[ErrorClass] | None = UNSET
-    memory_limit: int | None = strawberry.field(default=UNSET, description="MiB an attempt may add.")
+    memory_limit: int | None = strawberry.field(default=UNSET, description="Memory that an attempt may add, in MiB.")
     is_critical: bool | None = UNSET
 
 
 @strawberry.input
 class PipelineInput:
-    """A pipeline: a graph of stages, and how it runs."""
+    """A pipeline definition: a graph of stages, and the settings for its executions."""
 
     name: str
     stages: list[StageInput]
-    id: str | None = strawberry.field(default=UNSET, description="Your own id for it; left out: one is made.")
+    id: str | None = strawberry.field(default=UNSET, description="Your own id for the pipeline; generated if omitted.")
     description: str | None = UNSET
     version: str | None = UNSET
     is_active: bool | None = UNSET
     schedule: str | None = UNSET
-    variables: JSON | None = strawberry.field(default=UNSET, description="Defaults for `${name}` in configs.")
-    timeout: float | None = strawberry.field(default=UNSET, description="Limit of a whole execution in seconds.")
+    variables: JSON | None = strawberry.field(default=UNSET, description="Default values for `${name}` in configs.")
+    timeout: float | None = strawberry.field(default=UNSET, description="Time limit of a whole execution in seconds.")
     concurrency: int | None = strawberry.field(
-        default=UNSET, description="How many executions may be live at a time; null: any number; left out: 1."
+        default=UNSET, description="Maximum number of live executions; null means no limit, omitted means 1."
     )
     on_conflict: OnConflict | None = UNSET
     config: JSON | None = UNSET
@@ -67,7 +67,7 @@ class PipelineInput:
 
 @strawberry.input
 class PipelineChanges:
-    """The fields to change; what is left out stays as it is, null empties what may be empty."""
+    """The fields to change. Omitted fields keep their values; null clears a field that may be empty."""
 
     name: strawberry.Maybe[str]
     stages: strawberry.Maybe[list[StageInput]]
@@ -83,28 +83,28 @@ class PipelineChanges:
 
 
 def document(given: PipelineInput | PipelineChanges) -> dict[str, Any]:
-    """The fields that the client gave, as a document; those it left out are not in it."""
+    """Return the fields that the client gave as a document, without the omitted ones."""
     return plain(given)
 
 
 def plain(given: object) -> dict[str, Any]:
-    """The fields of an input that the client gave, and theirs: mappings, lists and plain values."""
+    """Return the fields that the client gave, recursively, as mappings, lists and plain values."""
     found = {field.name: getattr(given, field.name) for field in fields(given)}  # type: ignore[arg-type] # an input is a dataclass
     changes = isinstance(given, PipelineChanges)
     return {n: _value(v) for n, v in found.items() if v is not UNSET and not (v is None and changes)}
 
 
 def json_object(given: object, argument: str) -> dict[str, Any]:
-    """The object that a JSON argument is to be; empty where it was left out. Raises InputError."""
+    """Return a JSON argument as an object; empty if it was omitted. Raises InputError if it is no object."""
     if given is None or given is UNSET:
         return {}
     if not isinstance(given, dict):
-        raise InputError(f"`{argument}` is a JSON object, not {shown(given)}", argument=argument)
+        raise InputError(f"`{argument}` must be a JSON object, not {shown(given)}", argument=argument)
     return given
 
 
 def client_path(path: str) -> str:
-    """A path of the model, such as `stages[0].max_retries`, in the schema's spelling; configs are not touched."""
+    """Convert a model path, such as `stages[0].max_retries`, to the schema's spelling; configs keep their names."""
     return _FIELD.sub(lambda match: f"{match[1] or ''}{to_camel_case(match[2])}", path)
 
 

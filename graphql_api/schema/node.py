@@ -1,4 +1,4 @@
-"""What every object with a global id has in common."""
+"""The Relay interface of objects with a global id."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ __all__ = ["Node"]
 @fields_require(Role.VIEWER)
 @strawberry.interface
 class Node:
-    """An object that can be asked for again by its id."""
+    """An object that `node` can fetch again by its global id."""
 
-    id: strawberry.ID = strawberry.field(description="Global id; opaque.")
+    id: strawberry.ID = strawberry.field(description="Global id, opaque to clients.")

@@ -1,4 +1,4 @@
-"""Pages of lists, from the service to the schema's connections. What nobody asks for is not read."""
+"""Pages of lists: conversion of the service's pages to connections. Large columns are read only if requested."""
 
 from __future__ import annotations
 
@@ -30,52 +30,52 @@ __all__ = [
 ]
 
 HEAVY = frozenset({"variables", "error"})
-"""Columns of an execution that may be large; in the schema they have the same names."""
+"""Columns of an execution that may be large; their schema fields have the same names."""
 
 
 def connection(page: Page[Any], count: Callable[[], int]) -> Connection[Any]:
-    """The connection of a page; `count` says how many there are in all, if that is asked for."""
+    """Return the connection of a page; `count` counts the whole list, but only if `totalCount` is requested."""
     return served(Listed(page.items, page.cursors, page.has_next, page.has_previous, count))
 
 
 def execution_page(info: Info, wanted: ExecutionFilter, sort: ExecutionSort, window: Window) -> Connection[Any]:
-    """Executions, without what is large unless it is asked for."""
+    """Return a page of executions, with their large columns only if requested."""
     installation = info.context.installation
     page = executions.page(installation, wanted, sort, window, leave_out=HEAVY - asked(info))
     return connection(page, lambda: executions.count(installation, wanted))
 
 
 def pipeline_page(info: Info, wanted: PipelineFilter, sort: PipelineSort, window: Window) -> Connection[Any]:
-    """Pipelines, without their definitions."""
+    """Return a page of pipelines, without their definitions."""
     installation = info.context.installation
     page = pipelines.page(installation, wanted, sort, window)
     return connection(page, lambda: pipelines.count(installation, wanted))
 
 
 def revision_page(info: Info, pipeline_id: str, window: Window) -> Connection[Any]:
-    """The revisions of a pipeline, the newest first."""
+    """Return a page of a pipeline's revisions, newest first."""
     installation = info.context.installation
     page = pipelines.revisions(installation, pipeline_id, window)
     return connection(page, lambda: pipelines.get(installation, pipeline_id).revision)
 
 
 def event_page(info: Info, execution_id: str, wanted: EventFilter, window: Window) -> Connection[Any]:
-    """Events of an execution, in order."""
+    """Return a page of an execution's events, in order."""
     installation = info.context.installation
     page = events.page(installation, execution_id, wanted, window)
     return connection(page, lambda: events.count(installation, execution_id, wanted))
 
 
 def decision_page(info: Info, wanted: DecisionFilter, window: Window) -> Connection[Any]:
-    """Decisions of the safety engine, newest first."""
+    """Return a page of the safety engine's decisions, newest first."""
     installation = info.context.installation
     page = decisions.page(installation, wanted, window)
     return connection(page, lambda: decisions.count(installation, wanted))
 
 
 def asked(info: Info) -> frozenset[str]:
-    """The names of all fields below this one in the document; more than asked for where a directive leaves some out."""
-    raw = info._raw_info  # strawberry's own view of the selection copies all of it
+    """Return the names of all fields below this one in the document, including those that a directive skips."""
+    raw = info._raw_info  # strawberry's own view copies the whole selection
     return frozenset(name for node in raw.field_nodes for name in _names(node.selection_set, raw))
 
 

@@ -1,4 +1,4 @@
-"""Queries."""
+"""The queries of the schema."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def _node(info: Info, id: strawberry.ID) -> Node | None:  # noqa: A002 - t
 
 async def _nodes(info: Info, ids: list[strawberry.ID]) -> list[Node | None]:
     if len(ids) > MOST_NODES:
-        raise InputError(f"`ids` are {MOST_NODES} at most, not {len(ids)}", argument="ids")
+        raise InputError(f"`ids` must have at most {MOST_NODES} items, not {len(ids)}", argument="ids")
     return list(await asyncio.gather(*(_node(info, given) for given in ids)))
 
 
@@ -192,32 +192,42 @@ def _decisions(
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Query:
-    """What can be asked."""
+    """Reads of pipelines, executions, the safety engine and the installation."""
 
-    node: Node | None = strawberry.field(resolver=_node, description="An object by its global id; null if it is gone.")
-    nodes: list[Node | None] = strawberry.field(
-        resolver=_nodes, description="Objects by their global ids, 100 at most."
+    node: Node | None = strawberry.field(
+        resolver=_node, description="The object with this global id; null if it does not exist."
     )
-    pipeline: Pipeline | None = strawberry.field(resolver=_pipeline, description="By its id or its `pipelineId`.")
+    nodes: list[Node | None] = strawberry.field(
+        resolver=_nodes, description="The objects with these global ids, in their order; at most 100 ids."
+    )
+    pipeline: Pipeline | None = strawberry.field(
+        resolver=_pipeline, description="The pipeline with this global id or `pipelineId`; null if it does not exist."
+    )
     pipelines: Connection[Pipeline] = strawberry.field(resolver=_pipelines)
-    execution: Execution | None = strawberry.field(resolver=_execution, description="By its id or its `executionId`.")
+    execution: Execution | None = strawberry.field(
+        resolver=_execution,
+        description="The execution with this global id or `executionId`; null if it does not exist.",
+    )
     executions: Connection[Execution] = strawberry.field(resolver=_executions)
     risk_assessment: RiskAssessment = strawberry.field(
-        resolver=_risk_assessment, description="How likely a pipeline fails if it starts now, and why."
+        resolver=_risk_assessment,
+        description="The risk that a run of the pipeline fails if it starts now, and the reasons.",
     )
     insights: Connection[Insight] = strawberry.field(
-        resolver=_insights, description="What the safety engine has found, newest first."
+        resolver=_insights, description="Insights of the safety engine, newest first."
     )
     insight_accuracy: list[InsightAccuracy] = strawberry.field(
-        resolver=_insight_accuracy, description="How often each type of alarm was false, in this installation."
+        resolver=_insight_accuracy, description="The rate of false alarms in this installation, by insight type."
     )
     decisions: Connection[Decision] = strawberry.field(
-        resolver=_decisions, description="What the safety engine decided, newest first."
+        resolver=_decisions, description="Decisions of the safety engine, newest first."
     )
-    operators: list[Operator] = strawberry.field(resolver=_operators, description="What stages can do.")
-    viewer: Viewer = strawberry.field(resolver=_viewer, description="Whoever asks.")
+    operators: list[Operator] = strawberry.field(
+        resolver=_operators, description="The operators that stages can use, by name."
+    )
+    viewer: Viewer = strawberry.field(resolver=_viewer, description="The authenticated viewer of this request.")
     health: Health = strawberry.field(resolver=system_health)
     metrics: Metrics = strawberry.field(resolver=system_metrics)
     audit_log: Connection[AuditEntry] = strawberry.field(
-        resolver=_audit, metadata=requires(Role.ADMIN), description="Who did what, newest first."
+        resolver=_audit, metadata=requires(Role.ADMIN), description="The audit log, newest first."
     )

@@ -1,4 +1,4 @@
-"""Scalars of our own: JSON that is JSON, and integers that do not end at 32 bits."""
+"""Custom scalars: JSON without NaN and infinity, and integers beyond 32 bits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from strawberry.types.scalar import ScalarDefinition
 __all__ = ["JSON", "SCALARS", "BigInt"]
 
 JSON = NewType("JSON", object)
-"""Any JSON value. A number that is none (NaN, infinity) is null."""
+"""Any JSON value. NaN and infinity, which JSON cannot represent, are null."""
 
 BigInt = NewType("BigInt", int)
-"""An integer of any size that JavaScript reads exactly: as a number up to 2^53, beyond that as a string."""
+"""An integer of any size that JavaScript reads exactly: a number up to 2^53, a string beyond that."""
 
 _SAFE = 2**53 - 1
 
@@ -31,14 +31,14 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def _big(value: Any) -> int | str:  # noqa: ANN401 - whatever a resolver gave
+def _big(value: Any) -> int | str:  # noqa: ANN401 - the value of any resolver
     number = int(value)
     return number if abs(number) <= _SAFE else str(number)
 
 
-def _parse_big(value: Any) -> int:  # noqa: ANN401 - whatever the client sent
+def _parse_big(value: Any) -> int:  # noqa: ANN401 - any value from the client
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise GraphQLError(f"BigInt cannot represent {value!r}: it is an integer, or one as a string")
+        raise GraphQLError(f"BigInt cannot represent {value!r}: it must be an integer, or a string with an integer")
     try:
         return int(value)
     except ValueError as error:
@@ -48,19 +48,19 @@ def _parse_big(value: Any) -> int:  # noqa: ANN401 - whatever the client sent
 def _parse_big_literal(node: ValueNode, _variables: object = None) -> int:
     if isinstance(node, IntValueNode | StringValueNode):
         return _parse_big(node.value)
-    raise GraphQLError("BigInt is an integer, or one as a string", node)
+    raise GraphQLError("BigInt must be an integer, or a string with an integer", node)
 
 
 SCALARS: Mapping[object, ScalarDefinition] = {
     JSON: strawberry.scalar(
         name="JSON",
-        description="Any JSON value. A number that is none (NaN, infinity) is null.",
+        description="Any JSON value. NaN and infinity, which JSON cannot represent, are null.",
         serialize=_finite,
         parse_value=lambda value: value,
     ),
     BigInt: strawberry.scalar(
         name="BigInt",
-        description="An integer of any size: a number up to 2^53, beyond that a string.",
+        description="An integer of any size: a number up to 2^53, a string beyond that.",
         serialize=_big,
         parse_value=_parse_big,
         parse_literal=_parse_big_literal,

@@ -1,4 +1,4 @@
-"""Rows of the service that the schema's types are served from."""
+"""Type cast for service rows that resolvers return in place of schema types."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["served"]
 T = TypeVar("T")
 
 
-def served(row: object) -> T:  # type: ignore[type-var] # the type is the one that the context asks for
-    """A row, where a field promises the type that it is served as.
+def served(row: object) -> T:  # type: ignore[type-var] # inferred from the context
+    """Cast a row to the schema type that a field declares.
 
-    The executor reads the row's attributes under the type's names, so nothing is copied; type checkers know only the
-    class of the type, which such a row is none of.
+    The GraphQL executor reads the row's attributes under the type's field names, so nothing is copied. The cast is for
+    type checkers, because a row is not an instance of the schema type.
     """
     return cast("T", row)

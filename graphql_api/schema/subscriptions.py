@@ -1,4 +1,4 @@
-"""Subscriptions: what happens, from any point on, without a gap and without a repeat."""
+"""The subscriptions of the schema: events and changes of executions, from any cursor, without gaps or repeats."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ async def _executions(
 @fields_require(Role.VIEWER)
 @strawberry.type
 class Subscription:
-    """What can be followed live."""
+    """Live updates of executions. A subscription resumes from a cursor after a lost connection."""
 
     execution_events: AsyncIterator[EventBatch] = strawberry.subscription(
         resolver=_execution_events,
-        description="Everything that happens to an execution, from the cursor `after` on or from its beginning: "
-        "history first, then live, each event once and in order. Completes when the execution has ended.",
+        description="All events of an execution, after the cursor `after` or from its beginning: first the history, "
+        "then live events, each once and in order. Completes when the execution has ended.",
     )
     logs: AsyncIterator[EventBatch] = strawberry.subscription(
         resolver=_logs,
-        description="The same for the events of a level or a more serious one; batches without any are left out.",
+        description="Like `executionEvents`, but only events of at least this level; batches without any are omitted.",
     )
     executions: AsyncIterator[ExecutionChange] = strawberry.subscription(
         resolver=_executions,
-        description="Changes in the list of executions: first those that match and have not ended (from the cursor "
-        "`after` on, those that have ended since as well), then each that matches in its new state. Of states that "
-        "follow one another at once the last one counts. Does not complete.",
+        description="Changes in the list of executions: first the live executions that match (with the cursor `after`, "
+        "also those that have ended since), then every match that changes state. If an execution changes state several "
+        "times in quick succession, only its last state is sent. Does not complete.",
     )

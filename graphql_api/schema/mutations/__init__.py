@@ -1,1 +1,1 @@
-"""Mutations: one `input`, and a union of what came of it with the errors that are to be expected."""
+"""Mutations: each takes one `input` and returns a union of its result and its expected errors."""

@@ -1,4 +1,4 @@
-"""The mutation of decisions: have something else done than the safety engine decided."""
+"""The mutation of decisions: override a decision of the safety engine."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["DecisionMutations"]
 
 @strawberry.input
 class OverrideDecisionInput:
-    """The decision that is meant, what is to be done instead, and why."""
+    """The decision to override, the action to take instead, and the reason."""
 
     id: strawberry.ID
     action: Action
-    reason: str = strawberry.field(description="It stands in the log of the execution, and beside the decision.")
+    reason: str = strawberry.field(description="Recorded in the execution's log and with the decision.")
 
 
 OverrideDecisionPayload = Annotated[
     Decision | NotFoundError | NotAllowedError | ConflictError | InputError,
-    strawberry.union("OverrideDecisionPayload", description="The decision with the override, or why not."),
+    strawberry.union("OverrideDecisionPayload", description="The decision with its override, or an error."),
 ]
 
 
@@ -52,6 +52,7 @@ class DecisionMutations:
 
     override_decision: OverrideDecisionPayload = mutation(
         _override,
-        "Have something else done than was decided: the newest decision of an execution can be overridden, while the "
-        "execution's state allows it. It is a command like any other: stored now, carried out by whoever drives.",
+        "Override a decision with another action. Only the newest decision of an execution can be overridden, and only "
+        "while the execution's state allows it. Like other commands, the override is stored now and carried out by the "
+        "process that runs the execution.",
     )

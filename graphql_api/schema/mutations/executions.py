@@ -1,4 +1,4 @@
-"""Mutations of executions: start, and everything that can be asked of one."""
+"""Mutations of executions: start, rerun, and the commands to a running or ended execution."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["ExecutionMutations"]
 @fields_require(Role.VIEWER)
 @strawberry.type
 class ExecutionStarted:
-    """The execution; with an idempotency key that was used before, the one it started then."""
+    """The started execution. A repeated idempotency key returns the execution that its first use started."""
 
     execution: Execution
 
@@ -41,9 +41,9 @@ class ExecutionStarted:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class CommandAccepted:
-    """What was asked for is stored and will be carried out, also if a process dies now.
+    """The command is stored and will be carried out, even if a process crashes now.
 
-    `execution` is as it stands at this moment; its events tell when it is done.
+    `execution` shows the state at this moment; its events report when the command has taken effect.
     """
 
     execution: Execution
@@ -51,22 +51,22 @@ class CommandAccepted:
 
 @strawberry.input
 class StartExecutionInput:
-    """Which pipeline to run, and with what."""
+    """The pipeline to run, its variables, and the options of the start."""
 
     pipeline_id: strawberry.ID
-    variables: JSON | None = strawberry.field(default=None, description="They go before the pipeline's own.")
+    variables: JSON | None = strawberry.field(default=None, description="Values that override the pipeline's defaults.")
     idempotency_key: str | None = strawberry.field(
-        default=None, description="The same key with the same request gives the same execution, never a second one."
+        default=None, description="Repeating a request with the same key returns the same execution, never a second."
     )
     triggered_by: str = "graphql"
     force: str | None = strawberry.field(
-        default=None, description="Why it is to start although the gate blocks it or wants an approval."
+        default=None, description="The reason to start although the gate blocks the run or requires approval."
     )
 
 
 @strawberry.input
 class CommandInput:
-    """The execution that is meant, and why."""
+    """The execution to act on, and the reason."""
 
     id: strawberry.ID
     reason: str = ""
@@ -74,40 +74,42 @@ class CommandInput:
 
 @strawberry.input
 class PauseExecutionInput:
-    """How to pause an execution."""
+    """The execution to pause, and how to pause it."""
 
     id: strawberry.ID
     reason: str = ""
     interrupt: bool = strawberry.field(
-        default=False, description="End running stages, to begin anew later; else they may finish."
+        default=False, description="Whether to interrupt running stages, which start over on resume; else they finish."
     )
     stop_after: float | None = strawberry.field(
-        default=None, description="Seconds after which it is stopped unless it was resumed."
+        default=None, description="Seconds until the execution is stopped unless it is resumed."
     )
 
 
 @strawberry.input
 class RerunExecutionInput:
-    """From which stage to run an execution again."""
+    """The execution to run again, and the stage to start from."""
 
     id: strawberry.ID
-    from_stage: str = strawberry.field(description="It and all that depends on it runs; what else is done is kept.")
+    from_stage: str = strawberry.field(
+        description="Id of the stage to start from. It and all stages that depend on it run; other results are kept."
+    )
     force: str | None = strawberry.field(
-        default=None, description="Why it is to start although the gate blocks it or wants an approval."
+        default=None, description="The reason to start although the gate blocks the run or requires approval."
     )
 
 
 StartExecutionPayload = Annotated[
     ExecutionStarted | NotFoundError | NotAllowedError | BlockedError | ConflictError | DefinitionError | InputError,
-    strawberry.union("StartExecutionPayload", description="Started, or why not."),
+    strawberry.union("StartExecutionPayload", description="The started execution, or an error."),
 ]
 RerunExecutionPayload = Annotated[
     ExecutionStarted | NotFoundError | NotAllowedError | BlockedError | ConflictError | InputError,
-    strawberry.union("RerunExecutionPayload", description="Started, or why not."),
+    strawberry.union("RerunExecutionPayload", description="The started execution, or an error."),
 ]
 CommandPayload = Annotated[
     CommandAccepted | NotFoundError | NotAllowedError | ConflictError | InputError,
-    strawberry.union("CommandPayload", description="Accepted, or why not."),
+    strawberry.union("CommandPayload", description="The accepted command, or an error."),
 ]
 
 
@@ -168,19 +170,25 @@ def _accepted(info: Info, execution_id: strawberry.ID) -> CommandAccepted:
 
 @strawberry.type
 class ExecutionMutations:
-    """Executions: start, stop, pause, resume, retry, run again, roll back."""
+    """Executions: start, stop, pause, resume, retry, rerun and roll back."""
 
-    start_execution: StartExecutionPayload = mutation(_start, "Start a pipeline.")
+    start_execution: StartExecutionPayload = mutation(_start, "Start an execution of a pipeline.")
     stop_execution: CommandPayload = mutation(
-        _command(control.stop), "Stop it: its stages are asked to end, and killed after a grace period."
+        _command(control.stop),
+        "Stop an execution: its running stages are asked to end, and killed after a grace period.",
     )
-    pause_execution: CommandPayload = mutation(_pause, "Start no further stage until it is resumed.")
-    resume_execution: CommandPayload = mutation(_command(control.resume), "Go on with a paused execution.")
+    pause_execution: CommandPayload = mutation(
+        _pause, "Pause an execution: no further stage starts until it is resumed."
+    )
+    resume_execution: CommandPayload = mutation(_command(control.resume), "Resume a paused execution.")
     retry_execution: CommandPayload = mutation(
         _command(control.retry),
-        "Run its failed, cancelled and skipped stages again; completed ones keep their results.",
+        "Retry an execution: its failed, cancelled and skipped stages run again; completed ones keep their results.",
     )
-    rerun_execution: RerunExecutionPayload = mutation(_rerun, "Start a new execution from a stage of this one.")
+    rerun_execution: RerunExecutionPayload = mutation(
+        _rerun, "Start a new execution that repeats this one from a given stage."
+    )
     rollback_execution: CommandPayload = mutation(
-        _command(control.rollback), "Undo what its stages did outside, in reverse order of their start."
+        _command(control.rollback),
+        "Roll back an execution: undo the external effects of its stages, in reverse order of their start.",
     )

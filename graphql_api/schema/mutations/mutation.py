@@ -1,4 +1,4 @@
-"""What all mutations have in common: the role they need, and a line in the audit log for each."""
+"""The base of all mutations: a required role, and an audit log entry for each call."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["mutation"]
 _log = logging.getLogger(__name__)
 
 FAILED = "error.internal"
-"""The outcome of a mutation that ended in what nobody expected."""
+"""The outcome of a mutation that ended in an unexpected error."""
 
 
 class _Audited(FieldExtension):
-    """Records who asked for what, and what came of it; also what was refused or failed."""
+    """Records the viewer, the arguments and the outcome of a mutation, also if it is refused or fails."""
 
     def resolve(self, next_: Callable[..., Any], source: object, info: Info, **arguments: Any) -> Any:  # noqa: ANN401 - strawberry's signature
         outcome = FAILED
@@ -55,12 +55,12 @@ def _record(info: Info, given: object, outcome: str) -> None:
             outcome=outcome,
             request_id=context.request_id or None,
         )
-    except StoreError as error:  # what was asked for is done; that must not be answered with a failure
+    except StoreError as error:  # the mutation has already taken effect, so it must not fail now
         _log.error("audit log not written: %s of %s, %s: %s", info.field_name, context.viewer.name, outcome, error)
 
 
 def mutation(resolver: Callable[..., Any], description: str, role: Role = Role.OPERATOR) -> Any:  # noqa: ANN401 - a field of the type it is assigned to
-    """A mutation that needs this role and is written down in the audit log."""
+    """Return a mutation field that requires a role and is recorded in the audit log."""
     return strawberry.mutation(
         resolver=resolver, description=description, metadata=requires(role), extensions=[_Audited()]
     )

@@ -1,4 +1,4 @@
-"""Mutations of pipelines."""
+"""Mutations of pipelines: create, update, delete, activate, deactivate and validate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["PipelineMutations"]
 @fields_require(Role.VIEWER)
 @strawberry.type
 class PipelineSaved:
-    """The pipeline as it is stored now."""
+    """The pipeline as it is now stored."""
 
     pipeline: Pipeline
 
@@ -41,7 +41,7 @@ class PipelineSaved:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class PipelineDeleted:
-    """It is gone from the lists; its executions and revisions are kept."""
+    """The pipeline no longer appears in lists; its executions and revisions are kept."""
 
     pipeline_id: str
 
@@ -49,62 +49,62 @@ class PipelineDeleted:
 @fields_require(Role.VIEWER)
 @strawberry.type
 class PipelineChecked:
-    """What a definition would be answered with; nothing was stored."""
+    """The result of checking a definition; nothing was stored."""
 
     valid: bool
     problems: list[DefinitionProblem]
-    order: list[str] = strawberry.field(description="The stages in the order they may run; empty if it is not valid.")
-    unset_variables: list[str] = strawberry.field(description="Variables that a start has to give a value.")
+    order: list[str] = strawberry.field(description="Stage ids in topological order; empty for an invalid definition.")
+    unset_variables: list[str] = strawberry.field(description="Names of the variables that a start must supply.")
 
 
 @strawberry.input
 class CreatePipelineInput:
-    """A new pipeline."""
+    """The definition of a new pipeline."""
 
     pipeline: PipelineInput
 
 
 @strawberry.input
 class UpdatePipelineInput:
-    """Changes to a pipeline: its next revision. Executions keep the revision they started with."""
+    """Changes that create the next revision of a pipeline. Executions keep the revision they started with."""
 
     id: strawberry.ID
     changes: PipelineChanges
     expected_revision: int | None = strawberry.field(
-        default=None, description="Refuse with a conflict if it is at another revision by now."
+        default=None, description="Refuse the update with a conflict unless this is the current revision."
     )
 
 
 @strawberry.input
 class PipelineIdInput:
-    """The pipeline that is meant: its global id, or its `pipelineId`."""
+    """The pipeline to act on, by its global id or its `pipelineId`."""
 
     id: strawberry.ID
 
 
 @strawberry.input
 class ValidatePipelineInput:
-    """A definition to check."""
+    """The definition to check, and the variables of a possible start."""
 
     pipeline: PipelineInput
-    variables: JSON | None = strawberry.field(default=None, description="As a start would give them.")
+    variables: JSON | None = strawberry.field(default=None, description="Variables as a start would pass them.")
 
 
 CreatePipelinePayload = Annotated[
     PipelineSaved | DefinitionError | NotFoundError | ConflictError | InputError,
-    strawberry.union("CreatePipelinePayload", description="Stored, or why not."),
+    strawberry.union("CreatePipelinePayload", description="The stored pipeline, or an error."),
 ]
 UpdatePipelinePayload = Annotated[
     PipelineSaved | DefinitionError | NotFoundError | ConflictError | InputError,
-    strawberry.union("UpdatePipelinePayload", description="Stored, or why not."),
+    strawberry.union("UpdatePipelinePayload", description="The stored pipeline, or an error."),
 ]
 DeletePipelinePayload = Annotated[
     PipelineDeleted | NotFoundError | ConflictError | InputError,
-    strawberry.union("DeletePipelinePayload", description="Deleted, or why not."),
+    strawberry.union("DeletePipelinePayload", description="The id of the deleted pipeline, or an error."),
 ]
 ActivatePipelinePayload = Annotated[
     PipelineSaved | NotFoundError | InputError,
-    strawberry.union("ActivatePipelinePayload", description="Done, or why not."),
+    strawberry.union("ActivatePipelinePayload", description="The changed pipeline, or an error."),
 ]
 
 
@@ -145,7 +145,7 @@ def _validate(info: Info, input: ValidatePipelineInput) -> PipelineChecked:  # n
 
 
 def _saved(info: Info, pipeline_id: str) -> PipelineSaved:
-    """The pipeline as it is stored now. Raises NotFoundError: somebody has just deleted it."""
+    """The pipeline as it is now stored. Raises NotFoundError if it was deleted in the meantime."""
     row = pipelines.by_ids(info.context.installation, [pipeline_id]).get(pipeline_id)
     if row is None:
         raise errors.NotFoundError(f"Pipeline not found: {pipeline_id}", pipeline_id=pipeline_id)
@@ -154,15 +154,17 @@ def _saved(info: Info, pipeline_id: str) -> PipelineSaved:
 
 @strawberry.type
 class PipelineMutations:
-    """Pipelines: create, change, delete, switch on and off, check."""
+    """Pipelines: create, update, delete, activate, deactivate and validate."""
 
-    create_pipeline: CreatePipelinePayload = mutation(_create, "Store a new pipeline.")
-    update_pipeline: UpdatePipelinePayload = mutation(_update, "Store the next revision of a pipeline.")
+    create_pipeline: CreatePipelinePayload = mutation(_create, "Create a pipeline.")
+    update_pipeline: UpdatePipelinePayload = mutation(_update, "Update a pipeline: store its next revision.")
     delete_pipeline: DeletePipelinePayload = mutation(
-        _delete, "Delete a pipeline; refused while an execution of it is live. Its history is kept."
+        _delete, "Delete a pipeline. Refused while it has a live execution; its history is kept."
     )
-    activate_pipeline: ActivatePipelinePayload = mutation(_activate, "Let it be started again.")
-    deactivate_pipeline: ActivatePipelinePayload = mutation(_deactivate, "Refuse starts until it is activated.")
+    activate_pipeline: ActivatePipelinePayload = mutation(_activate, "Activate a pipeline so it can be started.")
+    deactivate_pipeline: ActivatePipelinePayload = mutation(
+        _deactivate, "Deactivate a pipeline: it cannot be started until it is activated again."
+    )
     validate_pipeline: PipelineChecked = mutation(
-        _validate, "Check a definition and find all its problems; nothing is stored.", role=Role.VIEWER
+        _validate, "Check a definition and report all its problems, without storing it.", role=Role.VIEWER
     )
