@@ -1,1 +1,1 @@
-"""The GraphQL API: the asynchronous edge over `flexiroaster.service`."""
+"""The GraphQL API: an asynchronous ASGI layer over `flexiroaster.service`."""

@@ -42,9 +42,10 @@ def create_app(
     limit: float = LIMIT_SECONDS,
     limits: Limits | None = None,
 ) -> Starlette:
-    """The application over an installation, which it does not close.
+    """Create the application over an installation; the caller closes the installation.
 
-    `schema` stands in for ours in tests; `limit`: seconds that a query or a mutation may take; `limits`: of sockets.
+    `schema` replaces the default schema in tests; `limit` is the time limit of a query or mutation in seconds; `limits`
+    are the limits of WebSocket connections.
     """
     settings = settings or installation.settings
     schema = schema or _own_schema()
@@ -87,8 +88,8 @@ def create_app(
         middleware=_middleware(settings),
         exception_handlers={HTTPException: _refused},
     )
-    app.state.streams = streams  # the server ends them before it waits for their connections
-    app.state.event_streams = event_streams  # shared with the streams of other APIs, which count together
+    app.state.streams = streams  # the server ends them before it waits for their connections to close
+    app.state.event_streams = event_streams  # shared with the REST API, so that one limit covers the streams of both
     return app
 
 
@@ -112,7 +113,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 def _refused(_request: Request, error: Exception) -> Response:
-    """What Starlette refuses by itself, such as a path that leads nowhere, in the one shape of all errors."""
+    """Give Starlette's own HTTP errors, such as an unknown path, the error format of the API."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = error.detail if isinstance(error, HTTPException) else "Internal error"
     headers = error.headers if isinstance(error, HTTPException) else None

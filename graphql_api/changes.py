@@ -1,8 +1,8 @@
-"""Live changes in the list of executions: one reader for each filter in a process, however many subscribers.
+"""Live changes in the list of executions: one database reader per filter and process, for any number of subscribers.
 
-A feed hears from the bus which executions may be in another state, reads those that match its filter, and keeps the
-last changes in a bounded window. A subscriber that is behind the window, or comes back with a cursor, is given what has
-not ended and what has ended since.
+The bus notifies a feed of executions that may have changed state. The feed reads those that match its filter and keeps
+the latest changes in a bounded window. A subscriber that falls behind the window, or reconnects with a cursor, receives
+the executions that are still live and those that have ended since.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from flexiroaster.service.executions import ExecutionRow
 __all__ = ["ChangeFeed", "ExecutionChange", "Read"]
 
 WINDOW = 1_000
-"""Changes that a feed keeps."""
+"""Number of changes that a feed keeps."""
 
-_REMEMBERED = 10_000  # executions whose last state a feed knows; of others the same state may be told again
-_PAUSE_SECONDS = 0.05  # between two reads, so that what happens at the same time is read at once
+_REMEMBERED = 10_000  # executions whose last state a feed remembers; beyond that it may report the same state twice
+_PAUSE_SECONDS = 0.05  # between two reads, so that one read covers changes that happen at the same time
 
 Read = Callable[[frozenset[str] | None, datetime | None], Awaitable[Sequence[ExecutionRow]]]
-"""The executions that match: among these ids, or where they are None those that live or have ended since a time."""
+"""Reads matching executions: among the given ids or, for None, those that are live or have ended since a time."""
 
 
 class ExecutionChange:
-    """A payload: an execution in its new state. The same object for all subscribers."""
+    """A subscription payload: an execution in its new state. All subscribers share one object."""
 
     __slots__ = ("__weakref__", "at", "cursor", "execution", "number")
 
@@ -43,7 +43,7 @@ class ExecutionChange:
 
 
 class ChangeFeed:
-    """The reader of one filter. Belongs to one event loop."""
+    """The reader for one filter. It belongs to one event loop."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -57,15 +57,15 @@ class ChangeFeed:
         self._begun = False
         self._closed = False
         self.number = 0
-        """Of the last change."""
+        """The number of the last change."""
 
     @property
     def closed(self) -> bool:
-        """Whether the server ends."""
+        """Whether the server is shutting down."""
         return self._closed
 
     def hint(self, execution_id: str | None = None) -> None:
-        """That execution may be in another state, or any."""
+        """Note that this execution, or any execution for None, may have changed state."""
         self._all_dirty = self._all_dirty or execution_id is None or len(self._dirty) >= WINDOW
         if self._all_dirty:
             self._dirty.clear()
@@ -79,22 +79,22 @@ class ChangeFeed:
         self.hint()
 
     def forget(self) -> None:
-        """Nobody uses it any more."""
+        """Cancel the pending read; the feed has no subscribers left."""
         if self._reading is not None:
             self._reading.cancel()
 
     async def begin(self, at: datetime | None) -> list[ExecutionChange]:
-        """What a subscriber is given first: what has not ended and, with a time, what has ended since."""
+        """Return a subscriber's first changes: live executions and, with a time, those that have ended since."""
         number, now = self.number, utc_now()
         rows = await self._read(None, at)
-        if not self._begun:  # later, the feed itself finds out what others are to be told
+        if not self._begun:  # later, the feed itself detects the changes for its other subscribers
             self._begun = True
             self._looked_at = now
             self._states.update((row.id, row.status) for row in rows[:_REMEMBERED])
         return [ExecutionChange(number, row, now) for row in rows]
 
     async def behind(self, number: int) -> list[ExecutionChange] | None:
-        """The changes behind a number, when there are any; None where they are no longer kept."""
+        """Wait for changes after a number and return them; None if the window no longer holds them."""
         while self.number == number and not self._closed:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._look())
@@ -104,7 +104,7 @@ class ChangeFeed:
         return list(dropwhile(lambda change: change.number <= number, self._window))
 
     async def _look(self) -> None:
-        """Read what may have changed, as soon as there is something."""
+        """Wait for a hint, then read the executions that may have changed."""
         await self._news.wait()
         await asyncio.sleep(0 if self._closed else _PAUSE_SECONDS)
         self._news.clear()
@@ -114,7 +114,7 @@ class ChangeFeed:
         try:
             rows = await self._read(ids, self._looked_at)
         except BaseException:
-            self.hint()  # what was to be read is not known any more
+            self.hint()  # the ids to read are lost, so read everything next time
             raise
         if ids is None:
             self._looked_at = now
@@ -123,7 +123,7 @@ class ChangeFeed:
             self._window.append(ExecutionChange(self.number, row, now))
 
     def _is_new(self, row: ExecutionRow) -> bool:
-        """Whether an execution is in another state than it was known to be in."""
+        """Whether an execution's state differs from the last known one."""
         before = self._states.get(row.id)
         self._states[row.id] = row.status
         self._states.move_to_end(row.id)

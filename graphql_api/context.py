@@ -1,4 +1,4 @@
-"""What a resolver knows of the request it works for."""
+"""Request contexts: what resolvers know about the current request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Context", "Info", "StreamContext", "StreamInfo"]
 
 
 class Context:
-    """One request: who asks, of which installation, as part of which trace, and the loaders that batch its reads."""
+    """One request: its viewer, its installation, its trace, and the loaders that batch its reads."""
 
     __slots__ = ("_loaders", "installation", "request_id", "settings", "traceparent", "viewer")
 
@@ -34,7 +34,7 @@ class Context:
 
     @property
     def loaders(self) -> Loaders:
-        """The loaders of this request, made with the first use, in the thread and loop that run the request."""
+        """The loaders of this request, created on first use in the thread and loop that run the request."""
         if self._loaders is None:
             from graphql_api.loaders import Loaders
 
@@ -47,9 +47,9 @@ Info: TypeAlias = strawberry.Info[Context, None]
 
 
 class StreamContext(Context):
-    """One request that begins a subscription.
+    """One request that starts a subscription.
 
-    `resume` is the cursor that the transport gives, such as the header `Last-Event-ID`; it goes before `after`.
+    `resume` is the cursor from the transport, such as the header `Last-Event-ID`; it takes precedence over `after`.
     """
 
     __slots__ = ("resume", "streams")
@@ -61,4 +61,4 @@ class StreamContext(Context):
 
 
 StreamInfo: TypeAlias = strawberry.Info[StreamContext, None]
-"""The `info` argument of the resolvers of subscriptions."""
+"""The `info` argument of subscription resolvers."""

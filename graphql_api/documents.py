@@ -1,4 +1,4 @@
-"""Documents: parsed, measured and validated once for each role, and remembered while they are in use."""
+"""GraphQL documents: parsed, measured and validated once per role, then cached."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
 
 _REMEMBERED = 256
-_LONGEST_REMEMBERED = 10_000  # characters; what is longer is sent once
+_LONGEST_REMEMBERED = 10_000  # characters; longer documents are rarely sent twice
 _MOST_ERRORS = 10
 _RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
 
 
 class RefusedError(Exception):
-    """A request that is not executed; `status` is the one of HTTP that says why.
+    """A request that is not executed; `status` is the HTTP status that says why.
 
-    `well_formed`: the request is one of GraphQL, and what is wrong is in the operation. Clients that only know
-    `application/json` expect 200 then.
+    `well_formed`: the request is valid GraphQL over HTTP, and the error is in its operation. Clients that only accept
+    `application/json` expect status 200 in this case.
     """
 
     def __init__(self, errors: Sequence[GraphQLError], status: int = 400, *, well_formed: bool = False) -> None:
@@ -56,13 +56,13 @@ class RefusedError(Exception):
     def because(
         cls, message: str, code: str = BAD_REQUEST, status: int = 400, *, well_formed: bool = False
     ) -> RefusedError:
-        """The refusal with one error."""
+        """Create the refusal from a single error."""
         return cls([GraphQLError(message, extensions={"code": code})], status, well_formed=well_formed)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What may be executed: a valid document and which of its operations is meant."""
+    """An executable operation: a valid document and the selected operation in it."""
 
     document: DocumentNode
     node: OperationDefinitionNode
@@ -79,7 +79,7 @@ class Operation:
 
 
 class Documents:
-    """The documents of a schema. Thread-safe; `debug` opens introspection to viewers."""
+    """The document cache of a schema. Thread-safe. `debug` allows introspection for the role viewer."""
 
     def __init__(self, schema: strawberry.Schema, *, debug: bool = False) -> None:
         self._schema = schema._schema  # strawberry has no public name for the schema it builds
@@ -89,7 +89,7 @@ class Documents:
     def operation(
         self, text: str, role: Role, variables: Mapping[str, Any] | None = None, name: str | None = None
     ) -> Operation:
-        """The operation that a request asks for. Raises RefusedError: it is malformed, too large or not permitted."""
+        """Return the requested operation. Raises RefusedError if it is malformed, too large or not permitted."""
         prepare = self._remembered if len(text) <= _LONGEST_REMEMBERED else self._validated
         document, sized = prepare(text, role)
         if sized and variables:
@@ -97,9 +97,9 @@ class Documents:
         return Operation(document, _chosen(document, name))
 
     def _validated(self, text: str, role: Role) -> tuple[DocumentNode, bool]:
-        """A valid document, and whether its size may depend on variables."""
+        """Return a valid document, and whether its cost may depend on variables."""
         document = _parsed(text)
-        _refuse(limits.exceeded(self._schema, document, {}))  # first: the rules of the specification are not linear
+        _refuse(limits.exceeded(self._schema, document, {}))  # first, because the specification's rules are not linear
         introspection = self._debug or role.covers(Role.OPERATOR)
         rules = (*_RULES, permission_rule(role, introspection=introspection))
         _refuse(validate(self._schema, document, rules, _MOST_ERRORS, hide_suggestions=not introspection))
@@ -107,7 +107,7 @@ class Documents:
 
 
 def _has_integers(node: DefinitionNode) -> bool:
-    """Whether an operation has a variable that can say how long a page is."""
+    """Whether an operation has an integer variable, which may set a page size."""
     definitions = (node.variable_definitions or ()) if isinstance(node, OperationDefinitionNode) else ()
     return any("Int" in print_ast(definition.type) for definition in definitions)
 
@@ -138,7 +138,7 @@ def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode
     chosen = [o for o in operations if name is None or (o.name and o.name.value == name)]
     if len(chosen) == 1:
         return chosen[0]
-    if name is None:  # a valid document has an operation, so it has several
+    if name is None:  # a valid document has at least one operation, so here it has several
         problem = "operationName is required: the document has several operations"
     else:
         problem = f"The document has no operation named {name[:100]!r}"

@@ -1,4 +1,4 @@
-"""Responses of server-sent events, the same way in GraphQL and REST: how many, how they stay open, when they end."""
+"""Server-sent event streams, shared by GraphQL and REST: their limits, their keep-alives and their end."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from graphql_api.security import authenticate, credentials_of
 __all__ = ["SIGN_OF_LIFE", "EventStreams", "alive"]
 
 MOST_STREAMS = 1_000
-"""Open at once in a process."""
+"""Maximum number of open streams in one process."""
 
 KEEP_ALIVE_SECONDS = 12.0
-"""Between two signs of life, so that nothing on the way takes a quiet stream for a dead one."""
+"""Interval between two keep-alives, so that no proxy takes a quiet stream for a dead one."""
 
 CHECK_SECONDS = 30.0
-"""Between two looks whether the token is still in force."""
+"""Interval between two checks that the token is still valid."""
 
 SIGN_OF_LIFE = b":\n\n"
-"""A comment."""
+"""The keep-alive: an SSE comment."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect events before it sends them
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers events before it sends them
 ]
 _END = {"type": "http.response.body", "body": b""}
 
@@ -42,22 +42,22 @@ T = TypeVar("T")
 
 
 class EventStreams:
-    """The open event streams of one process. Belongs to one event loop."""
+    """The open event streams of one process. The object belongs to one event loop."""
 
     def __init__(self, installation: Installation, workers: Workers, places: Places) -> None:
         self._installation = installation
         self._workers = workers
         self._places = places
         self.open = 0
-        """How many there are."""
+        """Number of open streams."""
 
     async def viewer(self, scope: Scope) -> Viewer:
-        """Who makes a request. Raises UnauthenticatedError, StoreError, RefusedError."""
+        """Authenticate a request. Raises UnauthenticatedError, StoreError, RefusedError."""
         return await self._workers.run(lambda *_: authenticate(self._installation, scope, credentials_of(scope)))
 
     @contextmanager
     def opened_by(self, viewer: Viewer) -> Iterator[None]:
-        """Count a stream until the block ends. Raises RefusedError: too many are open, of all or of this viewer."""
+        """Count a stream until the block ends. Raises RefusedError if too many are open, in all or for this viewer."""
         if self.open >= MOST_STREAMS:
             raise RefusedError.because("Too many streams are open, try again later", OVERLOADED, 503)
         with self._places.taken_by(viewer.name):
@@ -68,7 +68,7 @@ class EventStreams:
                 self.open -= 1
 
     async def send(self, chunks: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with these chunks until they end, the client goes, or its token is no longer in force."""
+        """Send these chunks until they end, the client disconnects, or its token is no longer valid."""
         stream = asyncio.create_task(_send(chunks, send))
         gone = asyncio.create_task(_gone(receive))
         invalid = asyncio.create_task(self._until_invalid(scope))
@@ -88,7 +88,7 @@ class EventStreams:
     async def _until_invalid(self, scope: Scope) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            with suppress(StoreError, RefusedError):  # it was in force
+            with suppress(StoreError, RefusedError):  # the check failed, but the token was valid before
                 try:
                     await self.viewer(scope)
                 except UnauthenticatedError:
@@ -96,7 +96,7 @@ class EventStreams:
 
 
 async def alive(found: AsyncIterator[T]) -> AsyncGenerator[T | None, None]:
-    """What is found, and None where nothing was for a while."""
+    """Yield the items of an iterator, and None after each `KEEP_ALIVE_SECONDS` without an item."""
     while True:
         coming = asyncio.ensure_future(anext(found))
         try:
@@ -115,7 +115,7 @@ async def alive(found: AsyncIterator[T]) -> AsyncGenerator[T | None, None]:
 async def _send(chunks: AsyncGenerator[bytes, None], send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     async with aclosing(chunks):
-        async for chunk in chunks:  # while a client does not read, this waits, and holds one chunk
+        async for chunk in chunks:  # while the client does not read, this waits and holds one chunk
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send(_END)
 

@@ -1,7 +1,7 @@
-"""Operations run whole in worker threads, each with an event loop of its own that lasts as long as the thread.
+"""Execution of operations in worker threads, each with its own event loop.
 
-Resolvers may therefore call the service, which is synchronous, while loaders still batch; the server's loop stays free
-for sockets.
+Resolvers can therefore call the synchronous service while data loaders still batch, and the server's own loop stays
+free for sockets.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from graphql_api.documents import Operation, RefusedError
 __all__ = ["LIMIT_SECONDS", "OVERLOADED", "TIMEOUT", "Workers", "execute_operation"]
 
 LIMIT_SECONDS = 30.0
-"""How long a request may take, waiting for a thread included."""
+"""Time limit of a request, including the wait for a thread."""
 
 TIMEOUT = "TIMEOUT"
 OVERLOADED = "OVERLOADED"
 
-_THREADS = 8  # fewer than the connections of the database's pool
+_THREADS = 8  # fewer than the connections in the database pool
 _MOST_WAITING = 256
 
 T = TypeVar("T")
 
-_is_awaitable = cast("Callable[[Any], TypeGuard[Awaitable[Any]]]", optimized_is_awaitable)  # quicker than the default
+_is_awaitable = cast("Callable[[Any], TypeGuard[Awaitable[Any]]]", optimized_is_awaitable)  # faster than the default
 
 
 class Workers:
-    """A bounded number of threads, each with its event loop. Close it at the end.
+    """A bounded pool of threads, each with its own event loop. Close it at the end.
 
-    `interrupt` ends what a thread, by its identity, waits for in the database.
+    `interrupt` takes a thread's identity and interrupts the database statement that the thread waits for.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="graphql", initializer=self._begin)
 
     async def run(self, work: Callable[[asyncio.AbstractEventLoop, float], T]) -> T:
-        """Call `work(loop, deadline)` in one of the threads; the deadline is a time of `monotonic`.
+        """Call `work(loop, deadline)` in one of the threads; the deadline is a `monotonic` time.
 
-        Work that waits at the deadline never starts; work under way is no longer waited for, and what it reads from
-        the database is interrupted. Raises RefusedError: out of time, or too much is waiting.
+        Work that is still queued at the deadline never starts. Running work is abandoned at the deadline, and its
+        database reads are interrupted. Raises RefusedError at the deadline, or if the queue is full.
         """
         if not self._places.acquire(blocking=False):
-            raise RefusedError.because("The server has too much to do", OVERLOADED, 503)
+            raise RefusedError.because("The server is overloaded, try again later", OVERLOADED, 503)
         deadline = monotonic() + self.limit
         at_work: list[int] = []
-        lock = threading.Lock()  # a thread that is being interrupted takes up nothing else meanwhile
+        lock = threading.Lock()  # keeps a thread from starting other work while it is being interrupted
 
         def begin() -> T:
             at_work.append(threading.get_ident())
@@ -84,7 +84,7 @@ class Workers:
         future = self._pool.submit(begin)
         future.add_done_callback(lambda _: self._places.release())
         try:
-            async with asyncio.timeout(self.limit):  # `wait_for` of Python 3.11 can swallow a cancellation
+            async with asyncio.timeout(self.limit):  # `wait_for` in Python 3.11 can swallow a cancellation
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
             await asyncio.to_thread(interrupt)
@@ -92,7 +92,7 @@ class Workers:
             raise refused from error
 
     def close(self) -> None:
-        """Wait for what is under way, then end the threads and their loops."""
+        """Wait for running work, then end the threads and their loops."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         while self._loops:
             self._loops.pop().close()
@@ -111,7 +111,7 @@ def execute_operation(
     deadline: float,
     root: object = None,
 ) -> ExecutionResult:
-    """Execute an operation in this thread, on its loop; of a subscription, for the one payload that is its `root`.
+    """Execute an operation in this thread, on its loop. For a subscription, `root` is the one payload to execute.
 
     Raises RefusedError at the deadline.
     """

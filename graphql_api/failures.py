@@ -1,8 +1,8 @@
-"""What a client is told of errors, and what the log is told of those that nobody expected.
+"""Errors as clients see them, and the log entries of unexpected errors.
 
-An error of ours reaches the client with its message and its `code`. Anything else is a defect: the client gets
-`Internal error` and an `errorId`, the log one line with that id and the traceback, in which every literal and variable
-of the operation is hidden.
+A FlexiRoaster error reaches the client with its message and its `code`. Any other error is a defect: the client gets
+`Internal error` and an `errorId`; the log gets one line with that id and the traceback, in which every literal and
+variable of the operation is masked.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from flexiroaster.errors import FlexiRoasterError, StoreError
 __all__ = ["BAD_USER_INPUT", "EXECUTION_FAILED", "INTERNAL", "internal", "presented", "spoken_by"]
 
 INTERNAL = "INTERNAL"
-"""The code of an unexpected error."""
+"""Error code of an unexpected error."""
 
 BAD_USER_INPUT = "BAD_USER_INPUT"
-"""The code of an error in the variables."""
+"""Error code of invalid variables."""
 
 EXECUTION_FAILED = "EXECUTION_FAILED"
-"""The code of an error that GraphQL found while it executed, such as an argument out of range."""
+"""Error code of an error that GraphQL itself finds during execution, such as an argument out of range."""
 
 _log = logging.getLogger(__name__)
 
 
 def presented(error: GraphQLError, spoken: Iterable[str] = ()) -> dict[str, Any]:
-    """An error as the client may see it; an unexpected one is logged without the words in `spoken`."""
+    """Return an error as the client may see it; log an unexpected one with the words in `spoken` masked."""
     cause = _cause(error)
     if cause is None:
         code = EXECUTION_FAILED if error.path else BAD_USER_INPUT
@@ -54,17 +54,17 @@ def presented(error: GraphQLError, spoken: Iterable[str] = ()) -> dict[str, Any]
 
 
 def internal(cause: BaseException, where: str = "", spoken: Iterable[str] = ()) -> dict[str, Any]:
-    """Log an unexpected error, once, and return what the client is told of it."""
+    """Log an unexpected error once, and return the error to send to the client."""
     error_id = secrets.token_hex(8)
     _log.error("Internal error %s %s\n%s", error_id, where, _traceback(cause, spoken), extra={"error_id": error_id})
-    unavailable = isinstance(cause, StoreError)  # its message may say where the database is
+    unavailable = isinstance(cause, StoreError)  # its message may reveal the database's address
     message = "The database cannot be reached" if unavailable else "Internal error"
     code = StoreError.code if unavailable else INTERNAL
     return {"message": message, "extensions": {"code": code, "errorId": error_id}}
 
 
 def spoken_by(document: DocumentNode, variables: Mapping[str, Any] | None) -> set[str]:
-    """The literals of a document and the values of its variables, as text: what no log may repeat."""
+    """Return the literals of a document and the values of its variables as text, which must not appear in the log."""
     literals = _Literals()
     visit(document, literals)
     return literals.found | set(_leaves(variables or {}))
@@ -92,7 +92,7 @@ def _leaves(value: object) -> Iterator[str]:
 
 
 def _cause(error: GraphQLError) -> Exception | None:
-    """What a resolver raised, None where the error is GraphQL's own or was raised as such."""
+    """The exception that a resolver raised; None if the error is a GraphQL error itself."""
     original: Exception | None = error
     while isinstance(original, GraphQLError):
         original = original.original_error
@@ -100,7 +100,7 @@ def _cause(error: GraphQLError) -> Exception | None:
 
 
 def _traceback(error: BaseException, spoken: Iterable[str]) -> str:
-    """Where it was raised, its causes first; messages without what the client said, source lines as they are."""
+    """The traceback, causes first. Client input is masked in messages; source lines are unchanged."""
     words = {form for word in spoken if word for form in (word, repr(word)[1:-1])}
     hide = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True)))) if words else None
     parts, seen = [], set()

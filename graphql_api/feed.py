@@ -1,8 +1,8 @@
-"""The reader of one execution's live events, for all who follow it in this process.
+"""The feed of one execution's live events, shared by all its subscribers in this process.
 
-It keeps the last batches in a bounded window, by the number that they begin after; a subscriber holds nothing but the
-number of the last event it has. Whoever asks for a batch that is not in the window has it read from the database. So
-one that stalls costs nobody anything and misses nothing, and one that comes back goes on exactly where it was.
+A feed keeps the latest batches in a bounded window, keyed by the event number that each begins after. A subscriber
+holds only the number of its last event; a batch outside the window is read from the database. A stalled subscriber
+therefore costs the others nothing and misses nothing, and a returning one resumes exactly where it was.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from flexiroaster.service.executions import ExecutionRow
 __all__ = ["EventBatch", "Feed", "Kept", "StreamsClosedError"]
 
 PAGE = 200
-"""Events read at a time."""
+"""Number of events per read."""
 
 WINDOW = 1_000
-"""Events that a feed keeps."""
+"""Number of events that a feed keeps."""
 
 
 class StreamsClosedError(FlexiRoasterError):
-    """The server ends, and with it the stream: go on from the last cursor, there or elsewhere."""
+    """The server is shutting down and ends the stream; resume from the last cursor, on this server or another."""
 
     code = "stream.closed"
 
 
 class EventBatch:
-    """A payload: events that came together. The same object for all subscribers that are given the same."""
+    """A subscription payload: events that were read together. Subscribers with the same level share one object."""
 
     __slots__ = ("__weakref__", "caught_up", "cursor", "events", "execution")
 
@@ -47,7 +47,7 @@ class EventBatch:
 
 
 class Kept:
-    """A batch and the payloads made of it."""
+    """A batch and the payloads made from it."""
 
     __slots__ = ("_payloads", "batch")
 
@@ -56,7 +56,7 @@ class Kept:
         self._payloads: dict[tuple[Level | None, bool], EventBatch] = {}
 
     def payload(self, level: Level | None, caught_up: bool) -> EventBatch:
-        """The events of a level or a more serious one, all where it is None."""
+        """Return the payload with the events of this level or a more severe one; None selects all events."""
         key = (level, caught_up)
         if key not in self._payloads:
             found = self.batch.events
@@ -66,7 +66,7 @@ class Kept:
 
 
 class Feed:
-    """The reader of one execution. Belongs to one event loop."""
+    """The reader of one execution. It belongs to one event loop."""
 
     def __init__(self, read: Callable[[int, int], Awaitable[Batch]]) -> None:
         self._read = read
@@ -74,12 +74,12 @@ class Feed:
         self._reading: dict[int, asyncio.Task[Kept]] = {}
         self._news = asyncio.Event()
         self._hints = 0
-        self._seen_hints = -1  # how many there were when the newest events were read
+        self._seen_hints = -1  # the number of hints when the newest events were read
         self._newest: ExecutionRow | None = None
         self._closed = False
 
     def hint(self) -> None:
-        """There may be new events."""
+        """Note that new events may exist, and wake the subscribers."""
         self._hints += 1
         news, self._news = self._news, asyncio.Event()
         news.set()
@@ -90,10 +90,10 @@ class Feed:
         self.hint()
 
     def forget(self) -> None:
-        """Nobody uses it any more; reads under way end by themselves."""
+        """Do nothing: the feed has no subscribers left, and running reads end by themselves."""
 
     async def batch(self, after: int) -> Kept:
-        """The events behind a number, none where there are none yet. Raises NotFoundError, InputError, StoreError."""
+        """Return the events after a number; empty if none exist yet. Raises NotFoundError, InputError, StoreError."""
         kept = self._kept.get(after)
         if kept is not None:
             return kept
@@ -104,30 +104,30 @@ class Feed:
         return await asyncio.shield(task)
 
     def learn(self, execution: ExecutionRow) -> None:
-        """The execution was seen in that state."""
+        """Note the execution's state as it was read."""
         if self._newest is None or execution.last_seq >= self._newest.last_seq:
             self._newest = execution
 
     async def news(self, after: int) -> None:
-        """Return when there may be events behind that number. Raises StreamsClosedError."""
+        """Wait until there may be events after a number. Raises StreamsClosedError."""
         while self._is_settled(after) and not self._closed:
             await self._news.wait()
         if self._closed:
-            raise StreamsClosedError("The server ends")
+            raise StreamsClosedError("The server is shutting down")
 
     def caught_up(self, number: int) -> bool:
-        """Whether no event behind that number is known of."""
+        """Whether no event after this number is known."""
         return self._newest is not None and number >= self._newest.last_seq
 
     def ended(self, number: int) -> bool:
-        """Whether no event comes behind that number."""
+        """Whether the execution has ended and no event follows this number."""
         newest = self._newest
         return newest is not None and newest.status in TERMINAL and self._is_settled(number)
 
     def _loaded(self, after: int, task: asyncio.Task[Kept]) -> None:
         del self._reading[after]
         if not task.cancelled():
-            task.exception()  # it is told to those who wait, if any still do
+            task.exception()  # mark it as retrieved; the waiting subscribers, if any, receive it
 
     async def _load(self, after: int) -> Kept:
         hints = self._hints
@@ -148,11 +148,11 @@ class Feed:
             total -= len(gone.batch.events)
 
     def _limit(self, after: int) -> int:
-        """How many events to read: to where others are, so that all have the same batches from there on."""
+        """Number of events to read: up to where another batch begins, so that subscribers share the batches there."""
         known = self._newest.last_seq if self._newest is not None else 0
         ahead = [number - after for number in (*self._kept, known) if number > after]
         return min([PAGE, *ahead])
 
     def _is_settled(self, number: int) -> bool:
-        """Whether that is the last event, and nobody has told of news since it was found to be."""
+        """Whether this is the last event and no hint has arrived since that was read."""
         return self.caught_up(number) and self._seen_hints == self._hints

@@ -1,4 +1,4 @@
-"""What stands in front of every route: an id for each request, whose page may send it, and how large it may be."""
+"""The request guard in front of every route: request ids, the origin check and the body size limit."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from graphql_api.security import origin_allowed
 __all__ = ["MAX_BODY", "Answers", "Guard"]
 
 MAX_BODY = 1_000_000
-"""Bytes of a request's body."""
+"""Maximum size of a request body in bytes."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 class Answers(Protocol):
-    """What a face answers where a request gets no further than the guard, in the shape of its errors."""
+    """The responses of an API to requests that do not pass the guard, in that API's error format."""
 
     def refused(self, message: str, code: str, status: int) -> ASGIApp:
-        """The request may not pass."""
+        """Return the response to a refused request."""
 
     def failed(self, error: Exception, request_id: str) -> ASGIApp:
-        """Nobody expected this error: log it once, and mask it."""
+        """Log an unexpected error once, and return a response that masks it."""
 
 
 class GraphQLAnswers:
-    """Errors as GraphQL has them."""
+    """The guard's responses as GraphQL errors."""
 
     def refused(self, message: str, code: str, status: int) -> ASGIApp:
-        """One error, with its code."""
+        """Return a response with one error and its code."""
         return responses.refusal(message, code, status)
 
     def failed(self, error: Exception, request_id: str) -> ASGIApp:
-        """An error that says nothing but its id."""
+        """Log the error and return a response that shows only its id."""
         return responses.failure([failures.internal(error, f"in request {request_id}")], 500)
 
 
 class Guard:
-    """ASGI middleware. Errors have the one shape of all errors; what nobody expected is logged once and masked."""
+    """ASGI middleware that checks requests, and logs and masks unexpected errors."""
 
     def __init__(
         self, app: ASGIApp, origins: Collection[str] = (), max_body: int = MAX_BODY, answers: Answers | None = None
@@ -55,7 +55,7 @@ class Guard:
         self.max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer it."""
+        """Pass a request on, or answer it with an error."""
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket" and not origin_allowed(scope, self.origins):
@@ -75,7 +75,7 @@ class Guard:
         try:
             refused = self._refusal(scope)
             await (refused or self.app)(scope, body, unless_too_large)
-        except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is logged here
+        except Exception as error:  # noqa: BLE001 - the last resort: every unexpected error is logged here
             if not body.too_large:
                 failed = self.answers.failed(error, request_id)
                 if not answer.started:
@@ -96,7 +96,7 @@ class Guard:
 
 
 class _Body:
-    """A request's body, ended with an error when it turns out longer than it may be; frameworks may hide that error."""
+    """A request body that raises once it exceeds the limit; `too_large` stays set if a framework hides that error."""
 
     def __init__(self, receive: Receive, most: int) -> None:
         self.too_large = False
@@ -113,7 +113,7 @@ class _Body:
 
 
 class _Answer:
-    """What is sent, with the request's id; whether anything was."""
+    """The response, with the request id added; `started` says whether its headers were sent."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.started = False
@@ -130,7 +130,7 @@ class _Answer:
 
 
 class _TooLargeError(Exception):
-    """More has arrived than may."""
+    """The request body exceeds the limit."""
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: queries by GET and POST, mutations by POST, and the statuses that its specification asks for."""
+"""GraphQL over HTTP: queries by GET and POST, mutations by POST, and the status codes of the specification."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _METHODS = {"allow": "GET, POST"}
 
 
 class GraphQLHTTP:
-    """The ASGI application behind `/graphql` for HTTP; `stream` answers who accepts `text/event-stream`."""
+    """The ASGI application behind `/graphql` for HTTP; `stream` serves requests that accept `text/event-stream`."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class GraphQLHTTP:
             return responses.refusal("Use GET or POST", "METHOD_NOT_ALLOWED", 405, headers=_METHODS)
         media_type = _negotiated(accepted)
         if media_type is None:
-            offered = f"The answer can be {responses.GRAPHQL} or {responses.JSON}"
+            offered = f"The Accept header must allow {responses.GRAPHQL} or {responses.JSON}"
             return responses.refusal(offered, "NOT_ACCEPTABLE", 406)
         try:
             body = await read_body(request) if request.method == "POST" else b""
@@ -78,7 +78,7 @@ class GraphQLHTTP:
     def _answer(
         self, request: Request, body: bytes, media_type: str, loop: asyncio.AbstractEventLoop, deadline: float
     ) -> Response:
-        """All that is done in a worker thread: from bytes to bytes."""
+        """Process a request in a worker thread, from the bytes of its body to the response."""
         try:
             viewer = authenticate(self.installation, request.scope, credentials_of(request.scope))
         except UnauthenticatedError as error:
@@ -93,21 +93,21 @@ class GraphQLHTTP:
         if refusal is not None:
             return refusal
         request_id = request.scope.get("state", {}).get("request_id", "")
-        traceparent = ",".join(request.headers.getlist("traceparent"))  # several are none: that is malformed
+        traceparent = ",".join(request.headers.getlist("traceparent"))  # joined, several headers count as malformed
         context = Context(self.installation, viewer, request_id, traceparent)
         try:
             result = execute_operation(self.schema, operation, asked.variables, context, loop, deadline)
             return _result(result, operation, asked, request.headers, media_type)
         except RefusedError:
             raise
-        except Exception as error:  # noqa: BLE001 - here it is known what its log line must not repeat
+        except Exception as error:  # noqa: BLE001 - here the client's input is known, so the log line can mask it
             spoken = failures.spoken_by(operation.document, asked.variables)
             return responses.failure([failures.internal(error, "", spoken)], 500, media_type)
 
 
 def _wrong_way(operation: Operation, posted: bool, media_type: str) -> Response | None:
     if operation.type is OperationType.SUBSCRIPTION:
-        message = "Subscriptions need graphql-transport-ws, or Accept: text/event-stream"
+        message = "Subscriptions need the WebSocket protocol graphql-transport-ws, or Accept: text/event-stream"
         return responses.refusal(message, "BAD_REQUEST", 400, media_type)
     if operation.type is OperationType.MUTATION and not posted:
         headers = {"allow": "POST"}
@@ -122,7 +122,7 @@ def _result(
         return responses.encoded({"data": result.data}, headers, 200, media_type)
     spoken = failures.spoken_by(operation.document, asked.variables)
     errors = [failures.presented(error, spoken) for error in result.errors]
-    if result.data is None and all(error.path is None for error in result.errors):  # nothing was executed: variables
+    if result.data is None and all(error.path is None for error in result.errors):  # bad variables, nothing ran
         status = 400 if media_type == responses.GRAPHQL else 200
         return responses.encoded({"errors": errors}, headers, status, media_type)
     content: dict[str, Any] = {"errors": errors, "data": result.data}
@@ -141,7 +141,7 @@ def _wants_page(request: Request, accepted: str) -> bool:
 
 
 def _negotiated(accepted: str) -> str | None:
-    """The media type of the answer: the best that the client accepts, `application/json` where it does not say."""
+    """The best media type that the client accepts; `application/json` without an Accept header."""
     if not accepted.strip():
         return responses.JSON
     weights = dict(map(_weighted, accepted.split(",")))

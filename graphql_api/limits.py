@@ -1,8 +1,8 @@
-"""How large an operation may be: one walk that visits every fragment once, whatever the number of its uses.
+"""Query cost: limits on the size of an operation, measured in one walk that visits every fragment once.
 
-Depth, fields, aliases and repeated response names are counted with fragments expanded; cost says how many values an
-operation may produce: a field costs 1, a list multiplies what is below it by `first`, `last` or the default page size.
-The walk is linear in the document, because a fragment's extent is the same wherever it is spread.
+Depth, fields, aliases and repeated response names count with fragments expanded. The cost estimates how many values an
+operation may produce: a field costs 1, and a list multiplies the cost below it by `first`, `last` or the default page
+size. The walk is linear in the document, because a fragment's extent is the same wherever it is spread.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from graphql import (
 __all__ = ["LIMIT_EXCEEDED", "MAX_TEXT", "MAX_TOKENS", "PAGE_SIZE", "exceeded"]
 
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
-"""The code of an error that says that an operation is too large."""
+"""Error code of an operation that is too large."""
 
 MAX_TEXT = 100_000
-"""Characters of a document."""
+"""Maximum number of characters in a document."""
 
 MAX_TOKENS = 2_000
-"""Tokens of a document, comments included."""
+"""Maximum number of tokens in a document, including comments."""
 
 PAGE_SIZE = 50
-"""Items of a page where neither the operation nor the schema says how many."""
+"""Assumed number of items in a page if neither the operation nor the schema sets it."""
 
 ALLOWED: Mapping[str, int] = {
     "depth": 10,
@@ -61,19 +61,19 @@ ALLOWED: Mapping[str, int] = {
     "introspection lists": 2,
     "nesting": 100,
 }
-"""What a document may have at most. In `fields` and `aliases` every use of a fragment counts; `repeated fields` is how
-many fields must be compared because one response name stands for several, which grows with the square of that."""
+"""The limits of a document. `fields` and `aliases` count every use of a fragment. `repeated fields` is the number of
+field comparisons that validation needs for repeated response names; it grows with the square of the repetitions."""
 
-_LIST_SIZE = 10  # items of a list that has no pages
-_TYPES, _MEMBERS = 10, 3  # items of the lists of __schema, of the lists of a type
-_ROOT_COST = 10  # a field of the root reads the database for itself
-_SCHEMA_COST = 2_000  # __schema leads to everything there is: once for each client that starts, not many times at once
+_LIST_SIZE = 10  # assumed number of items in a list without pages
+_TYPES, _MEMBERS = 10, 3  # assumed number of items in the lists of __schema, and in the lists of a type
+_ROOT_COST = 10  # a root field needs its own database read
+_SCHEMA_COST = 2_000  # __schema leads to the whole schema: a client needs it once at its start, not many times at once
 _PAGING = ("first", "last")
 _CYCLIC = frozenset({"fields", "inputFields", "interfaces", "possibleTypes"})  # lists of __Type that lead to __Type
 
 
 def exceeded(schema: GraphQLSchema, document: DocumentNode, variables: Mapping[str, Any]) -> list[GraphQLError]:
-    """The first limit that a document exceeds with these variables, as an error; empty when it is small enough."""
+    """Return the first limit that a document exceeds with these variables, as an error; empty if it exceeds none."""
     try:
         _Walk(schema, document, variables).check()
     except _ExceededError as error:
@@ -94,7 +94,7 @@ class _ExceededError(Exception):
 
 @dataclass(slots=True)
 class _Extent:
-    """How much a selection set holds. `paged` is the cost below its lists, for one item of each."""
+    """The size of a selection set. `paged` is the cost below its lists, for one item of each."""
 
     cost: int = 0
     paged: int = 0
@@ -104,10 +104,10 @@ class _Extent:
     repeats: int = 0
     lists: int = 0
     names: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[str] = field(default_factory=Counter)  # by name: the fields it stands for, those below included
+    sizes: Counter[str] = field(default_factory=Counter)  # by response name: its fields, including those below them
 
     def add(self, other: _Extent) -> None:
-        """Take in what a fragment holds."""
+        """Add the extent of a fragment."""
         self.repeats += sum(size * self.names[name] for name, size in other.sizes.items())
         self.names.update(other.names)
         self.sizes.update(other.sizes)
@@ -118,7 +118,7 @@ class _Extent:
         self._count(other)
 
     def add_field(self, name: str, below: _Extent) -> None:
-        """Count a field and what is below it; its cost, depth and lists are the caller's."""
+        """Count a field and everything below it; the caller adds its cost, depth and lists."""
         self.repeats += self.names[name] * (1 + below.fields)
         self.names[name] += 1
         self.sizes[name] += 1 + below.fields
@@ -131,7 +131,7 @@ class _Extent:
         self.repeats += other.repeats
 
     def check(self) -> None:
-        """Raises _ExceededError; depth and cost are judged for whole operations."""
+        """Raise _ExceededError if a limit is exceeded; depth and cost are checked for whole operations."""
         _check("fields", self.fields)
         _check("aliases", self.aliases)
         _check("repeated fields", self.repeats)
@@ -145,7 +145,7 @@ def _check(limit: str, found: int) -> None:
 
 
 class _Walk:
-    """One document; every fragment is measured once."""
+    """The walk over one document; it measures every fragment once."""
 
     def __init__(self, schema: GraphQLSchema, document: DocumentNode, variables: Mapping[str, Any]) -> None:
         self.schema = schema
@@ -161,7 +161,7 @@ class _Walk:
         self.nesting = 0
 
     def check(self) -> None:
-        for name in self.fragments:  # the ones that are not used, too: other rules look at them
+        for name in self.fragments:  # unused fragments count too, because other validation rules visit them
             self._fragment(name)
         for operation in self.operations:
             self._operation(operation)
@@ -201,7 +201,7 @@ class _Walk:
     def _fragment(self, name: str) -> _Extent:
         node = self.fragments.get(name)
         if node is None:
-            return _Extent()  # another rule says that it is not defined
+            return _Extent()  # another rule reports the undefined fragment
         if name not in self.measured:
             self.measured[name] = None
             self._count_directives(node.directives)
@@ -236,7 +236,7 @@ class _Walk:
         below: _Extent,
         extent: _Extent,
     ) -> None:
-        """Add what a field costs: at once, or for each item where the size of its list is the parent's to know."""
+        """Add a field's cost, or add it to `paged` if only the parent knows the number of its items."""
         extent.cost += _SCHEMA_COST if node.name.value == "__schema" else 0
         size = self._page_size(node, definition) if definition else None
         if definition is None or not is_list_type(get_nullable_type(definition.type)):
@@ -251,7 +251,7 @@ class _Walk:
             extent.paged += item
 
     def _page_size(self, node: FieldNode, definition: GraphQLField) -> int | None:
-        """How many items a field asks for; None when it has no pages."""
+        """Number of items that a field requests; None if it has no pages."""
         names = [name for name in _PAGING if name in definition.args]
         if not names:
             return None
@@ -273,7 +273,7 @@ class _Walk:
 
 
 def _integer(node: ValueNode | None) -> int | None:
-    """A literal's value where it is an integer that GraphQL can have."""
+    """The value of an integer literal that fits GraphQL's Int, else None."""
     if not isinstance(node, IntValueNode) or len(node.value) > len("-2147483648"):
         return None
     return int(node.value)

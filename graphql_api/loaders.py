@@ -1,6 +1,6 @@
-"""Loaders: what the fields of many objects need, read with one statement for all of them.
+"""Data loaders: one SQL statement reads what the fields of many objects need.
 
-They belong to one request and are used in the loop that runs it, so a batch may read the database where it stands.
+They belong to one request and run in a worker thread's loop, so a batch may read the database synchronously.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Loaders:
 
 
 def _loader(read: Callable[[list[K]], Mapping[K, V]], absent: D) -> DataLoader[K, V | D]:
-    """A loader over a function that reads many at once; `absent` for what it does not find."""
+    """A loader over a function that reads many keys at once; keys without a result load `absent`."""
 
     async def load(keys: list[K]) -> Sequence[V | D]:
         found = read(keys)

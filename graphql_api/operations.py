@@ -1,7 +1,7 @@
-"""What sockets and event streams do with a request: one result of a query or a mutation, many of a subscription.
+"""Operations over WebSockets and event streams: one result for a query or mutation, many for a subscription.
 
-A payload of a subscription is executed and encoded once for all who asked for it with the same document, variables and
-role, in a thread; what goes to each of them is the same text.
+A thread executes and encodes a subscription payload once for all subscribers with the same document, variables and
+role; each of them receives the same text.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from graphql_api.streams import Streams, StreamsClosedError, Transport
 __all__ = ["FailedError", "Operations", "Response", "errors_of"]
 
 MOST_FORMS = 8
-"""In how many forms a payload is kept; whoever asks in one more pays for its own."""
+"""Maximum number of forms in which a payload is cached; further forms are encoded for each subscriber."""
 
 MOST_SUBSCRIPTIONS = 5_000
-"""At once, on all connections together."""
+"""Maximum number of open subscriptions on all connections together."""
 
 _AFTER = "after"
 
@@ -51,14 +51,14 @@ _Form: TypeAlias = tuple[str, str | None, bytes, Role]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One result as JSON; `cursor` is where the subscription goes on behind it, if it can."""
+    """One result as JSON; `cursor` resumes the subscription after it, if the subscription supports that."""
 
     text: str
     cursor: str | None = None
 
 
 class FailedError(Exception):
-    """An operation ends, or never began, with these errors, each as the client may see it."""
+    """An operation failed, or did not start; `errors` are in the form that the client may see."""
 
     def __init__(self, errors: Sequence[Mapping[str, Any]]) -> None:
         super().__init__(errors[0]["message"])
@@ -66,7 +66,7 @@ class FailedError(Exception):
 
 
 def errors_of(error: RefusedError | FailedError) -> list[Mapping[str, Any]]:
-    """What the client is told."""
+    """Return the errors to send to the client."""
     if isinstance(error, FailedError):
         return list(error.errors)
     return [dict(each.formatted) for each in error.errors]
@@ -99,10 +99,11 @@ class Operations:
         resume: str | None = None,
         read_only: bool = False,
     ) -> AsyncGenerator[Response, None]:
-        """The results of an operation; of a subscription from the cursor `resume` on, if there is one.
+        """Yield the results of an operation; a subscription starts after the cursor `resume`, if given.
 
-        `over` is what they are sent over; `read_only` refuses mutations, as what web links can send must. Raises
-        RefusedError (it is not executed), FailedError, StreamsClosedError. Close it when you end early.
+        `over` is the transport; `read_only` refuses mutations, which is required for GET because a web link can send
+        it. Raises RefusedError (the operation is not executed), FailedError, StreamsClosedError. Close the generator if
+        you stop early.
         """
         find = partial(self._documents.operation, asked.query, viewer.role, asked.variables, asked.operation_name)
         operation = await self._workers.run(lambda *_: find())
@@ -136,7 +137,7 @@ class Operations:
     async def _counted(self, over: Transport) -> AsyncIterator[None]:
         opened = self._streams.subscriptions
         if opened.total() >= MOST_SUBSCRIPTIONS:
-            raise RefusedError.because("There are too many subscriptions, try again later", OVERLOADED, 503)
+            raise RefusedError.because("Too many subscriptions are open, try again later", OVERLOADED, 503)
         opened[over] += 1
         try:
             yield
@@ -167,11 +168,11 @@ class Operations:
         return cast("AsyncGenerator[object, None]", found)
 
     async def _text(self, form: _Form, operation: Operation, asked: GraphQLRequest, payload: object) -> str:
-        """A payload's result, made once for all who want it in this form."""
+        """The result of a payload, executed once for all subscribers with this form."""
         forms = self._encoded.setdefault(payload, {})
         task = forms.get(form)
         if task is None:
-            context = Context(self._installation, Viewer(form[-1], form[-1]))  # whoever it is: it is for all of a role
+            context = Context(self._installation, Viewer(form[-1], form[-1]))  # shared by all viewers of a role
             work = partial(self._executed, operation, asked, context, payload)
             task = asyncio.create_task(self._streams.run(work))
             if len(forms) < MOST_FORMS:
@@ -203,14 +204,14 @@ def _forget_failure(forms: dict[_Form, asyncio.Task[str]], form: _Form, task: as
 
 
 def _form(operation: Operation, asked: GraphQLRequest, role: Role) -> _Form:
-    """What the text of a payload depends on: not on where the subscription began."""
+    """The cache key of a payload's text; it does not include the cursor where the subscription began."""
     apart = _only_for_after(operation)
     variables = {name: value for name, value in (asked.variables or {}).items() if name not in apart}
     return asked.query, operation.name, orjson.dumps(variables, option=orjson.OPT_SORT_KEYS), role
 
 
 def _only_for_after(operation: Operation) -> set[str]:
-    """The variables that say where the subscription begins, and nothing else."""
+    """The variables that are used only as `after`, to say where the subscription begins."""
     uses = _Uses()
     visit(operation.document, uses)
     roots = [
@@ -219,7 +220,7 @@ def _only_for_after(operation: Operation) -> set[str]:
         for argument in getattr(field, "arguments", None) or ()
         if argument.name.value == _AFTER and isinstance(argument.value, VariableNode)
     ]
-    return {name for name in roots if uses.found.count(name) == 2}  # here, and where it is declared
+    return {name for name in roots if uses.found.count(name) == 2}  # this use and the declaration
 
 
 class _Uses(Visitor):

@@ -1,13 +1,13 @@
-"""Who may use which field: every field declares the role it needs, and a document is checked before anything runs.
+"""Field permissions: every field declares its required role, and every document is checked before it runs.
 
-    @fields_require(Role.VIEWER)          # what fields need that do not say otherwise
+    @fields_require(Role.VIEWER)          # the default for the fields of this type
     @strawberry.type
     class Pipeline:
         name: str
         token: str = strawberry.field(metadata=requires(Role.ADMIN))
 
-A field that declares nothing is refused to everybody, and `undeclared` names it. Fields of an interface need the most
-that any implementation's field needs, so that no interface is a way around.
+A field that declares no role is refused to every viewer; `undeclared` lists such fields. An interface field requires
+the highest role that any implementation of it requires, so that an interface cannot bypass a permission.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 FORBIDDEN = "FORBIDDEN"
-"""The code of an error that says that the viewer's role does not suffice."""
+"""Error code of an operation that the viewer's role does not permit."""
 
 _KEY = "flexiroaster.permission"
 _INTROSPECTION = frozenset({"__schema", "__type"})
 
-_defaults: dict[type, Role] = {  # Relay's own types show nothing beyond what the fields of their nodes protect
+_defaults: dict[type, Role] = {  # Relay's own types expose only nodes, whose fields declare their own roles
     relay.Connection: Role.VIEWER,
     relay.Edge: Role.VIEWER,
     relay.ListConnection: Role.VIEWER,
@@ -55,20 +55,20 @@ T = TypeVar("T", bound=type)
 
 
 class UndeclaredPermissionError(FlexiRoasterError):
-    """A field of the schema does not say who may use it."""
+    """A field of the schema declares no required role."""
 
     code = "permission.undeclared"
 
 
 def requires(role: Role) -> dict[str, Role]:
-    """The metadata of a field that needs this role: `strawberry.field(metadata=requires(Role.OPERATOR))`."""
+    """Return the metadata of a field that needs this role: `strawberry.field(metadata=requires(Role.OPERATOR))`."""
     return {_KEY: role}
 
 
 def fields_require(role: Role) -> Callable[[T], T]:
-    """Declare the role that the fields of a type need unless they say otherwise; stands above `@strawberry.type`.
+    """Declare the default role for the fields of a type; place it above `@strawberry.type`.
 
-    Inherited fields keep what the type that defines them declares.
+    Inherited fields keep the role that their defining type declares.
     """
 
     def declare(cls: T) -> T:
@@ -79,20 +79,20 @@ def fields_require(role: Role) -> Callable[[T], T]:
 
 
 def permissions(schema: strawberry.Schema) -> Mapping[tuple[str, str], Role]:
-    """What every field needs, by type and field; fields that declare nothing are missing."""
+    """Return the required role by type and field name; fields that declare no role are missing."""
     return _table(schema._schema)  # strawberry has no public name for the schema it builds
 
 
 def permission_of(schema: strawberry.Schema, type_name: str, field_name: str) -> Role:
-    """What a field needs. Raises UndeclaredPermissionError when it says nothing or does not exist."""
+    """Return a field's required role. Raises UndeclaredPermissionError if it declares none or does not exist."""
     try:
         return permissions(schema)[type_name, field_name]
     except KeyError as error:
-        raise UndeclaredPermissionError(f"{type_name}.{field_name} does not declare who may use it") from error
+        raise UndeclaredPermissionError(f"{type_name}.{field_name} declares no required role") from error
 
 
 def undeclared(schema: strawberry.Schema) -> list[str]:
-    """The fields that declare nothing, as `Type.field`; a schema is not complete before this is empty."""
+    """List the fields that declare no role, as `Type.field`; a complete schema has none."""
     table = permissions(schema)
     types = _types(schema._schema)
     return [f"{t.name}.{name}" for t in types for name in t.fields if (t.name, name) not in table]
@@ -100,7 +100,7 @@ def undeclared(schema: strawberry.Schema) -> list[str]:
 
 @lru_cache(maxsize=16)
 def permission_rule(role: Role, *, introspection: bool) -> type[ValidationRule]:
-    """The validation rule that refuses what a role may not use; `introspection`: whether it may see the schema."""
+    """Return the validation rule that refuses fields above a role; `introspection`: whether it may read the schema."""
 
     class PermissionRule(ValidationRule):
         def enter_field(self, node: FieldNode, *_: object) -> None:
@@ -111,10 +111,10 @@ def permission_rule(role: Role, *, introspection: bool) -> type[ValidationRule]:
             if name.startswith("__") or parent is None or parent.name.startswith("__"):
                 return
             if name not in getattr(parent, "fields", ()):
-                return  # another rule says that there is no such field
+                return  # another rule reports the unknown field
             needed = _table(self.context.schema).get((parent.name, name))
             if needed is None:
-                self.report_error(_forbidden(f"{parent.name}.{name} is open to nobody", node))
+                self.report_error(_forbidden(f"{parent.name}.{name} declares no required role", node))
             elif not role.covers(needed):
                 self.report_error(_forbidden(f"{parent.name}.{name} needs the role {needed}", node))
 
@@ -169,7 +169,7 @@ def _declared(type_: GraphQLObjectType | GraphQLInterfaceType, extensions: Mappi
 
 
 def _owner(cls: type, field: StrawberryField) -> type:
-    """The class that defines a field: the type's own, or the one it inherits the field from."""
+    """The class that defines a field: the type itself, or the base class that it inherits the field from."""
     for base in reversed(cls.__mro__):
         definition = base.__dict__.get("__strawberry_definition__")
         if definition is not None and (field.origin is base or any(f is field for f in definition.fields)):

@@ -1,4 +1,4 @@
-"""How many connections for live results one viewer may have open, over whatever they come."""
+"""Connection limits: how many live connections one viewer may have open, over all transports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from graphql_api.execution import OVERLOADED
 __all__ = ["MOST_EACH", "Places"]
 
 MOST_EACH = 500
-"""Connections of one viewer: half of what a server takes, so that one token cannot keep all others out."""
+"""Maximum connections of one viewer: half of the server's limit, so that one token cannot lock out all others."""
 
 
 class Places:
-    """The open connections of one process, by the name of their viewer. Belongs to one event loop."""
+    """The open connections of one process, counted by viewer name. The object belongs to one event loop."""
 
     def __init__(self, most_each: int = MOST_EACH) -> None:
         self._most_each = most_each
@@ -24,9 +24,9 @@ class Places:
 
     @contextmanager
     def taken_by(self, name: str) -> Iterator[None]:
-        """Hold a place for a viewer until the block ends. Raises RefusedError."""
+        """Reserve a connection for a viewer until the block ends. Raises RefusedError at the limit."""
         if self._taken[name] >= self._most_each:
-            raise RefusedError.because(f"You have {self._most_each} connections open already", OVERLOADED, 503)
+            raise RefusedError.because(f"You already have {self._most_each} open connections", OVERLOADED, 503)
         self._taken[name] += 1
         try:
             yield

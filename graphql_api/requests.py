@@ -1,4 +1,4 @@
-"""What a client asks for, read from a body or a query string and checked for its shape before anything looks at it."""
+"""GraphQL requests: read from a body or a query string, with the types of their parameters checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphql_api.documents import RefusedError
 __all__ = ["MAX_NESTING", "GraphQLRequest", "decoded", "from_body", "from_query", "read_body"]
 
 MAX_NESTING = 64
-"""How deep objects and lists may stand in one another."""
+"""Maximum nesting depth of JSON objects and lists."""
 
 _READ_SECONDS = 30.0
 _PARAMETERS = 10
@@ -35,7 +35,7 @@ class GraphQLRequest:
 
     @classmethod
     def of(cls, parameters: object) -> GraphQLRequest:
-        """Check decoded parameters. Raises RefusedError."""
+        """Create a request from decoded parameters. Raises RefusedError if their types are wrong."""
         if isinstance(parameters, list):
             raise RefusedError.because("The request must be one object; batches are not supported")
         if not isinstance(parameters, dict):
@@ -52,26 +52,25 @@ class GraphQLRequest:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, whose size the guard limits. Raises RefusedError when it does not arrive, ClientDisconnect."""
+    """Read the whole body; the guard limits its size. Raises RefusedError on a timeout, ClientDisconnect."""
     try:
         async with asyncio.timeout(_READ_SECONDS):
             return await request.body()
     except TimeoutError as error:
-        raise RefusedError.because("The body did not arrive in time", "TIMEOUT", 408) from error
+        raise RefusedError.because("The request body did not arrive in time", "TIMEOUT", 408) from error
 
 
 def from_body(headers: Headers, body: bytes) -> GraphQLRequest:
-    """The request of a POST.
+    """Read the request of a POST. Raises RefusedError.
 
-    The content type must be application/json: that one a web page of another site cannot send without asking first.
-    Raises RefusedError.
+    The content type must be application/json: a web page of another site cannot send it without a CORS preflight.
     """
     _check_content_type(headers)
     return GraphQLRequest.of(decoded(body, "The body"))
 
 
 def from_query(query_string: bytes) -> GraphQLRequest:
-    """The request of a GET. Raises RefusedError."""
+    """Read the request of a GET. Raises RefusedError."""
     try:
         pairs = parse_qsl(
             query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_PARAMETERS
@@ -80,7 +79,7 @@ def from_query(query_string: bytes) -> GraphQLRequest:
         raise RefusedError.because("The query string is not valid") from error
     parameters: dict[str, Any] = dict(pairs)
     if len(parameters) < len(pairs):
-        raise RefusedError.because("A parameter is given twice")
+        raise RefusedError.because("The query string repeats a parameter")
     for name in ("variables", "extensions"):
         if parameters.get(name):
             parameters[name] = decoded(parameters[name].encode(), name)
@@ -90,13 +89,13 @@ def from_query(query_string: bytes) -> GraphQLRequest:
 
 
 def decoded(data: bytes, what: str) -> object:
-    """The JSON value, not nested too deep. Raises RefusedError."""
+    """Decode a JSON value. Raises RefusedError, which names it `what`, if it is invalid or nested too deeply."""
     try:
         value: object = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise RefusedError.because(f"{what} is not valid JSON in UTF-8") from error
     if data.count(b"[") + data.count(b"{") > MAX_NESTING and _too_deep(value):
-        raise RefusedError.because(f"{what} is nested deeper than {MAX_NESTING}")
+        raise RefusedError.because(f"{what} is nested more than {MAX_NESTING} levels deep")
     return value
 
 
@@ -110,7 +109,7 @@ def _optional(parameters: Mapping[str, Any], name: str, kind: type, called: str)
 def _check_content_type(headers: Headers) -> None:
     given = headers.getlist("content-type")
     if len(given) > 1:
-        raise RefusedError.because("There must be one Content-Type header")
+        raise RefusedError.because("The request must have exactly one Content-Type header")
     message = Message()
     message["content-type"] = given[0] if given else ""
     if message.get_content_type() != "application/json":

@@ -1,4 +1,4 @@
-"""How answers are written: JSON by orjson, one shape for every error, compressed where that is worth it."""
+"""HTTP responses: JSON by orjson, one format for every error, compressed if they are large enough."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ JSON = "application/json"
 GRAPHQL = "application/graphql-response+json"
 
 _WORTH_COMPRESSING = 1_000  # bytes
-_COMPRESSION = 3  # a tenth of the time of the default for nearly the same size
+_COMPRESSION = 3  # a tenth of the default level's time for nearly the same size
 
 
 def encoded(content: Mapping[str, Any], request: Headers, status: int = 200, media_type: str = JSON) -> Response:
-    """The answer to a request, compressed if the client can read that."""
+    """Return the response to a request, compressed if the client accepts gzip."""
     body = dumps(content)
     headers = {"vary": "accept, accept-encoding", "cache-control": "no-store"}
     if len(body) >= _WORTH_COMPRESSING and "gzip" in request.get("accept-encoding", ""):
@@ -31,7 +31,7 @@ def encoded(content: Mapping[str, Any], request: Headers, status: int = 200, med
 
 
 def dumps(content: Mapping[str, Any]) -> bytes:
-    """As JSON; what orjson has no form for (integers beyond 64 bits, lone surrogates) the standard library writes."""
+    """Encode as JSON; the standard library writes what orjson cannot (integers beyond 64 bits, lone surrogates)."""
     try:
         return orjson.dumps(content)
     except TypeError:
@@ -44,7 +44,7 @@ def failure(
     media_type: str = JSON,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An answer that is nothing but errors."""
+    """Return a response that contains only errors."""
     body = dumps({"errors": errors})
     return Response(body, status, {**(headers or {}), "content-type": f"{media_type}; charset=utf-8"})
 
@@ -52,5 +52,5 @@ def failure(
 def refusal(
     message: str, code: str, status: int, media_type: str = JSON, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An answer that is one error."""
+    """Return a response with a single error."""
     return failure([{"message": message, "extensions": {"code": code}}], status, media_type, headers)

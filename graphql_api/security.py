@@ -1,4 +1,4 @@
-"""Who asks, and whether they may come in: tokens, the open mode of a loopback address, and the origins of web pages."""
+"""Authentication by bearer token, token-free access over loopback, and the origin check for web pages."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from flexiroaster.service.tokens import Role, Viewer
 __all__ = ["LOCAL", "authenticate", "check_binding", "credentials_of", "is_loopback", "origin_allowed"]
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-"""Headers of a proxy: who asks through one is not this machine."""
+"""Headers that a proxy adds: a forwarded request may come from another machine."""
 
 LOCAL = Viewer("local", Role.ADMIN)
-"""Whoever asks while no token exists and the server can be reached from its own machine only."""
+"""The viewer of local requests while no token exists."""
 
 
 def authenticate(installation: Installation, scope: Scope, credentials: str | None) -> Viewer:
-    """Who makes a request or opens a socket, by `Bearer <token>`; reads the database now and then, so not on a loop.
+    """Return the viewer of a request or a WebSocket by its `Bearer <token>`. Raises UnauthenticatedError, StoreError.
 
-    Without a token that is `LOCAL`, as long as no token was ever made and the connection is one of this machine to
-    itself under a loopback name: a page of another site whose name leads here does not pass, nor what a proxy forwards.
-    Raises UnauthenticatedError, StoreError.
+    It may read the database, so call it off the event loop. A request without a token is `LOCAL` if no token was ever
+    created and this machine connects to itself under a loopback name. This excludes pages of other sites whose names
+    resolve to this machine (DNS rebinding), and requests that a proxy forwards.
     """
     if credentials is not None:
         return tokens.authenticate(installation, _secret(credentials))
     if not tokens.any_token(installation) and _is_local(scope):
         return LOCAL
-    raise UnauthenticatedError("A token is needed: Authorization: Bearer <token>")
+    raise UnauthenticatedError("Authentication required: send the header Authorization: Bearer <token>")
 
 
 def credentials_of(scope: Scope) -> str | None:
-    """The `Authorization` header. Raises UnauthenticatedError when there are several."""
+    """Return the `Authorization` header. Raises UnauthenticatedError if the request has several."""
     given = Headers(scope=scope).getlist("authorization")
     if len(given) > 1:
-        raise UnauthenticatedError("There must be one Authorization header")
+        raise UnauthenticatedError("The request must have only one Authorization header")
     return given[0] if given else None
 
 
 def origin_allowed(scope: Scope, origins: Collection[str]) -> bool:
-    """Whether the page that sends a request, if one does, is of this server or of an origin that the settings name."""
+    """Whether a request comes from no web page, from a page of this server, or from an origin in the settings."""
     headers = Headers(scope=scope)
     origin = headers.get("origin")
     if origin is None or "*" in origins or origin in origins:
@@ -57,17 +57,17 @@ def origin_allowed(scope: Scope, origins: Collection[str]) -> bool:
 
 
 def check_binding(installation: Installation, host: str) -> None:
-    """Raises SettingsError when other machines could reach that address and no token was ever made."""
-    guarded = tokens.any_token(installation)  # first: it also opens the database, so that the first request need not
+    """Raise SettingsError if other machines can reach the address and no token was ever created."""
+    guarded = tokens.any_token(installation)  # first, because it opens the database before the first request needs it
     if not guarded and not is_loopback(host):
         raise SettingsError(
-            f"HOST: {host} can be reached from other machines, and there is no access token: make one with "
-            "`flexiroaster token create`, or bind 127.0.0.1"
+            f"HOST: {host} is reachable from other machines, but no access token exists: create one with "
+            "`flexiroaster token create`, or bind to 127.0.0.1"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or every address of a name, is this machine's own; an empty one is every address."""
+    """Whether an address, or every address of a name, is a loopback address; an empty host binds all addresses."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -90,7 +90,7 @@ def _is_local(scope: Scope) -> bool:
 
 
 def _host(headers: Headers) -> str:
-    """The name that the client used, without its port."""
+    """The host name that the client used, without the port."""
     try:
         return urlsplit(f"//{headers.get('host', '')}").hostname or ""
     except ValueError:
@@ -98,7 +98,7 @@ def _host(headers: Headers) -> str:
 
 
 def _is_loopback_name(host: str) -> bool:
-    """Without asking a name server: whose answer is what is not trusted here."""
+    """Whether a name is loopback by itself; it is not resolved, because DNS answers are not trusted here."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -108,5 +108,5 @@ def _is_loopback_name(host: str) -> bool:
 def _secret(credentials: str) -> str:
     scheme, _, secret = credentials.partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
-        raise UnauthenticatedError("The Authorization header must be: Bearer <token>")
+        raise UnauthenticatedError("The Authorization header must have the form: Bearer <token>")
     return secret.strip()

@@ -1,8 +1,7 @@
 """graphql-sse: an operation over one HTTP response of server-sent events, for clients without WebSockets.
 
 The protocol is the distinct connections mode of https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md. Each
-event has the cursor of its payload as its id, so that a browser that connects again, which names the last one in
-`Last-Event-ID`, goes on exactly there.
+event's id is the cursor of its payload, so a browser that reconnects with `Last-Event-ID` resumes exactly there.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class GraphQLEventStream:
                 await answer(scope, receive, send)
 
     async def _answer(self, request: Request, held: ExitStack) -> ASGIApp | None:
-        """The stream, or why there is none; None where the client has gone."""
+        """The stream or an error response; None if the client has disconnected."""
         try:
             asked, viewer = await self._begun(request)
             held.enter_context(self.event_streams.opened_by(viewer))
@@ -61,7 +60,7 @@ class GraphQLEventStream:
         return partial(self.event_streams.send, self._events(request, asked, viewer))
 
     async def _begun(self, request: Request) -> tuple[GraphQLRequest, Viewer]:
-        """What is asked, and by whom. Raises RefusedError, UnauthenticatedError, StoreError, ClientDisconnect."""
+        """The request and its viewer. Raises RefusedError, UnauthenticatedError, StoreError, ClientDisconnect."""
         if request.method not in {"GET", "POST"}:
             raise RefusedError.because("Use GET or POST", "METHOD_NOT_ALLOWED", 405)
         viewer = await self.event_streams.viewer(request.scope)
@@ -70,7 +69,7 @@ class GraphQLEventStream:
         return from_body(request.headers, await read_body(request)), viewer
 
     async def _events(self, request: Request, asked: GraphQLRequest, viewer: Viewer) -> AsyncGenerator[bytes, None]:
-        """The stream's events; it ends without `complete` when the server does, so that the client comes back."""
+        """The stream's events. At a server shutdown it ends without `complete`, so that the client reconnects."""
         resume = request.headers.get("last-event-id") or None
         found = self.operations.responses(
             asked, viewer, Transport.SSE, resume=resume, read_only=request.method == "GET"

@@ -1,7 +1,7 @@
-"""Live streams for any number of subscribers: what they follow is read from the database once in a process.
+"""Live streams for any number of subscribers, with one database reader per followed execution or list filter.
 
-A feed belongs to all who follow the same execution, or the same filter of the list. It listens to the bus, looks by
-itself now and then, and goes with its last subscriber.
+Subscribers to the same execution, or to the same filter of the list, share a feed. A feed listens to the bus, polls the
+database at intervals, and ends with its last subscriber.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from graphql_api.feed import EventBatch, Feed, StreamsClosedError
 __all__ = ["Streams", "StreamsClosedError", "Transport"]
 
 LOOK_SECONDS = 5.0
-"""How often a feed looks into the database although nobody told of news: behind the bus, should that be silent."""
+"""Interval at which a feed polls the database even without a hint, in case the bus is silent."""
 
 AGAIN_SECONDS = 1.0
-"""Between two attempts to read, while the database cannot be reached."""
+"""Interval between read attempts while the database cannot be reached."""
 
-_READERS = 4  # threads; reads and encodings of all feeds share them
+_READERS = 4  # threads that all feeds share for reading and encoding
 _AT_ONCE = 2 * _READERS
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Listen: TypeAlias = Callable[[Callable[..., None]], Callable[[], None]]
-"""Begins to call back, on any thread, and returns what ends that."""
+"""Starts to call a function back, on any thread, and returns the function that stops this."""
 
 
 class _AnyFeed(Protocol):
@@ -56,18 +56,18 @@ F = TypeVar("F", bound=_AnyFeed)
 
 
 class Transport(StrEnum):
-    """What the results of a GraphQL operation go over when there may be many."""
+    """The transport of an operation that may have many results."""
 
     WEBSOCKET = "websocket"
     SSE = "sse"
 
 
 class Streams:
-    """The live streams of one process, on one event loop. `end` and `close` it before its installation."""
+    """The live streams of one process, on one event loop. Call `end`, then `close`, before closing its installation."""
 
     def __init__(self, installation: Installation) -> None:
         self.subscriptions: Counter[Transport] = Counter(dict.fromkeys(Transport, 0))
-        """How many subscriptions are open over each."""
+        """Number of open subscriptions by transport."""
         self._installation = installation
         self._workers = Workers(_READERS)
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -76,42 +76,42 @@ class Streams:
 
     @property
     def feeds(self) -> int:
-        """How many feeds there are."""
+        """Number of open feeds."""
         return len(self._shared)
 
     async def run(self, work: Callable[[asyncio.AbstractEventLoop, float], T]) -> T:
-        """Call `work(loop, deadline)` in a thread of the streams' own, in turn. Raises RefusedError: out of time."""
+        """Call `work(loop, deadline)` in one of the streams' threads, in turn. Raises RefusedError at the deadline."""
         async with self._turns:
             return await self._workers.run(work)
 
     async def events(
         self, execution_id: str, after: str | None = None, level: Level | None = None
     ) -> AsyncGenerator[EventBatch, None]:
-        """The events behind a cursor and those to come, until the execution has ended.
+        """Return the events after a cursor and all that follow, until the execution has ended.
 
-        With a level, those that are as serious. Raises, before anything is given, NotFoundError and InputError
-        (cursor); later StreamsClosedError, and NotFoundError where the execution is deleted.
+        A level selects events of at least that severity. Raises NotFoundError or InputError (cursor) before the first
+        event; later StreamsClosedError, and NotFoundError if the execution is deleted.
         """
         number = 0 if after is None else events.number(after)
         checked = await self._read(execution_id, number, 0)
         return self._followed(checked, level)
 
     async def executions(self, wanted: ExecutionFilter, after: str | None = None) -> AsyncIterator[ExecutionChange]:
-        """The executions that match and have not ended, then each that matches in its new state; it does not end.
+        """Return the live executions that match, then every match that changes state; the stream does not end.
 
-        Behind a cursor, those that have ended since are among the first. Raises InputError (cursor) before anything is
-        given; later StreamsClosedError.
+        With a cursor, the first results include executions that have ended since. Raises InputError (cursor) before the
+        first result; later StreamsClosedError.
         """
         return self._changed(wanted, None if after is None else changes.moment(after))
 
     def end(self) -> None:
-        """End all streams, each with StreamsClosedError; none begins after that."""
+        """End all streams with StreamsClosedError, and refuse new ones."""
         self._ended = True
         for shared in self._shared.values():
             shared.feed.close()
 
     def close(self) -> None:
-        """End the threads, once they have done what they do; `end` comes first."""
+        """End the threads after their running work; call `end` first."""
         self._workers.close()
 
     async def _followed(self, begin: Batch, level: Level | None) -> AsyncGenerator[EventBatch, None]:
@@ -157,9 +157,9 @@ class Streams:
 
     @asynccontextmanager
     async def _feed(self, key: Hashable, make: Callable[[], F], listen: _Listen) -> AsyncIterator[F]:
-        """The feed of that key, made and listening if it is not there, for as long as somebody uses it."""
+        """Use the feed of a key until the block ends; the first user creates it, the last one closes it."""
         if self._ended:
-            raise StreamsClosedError("The server ends")
+            raise StreamsClosedError("The server is shutting down")
         if key not in self._shared:
             self._shared[key] = _Shared(make(), lambda heard: self.run(lambda *_: listen(heard)))
         shared: _Shared[F] = self._shared[key]
@@ -176,7 +176,7 @@ class Streams:
 
 
 class _Shared(Generic[F]):
-    """A feed while somebody uses it: it hears from the bus, and looks by itself now and then."""
+    """A feed with its user count, its bus listener and its polling task."""
 
     def __init__(self, feed: F, listen: Callable[[Callable[..., None]], Awaitable[Callable[[], None]]]) -> None:
         self.users = 0
@@ -186,7 +186,7 @@ class _Shared(Generic[F]):
         self._look = asyncio.create_task(self._look_by_itself())
 
     def close(self) -> None:
-        """Nobody uses it any more."""
+        """Stop listening and polling; the feed has no users left."""
         self._look.cancel()
         self.feed.forget()
         self.opened.add_done_callback(_end_listening)
@@ -202,12 +202,12 @@ class _Shared(Generic[F]):
 
 
 async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
-    """What is read, even if the database cannot be reached for a while."""
+    """Read, and retry while the database cannot be reached."""
     while True:
         try:
             return await read()
         except (StoreError, RefusedError) as error:
-            _log.warning("Live streams cannot be read, and are tried again: %s", error)
+            _log.warning("Cannot read a live stream; retrying: %s", error)
             await asyncio.sleep(AGAIN_SECONDS)
 
 

@@ -110,7 +110,7 @@ def test_only_a_connection_to_a_loopback_address_is_of_this_machine(
         if local:
             assert authenticate(installation, scope, None) == LOCAL
         else:
-            with pytest.raises(UnauthenticatedError, match="A token is needed"):
+            with pytest.raises(UnauthenticatedError, match="Authentication required"):
                 authenticate(installation, scope, None)
 
 

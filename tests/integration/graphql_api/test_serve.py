@@ -67,7 +67,7 @@ def test_an_address_that_others_reach_is_refused_without_tokens() -> None:
     done = flexiroaster("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - to see it refused
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("Error: HOST: 0.0.0.0 can be reached from other machines")
+    assert done.stderr.startswith("Error: HOST: 0.0.0.0 is reachable from other machines")
 
 
 def test_an_address_that_is_taken_is_an_error_not_a_traceback() -> None:

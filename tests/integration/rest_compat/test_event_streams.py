@@ -86,7 +86,7 @@ def test_one_viewer_has_room_for_so_many_streams_of_both_kinds(closed: Rest, fol
         kept = [told(each) for each in (one, two)]
         assert all(next(each) for each in kept)
         over = refused(over_rest(closed, execution_id, follower.secret))
-        assert assert_error(over, 503) == "You have 2 connections open already"
+        assert assert_error(over, 503) == "You already have 2 open connections"
         over = refused(over_graphql(closed, execution_id, follower.secret))
         assert (over.status_code, over.json()["errors"][0]["extensions"]["code"]) == (503, "OVERLOADED")
         with over_rest(closed, execution_id, other) as third:

@@ -54,7 +54,7 @@ def test_every_operation_but_the_probes_needs_a_token(closed: Rest) -> None:
         if name in PUBLIC:
             assert answer.status_code == 200
             continue
-        assert_refused(answer, 401, "A token is needed: Authorization: Bearer <token>")
+        assert_refused(answer, 401, "Authentication required: send the header Authorization: Bearer <token>")
         assert answer.headers["www-authenticate"] == "Bearer"
         wrong = closed.http.request(method, path, headers={"authorization": "Bearer frt_wrong"})
         assert_refused(wrong, 401, "Invalid token: it is unknown, expired or revoked")

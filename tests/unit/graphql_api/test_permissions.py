@@ -42,7 +42,7 @@ def test_a_field_that_says_nothing_is_named_and_refused_to_everybody() -> None:
         permission_of(schema, "Query", "undeclared")
     with pytest.raises(UndeclaredPermissionError):
         permission_of(schema, "Query", "nothing")
-    assert forbidden("{ undeclared }", Role.ADMIN) == ["Query.undeclared is open to nobody"]
+    assert forbidden("{ undeclared }", Role.ADMIN) == ["Query.undeclared declares no required role"]
 
 
 def test_an_interface_is_no_way_around() -> None:
