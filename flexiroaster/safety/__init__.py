@@ -1,1 +1,1 @@
-"""The safety engine: how likely a run is to fail and why, what is abnormal, and what to do. Tables and numbers only."""
+"""The safety engine: failure prediction, explanations, anomaly detection, failure policy. Tables and numbers only."""

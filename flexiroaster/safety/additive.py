@@ -1,7 +1,8 @@
-"""Models that are a sum over groups of features, in log-odds: plain numbers, evaluated with numpy.
+"""Additive risk models: a sum over feature groups in log-odds, stored as plain numbers and evaluated with numpy.
 
-`components(rows)` gives what each group of GROUPS adds (rows x groups); the score is their sum plus `intercept`. That
-makes an explanation exact and cheap, and a stored model readable: JSON, independent of the library that fitted it.
+`components(rows)` returns the contribution of each group in GROUPS (rows x groups); the score is their sum plus
+`intercept`. This makes explanations exact and cheap, and stored models readable: they are JSON and do not depend on the
+library that fitted them.
 """
 
 from __future__ import annotations
@@ -22,31 +23,31 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.float64]
 
 GROUP_OF = np.array([i for i, names in enumerate(GROUPS.values()) for _ in names])
-"""For each feature the number of its group."""
+"""The group index of each feature."""
 
 
 class AdditiveModel(Protocol):
-    """What every model of the engine can do."""
+    """The interface of every risk model."""
 
     @property
     def intercept(self) -> float:
-        """The score where all groups add nothing."""
+        """The score when every group contributes 0."""
 
     def components(self, rows: Rows) -> Floats:
-        """What each group adds to the score (log-odds), rows x groups."""
+        """Return each group's contribution to the score (log-odds), rows x groups."""
 
     def to_json(self) -> dict[str, Any]:
-        """The model as JSON values, with its `kind`."""
+        """Return the model as JSON values, including its `kind`."""
 
 
 def score(model: AdditiveModel, rows: Rows) -> Floats:
-    """The score (log-odds) of each row."""
+    """Return the score (log-odds) of each row."""
     return np.asarray(model.components(rows).sum(axis=1) + model.intercept, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class LinearModel:
-    """A logistic regression: a coefficient for each feature named; others do not count."""
+    """A logistic regression with one coefficient per named feature; unnamed features have no effect."""
 
     coefficients: Mapping[str, float]
     intercept: float
@@ -59,25 +60,26 @@ class LinearModel:
         object.__setattr__(self, "_dense", np.array(dense))
 
     def components(self, rows: Rows) -> Floats:
-        """What each group adds to the score (log-odds), rows x groups."""
+        """Return each group's contribution to the score (log-odds), rows x groups."""
         return _by_group(rows * self._dense)
 
     def to_json(self) -> dict[str, Any]:
-        """The model as JSON values."""
+        """Return the model as JSON values."""
         return {"kind": "linear", "coefficients": dict(self.coefficients), "intercept": self.intercept}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The model that `to_json` wrote."""
+        """Restore the model from `to_json` output."""
         return cls(dict(data["coefficients"]), data["intercept"])
 
 
 @dataclass(frozen=True, slots=True)
 class AdditiveTrees:
-    """Boosted trees, each of which splits on features of one group only.
+    """Boosted trees; each tree splits only on features of one group.
 
-    All arrays are trees x nodes. At a node: go `left` where feature `feature` is at most `threshold`, else `right`; a
-    leaf leads to itself and has the `value`. Node 0 is the root; `group` names each tree's group.
+    All arrays are trees x nodes, except `group`, which holds each tree's group index. A node branches `left` if
+    feature `feature` is at most `threshold`, else `right`. A leaf points to itself and carries `value`. Node 0 is the
+    root.
     """
 
     feature: NDArray[np.int64]
@@ -90,7 +92,7 @@ class AdditiveTrees:
     depth: int
 
     def components(self, rows: Rows) -> Floats:
-        """What each group adds to the score (log-odds), rows x groups."""
+        """Return each group's contribution to the score (log-odds), rows x groups."""
         trees, line = np.arange(len(self.group)), np.arange(len(rows))[:, None]
         node = np.zeros((len(rows), len(trees)), dtype=np.int64)
         for _ in range(self.depth):
@@ -100,15 +102,15 @@ class AdditiveTrees:
         return np.asarray(self.value[trees, node] @ membership, dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
-        """The model as JSON values."""
+        """Return the model as JSON values."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         return {"kind": "trees", **arrays, "intercept": self.intercept, "depth": self.depth, "names": list(NAMES)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The model that `to_json` wrote. Raises ConflictError when its features are not those of this version."""
+        """Restore a model from `to_json` output. Raises ConflictError if it uses other features than this version."""
         if tuple(data["names"]) != NAMES:
-            raise _of_another_version("its features are not the present ones")
+            raise _of_another_version("it uses different features")
         return cls(
             feature=np.array(data["feature"], dtype=np.int64),
             threshold=np.array(data["threshold"], dtype=np.float64),
@@ -125,7 +127,7 @@ _ARRAYS = ("feature", "threshold", "left", "right", "value", "group")
 
 
 def model_from_json(data: Mapping[str, Any]) -> AdditiveModel:
-    """The model that its `to_json` wrote. Raises ConflictError when this version cannot use it."""
+    """Restore a model of any kind from its `to_json` output. Raises ConflictError if this version cannot use it."""
     kinds: dict[str, type[LinearModel | AdditiveTrees]] = {"linear": LinearModel, "trees": AdditiveTrees}
     if data.get("kind") not in kinds:
         raise _of_another_version(f"its kind is {data.get('kind')!r}")
@@ -138,4 +140,4 @@ def _by_group(per_feature: Floats) -> Floats:
 
 
 def _of_another_version(reason: str) -> ConflictError:
-    return ConflictError(f"The stored risk model is of another version ({reason}); train it again")
+    return ConflictError(f"The stored risk model belongs to another version ({reason}); retrain it")

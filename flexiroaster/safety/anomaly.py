@@ -1,4 +1,4 @@
-"""What can be abnormal while a run goes on, and how one finding is told."""
+"""Anomalies that can occur during a run: their kinds and the record of one anomaly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Anomaly", "AnomalyKind"]
 
 
 class AnomalyKind(StrEnum):
-    """What is abnormal."""
+    """The kind of an anomaly."""
 
     LATE = "late"
     VOLUME = "volume"
@@ -19,7 +19,7 @@ class AnomalyKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """One finding: what was seen, what is usual, and a sentence. `alert` is False while a cooldown lasts."""
+    """One anomaly: the observed and the usual value, and a message. `alert` is False during a cooldown."""
 
     kind: AnomalyKind
     observed: float

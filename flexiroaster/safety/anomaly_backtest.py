@@ -1,4 +1,4 @@
-"""Replays stage durations as they happened: how many normal ones are flagged, and how many spikes would be caught."""
+"""Backtest of late-stage detection: replays stage durations to count flagged stages and the spikes it would catch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SPIKE = 3.0
 
 @dataclass(frozen=True, slots=True)
 class LatenessBacktest:
-    """Completed stages: all of them, those with a limit (`watched`), those over it (`flagged`), and alerts among these.
+    """Counts of completed stages: all, those with a limit (`watched`), those over it (`flagged`), and the `alerts`.
 
-    `spikes_caught`: of the watched ones, how many would have been flagged if they had taken three times as long.
+    `spikes_caught`: how many watched stages would have been flagged if they had taken three times as long.
     """
 
     stages: int
@@ -32,9 +32,9 @@ class LatenessBacktest:
 
 
 def backtest_lateness(history: History, stages: pl.DataFrame) -> LatenessBacktest:
-    """Replay the stages of a history's executions, in the order of the executions' starts and of the file's rows.
+    """Replay the stages of a history's executions, ordered by execution start, then by row in the file.
 
-    Raises HistoryFileError when the history has no execution ids, or none that the stages name.
+    Raises HistoryFileError if no stage refers to an execution in the history.
     """
     counts = dict.fromkeys(("stages", "watched", "flagged", "alerts", "spikes_caught"), 0)
     levels: defaultdict[tuple[str, str], Lateness] = defaultdict(Lateness)
@@ -55,14 +55,14 @@ def backtest_lateness(history: History, stages: pl.DataFrame) -> LatenessBacktes
 
 
 def _executions(history: History, stages: pl.DataFrame) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Pipeline and completed stages of each execution, in the order of the starts."""
+    """Yield the pipeline and completed stages of each execution, ordered by start."""
     completed = stages.filter((pl.col("status") == "completed") & pl.col("duration_s").is_not_null())
     rows: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
     for execution_id, stage, seconds in completed.select("execution_id", "stage", "duration_s").iter_rows():
         rows[execution_id].append((stage, seconds))
     known = set(history.execution_id or ())
     if not known & rows.keys():
-        raise HistoryFileError("the stages belong to none of the history's executions (execution_id)")
+        raise HistoryFileError("no stage refers to an execution in the history (column execution_id)")
     for execution_id, pipeline_id in zip(history.execution_id or (), history.pipeline_id, strict=True):
         if execution_id in rows:
             yield pipeline_id, rows[execution_id]

@@ -1,4 +1,4 @@
-"""The answer before a run: how likely it fails, why, how high that is called, and what is recommended."""
+"""The risk assessment before a run: failure probability, explanation, risk level, gate answer and recommendations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Assessment", "Question", "assess", "judged"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A start, what is known of the past, and with what it is judged."""
+    """The input of an assessment: a run start, the past known at that time, the model and the thresholds."""
 
     start: Start
     past: Past = field(default_factory=Past)
@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """The whole answer. `score` needs no training; `prediction` is calibrated; `gate` follows from the prediction."""
+    """A risk assessment. `score` needs no training; `prediction` is calibrated and determines `level` and `gate`."""
 
     question: Question
     features: dict[str, float]
@@ -46,11 +46,11 @@ class Assessment:
 
     @property
     def no_history_yet(self) -> bool:
-        """Whether this pipeline has never run to an end, so that the number is about others."""
+        """Whether no run of this pipeline has ended yet, so the probability comes from other pipelines."""
         return self.question.past.pipeline.runs == 0
 
     def data(self) -> dict[str, Any]:
-        """The answer as strict JSON values, to be stored with the execution."""
+        """Return the assessment as strict JSON values, to be stored with the execution."""
         return {
             "pipeline_id": self.question.start.pipeline_id,
             "probability": asdict(self.prediction),
@@ -67,12 +67,12 @@ class Assessment:
 
 
 def assess(question: Question) -> Assessment:
-    """Judge a start, from what had ended before it."""
+    """Assess a run start from the runs that ended before it."""
     return judged(question, np.array(features(question.start, question.past)))
 
 
 def judged(question: Question, row: NDArray[np.float64]) -> Assessment:
-    """Judge a start with these features, whatever the past says."""
+    """Assess a run start with the given features instead of those computed from the past."""
     start, past, model = question.start, question.past, question.model
     prediction, score = model.predict(row), factor_score(start, past.pipeline)
     explanation = explain_probability(model, row, start, past)
@@ -93,20 +93,20 @@ def judged(question: Question, row: NDArray[np.float64]) -> Assessment:
 
 
 _ADVICE = {
-    "recent failures": "Look at the errors of the last runs before starting it again.",
-    "streak": "It keeps failing: find the cause before another run.",
-    "overall rate": "It has always failed often: a retry policy or a validation stage may help.",
-    "experience": "It has hardly run yet: try it on a small sample first.",
-    "rhythm": "It is long since the last success, or an unusual time: check that its sources are there.",
-    "duration": "Its durations have changed: check the amount of data and the timeouts.",
-    "surroundings": "Others fail as well at present: check what they share.",
-    "shape": "Many stages can fail: consider splitting the pipeline.",
+    "recent failures": "Check the errors of the last runs before you start it again.",
+    "streak": "It keeps failing: find the cause before the next run.",
+    "overall rate": "It fails often overall: a retry policy or a validation stage may help.",
+    "experience": "It has few past runs: try it on a small sample first.",
+    "rhythm": "The last success was long ago, or the start time is unusual: check that its sources are available.",
+    "duration": "Its durations have changed: check the data volume and the timeouts.",
+    "surroundings": "Other pipelines are failing too: check what they have in common.",
+    "shape": "It has many stages that can fail: consider splitting the pipeline.",
 }
 _ANSWER = {
     Gate.ALLOW: "Start it.",
-    Gate.WARN: "Start it, and watch it.",
-    Gate.APPROVE: "It starts paused; somebody should look at it and resume it.",
-    Gate.BLOCK: "It is blocked; force it with a reason if it must run.",
+    Gate.WARN: "Start it and monitor it.",
+    Gate.APPROVE: "It starts paused: review it, then resume it.",
+    Gate.BLOCK: "It is blocked: if it must run, force the start with a reason.",
 }
 
 
@@ -116,5 +116,5 @@ def _recommendations(gate: Gate, explanation: Explanation, past: Past) -> list[s
         raising = sorted((c for c in explanation.contributions if c.amount > 0.02), key=lambda c: -c.amount)
         found += [_ADVICE[c.name] for c in raising[:3]]
     if past.pipeline.runs == 0:
-        found.append("There is no history of it yet: the probability is that of other pipelines.")
+        found.append("It has no history yet: the probability comes from other pipelines.")
     return found

@@ -1,6 +1,6 @@
-"""Replays a history as if the engine had been on, strictly without looking ahead, and says how good it was.
+"""Backtest of the risk engine: replays a history without looking ahead and measures the predictions.
 
-Figures are of the newest 30 % of the runs by their starts; what came before is only learned from.
+Metrics cover the newest 30 % of runs by start time; earlier runs only serve as training data.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = ["ARMS", "Arm", "Backtest", "Blocked", "backtest", "report"]
 Floats = NDArray[np.float64]
 
 ARMS = ("factor_score", "prior", "recalibrated_prior", "local", "engine")
-"""What is compared. `local` is the newest local model, promoted or not; `engine` is what the engine would have said."""
+"""The forecasters compared. `local` is the newest local model, promoted or not; `engine` is the engine's own answer."""
 
 COLD = 10
-"""A pipeline with fewer earlier runs is new."""
+"""A pipeline with fewer earlier runs counts as new."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One forecaster: over all runs it could answer, and over those of new pipelines; alerts at the high threshold."""
+    """One forecaster's metrics over all runs it predicted and over new pipelines, and its alerts at high risk."""
 
     name: str
     all: Metrics | None
@@ -47,10 +47,10 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """What a gate that blocks at high risk would have done with the runs whose outcome is known.
+    """The decisions of a gate that blocks at high risk, over the runs with a known outcome.
 
-    `rightly` blocked would have failed, `wrongly` blocked would have completed, `missed` were let through and failed. A
-    pipeline that has never run to an end is let through.
+    `rightly`: blocked, and would have failed. `wrongly`: blocked, and would have completed. `missed`: admitted, and
+    failed. `passed`: admitted, and completed. A pipeline without a finished run is always admitted.
     """
 
     rightly: int
@@ -61,7 +61,7 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """The whole result: figures, gate, how the engine learned, and every prediction."""
+    """The result of a backtest: metrics, gate decisions, learning history and every prediction."""
 
     executions: int
     pipelines: int
@@ -75,7 +75,7 @@ class Backtest:
     predictions: pl.DataFrame
 
     def to_json(self) -> dict[str, Any]:
-        """The result without the single predictions, as JSON values."""
+        """Return the result as JSON values, without the individual predictions."""
         return {
             "executions": self.executions,
             "pipelines": self.pipelines,
@@ -95,9 +95,9 @@ class Backtest:
 
 
 def backtest(history: History, thresholds: Thresholds | None = None, *, share: float = 0.3, seed: int = 0) -> Backtest:
-    """Replay a history; `share` is the newest part that is judged (0 < share <= 1)."""
+    """Replay a history and evaluate its newest `share` of runs (0 < share <= 1)."""
     if not 0 < share <= 1:
-        raise ValueError(f"share must be more than 0 and at most 1, not {share}")
+        raise ValueError(f"share must be greater than 0 and at most 1, not {share}")
     limits, known = thresholds or Thresholds(), _known(history)
     learned = learn(history, known.rows, seed=seed)
     said = {
@@ -132,7 +132,7 @@ class _Known:
 
 
 def _known(history: History) -> _Known:
-    """What was known at each start."""
+    """Return what was known at each run start."""
     rows = np.empty((len(history), len(NAMES)))
     scores, earlier = np.empty(len(history)), np.empty(len(history), dtype=np.int64)
     for i, (start, past) in enumerate(replay(history)):
@@ -144,7 +144,7 @@ def _known(history: History) -> _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """The part of a history that is judged."""
+    """The part of a history that the metrics cover."""
 
     history: History
     rows: NDArray[np.bool_]
@@ -199,11 +199,11 @@ def _time(seconds: float) -> str:
 
 
 def report(result: Backtest) -> Iterator[str]:
-    """The result as lines for people."""
-    yield f"{result.executions} executions of {result.pipelines} pipelines, judged from {_time(result.judged_from)}"
+    """Yield the result as human-readable lines."""
+    yield f"{result.executions} executions of {result.pipelines} pipelines, evaluated from {_time(result.judged_from)}"
     for arm in result.arms:
-        yield f"{arm.name}: {arm.all or 'no answer'}; {arm.alerts_per_day:.1f} alerts a day"
+        yield f"{arm.name}: {arm.all or 'no predictions'}; {arm.alerts_per_day:.1f} alerts per day"
         yield f"  new pipelines: {arm.cold or 'none'}"
     gate = result.gate
-    yield f"gate: blocked {gate.rightly} rightly, {gate.wrongly} wrongly; missed {gate.missed} failures"
+    yield f"gate: {gate.rightly} correct blocks, {gate.wrongly} wrong blocks, {gate.missed} missed failures"
     yield from (f"{_time(at)}: {reason}" for at, reason in result.learned.steps)

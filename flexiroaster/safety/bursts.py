@@ -1,4 +1,4 @@
-"""Errors that come thick and fast, per pipeline and class of error, and retries that pile up. One burst, one alert."""
+"""Error rate spikes per pipeline and error class, and unusually frequent retries. Each burst raises one alert."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["ErrorBurst", "RetryPile"]
 WINDOW = HOUR
 MEMORY = 7 * DAY
 BEYOND_USUAL = 3.0
-"""A burst has at least so many times the errors that are usual in an hour."""
+"""A burst has at least this many times the usual number of errors per hour."""
 
 
 @dataclass(slots=True)
 class ErrorBurst:
-    """The errors of one class in one pipeline: those of the last hour, and how many are usual in an hour."""
+    """The errors of one class in one pipeline: those of the last hour, and the usual number per hour."""
 
-    recent: list[float] = field(default_factory=list)  # their times, seconds since 1970, oldest first
-    since: float | None = None  # when the first error ever was
+    recent: list[float] = field(default_factory=list)  # error times, seconds since 1970, oldest first
+    since: float | None = None  # time of the first error ever
     weight: float = 0.0  # errors that left the window, halved every week
     weighed_at: float = 0.0
     bursting: bool = False
 
     def error(self, at: float, threshold: int = 5) -> Anomaly | None:
-        """An error happened: an anomaly when it makes a burst of at least `threshold` errors within an hour."""
+        """Count an error; return an anomaly if at least `threshold` errors within an hour form a burst."""
         if self.since is None:
             self.since = self.weighed_at = at
         self._forget(at)
@@ -44,13 +44,13 @@ class ErrorBurst:
         return Anomaly(AnomalyKind.ERROR_BURST, len(self.recent), usual, message, alert)
 
     def usual(self, now: float) -> float:
-        """Errors an hour, over the last weeks: both the errors and the hours are halved every week."""
+        """Return the usual errors per hour over the last weeks; errors and hours both halve in weight every week."""
         hours = (now - (self.since if self.since is not None else now)) / HOUR
         mean_life = MEMORY / HOUR / math.log(2)
         return self.weight / max(mean_life * -math.expm1(-hours / mean_life), 24.0)
 
     def _forget(self, now: float) -> None:
-        """Errors older than the window become part of what is usual."""
+        """Move errors older than the window into the usual rate."""
         kept = [t for t in self.recent if t > now - WINDOW]
         faded: float = 0.5 ** (max(now - self.weighed_at, 0.0) / MEMORY)
         self.weight = self.weight * faded + len(self.recent) - len(kept)
@@ -59,25 +59,25 @@ class ErrorBurst:
             self.bursting = False
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls(**data)
 
 
 @dataclass(slots=True)
 class RetryPile:
-    """How many of a pipeline's stage attempts are repetitions: lately, and usually."""
+    """The share of retries among a pipeline's stage attempts, recently and usually."""
 
     recent: DecayedRate = field(default_factory=lambda: DecayedRate(10.0))
     lasting: DecayedRate = field(default_factory=lambda: DecayedRate(300.0))
     piling: bool = False
 
     def attempt(self, *, repeated: bool) -> Anomaly | None:
-        """A stage attempt started: an anomaly when half of the latest are repetitions, and that is not usual."""
+        """Count a started attempt; return an anomaly if half of the latest are retries, three times the usual share."""
         usual = self.lasting.shrunk(0.05, 20.0)
         self.recent.add(failed=repeated)
         self.lasting.add(failed=repeated)
@@ -86,14 +86,14 @@ class RetryPile:
             self.piling = self.piling and now > 0.25
             return None
         alert, self.piling = not self.piling, True
-        message = f"{100 * now:.0f} % of the latest attempts are repetitions, usually {100 * usual:.0f} %"
+        message = f"{100 * now:.0f} % of the latest attempts are retries, usually {100 * usual:.0f} %"
         return Anomaly(AnomalyKind.RETRIES, now, usual, message, alert)
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls(DecayedRate(**data["recent"]), DecayedRate(**data["lasting"]), data["piling"])

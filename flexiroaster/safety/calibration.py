@@ -1,8 +1,8 @@
-"""From a score to a probability: beta calibration, drawn to the identity as long as there is little to learn from.
+"""Beta calibration: turns a score into a probability, shrunk toward the identity while data is scarce.
 
-P = sigmoid(a ln s - b ln(1 - s) + c) with s = sigmoid(score); a = b = 1, c = 0 changes nothing, a = b is Platt scaling
+P = sigmoid(a ln s - b ln(1 - s) + c) with s = sigmoid(score). a = b = 1, c = 0 is the identity; a = b is Platt scaling
 (Kull, Silva Filho and Flach, "Beta calibration", AISTATS 2017). The normal prior on (a, b, c) makes it a small Bayesian
-model: with no data it is the identity, and its interval is as wide as installations differ from one another.
+model: without data it is the identity, and its interval reflects the spread between installations.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["BetaCalibration", "log_odds", "sigmoid"]
 Floats = NDArray[np.float64]
 
 SLOPE_SPREAD = 0.3
-"""Standard deviation of a and b between installations, before anything is known of this one."""
+"""Standard deviation of a and b between installations, before any data from this one."""
 
 OFFSET_SPREAD = 0.6
-"""Standard deviation of c between installations; docs/safety.md says where the two come from."""
+"""Standard deviation of c between installations; docs/safety.md gives the source of both."""
 
 LEAST_SLOPE = 0.05
 _Z90 = 1.6448536269514722
@@ -34,19 +34,19 @@ _PRECISION = np.diag([SLOPE_SPREAD**-2, SLOPE_SPREAD**-2, OFFSET_SPREAD**-2])
 
 
 def sigmoid(score: Floats) -> Floats:
-    """1 / (1 + exp(-score)), without overflow."""
+    """Return 1 / (1 + exp(-score)) without overflow."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * score)), dtype=np.float64)
 
 
 def log_odds(probability: Floats) -> Floats:
-    """ln(p / (1 - p)), with p kept 1e-9 away from 0 and 1."""
+    """Return ln(p / (1 - p)), with p kept at least 1e-9 away from 0 and 1."""
     p = np.clip(probability, 1e-9, 1 - 1e-9)
     return np.asarray(np.log(p) - np.log1p(-p), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class BetaCalibration:
-    """The fitted curve, and the covariance (3 x 3, row by row) of (a, b, c) at the fit."""
+    """The fitted curve, and the covariance of (a, b, c) at the fit (3 x 3, row-major)."""
 
     a: float = 1.0
     b: float = 1.0
@@ -55,11 +55,11 @@ class BetaCalibration:
     runs: int = 0
 
     def apply(self, score: Floats) -> Floats:
-        """P for scores in log-odds, of any shape."""
+        """Return P for scores in log-odds, of any shape."""
         return sigmoid(self.a * -_softplus(-score) + self.b * _softplus(score) + self.c)
 
     def interval(self, score: float) -> tuple[float, float]:
-        """The central 90 % interval of P at this score, from what is known of (a, b, c)."""
+        """Return the central 90 % interval of P at this score, from the posterior of (a, b, c)."""
         design = _design(np.array([score]))[0]
         middle = float(design @ (self.a, self.b, self.c))
         spread = math.sqrt(float(design @ np.reshape(self.covariance, (3, 3)) @ design))
@@ -68,13 +68,13 @@ class BetaCalibration:
 
     @classmethod
     def fit(cls, score: Floats, failed: Floats, towards: BetaCalibration | None = None) -> Self:
-        """The most probable curve for scores (log-odds) of runs whose outcome (1.0: failed) is known.
+        """Fit the most probable curve to scores (log-odds) of runs with known outcomes (1.0: failed).
 
-        It is drawn to the curve `towards`, or to the identity.
+        The fit is shrunk toward the curve `towards`, by default the identity.
         """
         middle = _IDENTITY if towards is None else np.array([towards.a, towards.b, towards.c])
         theta, covariance = _fitted(_design(score), failed, middle, _PRECISION)
-        if min(theta[:2]) < LEAST_SLOPE:  # the curve would fall: Platt's has one slope, which the prior keeps positive
+        if min(theta[:2]) < LEAST_SLOPE:  # would decrease: use Platt's single slope, which the prior keeps positive
             slope = np.array([middle[:2].mean(), middle[2]])
             tied, spread = _fitted(_design(score) @ _TIED, failed, slope, _TIED.T @ _PRECISION @ _TIED)
             theta, covariance = _TIED @ (max(tied[0], LEAST_SLOPE), tied[1]), _TIED @ spread @ _TIED.T
@@ -82,12 +82,12 @@ class BetaCalibration:
         return cls(a, b, c, tuple(covariance.ravel().tolist()), len(score))
 
     def to_json(self) -> dict[str, Any]:
-        """The curve as JSON values."""
+        """Return the curve as JSON values."""
         return {"a": self.a, "b": self.b, "c": self.c, "covariance": list(self.covariance), "runs": self.runs}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The curve that `to_json` wrote."""
+        """Restore the curve from `to_json` output."""
         return cls(data["a"], data["b"], data["c"], tuple(data["covariance"]), data["runs"])
 
 
@@ -100,7 +100,7 @@ def _design(score: Floats) -> Floats:
 
 
 def _fitted(design: Floats, failed: Floats, middle: Floats, precision: Floats) -> tuple[Floats, Floats]:
-    """The most probable parameters and their covariance: Newton's method, each step halved until it helps."""
+    """Find the most probable parameters and their covariance by Newton's method, halving each step until it helps."""
     theta, curvature = middle, precision
     for _ in range(_MOST_STEPS):
         p = sigmoid(design @ theta)
@@ -117,6 +117,6 @@ def _fitted(design: Floats, failed: Floats, middle: Floats, precision: Floats) -
 
 
 def _loss(design: Floats, failed: Floats, theta: Floats, middle: Floats, precision: Floats) -> float:
-    """The negative log posterior, up to a constant."""
+    """Return the negative log posterior, up to a constant."""
     score, away = design @ theta, theta - middle
     return float((_softplus(score) - failed * score).sum() + 0.5 * away @ precision @ away)

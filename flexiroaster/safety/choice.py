@@ -1,4 +1,4 @@
-"""Which model answers, judged by what each of them said before the outcomes were known (prequentially)."""
+"""Model selection: compares the models by their predictions made before the outcomes were known (prequentially)."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from flexiroaster.safety.venn_abers import VennAbers
 __all__ = ["LEAST_EXAMPLES", "refresh", "refresh_due", "training_due"]
 
 CALIBRATED_ON = 5000
-"""Newest runs that a model is recalibrated on."""
+"""Number of newest runs used to recalibrate a model."""
 
 JUDGED_ON = 2000
-"""Newest runs that two rungs are compared on."""
+"""Number of newest runs used to compare two rungs."""
 
 LEAST_EXAMPLES = 500
-"""Runs from which on a local model is trained."""
+"""Minimum number of runs to train a local model."""
 
 LEAST_FOR_STEPS = 200
 BACKGROUND = 100
 
 
 def refresh_due(model: RiskModel, runs: int) -> bool:
-    """Whether enough runs have ended since the last refresh: 5 % more, and at least ten."""
+    """Return whether enough runs have ended since the last refresh: 5 % more, and at least ten."""
     return runs - model.runs_at_refresh >= max(10, model.runs_at_refresh // 20)
 
 
 def training_due(model: RiskModel, runs: int) -> bool:
-    """Whether enough runs have ended since the last training: a quarter more, and 500 at least."""
+    """Return whether enough runs have ended since the last training: 25 % more, and at least 500 in total."""
     return runs >= max(LEAST_EXAMPLES, model.runs_at_training + model.runs_at_training // 4)
 
 
 def refresh(model: RiskModel, examples: Examples, runs: int) -> RiskModel:
-    """Recalibrate prior and local model to the newest outcomes, and step up or back if that is better beyond noise.
+    """Recalibrate the prior and the local model to the newest outcomes, then choose the rung that answers.
 
-    `examples` are the newest (some 5,000 are enough), `runs` the number of all that there ever were.
+    The choice steps back if the present rung has become worse beyond noise, and steps up if the next is likely better.
+    `examples` are the newest (about 5,000 are enough); `runs` is the number of all runs so far.
     """
     if len(examples) == 0:
         return model
@@ -65,7 +66,7 @@ def _recalibrated(calibrated: Calibrated, examples: Examples) -> Calibrated:
 
 
 def _recalibrated_local(model: RiskModel, examples: Examples) -> Calibrated | None:
-    """The local model through a curve fitted to what ended after its training: of its own runs it knows too much."""
+    """Recalibrate the local model on runs that ended after its training; its own training runs would bias the fit."""
     if model.local is None or model.local_since is None:
         return None
     unseen = examples.ended_after(model.local_since)
@@ -73,7 +74,7 @@ def _recalibrated_local(model: RiskModel, examples: Examples) -> Calibrated | No
 
 
 def _background(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Every so many-th of the newest starts: explanations compare with these."""
+    """Return evenly spaced rows of the newest starts; explanations compare with these."""
     chosen = np.linspace(0, len(rows) - 1, min(BACKGROUND, len(rows))).astype(np.int64)
     return np.asarray(rows[chosen], dtype=np.float64)
 
@@ -84,28 +85,28 @@ _BELOW = {
     Rung.LOCAL: (Rung.RECALIBRATED,),
     Rung.RECALIBRATED_LOCAL: (Rung.RECALIBRATED, Rung.LOCAL),
 }
-"""What answers instead if a rung has become worse than that."""
+"""The fallback rungs for each rung: the first one that beats it beyond noise answers instead."""
 
 
 def _stepped(model: RiskModel, examples: Examples) -> RiskModel:
     if model.rung in {
         Rung.LOCAL,
         Rung.RECALIBRATED_LOCAL,
-    }:  # what an earlier local model said does not count for this one
+    }:  # predictions of an earlier local model do not count for this one
         examples = examples.ended_after(model.local_since or 0.0)
     for lower in _BELOW[model.rung]:
         found = _judged(examples, lower, model.rung)
         if found.worse:
-            return model.with_choice(lower, f"stepped back: the {model.rung} has become worse: {found}")
+            return model.with_choice(lower, f"stepped back: {model.rung} has become worse: {found}")
     if model.rung is Rung.PRIOR:
         found = _judged(examples, Rung.PRIOR, Rung.RECALIBRATED)
         if found.likely:
             return model.with_choice(Rung.RECALIBRATED, f"recalibrated to this installation: {found}")
-        return model.with_choice(Rung.PRIOR, f"the prior: recalibrating it is not better yet: {found}")
+        return model.with_choice(Rung.PRIOR, f"the prior: recalibration is not better yet: {found}")
     if model.rung is Rung.LOCAL:
         found = _judged(examples, Rung.LOCAL, Rung.RECALIBRATED_LOCAL)
         if found.likely:
-            return model.with_choice(Rung.RECALIBRATED_LOCAL, f"the local model recalibrated: {found}")
+            return model.with_choice(Rung.RECALIBRATED_LOCAL, f"recalibrated the local model: {found}")
     return model
 
 

@@ -1,4 +1,4 @@
-"""Whether one forecaster is better than another on the same runs, beyond noise."""
+"""Forecast comparison: tests whether one forecaster beats another on the same runs beyond noise."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BEYOND_NOISE = 2.093
 
 
 def log_loss(probability: Floats, failed: Floats) -> Floats:
-    """-ln of the probability given to what happened, for each run; probabilities are kept 1e-6 away from 0 and 1."""
+    """Return -ln of the probability of each run's actual outcome; probabilities are kept 1e-6 away from 0 and 1."""
     p = np.clip(probability, 1e-6, 1 - 1e-6)
     return np.asarray(-np.log(np.where(failed > 0, p, 1 - p)), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Mean log loss of the present and the other forecaster on `runs` runs; `t` > 0: the other is better."""
+    """Mean log loss of the present and the other forecaster over `runs` runs; `t` > 0 favors the other."""
 
     runs: int
     present_loss: float
@@ -35,17 +35,17 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the other is better beyond noise."""
+        """Whether the other forecaster is better beyond noise."""
         return self.t > BEYOND_NOISE
 
     @property
     def likely(self) -> bool:
-        """Whether the other is better rather than not (one-sided 16 %): enough where it can do little harm."""
+        """Whether the other forecaster is probably better (one-sided 16 %); enough where an error does little harm."""
         return self.t > 1.0
 
     @property
     def worse(self) -> bool:
-        """Whether the other is worse beyond noise."""
+        """Whether the other forecaster is worse beyond noise."""
         return self.t < -BEYOND_NOISE
 
     def __str__(self) -> str:
@@ -53,10 +53,10 @@ class Comparison:
 
 
 def compare(present: Floats, other: Floats, failed: Floats) -> Comparison:
-    """Compare two forecasts of the same runs, in the order of time.
+    """Compare two forecasts of the same runs, ordered by time.
 
-    Diebold and Mariano, "Comparing Predictive Accuracy" (1995), on 20 blocks of consecutive runs, since neighbours
-    fail together. A run that one of them did not answer (NaN) does not count; fewer than 100 runs decide nothing.
+    Diebold and Mariano, "Comparing Predictive Accuracy" (1995), on 20 blocks of consecutive runs, because neighboring
+    runs fail together. Runs without both forecasts (NaN) do not count; with fewer than 100 runs, t is 0.
     """
     known = ~(np.isnan(present) | np.isnan(other))
     present, other, failed = present[known], other[known], failed[known]

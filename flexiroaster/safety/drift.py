@@ -1,4 +1,4 @@
-"""Whether what was said still fits what happens."""
+"""Calibration drift: tests whether predictions still match outcomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 WATCHED = 500
 LEAST = 50
 ALARM = 3.29
-"""Two-sided 0.1 % of the normal distribution."""
+"""The two-sided 0.1 % point of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Drift:
 
     @property
     def drifting(self) -> bool:
-        """Whether chance does not explain the difference (p < 0.001, at least 50 runs)."""
+        """Whether the difference is significant (p < 0.001, at least 50 runs)."""
         return self.runs >= LEAST and abs(self.z) > ALARM
 
 
 def drift(said: Floats, failed: Floats) -> Drift:
-    """Compare what was said before the newest 500 runs with their outcomes, oldest first; NaN: nothing was said.
+    """Compare the predictions for the newest 500 runs with their outcomes, oldest first; NaN means no prediction.
 
     z = sum(y - p) / sqrt(sum(p (1 - p))) (calibration in the large).
     """

@@ -1,4 +1,4 @@
-"""Past starts with what was known and said then, and how they ended: all that learning needs."""
+"""Training examples: past run starts with their features, predictions and outcomes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Starts whose outcome is known (1.0: failed; cancelled ones are left out), in the order of the starts.
+    """Run starts with a known outcome (1.0: failed; cancelled runs are excluded), ordered by start.
 
-    `said` are the probabilities that each rung gave at the start, before anybody knew the outcome; NaN where that rung
-    had no model then. `champion` is what the engine answered.
+    `said` holds each rung's probabilities, predicted at the start, before the outcome was known; NaN where that rung
+    had no model yet. `champion` holds the engine's answers.
     """
 
     rows: Floats
@@ -35,27 +35,27 @@ class Examples:
         return len(self.failed)
 
     def take(self, which: slice | NDArray[np.bool_]) -> Examples:
-        """Some of them."""
+        """Return the selected examples."""
         said = {rung: values[which] for rung, values in self.said.items()}
         arrays = (self.rows, self.failed, self.started_at, self.finished_at)
         rows, failed, started_at, finished_at = (array[which] for array in arrays)
         return Examples(rows, failed, started_at, finished_at, said, self.champion[which])
 
     def newest(self, most: int) -> Examples:
-        """The newest of them, at most so many."""
+        """Return the newest `most` examples, or all if there are fewer."""
         return self.take(slice(max(0, len(self) - most), None))
 
     def ended_before(self, time: float) -> Examples:
-        """Those whose outcome was known at a time."""
+        """Return the examples whose runs ended before `time` (seconds since 1970)."""
         return self.take(self.finished_at < time)
 
     def ended_after(self, time: float) -> Examples:
-        """Those whose outcome was not known at a time."""
+        """Return the examples whose runs ended after `time` (seconds since 1970)."""
         return self.take(self.finished_at > time)
 
     @property
     def data_hash(self) -> str:
-        """Names exactly these features and outcomes."""
+        """A hash that identifies exactly these features and outcomes."""
         digest = hashlib.sha256(np.ascontiguousarray(self.rows).tobytes())
         digest.update(np.ascontiguousarray(self.failed).tobytes())
         return digest.hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Why this probability, and why this score: additive explanations in the number's own units.
+"""Additive explanations of a predicted probability and of a factor score, in the units of the explained number.
 
-The probability is explained after calibration. Its models are sums over groups of features in log-odds, so the value of
-a coalition of groups is the mean over a background of P(groups inside: this start, outside: the background start);
-all 2^8 coalitions are gone through, which makes the Shapley values exact.
+The probability is explained after calibration. The models are sums over feature groups in log-odds. So the value of a
+coalition of groups is the mean of P over a background sample, with groups inside the coalition taken from this start
+and groups outside from the background start. All 2^8 coalitions are evaluated, so the Shapley values are exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 def explain_probability(model: RiskModel, row: Floats, start: Start, past: Past) -> Explanation:
-    """Why the chosen model gives this start its probability; `row` are its features."""
+    """Explain the probability that the chosen model gives this start; `row` holds the start's features."""
     values = _coalition_values(model, row)
     amounts = dict(zip(GROUPS, shapley_values(values).tolist(), strict=True))
     usual = model.background.mean(axis=0).tolist()
@@ -40,7 +40,7 @@ def explain_probability(model: RiskModel, row: Floats, start: Start, past: Past)
 
 
 def _coalition_values(model: RiskModel, row: Floats) -> Floats:
-    """The mean probability over the background for every coalition of groups."""
+    """Return the mean probability over the background for every coalition of groups."""
     here, there = model.chosen.model.components(row[None, :])[0], model.background_components
     inside = coalitions(len(here)).astype(np.float64)
     scores = model.chosen.model.intercept + there.sum(axis=1) + inside @ (here - there).T
@@ -48,6 +48,6 @@ def _coalition_values(model: RiskModel, row: Floats) -> Floats:
 
 
 def explain_score(score: FactorScore, start: Start) -> Explanation:
-    """The factor score is a sum already: each factor adds weight times score to 0."""
+    """Explain the factor score, which already is a sum: each factor adds weight times score to 0."""
     contributions = tuple(Contribution(f.name, f.contribution, f.description, {f.name: f.value}) for f in score.factors)
     return Explanation(ExplanationKind.FACTOR_SCORE, start.pipeline_id, 0.0, score.score, contributions)

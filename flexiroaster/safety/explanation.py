@@ -1,4 +1,4 @@
-"""One explanation: a base, what each group of features adds, and their sum, which is the number explained."""
+"""The explanation of one number as a base value plus a contribution from each feature group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_WORTH_TELLING = 0.005
 
 
 class ExplanationKind(StrEnum):
-    """Which number is explained, in its own units."""
+    """The kind of number explained."""
 
     PROBABILITY = "probability"
     FACTOR_SCORE = "factor_score"
@@ -25,7 +25,7 @@ class ExplanationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one group of features adds, the fact behind it in words, and the features' values."""
+    """The amount one feature group adds, the fact behind it in words, and the feature values."""
 
     name: str
     amount: float
@@ -35,7 +35,7 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`base` plus all contributions is `total`: a calibrated probability, or the factor score."""
+    """An additive explanation: `base` plus all contributions equals `total`, a probability or a factor score."""
 
     kind: ExplanationKind
     subject: str
@@ -44,7 +44,7 @@ class Explanation:
     contributions: tuple[Contribution, ...]
 
     def data(self) -> dict[str, Any]:
-        """The explanation as strict JSON values."""
+        """Return the explanation as strict JSON values."""
         return {
             "kind": self.kind.value,
             "subject": self.subject,
@@ -66,16 +66,16 @@ class Explanation:
         return " ".join(part for part in parts if part)
 
     def to_shap(self) -> shap.Explanation:
-        """The same as a `shap.Explanation`, for shap's plots.
+        """Convert to a `shap.Explanation` for shap's plots.
 
-        Raises InputError without shap and matplotlib (the extra `plots`).
+        Raises InputError if shap or matplotlib is not installed (the extra `plots`).
         """
         from flexiroaster.safety.shap_export import to_shap
 
         return to_shap(self)
 
     def to_html(self) -> str:
-        """A table with bars: one piece of HTML without scripts or references, everything in it escaped."""
+        """Render a table with bars as self-contained HTML: escaped, without scripts or external references."""
         widest = max((abs(c.amount) for c in self.contributions), default=0.0) or 1.0
         rows = "".join(_row(c, widest) for c in self._by_size())
         return (
@@ -92,7 +92,7 @@ class Explanation:
     def _headline(self) -> str:
         if self.kind is ExplanationKind.FACTOR_SCORE:
             return f"The factor score of {self.subject} is {self.total:.2f}."
-        return f"{self.subject} fails with probability {self.total:.2f}; a usual run with {self.base:.2f}."
+        return f"{self.subject} fails with probability {self.total:.2f}; a typical run with {self.base:.2f}."
 
 
 def _sentence(beginning: str, contributions: list[Contribution]) -> str:

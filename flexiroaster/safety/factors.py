@@ -1,7 +1,7 @@
-"""The documented six-factor score: no training, always shown, every number can be checked by hand.
+"""The six-factor risk score: needs no training, and every number can be checked by hand.
 
-score = 0.30 f1 + 0.25 f2 + 0.15 f3 + 0.10 f4 + 0.10 f5 + 0.10 f6, each factor clipped to 0..1. Cancelled runs do not
-count. It ranks pipelines; it is not a probability.
+score = 0.30 f1 + 0.25 f2 + 0.15 f3 + 0.10 f4 + 0.10 f5 + 0.10 f6, with each factor clipped to 0..1. Cancelled runs do
+not count. The score ranks pipelines; it is not a probability.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NEWEST_DURATIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One factor: the `value` that was measured, its `score` in 0..1, and what it adds (`weight` times `score`)."""
+    """One factor: the measured `value`, its `score` in 0..1 and its `weight`."""
 
     name: str
     value: float | None
@@ -30,7 +30,7 @@ class Factor:
 
     @property
     def contribution(self) -> float:
-        """What this factor adds to the score."""
+        """The factor's share of the total score: `weight` times `score`."""
         return self.weight * self.score
 
 
@@ -47,7 +47,7 @@ class FactorScore:
 
 
 def factor_score(start: Start, past: PipelineState) -> FactorScore:
-    """The score of a start, from what had ended before it."""
+    """Return the score of a run start, from the runs that ended before it."""
     return FactorScore(tuple(_factors(start, past)))
 
 
@@ -65,7 +65,7 @@ def _factors(start: Start, past: PipelineState) -> Iterator[Factor]:
 def _rate(name: str, counts: tuple[int, int], slope: float, weight: float, period: str) -> Factor:
     runs, failed = counts
     if runs == 0:
-        return Factor(name, None, 0.0, weight, f"nothing ended in {period}")
+        return Factor(name, None, 0.0, weight, f"no run ended in {period}")
     rate = failed / runs
     return Factor(name, rate, _clip(slope * rate), weight, f"{failed} of {runs} runs failed in {period}")
 
@@ -82,7 +82,7 @@ def _duration_trend(past: PipelineState) -> Factor:
 
 def _stages(n_stages: int | None) -> Factor:
     if n_stages is None:
-        return Factor("stages", None, 0.0, 0.10, "the number of stages is not known")
+        return Factor("stages", None, 0.0, 0.10, "the number of stages is unknown")
     return Factor("stages", n_stages, _clip(n_stages / 15), 0.10, f"{n_stages} stages")
 
 

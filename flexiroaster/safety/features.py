@@ -1,7 +1,8 @@
-"""The features of a start: one function for training and for serving, from what had ended before it.
+"""The features of a run start, computed from the runs that ended before it; training and serving share one function.
 
-A rate is never 0 or 1 after a few runs: it is drawn to the rate of the pipeline's group, that to the installation's,
-and that to 0.2 (empirical Bayes; Efron and Morris, "Stein's Estimator and its Generalizations", JASA 1973).
+Rates are shrunk, so a few runs never give 0 or 1: a pipeline's rate toward its group's, the group's toward the
+installation's, and that toward 0.2 (empirical Bayes; Efron and Morris, "Stein's Estimator and its Generalizations",
+JASA 1973).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "surroundings": ("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"),
     "shape": ("log_stages", "stages_unknown", "cancelled_share"),
 }
-"""Features that move together, by what a person would call them. Explanations are by these groups."""
+"""Correlated features under a readable name. Explanations attribute the risk to these groups."""
 
 NAMES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
 
@@ -34,31 +35,31 @@ DIRECTIONS: dict[str, int] = {
     **dict.fromkeys(("log_hours_since_success", "never_succeeded"), 1),
     **dict.fromkeys(("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"), 1),
 }
-"""Features that can only raise (1) or only lower (-1) the risk, in every model: failures never speak for a run."""
+"""Features that can only raise (1) or only lower (-1) the risk, in every model: failures never reduce it."""
 
 NO_RATE = 0.2
-"""The failure rate assumed where nothing has run yet."""
+"""The failure rate assumed before the first run."""
 
 _LONGEST_HOURS = 24 * 60.0
 
 
 @dataclass(slots=True)
 class Past:
-    """What is known at a start: the states of the pipeline, of its group and of the installation."""
+    """The past known at a run start: the states of the pipeline, of its group and of the installation."""
 
     pipeline: PipelineState = field(default_factory=PipelineState)
     group: Population = field(default_factory=Population)
     installation: Population = field(default_factory=Population)
 
     def add(self, ending: Ending) -> None:
-        """A run of this pipeline ended."""
+        """Add a finished run of this pipeline."""
         self.installation.add(ending, self.pipeline)
         self.group.add(ending, self.pipeline)
         self.pipeline.add(ending)
 
 
 def features(start: Start, past: Past) -> list[float]:
-    """The features of `start` in the order of NAMES; rates in log-odds, times log(1 + hours), durations log(1 + s)."""
+    """Return the features in the order of NAMES. Rates are log-odds, times log(1 + hours), durations log(1 + s)."""
     own = past.pipeline
     base = past.installation.lasting.shrunk(NO_RATE, 10.0)
     nearby = past.group.lasting.shrunk(base, 5.0)
@@ -88,7 +89,7 @@ def _log_odds(rate: float) -> float:
 
 
 def _surroundings(own: PipelineState, past: Past, overall: float, base: float) -> tuple[float, float]:
-    """How the group does lately: by itself, and beyond the pipeline's own rate as long as that has few runs."""
+    """Return the group's lead over the pipeline's own rate (weighted while that has few runs) and its recent rate."""
     recent = _log_odds(past.group.recent.shrunk(base, 2.0))
     return 5.0 / (5.0 + own.runs) * (recent - overall), recent
 

@@ -1,4 +1,4 @@
-"""Fits the two kinds of local model with scipy and scikit-learn, and takes them over as plain numbers."""
+"""Fits the two kinds of local model with scipy and scikit-learn, and converts them to plain numbers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def fit_logistic(
     strength: float = 0.1,
     weights: Floats | None = None,
 ) -> LinearModel:
-    """A ridge logistic regression over the named features, with the signs that DIRECTIONS give.
+    """Fit a ridge logistic regression over the named features, with coefficient signs bounded by DIRECTIONS.
 
-    `strength` is scikit-learn's C on standardised features: 0.5 |w|^2 + C * (weighted log loss) is minimised, within
-    bounds, which scikit-learn's own regression does not offer.
+    `strength` is scikit-learn's C on standardized features. The fit minimizes 0.5 |w|^2 + C * (weighted log loss)
+    within bounds, which scikit-learn's own regression does not support.
     """
     used = rows[:, [NAMES.index(name) for name in names]]
     middle, scale = used.mean(axis=0), used.std(axis=0)
@@ -44,7 +44,7 @@ def fit_logistic(
         return float(value), design.T @ (each * (sigmoid(scores) - failed)) + ridge
 
     bounds = [*(_bounds(DIRECTIONS.get(name, 0)) for name in names), (None, None)]
-    with threadpool_limits(1):  # the other cores belong to the stages that run
+    with threadpool_limits(1):  # leave the other cores to running stages
         found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options=_OPTIONS)
     coefficients = found.x[:-1] / scale
     intercept = float(found.x[-1] - coefficients @ middle)
@@ -59,9 +59,9 @@ def _bounds(direction: int) -> tuple[float | None, float | None]:
 
 
 def fit_boosting(rows: Floats, failed: Floats, seed: int = 0) -> AdditiveTrees:
-    """Gradient boosting of small trees, each over one group of features (a generalised additive model of groups).
+    """Fit gradient-boosted small trees, each over one feature group (a generalized additive model of groups).
 
-    What the trees say rises and falls with a feature as DIRECTIONS give.
+    The fit is monotonic in each feature as given by DIRECTIONS.
     """
     groups = [np.flatnonzero(np.equal(GROUP_OF, i)).tolist() for i in range(len(GROUPS))]
     model = HistGradientBoostingClassifier(
@@ -75,12 +75,12 @@ def fit_boosting(rows: Floats, failed: Floats, seed: int = 0) -> AdditiveTrees:
         monotonic_cst=[DIRECTIONS.get(name, 0) for name in NAMES],
         random_state=seed,
     )
-    with threadpool_limits(1):  # the other cores belong to the stages that run
+    with threadpool_limits(1):  # leave the other cores to running stages
         return _taken_over(model.fit(rows, failed))
 
 
 def _taken_over(model: HistGradientBoostingClassifier) -> AdditiveTrees:
-    """The trees as arrays; `_predictors` is where scikit-learn keeps them, which a test compares with its scores."""
+    """Convert the trees to arrays. They come from scikit-learn's private `_predictors`; a test compares the scores."""
     trees = [iteration[0].nodes for iteration in model._predictors]
     size = max(map(len, trees))
     padded = {name: np.stack([_padded(tree[name], size) for tree in trees]) for name in _FIELDS}

@@ -1,4 +1,4 @@
-"""The gate before a run: how high the risk is called, and what follows from that."""
+"""The risk gate: maps a failure probability to a risk level and a gate answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Gate", "RiskLevel", "Thresholds"]
 
 
 class RiskLevel(StrEnum):
-    """How high a risk is called."""
+    """The risk level of a run."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -17,20 +17,20 @@ class RiskLevel(StrEnum):
 
 
 class Gate(StrEnum):
-    """What the gate answers before a run."""
+    """The answer of the gate before a run."""
 
     ALLOW = "allow"
     WARN = "warn"
-    APPROVE = "require_approval"  # it starts paused, and a person resumes it
+    APPROVE = "require_approval"  # the execution starts paused until a user resumes it
     BLOCK = "block"
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Probabilities from which a risk is medium and high, and what happens at high risk (below it: a warning).
+    """The lower bounds of medium and high risk, and the gate's answer at high risk; medium risk gets a warning.
 
-    Without `block_unknown` a pipeline that has never run to an end is not blocked: the probability is that of others,
-    and blocked it would never get a history of its own.
+    Without `block_unknown`, a pipeline without a finished run is never blocked: its probability comes from other
+    pipelines, and blocking would keep it from ever getting a history of its own.
     """
 
     medium: float = 0.4
@@ -43,13 +43,13 @@ class Thresholds:
             raise ValueError(f"thresholds must be 0 <= medium <= high <= 1, not {self.medium} and {self.high}")
 
     def level(self, probability: float) -> RiskLevel:
-        """How high this probability of failure is called."""
+        """Return the risk level of a failure probability."""
         if probability >= self.high:
             return RiskLevel.HIGH
         return RiskLevel.MEDIUM if probability >= self.medium else RiskLevel.LOW
 
     def gate(self, probability: float, *, has_run: bool = True) -> Gate:
-        """What the gate answers at this probability of failure; `has_run`, whether the pipeline ever ran to an end."""
+        """Return the gate's answer to a failure probability; `has_run` is whether a run of the pipeline has ended."""
         spared = self.at_high is Gate.BLOCK and not has_run and not self.block_unknown
         at_high = Gate.WARN if spared else self.at_high
         answers = {RiskLevel.LOW: Gate.ALLOW, RiskLevel.MEDIUM: Gate.WARN, RiskLevel.HIGH: at_high}

@@ -1,4 +1,4 @@
-"""A history of runs as columns, and goes through it as it happened: at each start, only what had ended is known."""
+"""A columnar history of runs, and its replay: at each start, only runs that ended earlier are known."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Runs in the order of their starts. Times are seconds since 1970, UTC; a run ends at its start or later.
+    """Runs ordered by start. Times are seconds since 1970, UTC; a run never ends before its start.
 
-    Runs that start or end at the same moment are in the order of their pipelines, then of their execution ids, so that
-    nothing depends on the order of the rows they were read from.
+    Runs that start or end at the same moment are ordered by pipeline, then by execution id, so that results do not
+    depend on the row order of the source.
     """
 
     pipeline_id: list[str]
@@ -40,28 +40,28 @@ class History:
 
     @property
     def target(self) -> Floats:
-        """1.0: failed, 0.0: completed, NaN: cancelled, which nobody is asked to predict."""
+        """The outcome of each run: 1.0 failed, 0.0 completed, NaN cancelled (never predicted)."""
         values = {Outcome.FAILED: 1.0, Outcome.COMPLETED: 0.0, Outcome.CANCELLED: float("nan")}
         return np.array([values[outcome] for outcome in self.outcome], dtype=np.float64)
 
     def in_order(self) -> History:
-        """The same runs in the order of their starts."""
+        """Return the same runs ordered by start."""
         rows = self.order(self.started_at)
         columns = {column.name: getattr(self, column.name) for column in fields(self)}
         return History(**{name: _taken(values, rows) for name, values in columns.items()})
 
     def order(self, times: Floats) -> list[int]:
-        """The rows in the order of these times; ties by pipeline, then by execution id."""
+        """Return the row numbers ordered by these times; ties by pipeline, then by execution id."""
         keys = list(zip(times.tolist(), self.pipeline_id, self.execution_id or [""] * len(self), strict=True))
         return sorted(range(len(self)), key=keys.__getitem__)
 
     def starts(self) -> Iterator[Start]:
-        """Each run as it looked when it started."""
+        """Yield each run as known at its start."""
         for row in zip(self.pipeline_id, self.started_at.tolist(), self.n_stages, strict=True):
             yield Start(*row)
 
     def ending(self, row: int) -> Ending:
-        """How a run ended."""
+        """Return the ending of a run."""
         return Ending(float(self.finished_at[row]), self.outcome[row], self.duration_s[row])
 
 
@@ -72,7 +72,7 @@ def _taken(column: Any, rows: Sequence[int]) -> Any:  # noqa: ANN401 - an array 
 
 
 class Ledger:
-    """The states of all pipelines, their groups and the installation."""
+    """The states of all pipelines, of their groups and of the installation."""
 
     def __init__(self) -> None:
         self.pipelines: defaultdict[str, PipelineState] = defaultdict(PipelineState)
@@ -80,19 +80,19 @@ class Ledger:
         self.installation = Population()
 
     def past(self, pipeline_id: str) -> Past:
-        """What is known of a pipeline now."""
+        """Return the past of a pipeline as known now."""
         return Past(self.pipelines[pipeline_id], self.groups[group_of(pipeline_id)], self.installation)
 
     def add(self, pipeline_id: str, ending: Ending) -> None:
-        """A run ended; the ends come in the order of their times."""
+        """Add a finished run; runs must be added in the order of their end times."""
         self.past(pipeline_id).add(ending)
 
 
 def replay(history: History) -> Iterator[tuple[Start, Past]]:
-    """Each start in the order of the starts, with what was known of its pipeline just before.
+    """Yield each run start in order, with the past of its pipeline known just before.
 
-    A run counts from the moment after its end: one that ends in the very moment of a start is not known to it. The
-    `Past` is live: read it before asking for the next.
+    A run counts only after its end: one that ends at the exact time of a start is not yet known then. The `Past` is
+    live: read it before requesting the next start.
     """
     ledger, order = Ledger(), history.order(history.finished_at)
     finished, ended = history.finished_at[order].tolist(), 0
@@ -105,6 +105,6 @@ def replay(history: History) -> Iterator[tuple[Start, Past]]:
 
 
 def feature_rows(history: History) -> Floats:
-    """The features of every start (runs x features)."""
+    """Return the features of every start (runs x features)."""
     rows = [features(start, past) for start, past in replay(history)]
     return np.array(rows, dtype=np.float64).reshape(len(history), -1)

@@ -1,8 +1,8 @@
-"""Reads histories of runs, and of their stages, from parquet and CSV files; of what is wrong the first row is named.
+"""Reads histories of runs and of their stages from parquet and CSV files; errors name the first bad row.
 
-Columns of runs: `pipeline_id`, `started_at`, `finished_at` (a time without a zone is UTC), `status` (completed,
-failed, cancelled); and, where known, `execution_id`, `duration_s`, `n_stages`. Of stages: `execution_id`, `stage`,
-`duration_s`, `status`.
+Run columns: `pipeline_id`, `started_at`, `finished_at` (a time without a zone is UTC), `status` (completed, failed,
+cancelled); optional: `execution_id`, `duration_s`, `n_stages`. Stage columns: `execution_id`, `stage`, `duration_s`,
+`status`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ STAGE_COLUMNS = ("execution_id", "stage", "duration_s", "status")
 
 
 class HistoryFileError(FlexiRoasterError):
-    """A file of past runs cannot be used; the message names the file, the column and the first bad row (from 1)."""
+    """A history file is unusable; the message names the file, the column and the first bad row (from 1)."""
 
     code = "history.invalid"
 
 
 def read_history(path: Path) -> History:
-    """The runs of a file, in the order of their starts; one without an id is named after what is known of it.
+    """Read the runs of a file, ordered by start; a run without an id gets one derived from its content.
 
     Raises HistoryFileError.
     """
@@ -46,13 +46,13 @@ def read_history(path: Path) -> History:
         _number(path, frame, "duration_s", pl.Float64),
         _number(path, frame, "n_stages", pl.Int64),
     )
-    _check(path, frame, ~pl.col("status").is_in([o.value for o in Outcome]), "status", f"is none of {_STATUSES}")
+    _check(path, frame, ~pl.col("status").is_in([o.value for o in Outcome]), "status", f"is not one of {_STATUSES}")
     _check(path, frame, pl.col("finished_at") < pl.col("started_at"), "finished_at", "is before started_at")
     return _history(frame)
 
 
 def read_stages(path: Path) -> pl.DataFrame:
-    """The stage rows of a file: execution_id, stage, duration_s, status. Raises HistoryFileError."""
+    """Read the stage rows of a file: execution_id, stage, duration_s, status. Raises HistoryFileError."""
     frame = _read(path, STAGE_COLUMNS)
     return frame.select(
         _text(path, frame, "execution_id"),
@@ -63,7 +63,7 @@ def read_stages(path: Path) -> pl.DataFrame:
 
 
 def history_frame(history: History) -> pl.DataFrame:
-    """A history as the columns that `read_history` reads, to be written as parquet or CSV."""
+    """Convert a history to the columns that `read_history` reads, to write it as parquet or CSV."""
     return pl.DataFrame(
         {
             "execution_id": history.execution_id or [None] * len(history),
@@ -89,16 +89,16 @@ def _read(path: Path, required: tuple[str, ...]) -> pl.DataFrame:
     frame = _rows(path)
     missing = [name for name in required if name not in frame.columns]
     if missing:
-        raise HistoryFileError(f"{path}: has no column {', '.join(missing)}; it has {', '.join(frame.columns)}")
+        raise HistoryFileError(f"{path}: missing column {', '.join(missing)}; the file has {', '.join(frame.columns)}")
     if frame.is_empty():
-        raise HistoryFileError(f"{path}: holds no rows")
+        raise HistoryFileError(f"{path}: the file has no rows")
     return frame
 
 
 def _rows(path: Path) -> pl.DataFrame:
     kind = path.suffix.lower()
     if kind not in {".parquet", ".csv"}:
-        raise HistoryFileError(f"{path}: a history is a .parquet or a .csv file")
+        raise HistoryFileError(f"{path}: a history must be a .parquet or .csv file")
     try:
         return pl.read_parquet(path) if kind == ".parquet" else pl.read_csv(path, infer_schema_length=None)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -118,7 +118,7 @@ def _time(path: Path, frame: pl.DataFrame, name: str) -> pl.Expr:
     elif isinstance(kind, pl.Datetime):
         values = column.dt.replace_time_zone("UTC") if kind.time_zone is None else column.dt.convert_time_zone("UTC")
     else:
-        raise HistoryFileError(f"{path}: {name} holds {kind}, not times")
+        raise HistoryFileError(f"{path}: column {name} has type {kind}, not a date and time")
     _check(path, frame, values.is_null(), name, "is not a time such as 2026-11-25T08:30:00Z")
     return values.dt.cast_time_unit("us").alias(name)
 
@@ -131,7 +131,7 @@ def _number(path: Path, frame: pl.DataFrame, name: str, kind: type[pl.Float64 | 
     if kind is pl.Float64:
         bad = bad | values.is_infinite()
         values = values.fill_nan(None)
-    _check(path, frame, bad, name, "is not a number from 0")
+    _check(path, frame, bad, name, "is not a number of 0 or more")
     return values
 
 
@@ -149,7 +149,7 @@ def _plain(value: object) -> object:
 
 def _history(frame: pl.DataFrame) -> History:
     given = pl.col("execution_id").cast(pl.String) if "execution_id" in frame.columns else pl.lit(None, dtype=pl.String)
-    frame = frame.with_columns(given.alias("execution_id")).sort(_CONTENT)  # equal rows are named in any order
+    frame = frame.with_columns(given.alias("execution_id")).sort(_CONTENT)  # equal rows get interchangeable ids
     return History(
         pipeline_id=frame["pipeline_id"].to_list(),
         started_at=_seconds(frame["started_at"]),
@@ -165,7 +165,7 @@ _CONTENT = (*REQUIRED, "execution_id", "duration_s", "n_stages")
 
 
 def _named(frame: pl.DataFrame) -> list[str]:
-    """The ids of the runs; those without one are named after their content, so that a second import finds them."""
+    """Return the run ids; a missing id is derived from the run's content, so that a second import recognizes it."""
     seen: Counter[tuple[object, ...]] = Counter()
     names = []
     for given, *content in frame.select("execution_id", *REQUIRED).iter_rows():

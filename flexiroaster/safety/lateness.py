@@ -1,9 +1,9 @@
-"""When a stage is late: a limit in seconds, known when the stage starts, so that a timer can flag it while it runs.
+"""Late-stage detection: a limit in seconds, known at the stage's start, so that a timer can flag a running stage.
 
-ln limit = level + pace + 2 f sqrt(variance of the stage + variance of the pace / (stages ended + 1)), where `level` is
-the stage's usual log duration, `pace` how much slower than usual this execution's stages were so far (one machine is
-slower than another), and `f` how much they scattered, times the `patience` that was asked for. A stage that usually
-takes less than a second is not watched.
+ln limit = level + pace + 2 f sqrt(variance of the stage + variance of the pace / (stages ended + 1)). `level` is the
+stage's usual log duration. `pace` is how much slower than usual this execution's stages have been (machines differ in
+speed). `f` is the scatter of those stages times the configured `patience`. Stages that usually take less than a second
+are not watched.
 """
 
 from __future__ import annotations
@@ -23,66 +23,66 @@ LEAST_USUAL_S = 1.0
 LEAST_RUNS = 10
 WIDTH = 2.0
 OFFSET_S = 0.1
-"""Added to durations before the logarithm, so that very short ones do not look scattered."""
+"""Added to durations before taking the logarithm, so that very short ones do not appear to scatter widely."""
 
 REMEMBERED = 15
-"""Stages of an execution that its pace is taken from."""
+"""The number of newest stages that determine an execution's pace."""
 
 QUIET_STAGES = 10
-"""After an alert the next stages of that execution are flagged but alert nobody: one cause, one alert."""
+"""The number of stages after an alert that are flagged without another alert: one cause, one alert."""
 
 
 @dataclass(slots=True)
 class PipelinePace:
-    """How much the pace of a pipeline's executions differs (variance of log ratios)."""
+    """The variance of pace between a pipeline's executions (variance of log ratios)."""
 
     variance: float = 0.3
 
     def add(self, pace: float) -> None:
-        """An execution ended with this pace."""
+        """Add the pace of a finished execution."""
         self.variance += 0.1 * (pace * pace - self.variance)
 
 
 @dataclass(slots=True)
 class ExecutionPace:
-    """How the stages of one execution did so far, compared with their usual durations."""
+    """The durations of one execution's stages so far, compared with their usual durations."""
 
     surprises: list[float] = field(default_factory=list)  # log ratio to the usual duration
-    scaled: list[float] = field(default_factory=list)  # the same without the pace, in standard deviations
+    scaled: list[float] = field(default_factory=list)  # the same with the pace removed, in standard deviations
     stages: int = 0
     quiet_until: int = 0
 
     @property
     def pace(self) -> float:
-        """The log of how much slower than usual this execution is, drawn to 0 while few stages have ended."""
+        """The log of how much slower than usual this execution is, shrunk toward 0 while few stages have ended."""
         known = len(self.surprises)
         return median(self.surprises) * known / (known + 1) if known else 0.0
 
     @property
     def scatter(self) -> float:
-        """How much more (or less) than usual its stages scatter, drawn to 1."""
+        """The scatter of its stages relative to the usual scatter, shrunk toward 1."""
         squares = sum(min(s * s, 9.0) for s in self.scaled)
         return math.sqrt((4.0 + squares) / (4.0 + len(self.scaled)))
 
     def add(self, surprise: float, scaled: float) -> None:
-        """A stage ended."""
+        """Add a finished stage."""
         self.surprises = [*self.surprises, surprise][-REMEMBERED:]
         self.scaled = [*self.scaled, scaled][-REMEMBERED:]
         self.stages += 1
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """After `late_s` seconds the stage is late; None while too little is known, or where it is not watched."""
+    """The usual duration and the limit `late_s` in seconds; None if there is too little data or no watching."""
 
     usual_s: float
     late_s: float | None
@@ -90,12 +90,12 @@ class Limit:
 
 @dataclass(slots=True)
 class Lateness:
-    """What is known of the durations of one stage of one pipeline."""
+    """The learned durations of one stage of one pipeline."""
 
     level: Level = field(default_factory=Level)
 
     def limit(self, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0) -> Limit:
-        """The limit for a stage that starts now; `patience` widens it, on the scale of logarithms."""
+        """Return the limit for a stage that starts now; `patience` widens it on the log scale."""
         usual = math.exp(self.level.mean + execution.pace) - OFFSET_S
         if self.level.values < LEAST_RUNS or math.exp(self.level.mean) - OFFSET_S < LEAST_USUAL_S:
             return Limit(max(usual, 0.0), None)
@@ -105,7 +105,7 @@ class Lateness:
     def ended(
         self, duration_s: float, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0
     ) -> Anomaly | None:
-        """A stage completed: learn from it, and say whether it was late (also when a timer has said so before)."""
+        """Learn from a completed stage; return an anomaly if it was late, even if a timer has already flagged it."""
         limit, value = self.limit(execution, pipeline, patience), math.log(max(duration_s, 0.0) + OFFSET_S)
         late = limit.late_s is not None and duration_s > limit.late_s
         pace, surprise, spread = execution.pace, value - self.level.mean, self._spread(execution, pipeline)
@@ -122,7 +122,7 @@ class Lateness:
     def still_running(
         self, elapsed_s: float, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0
     ) -> Anomaly | None:
-        """What a timer asks about a stage that has not ended: whether it is late already. Nothing is learned."""
+        """Return an anomaly if a running stage is already late, without learning from it. For use by a timer."""
         limit = self.limit(execution, pipeline, patience)
         if limit.late_s is None or elapsed_s <= limit.late_s:
             return None
@@ -132,15 +132,15 @@ class Lateness:
         return math.sqrt(self.level.spread() ** 2 + pipeline.variance / (len(execution.surprises) + 1))
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return {"level": self.level.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls(Level.from_json(data["level"]))
 
 
 def _late(seconds: float, limit: Limit, *, alert: bool) -> Anomaly:
-    message = f"{seconds:.3g} s, usually {limit.usual_s:.3g} s; late from {limit.late_s:.3g} s on"
+    message = f"{seconds:.3g} s, usually {limit.usual_s:.3g} s; late after {limit.late_s:.3g} s"
     return Anomaly(AnomalyKind.LATE, seconds, limit.usual_s, message, alert)

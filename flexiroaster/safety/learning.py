@@ -1,4 +1,4 @@
-"""Replays how the engine would have learned: at each moment from the runs that had ended by then, and nothing else."""
+"""Replays how the engine would have learned: at each time, only from runs that had already ended."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(slots=True)
 class Learned:
-    """What was said at each start of a history; NaN where a rung had no model yet.
+    """The predictions at each start of a history; NaN where a rung had no model yet.
 
-    `challenger` is the newest local model, promoted or not; `champion` is what the engine answered, from `rung`.
-    `model` is what answers when all runs have ended, `data_hash` names what it has learned from.
+    `challenger` is the newest local model, promoted or not. `champion` is the engine's answer, and `rung` the model
+    that gave it. `model` is the final state after all runs have ended; `data_hash` identifies its training data.
     """
 
     said: dict[Rung, Floats]
@@ -37,13 +37,13 @@ class Learned:
     model: RiskModel = field(default_factory=RiskModel)
     data_hash: str = ""
     trainings: list[Training] = field(default_factory=list)
-    steps: list[tuple[float, str]] = field(default_factory=list)  # (time, why another rung answers from then on)
+    steps: list[tuple[float, str]] = field(default_factory=list)  # (time, reason for the change of rung)
 
 
 def learn(history: History, rows: Floats, *, seed: int = 0, local: bool = True) -> Learned:
-    """Go through a history whose features are `rows`, learning as the engine does.
+    """Replay a history with features `rows`, learning as the engine does.
 
-    With `local` models are trained here, which needs the extra `safety`.
+    With `local`, local models are trained, which requires the extra `safety`.
     """
     return _Learner(history, rows, seed, local).run()
 
@@ -70,7 +70,7 @@ class _Learner:
         return self.learned
 
     def _segments(self) -> Iterator[tuple[int, int, int]]:
-        """Stretches of starts between which nothing is learned: first, last + 1, outcomes known at the first."""
+        """Yield ranges of starts without learning in between: first, last + 1, outcomes known at the first."""
         ends = np.sort(self.history.finished_at[~np.isnan(self.failed)])
         known = np.searchsorted(ends, self.history.started_at, side="left").tolist()
         begin = 0
@@ -104,13 +104,13 @@ class _Learner:
         self.learned.model = model
 
     def _moment(self, begin: int) -> float:
-        """When row `begin` starts; behind the last row the moment after all have ended."""
+        """Return the start time of row `begin`; after the last row, the moment after all runs have ended."""
         if begin < len(self.history):
             return float(self.history.started_at[begin])
         return float(np.nextafter(self.history.finished_at.max(initial=0.0), np.inf))
 
     def _examples(self, begin: int, most: int | None = None) -> Examples:
-        """The runs started before row `begin` whose outcome was known when it started."""
+        """Return the runs that started before row `begin` and had ended when it started."""
         since = 0 if most is None else max(0, begin - 2 * most)
         part = slice(since, begin)
         known = ~np.isnan(self.failed[part]) & (self.history.finished_at[part] < self._moment(begin))

@@ -1,6 +1,6 @@
-"""The usual level of something that is measured once a run, and its spread: an EWMA that outliers hardly move.
+"""The usual level and spread of a value measured once per run: an EWMA robust to outliers.
 
-After an alert follows a cooldown; several values in a row beyond the limit are a new level, from which it starts again.
+An alert starts a cooldown. Several consecutive values beyond the limit establish a new level.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Level:
     mean: float = 0.0
     variance: float = 0.1
     values: int = 0
-    beyond: int = 0  # values in a row beyond the limit
+    beyond: int = 0  # consecutive values beyond the limit
     beyond_sum: float = 0.0
-    quiet_until: int = 0  # no alert before so many values
+    quiet_until: int = 0  # no alert until this many values have been added
 
     @property
     def cooling(self) -> bool:
-        """Whether an alert was not long ago."""
+        """Whether the cooldown after an alert is still active."""
         return self.values < self.quiet_until
 
     def add(self, value: float, *, beyond: bool, expected: float = 0.0) -> bool:
-        """Take a value into account; `expected` is how far from the mean it was expected. Says whether to alert."""
+        """Add a value and return whether to alert; `expected` is its expected distance from the mean."""
         alert = beyond and not self.cooling
         self._learn(value, expected)
         self._count(value, beyond=beyond)
@@ -61,14 +61,14 @@ class Level:
             self.quiet_until = self.values + COOLDOWN
 
     def spread(self) -> float:
-        """The standard deviation."""
+        """Return the standard deviation."""
         return math.sqrt(self.variance + LEAST_VARIANCE)
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls(**data)

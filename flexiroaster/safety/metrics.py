@@ -1,4 +1,4 @@
-"""How good probabilities are: ranking, squared error and calibration."""
+"""Quality metrics for predicted probabilities: ranking, squared error and calibration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BINS = 15
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One row of a reliability table: what was said on average, and what happened."""
+    """One row of a reliability table: the mean predicted probability and the observed failure rate."""
 
     runs: int
     predicted: float
@@ -27,11 +27,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Figures of one forecaster; None where they are not defined (one class only, no pipeline with both).
+    """The metrics of one forecaster; None where undefined (only one outcome, or no pipeline with both outcomes).
 
-    `auc_within`: the mean of the AUCs within pipelines, weighted by their pairs of a failed and a completed run.
-    `brier_skill`: 1 - Brier / that of always saying the observed rate. `ece`: expected calibration error over 15 bins
-    of equal counts. `recall`: share of the failures among the 10 % of runs with the highest probabilities.
+    `auc_within`: the mean AUC within pipelines, weighted by their pairs of a failed and a completed run. `brier_skill`:
+    1 - Brier score / Brier score of always predicting the observed rate. `ece`: expected calibration error over 15 bins
+    of equal counts. `recall`: the share of all failures found among the 10 % of runs with the highest probabilities.
     """
 
     runs: int
@@ -51,7 +51,7 @@ class Metrics:
 
 
 def measure(probability: Floats, failed: Floats, pipeline_id: Sequence[str]) -> Metrics | None:
-    """The figures for runs whose outcome (1.0: failed) is known; None without any run."""
+    """Compute the metrics for runs with a known outcome (1.0: failed); None without any run."""
     if len(failed) == 0:
         return None
     rate, brier, bins = (
@@ -75,7 +75,7 @@ def measure(probability: Floats, failed: Floats, pipeline_id: Sequence[str]) -> 
 
 
 def reliability(probability: Floats, failed: Floats) -> tuple[Bin, ...]:
-    """What was said and what happened, in 15 bins of equal counts, by rising probability."""
+    """Return predicted and observed failure rates in 15 bins of equal counts, by rising probability."""
     order = np.argsort(probability, kind="stable")
     bins = np.array_split(order, min(BINS, len(order)))
     return tuple(Bin(len(b), float(probability[b].mean()), float(failed[b].mean())) for b in bins)
@@ -96,7 +96,7 @@ def _auc_within(probability: Floats, failed: Floats, pipeline_id: Sequence[str])
 
 
 def _auc(probability: Floats, failed: Floats) -> float:
-    """Mann and Whitney's U over the pairs: scikit-learn's, without its checks, which cost more than small pipelines."""
+    """Return the AUC by Mann and Whitney's U: as scikit-learn's, whose checks cost more than a small pipeline."""
     values, ranks, counts = np.unique(probability, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts - 1) / 2
     bad = failed > 0

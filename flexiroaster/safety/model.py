@@ -1,7 +1,7 @@
-"""P(failure) in steps: the prior, the prior recalibrated to this installation, a model trained here, that recalibrated.
+"""The risk model: the prior, the prior recalibrated to this installation, a locally trained model, that recalibrated.
 
-Each is used only where it beat the one before on the newest part of the installation's own history (`choice.py`,
-`training.py`). The whole state is numbers, kept as JSON.
+Each rung answers only if it beat the one before on the newest part of the installation's own history (`choice.py`,
+`training.py`). The whole state consists of numbers and is stored as JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["Calibrated", "Prediction", "RiskModel", "Rung"]
 Floats = NDArray[np.float64]
 
 FORMAT = 1
-NO_HISTORY = "no history yet: the prior alone"
+NO_HISTORY = "no history yet, so the prior answers"
 
 
 class Rung(StrEnum):
-    """Which model a probability comes from."""
+    """The model that a probability comes from."""
 
     PRIOR = "prior"
     RECALIBRATED = "recalibrated_prior"
@@ -43,9 +43,9 @@ class Rung(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """A model, the curve that makes its score a probability, and how sure one may be of it.
+    """A model, the calibration curve that turns its score into a probability, and the uncertainty of that probability.
 
-    `steps` (Venn-Abers) are there as soon as enough runs of this installation stand behind them.
+    `steps` (Venn-Abers) are set once this installation has enough runs to support them.
     """
 
     model: AdditiveModel
@@ -53,31 +53,31 @@ class Calibrated:
     steps: VennAbers | None = None
 
     def probabilities(self, rows: Floats) -> Floats:
-        """P(failure) of each row."""
+        """Return P(failure) of each row."""
         return self.curve.apply(score(self.model, rows))
 
     def interval(self, row: Floats) -> tuple[float, float]:
-        """The interval of P for one row; it always holds P itself."""
+        """Return the interval of P for one row; it always contains P."""
         value = score(self.model, row[None, :])
         low, high = (self.steps or self.curve).interval(float(value[0]))
         probability = float(self.curve.apply(value)[0])
         return min(low, probability), max(high, probability)
 
     def to_json(self) -> dict[str, Any]:
-        """The model and its curve as JSON values."""
+        """Return the model and its calibration as JSON values."""
         steps = None if self.steps is None else self.steps.to_json()
         return {"model": self.model.to_json(), "curve": self.curve.to_json(), "steps": steps}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote. Raises ConflictError when this version cannot use it."""
+        """Restore from `to_json` output. Raises ConflictError if this version cannot use it."""
         steps = None if data["steps"] is None else VennAbers.from_json(data["steps"])
         return cls(model_from_json(data["model"]), BetaCalibration.from_json(data["curve"]), steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """P(failure) with its interval, which model gave it, and why that one."""
+    """P(failure) with its interval, the model that gave it, and the reason for choosing that model."""
 
     probability: float
     low: float
@@ -88,10 +88,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RiskModel:
-    """All that the engine has learned of an installation. `background` are starts that explanations compare with.
+    """Everything the engine has learned about an installation.
 
-    `local_since` is the newest end that the local model was fitted on, in seconds since 1970: what it says of runs that
-    ended later can be judged.
+    `background` holds the starts that explanations compare with. `local_since` is the newest end time in the local
+    model's training data (seconds since 1970); only its predictions for runs that ended later can be evaluated.
     """
 
     recalibrated: Calibrated = field(default_factory=lambda: Calibrated(PRIOR))
@@ -105,7 +105,7 @@ class RiskModel:
     runs_at_training: int = 0
 
     def on(self, rung: Rung) -> Calibrated | None:
-        """The model of a rung, if there is one."""
+        """Return the model of a rung, or None."""
         models = {
             Rung.PRIOR: Calibrated(PRIOR),
             Rung.RECALIBRATED: self.recalibrated,
@@ -120,29 +120,29 @@ class RiskModel:
         return self.on(self.rung) or self.recalibrated
 
     def predict(self, row: Floats) -> Prediction:
-        """P(failure) of one start from its features."""
+        """Predict P(failure) of one run start from its features."""
         low, high = self.chosen.interval(row)
         return Prediction(float(self.chosen.probabilities(row[None, :])[0]), low, high, self.rung, self.reason)
 
     def probabilities(self, rows: Floats) -> dict[Rung, Floats]:
-        """What every model says; NaN where there is none. Kept with each start, it decides the choice later."""
+        """Return every model's predictions, NaN for missing models. They are stored for later model selection."""
         models = {rung: self.on(rung) for rung in Rung}
         nothing = np.full(len(rows), np.nan)
         return {rung: nothing if model is None else model.probabilities(rows) for rung, model in models.items()}
 
     @cached_property
     def background_components(self) -> Floats:
-        """What each group adds to the chosen model's score at each start of the background."""
+        """Each group's contribution to the chosen model's score at each background start."""
         return self.chosen.model.components(self.background)
 
     @cached_property
     def version(self) -> str:
-        """Twelve characters that change when anything that decides a probability changes."""
+        """Twelve characters that change whenever something that affects the probabilities changes."""
         decisive = json.dumps({**self.chosen.to_json(), "rung": self.rung}, sort_keys=True)
         return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole state as JSON values."""
+        """Return the whole state as JSON values."""
         return {
             "format": FORMAT,
             "features": list(NAMES),
@@ -159,9 +159,9 @@ class RiskModel:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote. Raises ConflictError when this version cannot use it."""
+        """Restore from `to_json` output. Raises ConflictError if this version cannot use it."""
         if data.get("format") != FORMAT or tuple(data.get("features", ())) != NAMES:
-            raise ConflictError("The stored risk model is of another version; train it again")
+            raise ConflictError("The stored risk model belongs to another version; retrain it")
         recalibrated = {**data["recalibrated"], "model": PRIOR.to_json()}
         curve = data.get("recalibrated_local")  # models of earlier releases have none
         return cls(
@@ -179,15 +179,15 @@ class RiskModel:
         )
 
     def with_local(self, local: Calibrated, since: float, reason: str) -> Self:
-        """A new local model answers; it was fitted on what had ended until `since`, and is not recalibrated yet."""
+        """Return a copy that answers with a new local model, fitted on runs that ended until `since`."""
         new = replace(self, local=local, local_since=since, recalibrated_local=None)
         return new.with_choice(Rung.LOCAL, reason)
 
     def with_choice(self, rung: Rung, reason: str) -> Self:
-        """The same models, another of them answering."""
+        """Return a copy with the same models that answers from `rung`."""
         return replace(self, rung=rung, reason=reason)
 
 
 def _without_model(calibrated: Calibrated) -> dict[str, Any]:
-    """Curve and steps as JSON values; the model itself is stored elsewhere."""
+    """Return curve and steps as JSON values; the model itself is stored elsewhere."""
     return {**calibrated.to_json(), "model": None}

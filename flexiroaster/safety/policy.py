@@ -1,7 +1,7 @@
-"""What to do next: continue, retry, skip, pause, rollback, terminate; in this order the first that is admissible.
+"""The failure policy: chooses the first admissible of continue, retry, skip, pause, rollback and terminate.
 
-Pure and total: every situation has a decision, and every decision says of all six actions why they were refused or
-chosen. The whole table is in tests/unit/safety/decision_table.txt.
+The policy is pure and total: every situation has a decision, and every decision records for all six actions why they
+were refused or admissible. The whole table is in tests/unit/safety/decision_table.txt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLICY_VERSION = "1"
 
 
 class Action(StrEnum):
-    """What can be done next, in the order of preference."""
+    """The possible actions, in order of preference."""
 
     CONTINUE = "continue"
     RETRY = "retry"
@@ -42,26 +42,26 @@ class Action(StrEnum):
 
 
 PASSING = frozenset({ErrorClass.TRANSIENT, ErrorClass.TIMEOUT, ErrorClass.CRASH, ErrorClass.UNKNOWN})
-"""What another attempt may get around by itself."""
+"""Error classes that a retry may resolve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What an attempt and a failed execution cost, in any unit: an attempt is worth it if its odds exceed the ratio."""
+    """The cost of an attempt and of a failed execution, in any unit; only their ratio matters."""
 
     attempt: float = 1.0
     failure: float = 20.0
 
     @property
     def least_odds(self) -> float:
-        """The odds of success from which another attempt is worth it."""
+        """The minimum probability of success that justifies another attempt."""
         return self.attempt / self.failure
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRules:
-    """What a pipeline leaves to the engine, beside to retry, to skip and to terminate: to pause an execution, since
-    somebody will look at it, and to roll it back.
+    """The actions a pipeline allows besides retry, skip and terminate: to `pause` (people review paused executions) and
+    to `rollback`.
     """
 
     mode: PolicyMode = PolicyMode.ACT
@@ -72,11 +72,11 @@ class PolicyRules:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is known when a stage has failed (`error_class`), or when something is abnormal while it runs (None).
+    """The facts at a stage failure (`error_class` set) or at an anomaly during a run (`error_class` None).
 
-    `effects_made`: the execution has written outside. `undoable`: what it wrote can be undone. `attended`: somebody
-    will look at a paused execution. `may_roll_back`: the engine may do so by itself. `retry_odds`: P(another attempt
-    succeeds), where known; `retry_on`: the classes of errors that the stage is repeated after.
+    `effects_made`: the execution has made external writes. `undoable`: these writes can be undone. `attended`: people
+    review paused executions. `may_roll_back`: the engine may roll back on its own. `retry_odds`: P(another attempt
+    succeeds), where known. `retry_on`: the error classes after which the stage is retried.
     """
 
     error_class: ErrorClass | None
@@ -94,13 +94,13 @@ class Situation:
 
     @property
     def alarming(self) -> bool:
-        """Whether something is abnormal now and the risk was high before."""
+        """Whether an anomaly occurred and the assessed risk was high."""
         return self.anomaly and self.risk is RiskLevel.HIGH
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an action is admissible, and why (not)."""
+    """Whether an action is admissible, and the reason."""
 
     action: Action
     admissible: bool
@@ -109,7 +109,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The action chosen, and the verdict on all six. `propensity` is the probability with which the policy chose it."""
+    """The chosen action and the verdicts on all six. `propensity` is the probability of the policy choosing it."""
 
     situation: Situation
     action: Action
@@ -121,14 +121,14 @@ class Decision:
 
     @property
     def explanation(self) -> str:
-        """Why this action and none that comes before it, in one sentence."""
+        """One sentence on why this action was chosen and every preferred action was refused."""
         refused = [f"{v.action.value} ({v.reason})" for v in self.verdicts if not v.admissible]
         before = refused[: list(Action).index(self.action)]
         told = f"{self.action.value}: {self.reason}"
         return f"{told}; not {', '.join(before)}" if before else told
 
     def data(self) -> dict[str, Any]:
-        """The decision as strict JSON values: one immutable row."""
+        """Return the decision as strict JSON values: one immutable row."""
         situation = {**asdict(self.situation), "retry_on": sorted(self.situation.retry_on)}
         return {
             **asdict(self),
@@ -139,21 +139,21 @@ class Decision:
 
 
 def decide(situation: Situation, model_version: str | None = None) -> Decision:
-    """The first admissible action; terminate always is."""
+    """Choose the first admissible action; terminate is always admissible."""
     verdicts = tuple(_verdict(action, rule(situation)) for action, rule in _RULES.items())
     chosen = next(verdict for verdict in verdicts if verdict.admissible)
     return Decision(situation, chosen.action, chosen.reason, verdicts, model_version=model_version)
 
 
 CURABLE = PASSING | {ErrorClass.RESOURCE, ErrorClass.DATA, ErrorClass.CONFIGURATION}
-"""What a person can put right outside while the execution waits; its code is that of the revision it began with."""
+"""Error classes whose cause a person can fix while the execution is paused. Its code is fixed by its revision."""
 
 _ADMISSIBLE: dict[Action, str] = {
     Action.CONTINUE: "nothing failed",
-    Action.RETRY: "the error may pass and attempts are left",
-    Action.SKIP: "the stage is not critical: the rest can do without it",
-    Action.PAUSE: "a person can remove the cause, and what is done stays done",
-    Action.ROLLBACK: "what was written outside can be undone",
+    Action.RETRY: "the error may be temporary and attempts remain",
+    Action.SKIP: "the stage is not critical",
+    Action.PAUSE: "a person can fix the cause, and completed work is kept",
+    Action.ROLLBACK: "the external writes can be undone",
     Action.TERMINATE: "no other action is admissible",
 }
 
@@ -165,20 +165,20 @@ def _verdict(action: Action, objection: str | None) -> Verdict:
 def _against_continuing(s: Situation) -> str | None:
     if s.error_class is not None:
         return "the stage failed"
-    return "an anomaly at high risk" if s.alarming and s.attended else None
+    return "an anomaly occurred at high risk" if s.alarming and s.attended else None
 
 
 def _against_retrying(s: Situation) -> str | None:
     if s.error_class is None:
         return "nothing failed"
     if s.error_class not in s.retry_on:
-        return f"a {s.error_class.value} error does not pass by itself"
+        return f"retrying does not resolve {s.error_class.value} errors"
     if s.attempts_left <= 0:
-        return "no attempts are left"
+        return "no attempts remain"
     if s.alarming:
-        return "an anomaly at high risk: it would go on the same way"
+        return "an anomaly occurred at high risk, and a retry would continue the same way"
     if s.retry_odds is not None and s.retry_odds < s.costs.least_odds:
-        return f"it succeeds with {100 * s.retry_odds:.0f} % only, which costs more than it gains"
+        return f"a retry succeeds with only {100 * s.retry_odds:.0f} % probability, which does not justify its cost"
     return None
 
 
@@ -186,16 +186,16 @@ def _against_skipping(s: Situation) -> str | None:
     if s.error_class is None:
         return "nothing failed"
     if s.error_class is ErrorClass.CANCELLED:
-        return "somebody stopped it"
+        return "a user stopped the execution"
     return "the stage is critical" if s.critical else None
 
 
 def _against_pausing(s: Situation) -> str | None:
     if not s.attended:
-        return "nobody would look at it"
+        return "the policy does not allow pausing"
     if s.error_class is not None and s.error_class not in CURABLE:
-        return f"waiting does not help against a {s.error_class.value} error"
-    return "half of the effects would stand at high risk" if _hazardous(s) else None
+        return f"waiting does not resolve {s.error_class.value} errors"
+    return "partial writes would remain while risk is high" if _hazardous(s) else None
 
 
 def _hazardous(s: Situation) -> bool:
@@ -205,12 +205,12 @@ def _hazardous(s: Situation) -> bool:
 
 def _against_rollback(s: Situation) -> str | None:
     if s.error_class is ErrorClass.CANCELLED:
-        return "whoever stopped it decides about what it wrote"
+        return "the user who stopped the execution decides whether to roll it back"
     if not s.effects_made:
-        return "nothing was written outside"
+        return "no external writes were made"
     if not s.undoable:
-        return "what was written outside cannot be undone"
-    return None if s.may_roll_back else "that is left to people"
+        return "the external writes cannot be undone"
+    return None if s.may_roll_back else "the policy does not allow rollback"
 
 
 def _against_terminating(_: Situation) -> str | None:

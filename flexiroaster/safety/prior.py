@@ -1,7 +1,7 @@
-"""The prior: a small logistic model that works untrained, fitted on the histories of other systems.
+"""The prior: a small logistic model fitted on the histories of other systems, which works without local training.
 
-`python -m flexiroaster.safety.prior_fit FILES` reproduces the numbers; docs/safety.md says how good they are on systems
-that the fit has not seen.
+`python -m flexiroaster.safety.prior_fit FILES` reproduces the coefficients; docs/safety.md reports their quality on
+systems that the fit has not seen.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ PRIOR = LinearModel(
 
 @cache
 def made_up_rows() -> NDArray[np.float64]:
-    """What an explanation of the prior compares with where nothing has run yet: 100 starts of a made-up installation.
+    """Return the background for explanations before the first run: 100 starts of a simulated installation.
 
-    Forty pipelines with failure rates drawn from Beta(1, 4), a run every hour or so, always the same.
+    It has forty pipelines with failure rates drawn from Beta(1, 4) and about one run per hour. The sample is fixed.
     """
-    rng, ledger = Random(0), Ledger()  # noqa: S311 - a fixed sample, guards nothing
+    rng, ledger = Random(0), Ledger()  # noqa: S311 - a fixed sample, not used for security
     rates = [rng.betavariate(1, 4) for _ in range(40)]
     rows, now = [], 0.0
     for _ in range(1000):

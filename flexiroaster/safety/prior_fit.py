@@ -1,4 +1,4 @@
-"""Fits the prior on histories and prints its numbers, and how it does on each history when fitted without it.
+"""Fits the prior on histories; prints its coefficients, and its quality on each history when fitted without it.
 
 python -m flexiroaster.safety.prior_fit ../shared/data/hpc_ctc.parquet ../shared/data/hpc_atlas.parquet ...
 """
@@ -26,14 +26,14 @@ __all__ = ["Sample", "fit_prior", "left_out", "main", "read_sample"]
 Floats = NDArray[np.float64]
 
 MOST_WEIGHT = 5000.0
-"""A history counts as at most so many runs, so that no system speaks for all."""
+"""The maximum total weight of one history, in runs, so that no single system dominates."""
 
 STRENGTH = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The starts of one history whose outcome is known."""
+    """The run starts of one history with a known outcome."""
 
     name: str
     pipeline_id: list[str]
@@ -42,7 +42,7 @@ class Sample:
 
 
 def read_sample(path: Path) -> Sample:
-    """The starts of a history file. Raises HistoryFileError."""
+    """Read the run starts of a history file. Raises HistoryFileError."""
     history = read_history(path)
     known = ~np.isnan(history.target)
     names = [name for name, keep in zip(history.pipeline_id, known, strict=True) if keep]
@@ -50,14 +50,14 @@ def read_sample(path: Path) -> Sample:
 
 
 def fit_prior(samples: Sequence[Sample]) -> LinearModel:
-    """The prior fitted on all samples together."""
+    """Fit the prior on all samples together."""
     weights = [np.full(len(s.failed), min(1.0, MOST_WEIGHT / len(s.failed))) for s in samples]
     rows, failed = np.vstack([s.rows for s in samples]), np.concatenate([s.failed for s in samples])
     return fit_logistic(rows, failed, PRIOR_FEATURES, strength=STRENGTH, weights=np.concatenate(weights))
 
 
 def left_out(samples: Sequence[Sample], name: str) -> tuple[Metrics | None, BetaCalibration]:
-    """How a prior fitted without `name` does on its newest 30 %, and the recalibration it would need there."""
+    """Fit without sample `name`; return the metrics on its newest 30 % and the recalibration it would need."""
     sample = next(s for s in samples if s.name == name)
     model = fit_prior([s for s in samples if s.name != name])
     scores, newest = score(model, sample.rows), slice(int(0.7 * len(sample.failed)), None)
@@ -66,7 +66,7 @@ def left_out(samples: Sequence[Sample], name: str) -> tuple[Metrics | None, Beta
 
 
 def main(paths: Sequence[str]) -> int:
-    """Print the coefficients and the figures of each history left out."""
+    """Print the coefficients, and the metrics of each history when left out."""
     samples = [read_sample(Path(path)) for path in paths]
     model = fit_prior(samples)
     lines = [f'        "{name}": {value:.4f},' for name, value in model.coefficients.items()]

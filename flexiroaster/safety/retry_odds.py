@@ -1,4 +1,4 @@
-"""How often another attempt succeeded, learned per class of error and pipeline."""
+"""Retry success rates, learned per error class and pipeline."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ ASSUMED = {
     ErrorClass.UNKNOWN: 0.3,
     ErrorClass.RESOURCE: 0.15,
 }
-"""P(success) of another attempt before anything is known, by judgement; other classes 0.02."""
+"""P(a retry succeeds) assumed before any data, by judgment; 0.02 for other classes."""
 
 HALF_LIFE = 50.0
 STRENGTH = 4.0
 LEAST_REPEATED = 10.0
-"""Weighted repeated attempts after errors of a class, from which its odds are known."""
+"""The minimum weighted number of retries after errors of a class for its odds to count as known."""
 
 
 @dataclass(slots=True)
 class RetryOdds:
-    """The repeated attempts of one pipeline, or of an installation, by the class of the error before."""
+    """The retries of one pipeline, or of the installation, by the class of the preceding error."""
 
     classes: dict[str, DecayedRate] = field(default_factory=dict)
 
     def add(self, before: ErrorClass, *, succeeded: bool) -> None:
-        """A repeated attempt ended; the attempt before it had failed with class `before`."""
+        """Count a finished retry; the attempt before it had failed with class `before`."""
         self.classes.setdefault(before.value, DecayedRate(HALF_LIFE)).add(failed=not succeeded)
 
     def knows(self, error_class: ErrorClass) -> bool:
-        """Whether so many repeated attempts were seen after such an error that the odds say something."""
+        """Return whether enough retries after such an error were seen to know the odds."""
         seen = self.classes.get(error_class.value)
         return seen is not None and seen.runs >= LEAST_REPEATED
 
     def odds(self, error_class: ErrorClass, wider: RetryOdds | None = None) -> float:
-        """P(another attempt succeeds), drawn to the odds of `wider` (the installation), those to what is assumed."""
+        """Return P(a retry succeeds), shrunk toward the odds of `wider` (the installation), those toward ASSUMED."""
         towards = wider.odds(error_class) if wider is not None else ASSUMED.get(error_class, 0.02)
         seen = self.classes.get(error_class.value, DecayedRate(HALF_LIFE))
         return 1.0 - seen.shrunk(1.0 - towards, STRENGTH)
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls({name: DecayedRate(**rate) for name, rate in data["classes"].items()})

@@ -1,4 +1,4 @@
-"""What the safety engine knows of a run: when it starts, and how it ended. Times are seconds since 1970, UTC."""
+"""The safety engine's view of a run: its start and its ending. Times are seconds since 1970, UTC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DAY = 24 * HOUR
 
 
 class Outcome(StrEnum):
-    """How a run ended. A cancelled run is history, and never something to predict."""
+    """The outcome of a run. Cancelled runs belong to the history but are never predicted."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -21,7 +21,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A run that is about to start; `n_stages` is None where nobody knows."""
+    """A run that is about to start; `n_stages` is None if unknown."""
 
     pipeline_id: str
     at: float
@@ -30,7 +30,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a run: `duration_s` is None where nobody measured it."""
+    """The end of a run; `duration_s` is None if unknown."""
 
     at: float
     outcome: Outcome
@@ -38,5 +38,5 @@ class Ending:
 
 
 def group_of(pipeline_id: str) -> str:
-    """What a pipeline shares with its neighbours: its name up to the last slash; without one, nothing (empty)."""
+    """Return the group of a pipeline: its id up to the last slash, or an empty string without one."""
     return pipeline_id.rpartition("/")[0]

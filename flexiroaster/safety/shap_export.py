@@ -1,4 +1,4 @@
-"""An explanation as a `shap.Explanation`: numbers with names that shap's bar, waterfall and beeswarm plots can show."""
+"""Conversion of an explanation to a `shap.Explanation` for shap's bar, waterfall and beeswarm plots."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Measured = tuple[str, Callable[[Values], float | None], str]
 
 
 def to_shap(explanation: Explanation) -> shap.Explanation:
-    """The same contributions with one number for each, which shap colours and labels by.
+    """Convert the contributions, with one number each that shap uses for colors and labels.
 
-    Raises InputError without shap and matplotlib (the extra `plots`).
+    Raises InputError if shap or matplotlib is not installed (the extra `plots`).
     """
     if missing := [name for name in ("shap", "matplotlib") if find_spec(name) is None]:
         needed = " and ".join(missing)
-        raise InputError(f"shap's plots need {needed}: pip install 'flexiroaster[plots]'")
+        raise InputError(f"shap plots require {needed}: pip install 'flexiroaster[plots]'")
     import numpy as np
     import shap
 
@@ -43,15 +43,15 @@ def to_shap(explanation: Explanation) -> shap.Explanation:
 
 
 def _measured(contribution: Contribution) -> tuple[str, float | None, str]:
-    """Name, number, and what is shown where there is no number."""
-    if contribution.name not in _MEASURES:  # a factor, which is one number itself
+    """Return the name, the number, and the text shown if there is no number."""
+    if contribution.name not in _MEASURES:  # a factor is a single number already
         return contribution.name, contribution.values.get(contribution.name), "none"
     unit, value, none = _MEASURES[contribution.name]
     return f"{contribution.name} ({unit})", value(contribution.values), none
 
 
 def _shown(value: float) -> float:
-    """A count as it is, everything else with three digits."""
+    """Return counts unchanged and everything else rounded to three significant digits."""
     count = round(value)
     return count if abs(value - count) < 1e-6 else float(f"{value:.3g}")
 
@@ -61,7 +61,7 @@ def _number(values: Values, name: str) -> float:
 
 
 def _count(values: Values, name: str) -> float:
-    """A number that is a feature as log(1 + number)."""
+    """Invert a feature stored as log(1 + number)."""
     return math.expm1(_number(values, name))
 
 
@@ -95,4 +95,4 @@ _MEASURES: dict[str, Measured] = {
     "surroundings": ("group - own % failed", _group_lead, "none"),
     "shape": ("stages", _stages, "unknown"),
 }
-"""For each group the number that says most of it."""
+"""The most informative number of each group: unit, value, and the text shown without a value."""

@@ -1,7 +1,7 @@
-"""Exact Shapley values by going through all coalitions: 2^n values for n players.
+"""Exact Shapley values by enumerating all coalitions: 2^n values for n players.
 
-Shapley, "A Value for n-Person Games" (1953). With the interventional value function (the players outside a coalition
-take their values from a background sample) it is what shap's exact explainer computes; it starts in no time.
+Shapley, "A Value for n-Person Games" (1953). With the interventional value function (players outside a coalition take
+their values from a background sample), the result equals that of shap's exact explainer, without its slow import.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MOST_PLAYERS = 12
 
 @cache
 def coalitions(players: int) -> NDArray[np.bool_]:
-    """All coalitions (2^n x n): row k holds player i where bit i of k is set. Raises ValueError above 12 players."""
+    """Return all coalitions (2^n x n): row k contains player i if bit i of k is set. ValueError above 12 players."""
     if players > MOST_PLAYERS:
-        raise ValueError(f"{players} players have too many coalitions; at most {MOST_PLAYERS}")
+        raise ValueError(f"{players} players are too many for exact Shapley values; the maximum is {MOST_PLAYERS}")
     numbers = np.arange(1 << players)[:, None]
     return np.asarray((numbers >> np.arange(players)) & 1, dtype=bool)
 
 
 def shapley_values(values: Floats) -> Floats:
-    """What each player adds, from the values of all coalitions in the order of `coalitions`.
+    """Return each player's contribution, from the values of all coalitions in the order of `coalitions`.
 
-    They sum to the value of all players minus that of none.
+    The contributions sum to the value of all players minus that of none.
     """
     players = len(values).bit_length() - 1
     return np.asarray(_weights(players) @ values, dtype=np.float64)
@@ -39,7 +39,7 @@ def shapley_values(values: Floats) -> Floats:
 
 @cache
 def _weights(players: int) -> Floats:
-    """Players x coalitions: +w(|S| - 1) with the player, -w(|S|) without; w(s) = s! (n - s - 1)! / n!."""
+    """Return players x coalitions: +w(|S| - 1) with the player, -w(|S|) without; w(s) = s! (n - s - 1)! / n!."""
     present = coalitions(players)
     sizes = present.sum(axis=1)
     with_player = np.array([_share(s - 1, players) for s in sizes])

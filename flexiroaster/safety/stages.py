@@ -1,6 +1,6 @@
-"""What is remembered of the stages of one pipeline: how long they take, how much they give, how repetitions end.
+"""The learned state of one pipeline's stages: usual durations and output volumes, and the outcomes of retries.
 
-One small JSON document a pipeline. It is learned from executions that have ended, and asked while others run.
+It is one small JSON document per pipeline, learned from finished executions and read while others run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["StageEnd", "StageState", "StagesState"]
 
 @dataclass(frozen=True, slots=True)
 class StageEnd:
-    """A stage that completed, or `completed` False: the seconds of its last attempt (from 1), its rows and bytes."""
+    """The end of a stage: whether it completed, and its last `attempt` (from 1) with duration, rows and bytes."""
 
     stage_id: str
     attempt: int
@@ -33,7 +33,7 @@ class StageEnd:
 
 @dataclass(slots=True)
 class StageState:
-    """What one stage usually takes and gives."""
+    """The usual duration and output volume of one stage."""
 
     lateness: Lateness = field(default_factory=Lateness)
     rows: Volume = field(default_factory=Volume)
@@ -42,7 +42,7 @@ class StageState:
     def ended(
         self, end: StageEnd, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0
     ) -> Iterator[Anomaly]:
-        """Learn from a stage that completed; what is unusual about it. Rows and bytes that go together count once."""
+        """Learn from a completed stage and yield its anomalies; at most one of rows and bytes, as they correlate."""
         if end.duration_s is not None:
             late = self.lateness.ended(end.duration_s, execution, pipeline, patience)
             if late is not None:
@@ -53,19 +53,19 @@ class StageState:
             yield found
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return {"lateness": self.lateness.to_json(), "rows": self.rows.to_json(), "bytes": self.bytes.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         rows, size = Volume.from_json(data["rows"]), Volume.from_json(data["bytes"])
         return cls(Lateness.from_json(data["lateness"]), rows, size)
 
 
 @dataclass(slots=True)
 class StagesState:
-    """The stages of one pipeline, the paces of its executions, its repeated attempts."""
+    """The stages of one pipeline, the pace of its executions, and its retries."""
 
     stages: dict[str, StageState] = field(default_factory=dict)
     pace: PipelinePace = field(default_factory=PipelinePace)
@@ -73,11 +73,11 @@ class StagesState:
     odds: RetryOdds = field(default_factory=RetryOdds)
 
     def stage(self, stage_id: str) -> StageState:
-        """What is known of a stage; of a new one nothing yet."""
+        """Return the state of a stage, creating an empty one for a new stage."""
         return self.stages.setdefault(stage_id, StageState())
 
     def execution_ended(self, ends: list[StageEnd]) -> None:
-        """Learn from the stages of an execution, in the order of their ends."""
+        """Learn from the stages of a finished execution, ordered by their ends."""
         execution = ExecutionPace()
         for end in ends:
             for attempt in range(end.attempt):
@@ -87,11 +87,11 @@ class StagesState:
         self.pace.add(execution.pace)
 
     def repeated(self, before: ErrorClass, *, succeeded: bool) -> None:
-        """A repeated attempt ended; the one before it had failed with this class."""
+        """Count a finished retry; the attempt before it had failed with class `before`."""
         self.odds.add(before, succeeded=succeeded)
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return {
             "stages": {stage_id: state.to_json() for stage_id, state in self.stages.items()},
             "pace": self.pace.variance,
@@ -101,7 +101,7 @@ class StagesState:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls(
             {stage_id: StageState.from_json(state) for stage_id, state in data["stages"].items()},
             PipelinePace(data["pace"]),

@@ -1,7 +1,7 @@
-"""What is remembered of the past: a small state for each pipeline, each group of pipelines and the installation.
+"""The risk state: a small summary of the past for each pipeline, each pipeline group and the installation.
 
-Every run that ends is added once, in the order of the ends; the cost does not depend on how many there were. The same
-states serve a replay of 100,000 runs and a single question, so a question never reads the history.
+Every finished run is added once, in order of end time, at a cost independent of the number of earlier runs. Replays of
+100,000 runs and single assessments use the same states, so an assessment never reads the history.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flexiroaster.safety.window import OutcomeWindow
 __all__ = ["HALF_LIVES", "DecayedRate", "PipelineState", "Population", "Transitions"]
 
 HALF_LIVES = (2.0, 5.0, 15.0)
-"""In runs: how fast an outcome loses weight in a pipeline's recent failure rates."""
+"""Half-lives, in runs, of the weight of an outcome in a pipeline's recent failure rates."""
 
 KEPT_DURATIONS = 500
 LOG_DURATION_HALF_LIFE = 15.0
@@ -25,7 +25,7 @@ LOG_DURATION_HALF_LIFE = 15.0
 
 @dataclass(slots=True)
 class DecayedRate:
-    """Weighted counts in which a run weighs half as much as one `half_life` runs later."""
+    """Exponentially weighted counts: a run weighs half as much as a run `half_life` runs later."""
 
     half_life: float
     runs: float = 0.0
@@ -38,13 +38,13 @@ class DecayedRate:
         self.failed = self.failed * keep + failed
 
     def shrunk(self, towards: float, strength: float) -> float:
-        """The failure rate, drawn to `towards` as by `strength` runs with that rate."""
+        """Return the failure rate, shrunk toward `towards` as if by `strength` runs with that rate."""
         return (self.failed + strength * towards) / (self.runs + strength)
 
 
 @dataclass(slots=True)
 class Transitions:
-    """How often a failure followed a success, and how often a failure."""
+    """Counts of failures that followed a success and that followed a failure."""
 
     after_success: int = 0
     failed_after_success: int = 0
@@ -61,7 +61,7 @@ class Transitions:
             self.failed_after_success += failed
 
     def shrunk(self, *, before: bool, towards: float, strength: float) -> float:
-        """P(failure | how the run before ended), drawn to `towards`."""
+        """Return P(failure | whether the run `before` failed), shrunk toward `towards`."""
         runs = self.after_failure if before else self.after_success
         failed = self.failed_after_failure if before else self.failed_after_success
         return (failed + strength * towards) / (runs + strength)
@@ -69,12 +69,12 @@ class Transitions:
 
 @dataclass(slots=True)
 class PipelineState:
-    """The past of one pipeline. `runs` counts those that completed or failed; cancelled ones are counted apart."""
+    """The past of one pipeline. `runs` counts completed and failed runs; `cancelled` counts the others."""
 
     runs: int = 0
     failures: int = 0
     cancelled: int = 0
-    recently_cancelled: float = 0.0  # decayed share of cancelled among all endings
+    recently_cancelled: float = 0.0  # decayed share of cancelled runs among all endings
     streak: int = 0  # failures in a row, or minus the number of successes in a row
     last_success_at: float | None = None
     last_ended_at: float | None = None
@@ -91,7 +91,7 @@ class PipelineState:
         return None if self.runs == 0 else self.streak > 0
 
     def add(self, ending: Ending) -> None:
-        """Take a run that ended into account."""
+        """Add a finished run."""
         cancelled = ending.outcome is Outcome.CANCELLED
         self.recently_cancelled += (1 - 0.5 ** (1 / HALF_LIVES[1])) * (cancelled - self.recently_cancelled)
         self.last_ended_at = ending.at
@@ -127,18 +127,18 @@ class PipelineState:
             del self.durations[0]
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return {
             **{one.name: getattr(self, one.name) for one in fields(self)},
             "rates": [asdict(rate) for rate in self.rates],
             "transitions": asdict(self.transitions),
             "durations": list(self.durations),
-            "window": {"points": list(self.window.points)},  # copied flat: asdict would walk through every point
+            "window": {"points": list(self.window.points)},  # a shallow copy: asdict would visit every point
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         nested = {
             "rates": [DecayedRate(**r) for r in data["rates"]],
             "transitions": Transitions(**data["transitions"]),
@@ -150,7 +150,7 @@ class PipelineState:
 
 @dataclass(slots=True)
 class Population:
-    """The past of many pipelines together: those of a group, or all of an installation."""
+    """The combined past of several pipelines: those of a group, or all of an installation."""
 
     runs: int = 0
     failures: int = 0
@@ -160,7 +160,7 @@ class Population:
     transitions: Transitions = field(default_factory=Transitions)
 
     def add(self, ending: Ending, before: PipelineState) -> None:
-        """Take a run into account; `before` is its pipeline's state without it."""
+        """Add a finished run; `before` is its pipeline's state without that run."""
         if ending.outcome is Outcome.CANCELLED:
             return
         failed = ending.outcome is Outcome.FAILED
@@ -174,11 +174,11 @@ class Population:
             self.transitions.add(before=before.last_failed, failed=failed)
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         rates = {name: DecayedRate(**data[name]) for name in ("recent", "lasting", "firsts")}
         return cls(**{**data, **rates, "transitions": Transitions(**data["transitions"])})

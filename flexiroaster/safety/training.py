@@ -1,7 +1,7 @@
-"""Trains a model on the installation's own history and lets it challenge the one that answers.
+"""Trains a challenger model on the installation's own history and compares it with the champion.
 
-Three parts by time: fit on the oldest 70 %, choose the kind and calibrate on the next 15 %, compare on the newest 15 %.
-What answers afterwards is fitted on all, and calibrated with the scores that earlier fits gave to unseen runs.
+The history is split by time: fit on the oldest 70 %, choose the kind and calibrate on the next 15 %, compare on the
+newest 15 %. The final model is fitted on everything and calibrated with the scores of earlier fits on unseen runs.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Floats = NDArray[np.float64]
 Fit = Callable[[Floats, Floats], AdditiveModel]
 
 LEAST_OF_EACH = 30
-"""Failed and completed runs that every fit must see."""
+"""The minimum number of failed and of completed runs in every fit."""
 
 MOST_EXAMPLES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One training: the challenger, how it did against the champion, and whether it was promoted.
+    """The result of one training: the challenger, its comparison with the champion, and whether it was promoted.
 
-    `seed` and `data_hash` reproduce it. `model` is what answers from now on; `drift` is that of the champion.
+    `seed` and `data_hash` make it reproducible. `model` answers from now on; `drift` is the champion's.
     """
 
     model: RiskModel
@@ -53,11 +53,11 @@ class Training:
 
 
 def train(model: RiskModel, examples: Examples, runs: int, seed: int = 0) -> Training:
-    """Train a challenger on the newest 100,000 examples; `runs` is the number of all that there ever were."""
+    """Train a challenger on the newest 100,000 examples; `runs` is the number of all runs so far."""
     data, trained = examples.newest(MOST_EXAMPLES), replace(model, runs_at_training=runs)
     parts, watched = _parts(data), drift(data.champion, data.failed)
     if parts is None:
-        reason = f"{len(data)} runs with too few failed or completed ones among them: nothing was trained"
+        reason = f"no model was trained: {len(data)} runs contain too few failed or completed ones"
         return Training(trained, None, None, None, False, reason, len(data), seed, data.data_hash, watched)
     kind, challenger, comparison = _challenge(data, parts, seed)
     verdict = "promoted" if comparison.better else "not promoted, not better beyond noise"
@@ -70,7 +70,7 @@ def train(model: RiskModel, examples: Examples, runs: int, seed: int = 0) -> Tra
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Older: known when the middle part began. Known: known when the newest part began."""
+    """The parts of a history: `older` had ended when `middle` began, `known` had ended when `newest` began."""
 
     older: Examples
     middle: Examples

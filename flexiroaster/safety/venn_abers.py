@@ -1,8 +1,8 @@
-"""Venn-Abers intervals: what the probability would be if this run failed, and if it did not.
+"""Venn-Abers intervals: the calibrated probability if this run failed, and if it did not.
 
-Isotonic calibration with the run itself added once as a success and once as a failure gives p0 <= p1; for exchangeable
-runs one of the two is calibrated (Vovk and Petej, "Venn-Abers predictors", UAI 2014). Both depend on the score only,
-so they are computed once as steps over the scores of the calibration runs.
+Isotonic calibration with the run itself added once as a success and once as a failure yields p0 <= p1; for exchangeable
+runs, one of the two is calibrated (Vovk and Petej, "Venn-Abers predictors", UAI 2014). Both depend only on the score,
+so they are computed once, as steps over the scores of the calibration runs.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ __all__ = ["VennAbers"]
 Floats = NDArray[np.float64]
 
 MOST_POINTS = 200
-"""Scores are put into at most so many bins of equal counts before the steps are computed."""
+"""The maximum number of equal-count bins of scores from which the steps are computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class VennAbers:
-    """Steps: a score up to `scores[i]` (and above `scores[i-1]`) has the interval `low[i]`..`high[i]`."""
+    """Interval steps: a score above `scores[i-1]` and up to `scores[i]` has the interval `low[i]`..`high[i]`."""
 
     scores: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
 
     def interval(self, score: float) -> tuple[float, float]:
-        """p0 and p1 at a score."""
+        """Return p0 and p1 at a score."""
         at = min(int(np.searchsorted(self.scores, score)), len(self.scores) - 1)
         return self.low[at], self.high[at]
 
     @classmethod
     def fit(cls, score: Floats, failed: Floats) -> Self:
-        """The steps for runs whose score and outcome (1.0: failed) are known. Raises ValueError without any."""
+        """Compute the steps from runs with known score and outcome (1.0: failed). Raises ValueError without runs."""
         if len(score) == 0:
-            raise ValueError("an interval needs at least one run that ended")
+            raise ValueError("an interval needs at least one finished run")
         order = np.argsort(score, kind="stable")
         bins = np.array_split(order, min(MOST_POINTS, len(order)))
         edges = [float(score[b[-1]]) for b in bins]
@@ -49,19 +49,19 @@ class VennAbers:
         return cls(tuple(edges), tuple(low), tuple(high))
 
     def to_json(self) -> dict[str, Any]:
-        """The steps as JSON values."""
+        """Return the steps as JSON values."""
         return {"scores": list(self.scores), "low": list(self.low), "high": list(self.high)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The steps that `to_json` wrote."""
+        """Restore the steps from `to_json` output."""
         return cls(tuple(data["scores"]), tuple(data["low"]), tuple(data["high"]))
 
 
 def _isotonic_at(runs: list[float], failures: list[float], at: int, failed: float) -> float:
-    """The isotonic fit at bin `at`, after one more run with this outcome has been put there.
+    """Return the isotonic fit at bin `at` after adding one run with outcome `failed` to that bin.
 
-    Pool adjacent violators (Ayer et al., 1955): each block is (runs, failures, bins).
+    Uses pool adjacent violators (Ayer et al., 1955); each block is (runs, failures, bins).
     """
     blocks: list[tuple[float, float, int]] = []
     for i, (n, f) in enumerate(zip(runs, failures, strict=True)):

@@ -1,4 +1,4 @@
-"""Rows or bytes far from what a stage usually gives, up or down."""
+"""Volume anomalies: a stage's rows or bytes far above or below the usual amount."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ WIDTH = 4.0
 
 @dataclass(slots=True)
 class Volume:
-    """What is known of one number of one stage, such as its rows. `unit` is for the message."""
+    """The learned level of one output count of one stage, such as its rows. `unit` appears in messages."""
 
     unit: str = "rows"
     level: Level = field(default_factory=Level)
 
     def ended(self, amount: float) -> Anomaly | None:
-        """A stage gave so many: learn from it, and say whether that is unusual.
+        """Learn from the amount a stage produced; return an anomaly if it is unusual.
 
-        Unusual: more than a factor of three, and more than four standard deviations, from the usual log(1 + amount).
+        Unusual means more than a factor of three and more than four standard deviations from the usual, measured in
+        log(1 + amount).
         """
         value = math.log1p(max(amount, 0.0))
         away, usual = value - self.level.mean, math.expm1(self.level.mean)
@@ -39,10 +40,10 @@ class Volume:
         return Anomaly(AnomalyKind.VOLUME, amount, usual, message, alert)
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
+        """Return the state as JSON values."""
         return {"unit": self.unit, "level": self.level.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The state that `to_json` wrote."""
+        """Restore the state from `to_json` output."""
         return cls(data["unit"], Level.from_json(data["level"]))

@@ -1,6 +1,6 @@
-"""Watches one execution while it runs: what is late or unusual, and what is to be done about a failure.
+"""Monitors one running execution: detects late stages and other anomalies, and decides what to do after a failure.
 
-It works on copies of what is remembered: an execution is learned from when it has ended, not before.
+It works on copies of the learned state, because the engine learns from an execution only after it has ended.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["Remembered", "Watch"]
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What is known of a pipeline's stages (as `StagesState.to_json` wrote it, None: nothing yet), and of repeated
-    attempts anywhere (`RetryOdds.to_json`).
+    """The learned state for a watch: a pipeline's stages (`StagesState.to_json`) and the installation's retries
+    (`RetryOdds.to_json`); None before there is any.
     """
 
     stages: Mapping[str, Any] | None = None
@@ -34,8 +34,8 @@ class Remembered:
 
 @dataclass(slots=True)
 class Watch:
-    """One execution's watch. `patience` widens the limit from which a stage is late: 1 as measured, 2 twice as wide
-    on the scale of logarithms; `watches` is whether anything but failures is looked at.
+    """The monitor of one execution. `patience` scales the width of the lateness limit on the log scale: 1 is the
+    measured width, 2 is twice as wide. Without `watches`, only failures are handled.
     """
 
     remembered: Remembered = field(default_factory=Remembered)
@@ -45,30 +45,30 @@ class Watch:
     patience: float = 1.0
     watches: bool = True
     abnormal: bool = False
-    """Whether anything was flagged so far."""
+    """Whether any anomaly has been found so far."""
     _pace: ExecutionPace = field(default_factory=ExecutionPace)
     _stages: dict[str, StageState] = field(default_factory=dict)
     _retries: RetryPile | None = None
 
     @property
     def looks(self) -> bool:
-        """Whether it looks at stages at all: it is asked to, and something is known of them."""
+        """Whether stages are monitored: monitoring is enabled, and there is a learned state."""
         return self.watches and self.remembered.stages is not None
 
     def late_after(self, stage_id: str) -> float | None:
-        """Seconds after which a stage that starts now is late; None where that is not known or not watched."""
+        """Return the seconds after which a stage that starts now is late; None if unknown or not monitored."""
         state = self._state(stage_id)
         return None if state is None else state.lateness.limit(self._pace, self._pipeline(), self.patience).late_s
 
     def still_running(self, stage_id: str, elapsed_s: float) -> Anomaly | None:
-        """Whether a stage that has not ended is late by now."""
+        """Return an anomaly if a running stage is late by now."""
         state = self._state(stage_id)
         if state is None:
             return None
         return self._flag(state.lateness.still_running(elapsed_s, self._pace, self._pipeline(), self.patience))
 
     def attempt_starts(self, *, repeated: bool) -> Anomaly | None:
-        """Whether repetitions pile up."""
+        """Count a started attempt; return an anomaly if retries are unusually frequent."""
         if not self.looks or self.remembered.stages is None:
             return None
         if self._retries is None:
@@ -76,7 +76,7 @@ class Watch:
         return self._flag(self._retries.attempt(repeated=repeated))
 
     def stage_completed(self, end: StageEnd) -> list[Anomaly]:
-        """What is unusual about a stage that completed."""
+        """Return the anomalies of a completed stage."""
         state = self._state(end.stage_id)
         if state is None:
             return []
@@ -85,22 +85,22 @@ class Watch:
         return found
 
     def retry_odds(self, error_class: ErrorClass) -> float | None:
-        """P(another attempt succeeds) after such an error; None before enough attempts were repeated to know."""
+        """Return P(another attempt succeeds) after such an error; None before enough retries were seen."""
         own = RetryOdds.from_json(self.remembered.stages["odds"]) if self.remembered.stages else RetryOdds()
         everywhere = RetryOdds.from_json(self.remembered.odds) if self.remembered.odds else RetryOdds()
         return own.odds(error_class, everywhere) if own.knows(error_class) or everywhere.knows(error_class) else None
 
     def decide(self, situation: Situation) -> Decision | None:
-        """What to do; None where no decisions are made."""
+        """Decide what to do; None if the policy mode is off."""
         return None if self.rules.mode is PolicyMode.OFF else decide(situation, self.model_version)
 
     @property
     def acts(self) -> bool:
-        """Whether what it decides is to be done."""
+        """Whether its decisions are carried out."""
         return self.rules.mode is PolicyMode.ACT
 
     def _state(self, stage_id: str) -> StageState | None:
-        """What is remembered of a stage, as a copy; None of one that is new."""
+        """Return a copy of the learned state of a stage; None for a new stage."""
         if not self.looks or self.remembered.stages is None:
             return None
         if stage_id not in self._stages:

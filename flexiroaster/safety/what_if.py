@@ -1,6 +1,6 @@
-"""What if: the same start with something changed, and the smallest changes that would lower its risk.
+"""What-if analysis: assesses a run start with changes, and finds the smallest changes that lower its risk.
 
-The model knows what went together in the past, not what causes what: an answer is what it would say, not a promise.
+The model knows correlations, not causes: an answer is the model's prediction, not a promise.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from flexiroaster.safety.state import PipelineState, Population
 __all__ = ["CHANGES", "Remedy", "what_if", "what_would_lower_it"]
 
 CHANGES = ("at", "n_stages", "successes_first", "failures_first")
-"""What can be changed besides the features. `at` is in seconds since 1970, the last two are numbers of runs."""
+"""The allowed changes besides the features. `at` is in seconds since 1970; the last two are numbers of runs."""
 
 WORTH_IT = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A change that lowers the risk, and to what; `enough` if that is below the threshold asked for."""
+    """A change and the probability it leads to; `enough` if that is below the requested threshold."""
 
     change: dict[str, float]
     text: str
@@ -36,7 +36,7 @@ class Remedy:
 
 
 def what_if(question: Question, **changes: float) -> Assessment:
-    """The assessment with some of CHANGES or of the features changed. Raises DefinitionError for what cannot be."""
+    """Assess the start with some of CHANGES or of the features changed. Raises DefinitionError for invalid changes."""
     _check(changes)
     start = replace(
         question.start,
@@ -53,9 +53,9 @@ def what_if(question: Question, **changes: float) -> Assessment:
 
 
 def what_would_lower_it(question: Question, threshold: float | None = None) -> tuple[Remedy, ...]:
-    """For each kind of change the smallest that brings P under the threshold (medium), else the one that helps most.
+    """Find, per kind of change, the smallest that brings P below the threshold (default: medium), else the best one.
 
-    Kinds: runs that succeed first, another time within a day, fewer stages. The best come first.
+    The kinds are: successful runs first, a later start within a day, fewer stages. The best changes come first.
     """
     limit, now = question.thresholds.medium if threshold is None else threshold, assess(question)
     found = [_smallest(question, kind, limit) for kind in _kinds(question)]
@@ -67,11 +67,11 @@ Option = tuple[dict[str, float], str]
 
 
 def _kinds(question: Question) -> Iterator[list[Option]]:
-    yield [({"successes_first": n}, f"let it succeed {n} times first, on a small sample") for n in (1, 2, 3, 5, 8)]
+    yield [({"successes_first": n}, f"run it successfully {n} times first, on a small sample") for n in (1, 2, 3, 5, 8)]
     yield [({"at": question.start.at + h * HOUR}, f"start it {h} hours later") for h in (1, 2, 3, 6, 9, 12, 18, 24)]
     stages = question.start.n_stages or 0
     fewer = sorted({max(1, stages * part // 4) for part in (3, 2, 1)} - {stages}, reverse=True) if stages > 1 else []
-    yield [({"n_stages": n}, f"split it: {n} stages instead of {stages}") for n in fewer]
+    yield [({"n_stages": n}, f"split it into pipelines of {n} stages instead of {stages}") for n in fewer]
 
 
 def _smallest(question: Question, options: list[Option], limit: float) -> Remedy | None:
@@ -96,7 +96,7 @@ def _check(changes: dict[str, float]) -> None:
 
 
 def _after(past: Past, start: Start, successes: int, failures: int) -> Past:
-    """The past with some more runs that ended just before the start."""
+    """Return the past with additional runs that ended just before the start."""
     if not successes and not failures:
         return past
     copy = Past(

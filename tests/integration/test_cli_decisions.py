@@ -50,7 +50,7 @@ def test_a_paused_run_is_looked_at_and_the_stage_skipped(tmp_path: Path) -> None
                                "overridden"]  # fmt: skip
     cells = line.split()
     assert (cells[0], cells[3:8]) == (decision["id"], ["check", "1", "data", "pause", "pause"])
-    assert "a person can remove the cause, and what is done stays done" in line
+    assert "a person can fix the cause, and completed work is kept" in line
     assert cells[-4:] == ["completed", "skip", "by", "cli"]
     (told,) = document(execution_id)[0]["overrides"]
     assert (told["action"], told["reason"], told["requested_by"]) == ("skip", WHY[1], "cli")

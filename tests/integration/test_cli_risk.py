@@ -100,7 +100,7 @@ def test_a_backtest_with_everything(tmp_path: Path, past: Path) -> None:
         (("risk", "show", "nothing"), "Pipeline not found: nothing"),
         (("risk", "train"), "There is nothing to learn from yet"),
         (("risk", "backtest", "no.csv"), "no.csv: cannot be read"),
-        (("history", "import", "no.xlsx"), "no.xlsx: a history is a .parquet or a .csv file"),
+        (("history", "import", "no.xlsx"), "no.xlsx: a history must be a .parquet or .csv file"),
         (("history", "export", "no.xlsx"), "no.xlsx: a history is a .parquet or a .csv file"),
     ],
 )

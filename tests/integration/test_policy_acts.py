@@ -99,14 +99,14 @@ def test_retry_then_terminate(installation: Installation) -> None:
     first, _, last = made(installation, x)
     assert first.data["situation"]["attempts_left"] == 2
     assert first.data["explanation"] == (
-        "retry: the error may pass and attempts are left; not continue (the stage failed)"
+        "retry: the error may be temporary and attempts remain; not continue (the stage failed)"
     )
     assert [(v["action"], v["reason"]) for v in last.data["verdicts"]] == [
         ("continue", "the stage failed"),
-        ("retry", "no attempts are left"),
+        ("retry", "no attempts remain"),
         ("skip", "the stage is critical"),
-        ("pause", "nobody would look at it"),
-        ("rollback", "nothing was written outside"),
+        ("pause", "the policy does not allow pausing"),
+        ("rollback", "no external writes were made"),
         ("terminate", "no other action is admissible"),
     ]
     told = {event.seq: event for event in executions.events(installation, x)}
@@ -212,7 +212,7 @@ def test_by_default_it_neither_pauses_nor_rolls_back(
     assert settled(installation, x).status == "failed"
     assert written(settings) == 1
     assert {v["action"]: v["reason"] for v in made(installation, x)[0].data["verdicts"]}["rollback"] == (
-        "that is left to people"
+        "the policy does not allow rollback"
     )
 
 
@@ -233,7 +233,7 @@ def test_what_cannot_succeed_is_not_repeated(settings: Settings) -> None:
     assert taken[0] == ["retry"] * 10 + ["terminate"]
     assert taken[-1] == ["terminate"]
     assert last.data["situation"]["retry_odds"] < 0.5
-    assert "which costs more than it gains" in {v["action"]: v["reason"] for v in last.data["verdicts"]}["retry"]
+    assert "which does not justify its cost" in {v["action"]: v["reason"] for v in last.data["verdicts"]}["retry"]
     assert last.outcome == "failed"
 
 

@@ -138,7 +138,7 @@ def test_at_high_risk_an_anomaly_pauses_and_a_person_lets_it_go_on(installation:
     eventually(lambda: status_of(installation, x) == "paused")
     (decision,) = decisions.of_executions(installation, [x])[x]
     assert (decision.error_class, decision.action, decision.taken) == (None, "pause", "pause")
-    assert decision.data["verdicts"][0]["reason"] == "an anomaly at high risk"
+    assert decision.data["verdicts"][0]["reason"] == "an anomaly occurred at high risk"
     (tmp_path / "go").touch()
     eventually(lambda: executions.stages(installation, x)[0].status == "completed")
     decisions.override(installation, decision.id, Action.CONTINUE, "the source was slow today", requested_by="ann")

@@ -81,7 +81,7 @@ def test_venn_abers_is_ordered_everywhere_and_needs_a_run() -> None:
     steps = VennAbers.fit(scores, outcomes(sigmoid(scores)))
     assert all(low <= high for low, high in map(steps.interval, np.linspace(-5, 5, 50)))
     assert VennAbers.from_json(json.loads(json.dumps(steps.to_json()))) == steps
-    with pytest.raises(ValueError, match="at least one run"):
+    with pytest.raises(ValueError, match="at least one finished run"):
         VennAbers.fit(np.array([]), np.array([]))
 
 

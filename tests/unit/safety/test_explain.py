@@ -184,14 +184,14 @@ def test_no_fact_contradicts_what_it_explains(models) -> None:
 
 def contradicts(found: Contribution) -> bool:
     raised = found.amount > 0
-    if rate := re.search(r"about (\d+) %; (\d+) % is usual", found.fact):
+    if rate := re.search(r"about (\d+) %; (\d+) % is typical", found.fact):
         return int(rate[1]) < int(rate[2]) if raised else int(rate[1]) > int(rate[2])
-    if row := re.search(r"(\S+) (failure|success)e?s? in a row(?:; (\S+) are usual)?", found.fact):
+    if row := re.search(r"(\S+) (failure|success)e?s? in a row(?:; (\S+) are typical)?", found.fact):
         few = row[3] is not None and (row[1] == "no" or int(row[1]) <= float(row[3]))
         return (row[2] == "failure") != (raised != few)
     if rates := re.search(r"(\d+) % of its group's .* (\d+) % of (?:its own|the installation's)", found.fact):
         return int(rates[1]) < int(rates[2]) if raised else int(rates[1]) > int(rates[2])
-    return found.fact == "no success before" and not raised
+    return found.fact == "no earlier success" and not raised
 
 
 def test_a_single_failure_where_streaks_are_long_lowers_the_risk_and_says_why(models) -> None:
@@ -199,7 +199,7 @@ def test_a_single_failure_where_streaks_are_long_lowers_the_risk_and_says_why(mo
     found = assess(Question(start(), failing(failures=1), replace(models[Rung.PRIOR], background=usual))).explanation
     facts = {c.name: c for c in found.contributions}
     assert facts["streak"].amount < 0
-    assert re.fullmatch(r"after a failure its failure rate is about \d\d %; 100 % is usual", facts["streak"].fact)
+    assert re.fullmatch(r"after a failure its failure rate is about \d\d %; 100 % is typical", facts["streak"].fact)
 
 
 def test_shap_draws_numbers_that_say_what_they_are(models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,5 +319,5 @@ def test_a_new_pipeline_says_that_there_is_no_history() -> None:
     found: Assessment = assess(Question(Start("new", BEGINNING), Ledger().past("new")))
     assert found.no_history_yet
     assert found.level is RiskLevel.LOW
-    assert "no history of it yet" in found.recommendations[-1]
+    assert "no history yet" in found.recommendations[-1]
     assert not assess(Question(start(), failing())).no_history_yet

@@ -79,4 +79,4 @@ def test_nothing_known_is_no_risk_and_never_a_success_is_full_risk() -> None:
 def test_an_empty_window_says_so() -> None:
     week = factor_score(Start("p", NOW), past((20, "failed", 1.0))).factors[1]
     assert week.value is None
-    assert week.description == "nothing ended in the last 7 days"
+    assert week.description == "no run ended in the last 7 days"

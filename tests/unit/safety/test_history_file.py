@@ -59,19 +59,19 @@ def test_a_parquet_without_the_optional_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pipeline_id,status\na,failed\n", "has no column started_at, finished_at; it has pipeline_id, status"),
-        (HEADER, "holds no rows"),
+        ("pipeline_id,status\na,failed\n", "missing column started_at, finished_at; the file has pipeline_id, status"),
+        (HEADER, "the file has no rows"),
         (
             HEADER + GOOD + GOOD.replace("completed", "done"),
-            'row 2: status "done" is none of completed, failed, cancelled',
+            'row 2: status "done" is not one of completed, failed, cancelled',
         ),
         (HEADER + GOOD.replace("T10:05", "T09:05"), "row 1: finished_at .* is before started_at"),
         (HEADER + GOOD + GOOD.replace("2026-01-01T10:00:00Z", "soon"), 'row 2: started_at "soon" is not a time'),
         (HEADER + GOOD + "a,2026-01-01T10:00:00Z,,completed,1,1\n", "row 2: finished_at null is not a time"),
-        (HEADER + GOOD.replace("300", "-3"), "row 1: duration_s -3 is not a number from 0"),
-        (HEADER + GOOD.replace("300", "long"), 'row 1: duration_s "long" is not a number from 0'),
+        (HEADER + GOOD.replace("300", "-3"), "row 1: duration_s -3 is not a number of 0 or more"),
+        (HEADER + GOOD.replace("300", "long"), 'row 1: duration_s "long" is not a number of 0 or more'),
         (HEADER + GOOD.replace("a,", ",", 1) * 3, r"row 1: pipeline_id .* is empty \(3 such rows\)"),
-        ("\0\0\0", "has no column|cannot be read"),
+        ("\0\0\0", "missing column|cannot be read"),
     ],
 )
 def test_a_bad_file_is_told_where_it_is_bad(csv, text: str, message: str) -> None:
@@ -94,7 +94,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, ending: str) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(HistoryFileError, match=r"a \.parquet or a \.csv file"):
+    with pytest.raises(HistoryFileError, match=r"a \.parquet or \.csv file"):
         read_history(tmp_path / "runs.xlsx")
     with pytest.raises(HistoryFileError, match="cannot be read"):
         read_history(tmp_path / "missing.parquet")
@@ -106,7 +106,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_times_must_be_times(tmp_path: Path) -> None:
     frame = {"pipeline_id": ["a"], "started_at": [1], "finished_at": [2], "status": ["failed"]}
     pl.DataFrame(frame).write_parquet(tmp_path / "runs.parquet")
-    with pytest.raises(HistoryFileError, match="started_at holds Int64, not times"):
+    with pytest.raises(HistoryFileError, match="column started_at has type Int64, not a date and time"):
         read_history(tmp_path / "runs.parquet")
 
 
@@ -114,7 +114,7 @@ def test_stages_of_other_executions_are_refused(csv, tmp_path: Path) -> None:
     history = read_history(csv("execution_id," + HEADER + "e1," + GOOD))
     stages = tmp_path / "stages.csv"
     stages.write_text("execution_id,stage,duration_s,status\nother,s,1.5,completed\n")
-    with pytest.raises(HistoryFileError, match="none of the history's executions"):
+    with pytest.raises(HistoryFileError, match="no stage refers to an execution in the history"):
         backtest_lateness(history, read_stages(stages))
     stages.write_text("execution_id,stage,duration_s,status\ne1,s,1.5,completed\ne1,t,1,failed\n")
     assert backtest_lateness(history, read_stages(stages)).stages == 1

@@ -99,7 +99,7 @@ def test_models_survive_json(learnable: Examples) -> None:
 
 def test_a_model_of_another_version_is_refused(learnable: Examples) -> None:
     stored = fitting.fit_boosting(learnable.rows, learnable.failed).to_json()
-    with pytest.raises(ConflictError, match="train it again"):
+    with pytest.raises(ConflictError, match="retrain it"):
         AdditiveTrees.from_json({**stored, "names": ["other"]})
     with pytest.raises(ConflictError, match="kind is 'pickle'"):
         model_from_json({"kind": "pickle"})
@@ -141,7 +141,7 @@ def test_training_is_reproducible_and_names_its_data(learnable: Examples) -> Non
 def test_too_little_is_not_trained_on(learnable: Examples) -> None:
     training = train(RiskModel(), learnable.take(slice(0, 400)), 400)
     assert training.challenger is None
-    assert "nothing was trained" in training.reason
+    assert "no model was trained" in training.reason
     same = replace(learnable, failed=np.zeros(3000))
     assert train(RiskModel(), same, 3000).challenger is None
 

@@ -109,7 +109,7 @@ def test_a_rollback_may_be_left_to_people() -> None:
     alone = Situation(ErrorClass.CODE, 0, True, True, False, RiskLevel.HIGH, may_roll_back=False)
     decision = decide(alone)
     assert decision.action is Action.TERMINATE
-    assert {v.action: v.reason for v in decision.verdicts}[Action.ROLLBACK] == "that is left to people"
+    assert {v.action: v.reason for v in decision.verdicts}[Action.ROLLBACK] == "the policy does not allow rollback"
 
 
 def test_what_a_stage_asks_to_be_repeated_is_repeated() -> None:
@@ -122,8 +122,8 @@ def test_what_a_stage_asks_to_be_repeated_is_repeated() -> None:
 def test_the_explanation_names_what_was_passed_over() -> None:
     decision = decide(Situation(ErrorClass.DATA, 0, True, False, False, RiskLevel.LOW))
     assert decision.explanation == (
-        "pause: a person can remove the cause, and what is done stays done; not continue (the stage failed), "
-        "retry (a data error does not pass by itself), skip (the stage is critical)"
+        "pause: a person can fix the cause, and completed work is kept; not continue (the stage failed), "
+        "retry (retrying does not resolve data errors), skip (the stage is critical)"
     )
     assert decision.data()["explanation"] == decision.explanation
     assert decision.data()["situation"]["retry_on"] == ["crash", "timeout", "transient", "unknown"]
