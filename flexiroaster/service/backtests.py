@@ -1,4 +1,4 @@
-"""Replays a file of past runs as if the safety engine had been on. Needs no database."""
+"""Backtests: replay a file of past runs as if the safety engine had been on. No database is needed."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ["anomalies", "of_file", "write_predictions"]
 
 
 def of_file(path: Path, thresholds: Thresholds | None = None, seed: int = 0) -> Backtest:
-    """Replay the runs of a file. Raises HistoryFileError, InputError (the extra `safety` is not installed)."""
+    """Backtest the runs of a file. Raises HistoryFileError, InputError (the extra `safety` is not installed)."""
     try:
         from flexiroaster.safety.backtest import backtest
     except ImportError as error:
-        raise InputError("a backtest needs the extra safety: pip install 'flexiroaster[safety]'") from error
+        raise InputError("a backtest requires the extra safety: pip install 'flexiroaster[safety]'") from error
 
     return backtest(read_history(path), thresholds, seed=seed)
 
 
 def anomalies(path: Path, stages: Path) -> LatenessBacktest:
-    """Replay the durations of the stages of the runs in a file. Raises HistoryFileError."""
+    """Backtest late-stage detection on the stage durations of the runs in a file. Raises HistoryFileError."""
     from flexiroaster.safety.anomaly_backtest import backtest_lateness
 
     return backtest_lateness(read_history(path), read_stages(stages))
 
 
 def write_predictions(result: Backtest, path: Path) -> None:
-    """Write what was said before each run to a parquet file. Raises InputError."""
+    """Write the prediction made before each run to a parquet file. Raises InputError."""
     if path.suffix.lower() != ".parquet":
-        raise InputError(f"{path}: predictions go to a .parquet file")
+        raise InputError(f"{path}: predictions can only be written to a .parquet file")
     try:
         result.predictions.write_parquet(path)
     except OSError as error:

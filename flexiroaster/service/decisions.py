@@ -1,4 +1,4 @@
-"""What the safety engine decided about failures and anomalies, and what people decided instead."""
+"""The safety engine's decisions about failures and anomalies, and their overrides by users."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ BATCHES = 20
 
 
 def get(installation: Installation, decision_id: str) -> DecisionRow:
-    """One decision, with what people decided instead. Raises NotFoundError, StoreError."""
+    """Return one decision with its overrides. Raises NotFoundError, StoreError."""
     return decisions.get(installation.database, decision_id)
 
 
 def by_ids(installation: Installation, decision_ids: Collection[str]) -> dict[str, DecisionRow]:
-    """These decisions, read together; one that does not exist is missing. Raises StoreError."""
+    """Return several decisions in one query; nonexistent ids are missing. Raises StoreError."""
     return decisions.by_ids(installation.database, decision_ids)
 
 
 def page(
     installation: Installation, wanted: DecisionFilter | None = None, window: Window | None = None
 ) -> Page[DecisionRow]:
-    """A page of the decisions that match, newest first. Raises InputError (cursor), StoreError."""
+    """Return a page of the matching decisions, newest first. Raises InputError (cursor), StoreError."""
     return decisions.page(installation.database, wanted or DecisionFilter(), window or Window())
 
 
 def count(installation: Installation, wanted: DecisionFilter | None = None) -> int:
-    """How many decisions match. Raises StoreError."""
+    """Return the number of matching decisions. Raises StoreError."""
     return decisions.count(installation.database, wanted or DecisionFilter())
 
 
 def of_execution(installation: Installation, execution_id: str) -> list[DecisionRow]:
-    """The decisions about one execution, oldest first, with what came of them if it has ended.
+    """Return the decisions about one execution, oldest first, with their outcomes once the execution has ended.
 
     Raises NotFoundError (execution), StoreError.
     """
@@ -74,12 +74,12 @@ def of_execution(installation: Installation, execution_id: str) -> list[Decision
 
 
 def of_executions(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:
-    """The decisions about these executions, oldest first; one about which nothing was decided is missing."""
+    """Return the decisions about these executions by id, oldest first; executions without decisions are missing."""
     return decisions.of_executions(installation.database, execution_ids)
 
 
 def awaits_a_person(installation: Installation, execution_id: str) -> bool:
-    """Whether an execution is paused because that was decided, and nobody has resumed it since. Raises StoreError."""
+    """Return whether a decision paused the execution and it has not been resumed since. Raises StoreError."""
     made = decisions.of_executions(installation.database, [execution_id]).get(execution_id, [])
     if not made or made[-1].taken != Action.PAUSE:
         return False
@@ -90,12 +90,13 @@ def awaits_a_person(installation: Installation, execution_id: str) -> bool:
 def override(
     installation: Installation, decision_id: str, action: Action, reason: str, *, requested_by: str = ""
 ) -> DecisionRow:
-    """Have something else done than was decided; the decision, with this kept beside it.
+    """Override a decision with another action; return the decision with the override recorded.
 
-    Continue resumes, retry runs the failed stage again, skip goes on without it, pause, rollback and terminate (a stop)
-    are what they say. It is a command like any other: whoever drives the execution carries it out. Raises NotFoundError
-    (decision, or its execution is gone), InputError (no reason, an action that does not fit), ConflictError (something
-    was decided since, or the pipeline runs already), NotAllowedError (not in this state), StoreError.
+    Continue resumes the execution, retry runs the failed stage again, skip continues without that stage, terminate
+    stops the execution; pause and rollback do as named. The override is an ordinary command, which the worker driving
+    the execution applies. Raises NotFoundError (no such decision, or its execution is gone), InputError (no reason, or
+    the action does not fit), ConflictError (there is a newer decision, or the pipeline is already running),
+    NotAllowedError (not in this state), StoreError.
     """
     _check_reason(reason)
     decision = decisions.get(installation.database, decision_id)
@@ -115,32 +116,32 @@ def override(
 
 
 def _keep(connection: Connection, decision: DecisionRow, action: Action, reason: str, requested_by: str) -> None:
-    """Keep it beside the decision; the row of the execution is locked. Raises ConflictError."""
+    """Record the override; the caller has locked the execution's row. Raises ConflictError."""
     _check_newest(connection, decision)
     decisions.add_override(connection, decision.id, action.value, reason, requested_by, utc_now())
 
 
 def _check_newest(connection: Connection, decision: DecisionRow) -> None:
-    """Raises ConflictError if something else was decided about its execution since."""
+    """Raise ConflictError if there is a newer decision about the execution."""
     newest = decisions.newest(connection, decision.execution_id)
     if newest is not None and newest[0] != decision.id:
-        message = f"Something was decided since {decision.id}: {newest[0]}, {newest[1]}"
+        message = f"Decision {decision.id} was superseded by {newest[0]}: {newest[1]}"
         raise ConflictError(message, decision_id=newest[0])
 
 
 def _check_reason(reason: str) -> None:
     if not reason.strip() or len(reason) > LONGEST_REASON or "\0" in reason:
-        message = f"reason: says why, in at most {LONGEST_REASON} characters without NUL"
+        message = f"reason: must contain text, at most {LONGEST_REASON} characters, without NUL characters"
         raise InputError(message, argument="reason")
 
 
 def _command(decision: DecisionRow, action: Action, status: ExecutionStatus) -> tuple[CommandKind, dict[str, Any]]:
-    """The command that does it. Raises InputError."""
+    """Return the command that carries out the action. Raises InputError."""
     failed = decision.error_class is not None
     if failed and action is Action.CONTINUE:
-        raise InputError("action: a stage has failed: retry or skip it, not continue", argument="action")
+        raise InputError("action: cannot continue because a stage has failed; retry or skip it", argument="action")
     if not failed and action in {Action.RETRY, Action.SKIP}:
-        raise InputError(f"action: nothing has failed that there were to {action}", argument="action")
+        raise InputError(f"action: nothing has failed, so there is nothing to {action}", argument="action")
     again = CommandKind.RESUME if status is ExecutionStatus.PAUSED else CommandKind.RETRY
     match action:
         case Action.CONTINUE:

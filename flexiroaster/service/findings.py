@@ -1,4 +1,4 @@
-"""What the safety engine finds, in words for people: one finding a cause."""
+"""Insight messages: the texts of the safety engine's findings, one finding per cause."""
 
 from __future__ import annotations
 
@@ -28,48 +28,48 @@ __all__ = [
 HIGH_RISK, ERROR_BURST = "high_risk", "error_burst"
 
 ANOMALIES = (AnomalyKind.LATE.value, AnomalyKind.VOLUME.value, AnomalyKind.RETRIES.value)
-"""The types of insights about what was abnormal while a run went on."""
+"""The insight types for anomalies during a run."""
 
 _TOLD = {
     AnomalyKind.LATE: (
         "Stage {stage} of {pipeline} takes unusually long",
-        "Look at the amount of data it gets, and at what else runs on the machine.",
+        "Check the volume of its input data and the load on the machine.",
     ),
     AnomalyKind.VOLUME: (
-        "Stage {stage} of {pipeline} gives an unusual amount of data",
-        "Look at what has changed at its source.",
+        "Stage {stage} of {pipeline} produces an unusual amount of data",
+        "Check what has changed at its source.",
     ),
     AnomalyKind.RETRIES: (
-        "Attempts of {pipeline} are repeated unusually often",
-        "Look at the errors before the repetitions: what it reaches outside may be failing.",
+        "Stages of {pipeline} are retried unusually often",
+        "Check the errors before the retries: an external service may be failing.",
     ),
 }
 
 _ACTIONS = {
     Gate.WARN: "started with a warning",
-    Gate.APPROVE: "started paused, until somebody resumes it",
+    Gate.APPROVE: "started paused until a user resumes it",
     Gate.BLOCK: "blocked",
 }
 
 _ADVICE = {
-    "transient": "What it reaches outside does not answer: look there first.",
-    "timeout": "Its stages do not end in time: look at the amount of data and at the limits.",
-    "crash": "Its processes die: look at the memory they need and at the code they run.",
-    "resource": "Memory or disk runs out: look at the amount of data and at what else runs.",
-    "data": "The data is not what it needs: look at what has changed at the source.",
-    "code": "Its code or its expressions are wrong: a repetition does not help.",
-    "configuration": "It asks for what is not there or not permitted: look at its definition and the settings.",
+    "transient": "An external service does not respond: check that service first.",
+    "timeout": "Its stages exceed their time limits: check the data volume and the limits.",
+    "crash": "Its processes crash: check their memory use and the code they run.",
+    "resource": "Memory or disk space runs out: check the data volume and the other load on the machine.",
+    "data": "The data does not meet its expectations: check what has changed at the source.",
+    "code": "Its code or its expressions contain an error: retrying does not help.",
+    "configuration": "It refers to something missing or not permitted: check its definition and the settings.",
 }
 
 
 def anomaly_cause(kind: AnomalyKind, pipeline_id: str, stage_id: str | None) -> str:
-    """What findings about the same thing have in common."""
+    """Return the cause key that findings about the same anomaly share."""
     stage = f":{stage_id}" if kind is not AnomalyKind.RETRIES else ""
     return f"{kind.value}:{pipeline_id}{stage}"
 
 
 def anomaly_of_event(pipeline_id: str, execution_id: str, data: Mapping[str, Any]) -> Finding | None:
-    """What an event about something abnormal (its data, with `stage_id`) tells people; None while a cooldown lasts."""
+    """Return the finding for an anomaly event's data (with `stage_id`); None during a cooldown."""
     if not data.get("alert"):
         return None
     kind, stage_id = AnomalyKind(data["kind"]), data.get("stage_id")
@@ -91,15 +91,15 @@ def anomaly_of_event(pipeline_id: str, execution_id: str, data: Mapping[str, Any
 
 
 def burst(run: PastRun, anomaly: Anomaly) -> Finding:
-    """Errors of one class come thick and fast in a pipeline."""
+    """Return the finding for an error rate spike: many errors of one class in a pipeline."""
     kind = run.error_class or "unknown"
     return Finding(
         cause=f"{ERROR_BURST}:{run.pipeline_id}:{kind}",
         insight_type=ERROR_BURST,
         severity="high",
-        title=f"Many {kind} errors in {run.pipeline_id}",
+        title=f"Error rate spike in {run.pipeline_id}: many {kind} errors",
         message=f"{run.pipeline_id}: {anomaly.message} ({kind})",
-        recommendation=_ADVICE.get(kind, "Look at the errors of the last runs."),
+        recommendation=_ADVICE.get(kind, "Check the errors of the last runs."),
         confidence=0.9,
         pipeline_id=run.pipeline_id,
         execution_id=run.execution_id,
@@ -107,7 +107,7 @@ def burst(run: PastRun, anomaly: Anomaly) -> Finding:
 
 
 def high_risk(assessment: Assessment, execution_id: str | None, acted: Gate) -> Finding:
-    """A run is likely to fail; `acted` is what the gate did about it."""
+    """Return the finding for a run that is likely to fail; `acted` is the gate's action."""
     pipeline_id, said = assessment.question.start.pipeline_id, assessment.prediction
     width = said.high - said.low
     return Finding(
@@ -128,6 +128,6 @@ def high_risk(assessment: Assessment, execution_id: str | None, acted: Gate) -> 
 
 
 def causes_gone(runs: Iterable[PastRun]) -> list[str]:
-    """A pipeline whose newest run of these completed is not in danger any more."""
+    """Return the high-risk causes that are gone: those of pipelines whose newest run completed."""
     newest = {run.pipeline_id: run.status for run in runs if run.counts}
     return [f"{HIGH_RISK}:{name}" for name, status in newest.items() if status == ExecutionStatus.COMPLETED]

@@ -1,6 +1,6 @@
-"""Takes the runs that ended over into the states that the safety engine answers from: each once, in order, in batches.
+"""The history projection: folds finished runs into the risk states, each run once, in order and in batches.
 
-The driver does not know of it, so a change of execution state costs what it did. Whoever asks catches up first.
+It is independent of the driver, so it adds no cost to execution state changes. Readers catch up first.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from flexiroaster.store.run_history import PastRun
 __all__ = ["BATCH", "Folded", "ending_of", "fold", "fold_anew", "look"]
 
 BATCH = 500
-"""Runs folded in one transaction: while it lasts, nobody else writes to an SQLite file."""
+"""The number of runs folded per transaction; on SQLite, the transaction blocks all other writers."""
 
 
 def look(database: Database, known: Progress | None) -> tuple[Progress, bool]:
-    """How far the states are, and whether an execution has ended since; `known` is what was seen last. StoreError.
+    """Return the progress of the states, and whether an execution has ended since. Raises StoreError.
 
-    One statement, so that a question that finds nothing new costs one.
+    `known` is the last progress seen; with it, the call costs a single statement.
     """
     with database.read() as connection:
         since = known or risk_states.progress(connection)
@@ -44,7 +44,7 @@ def look(database: Database, known: Progress | None) -> tuple[Progress, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """How many executions were folded, how far the states are then, and what is known of their pipelines."""
+    """The result of a fold: the number of executions, the progress of the states, and the pasts of their pipelines."""
 
     executions: int
     progress: Progress
@@ -52,9 +52,9 @@ class Folded:
 
 
 def fold(database: Database, error_threshold: int, most: int = BATCH) -> Folded:
-    """Fold up to `most` executions that have ended since. Two processes never fold the same. Raises StoreError.
+    """Fold up to `most` newly finished executions. No two processes fold the same execution. Raises StoreError.
 
-    If a crash of the machine takes it back, the same executions are folded again.
+    If a machine crash undoes the fold, the same executions are folded again.
     """
     pasts: Mapping[str, Past] = {}
     with database.write_again() as connection:
@@ -75,7 +75,7 @@ def fold(database: Database, error_threshold: int, most: int = BATCH) -> Folded:
 
 
 def fold_anew(connection: Connection, error_threshold: int) -> int:
-    """Forget the states and fold the whole history again, as after an import; how many runs. No insight comes of it."""
+    """Reset the states and refold the whole history (after an import); return the number of runs. Adds no insights."""
     before, states = risk_states.forget_all(connection), _States()
     folded, counted = 0, 0
     for run in run_history.in_order(connection):
@@ -87,7 +87,7 @@ def fold_anew(connection: Connection, error_threshold: int) -> int:
 
 
 def ending_of(run: PastRun) -> Ending:
-    """The end of a run, as the safety engine sees it."""
+    """Convert a past run to the safety engine's `Ending`."""
     return Ending(run.finished_at.timestamp(), Outcome(run.status), run.duration_s)
 
 
@@ -100,14 +100,14 @@ S = TypeVar("S", bound=_Stored)
 
 @dataclass(slots=True)
 class _States:
-    """The states that a batch of runs needs."""
+    """The states affected by a batch of runs."""
 
     ledger: Ledger = field(default_factory=Ledger)
     bursts: defaultdict[str, ErrorBurst] = field(default_factory=lambda: defaultdict(ErrorBurst))
 
     @classmethod
     def load(cls, connection: Connection, runs: Sequence[PastRun]) -> _States:
-        """Those in the database, and empty ones for what is new."""
+        """Load the stored states; new pipelines and groups start with empty ones."""
         stored, states = risk_states.load(connection, _keys(runs)), cls()
         states.ledger.pipelines.update(_named(stored, PIPELINE, PipelineState.from_json))
         states.ledger.groups.update(_named(stored, GROUP, Population.from_json))
@@ -117,7 +117,7 @@ class _States:
         return states
 
     def fold(self, runs: Iterable[PastRun], error_threshold: int) -> list[insights.Finding]:
-        """Add runs, oldest end first; what is to be told of them."""
+        """Add runs, oldest end first, and return their findings."""
         found = []
         for run in runs:
             self.ledger.add(run.pipeline_id, ending_of(run))
@@ -128,7 +128,7 @@ class _States:
         return found
 
     def to_json(self) -> dict[Key, dict[str, Any]]:
-        """All of them, to be saved."""
+        """Return all states by key, for saving."""
         return {
             **_keyed(PIPELINE, self.ledger.pipelines),
             **_keyed(GROUP, self.ledger.groups),
@@ -147,7 +147,7 @@ def _keys(runs: Sequence[PastRun]) -> set[Key]:
 
 
 def _burst_name(run: PastRun) -> str | None:
-    """Which errors this one is counted with; None when it did not fail, or nobody knows of what."""
+    """Return the name of the error burst counter of a run; None if it did not fail or has no known error class."""
     if run.status != Outcome.FAILED or run.error_class in {None, ErrorClass.CANCELLED}:
         return None
     return f"{run.pipeline_id}:{run.error_class}"

@@ -1,4 +1,4 @@
-"""The gate before a run: it starts, with a warning, or paused until somebody resumes it; or it is blocked."""
+"""The risk gate before a run: starts it, starts it with a warning or paused for approval, or blocks it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Admission:
-    """A run that may start: what was said of it, and how it begins (`action` is never BLOCK)."""
+    """A run that may start: its assessment, and how it starts (`action` is never BLOCK)."""
 
     judgement: Judgement
     action: Gate
@@ -35,12 +35,12 @@ class _Admission:
 
     @property
     def assessment(self) -> Assessment:
-        """What was said."""
+        """The assessment of the run."""
         return self.judgement.assessment
 
     def applied_to(self, new: NewExecution) -> NewExecution:
-        """The execution with the assessment, its event, what people are told of a high risk, and paused where it has to
-        be approved.
+        """Return the execution with the assessment and its event added, an insight at high risk, and paused if it needs
+        approval.
         """
         told = Event(
             new.execution_id,
@@ -89,10 +89,10 @@ class _Admission:
 
 
 def admit(installation: Installation, revision: Revision, new: NewExecution, force: str | None = None) -> NewExecution:
-    """Ask the gate: the execution as it may be created. `force` is the reason to start it in spite of a gate that
-    blocks or wants an approval.
+    """Pass a new execution through the gate and return it as it may be created. `force` is the reason for starting it
+    even if the gate blocks it or requires approval.
 
-    Raises BlockedError, InputError (a reason that says nothing), StoreError.
+    Raises BlockedError, InputError (a blank reason), StoreError.
     """
     check_force(force)
     judgement = risk.before_start(installation, revision.pipeline, revision.revision)
@@ -109,26 +109,26 @@ def admit(installation: Installation, revision: Revision, new: NewExecution, for
 
 
 def check_force(force: str | None) -> None:
-    """Raises InputError for a reason that says nothing."""
+    """Raise InputError if the reason for forcing a start is blank."""
     if force is not None and not force.strip():
-        raise InputError("force: needs a reason", argument="force")
+        raise InputError("force: must contain a reason", argument="force")
 
 
 def _blocked(pipeline_id: str, said: Assessment) -> BlockedError:
-    chance = f"it fails with probability {said.prediction.probability:.2f}"
-    message = f"Pipeline {pipeline_id} is blocked: {chance}. {said.explanation.text} It can be forced with a reason"
+    chance = f"its failure probability is {said.prediction.probability:.2f}"
+    message = f"Pipeline {pipeline_id} is blocked: {chance}. {said.explanation.text} Force it with a reason to run it"
     return BlockedError(message, pipeline_id=pipeline_id, risk=said.data())
 
 
 def _note_blocked(installation: Installation, said: Assessment) -> None:
-    """Tell people. Whatever goes wrong with that, the answer stays that the run is blocked."""
+    """Record an insight about the blocked run. A failure here must not change the answer: the run stays blocked."""
     try:
         with installation.database.write() as connection:
             insights.note(connection, high_risk(said, None, Gate.BLOCK), utc_now())
     except Exception as error:  # noqa: BLE001 - see above
-        _log.warning("a blocked run was not noted as an insight: %s", error)
+        _log.warning("cannot record the insight about a blocked run: %s", error)
 
 
 def _waits(execution_id: str) -> Event:
-    message = "Execution paused: its risk is high, somebody has to resume it"
+    message = "Execution paused: its risk is high; resume it to approve the run"
     return Event(execution_id, 3, EventType.EXECUTION_PAUSED, message, level=Level.WARNING)

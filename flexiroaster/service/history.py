@@ -1,4 +1,4 @@
-"""The history of runs: past ones of another system come in, and all go out, as parquet or CSV."""
+"""Import and export of the run history as parquet or CSV, including past runs of other systems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = ("execution_id", "pipeline_id", "started_at", "finished_at", "status",
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came of an import: runs that are new, runs that were known already, and all that are known now."""
+    """The result of an import: the number of new runs, of already known runs, and of all runs in the history."""
 
     added: int
     known: int
@@ -33,7 +33,7 @@ class Imported:
 
 
 def import_file(installation: Installation, path: Path) -> Imported:
-    """Take the runs of a file into the history, as `add` does; a run that is there already is left out.
+    """Import the runs of a file into the history as `add` does; runs that already exist are skipped.
 
     Raises HistoryFileError (the file), ConflictError, StoreError.
     """
@@ -41,11 +41,11 @@ def import_file(installation: Installation, path: Path) -> Imported:
 
 
 def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
-    """Take runs into the history, and learn from all of it anew as if the engine had been on while it happened.
+    """Add runs to the history, and relearn from all of it as if the engine had been on at the time.
 
-    The states are those after all ends in their order, and the model has been through the same trainings
-    (`training.replay`), unless AI_TRAIN_EVERY says that nothing trains by itself: then the next training does that.
-    Raises ConflictError while a training is under way, StoreError.
+    The states reflect all runs in the order of their ends, and the model goes through the same trainings
+    (`training.replay`). If AI_TRAIN_EVERY turns off automatic training, the next training does this instead.
+    Raises ConflictError if a training is in progress, StoreError.
     """
     with training.claimed(installation):
         imported = _take_in(installation, runs)
@@ -67,13 +67,13 @@ def _take_in(installation: Installation, runs: Sequence[PastRun]) -> Imported:
 
 
 def export(installation: Installation, path: Path) -> int:
-    """Write all runs that ended, in the order of their ends, to a .parquet or .csv file; how many.
+    """Write all finished runs, ordered by their ends, to a .parquet or .csv file; return their number.
 
-    Raises InputError (the name, a folder that is not there), StoreError.
+    Raises InputError (unsupported file name, unwritable path), StoreError.
     """
     kind = path.suffix.lower()
     if kind not in {".parquet", ".csv"}:
-        raise InputError(f"{path}: a history is a .parquet or a .csv file")
+        raise InputError(f"{path}: a history must be a .parquet or .csv file")
     installation.knowledge.catch_up()
     with installation.database.read() as connection:
         frame = _frame(run_history.in_order(connection))

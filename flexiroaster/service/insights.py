@@ -1,4 +1,4 @@
-"""Insights: what the safety engine has found and people should know, one for each cause."""
+"""Insights: findings of the safety engine that users should know about, one per cause."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BATCHES = 20
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How often alarms of one type were raised, in runs that have ended, and how many of those runs completed all the
-    same: those alarms were false. `false_rate` is None while there was none.
+    """The accuracy of one alarm type: finished runs with such an alarm (`raised`), and how many of them completed,
+    which makes the alarm false. `false_rate` is None before the first alarm.
     """
 
     insight_type: str
@@ -33,7 +33,7 @@ class Accuracy:
 
 
 def accuracy(installation: Installation) -> list[Accuracy]:
-    """The record of each type of alarm since this installation began, by name. Raises StoreError."""
+    """Return the accuracy of each alarm type since this installation began, sorted by name. Raises StoreError."""
     installation.knowledge.catch_up(batches=BATCHES)
     with installation.database.read() as connection:
         stored = risk_states.load(connection, [(ALARMS, "")])
@@ -44,13 +44,13 @@ def accuracy(installation: Installation) -> list[Accuracy]:
 def page(
     installation: Installation, wanted: InsightFilter | None = None, window: Window | None = None
 ) -> Page[InsightRow]:
-    """A page of the insights that match, newest first. Raises InputError (cursor), StoreError."""
+    """Return a page of the matching insights, newest first. Raises InputError (cursor), StoreError."""
     _catch_up(installation)
     return insights.page(installation.database, wanted or InsightFilter(), window or Window())
 
 
 def count(installation: Installation, wanted: InsightFilter | None = None) -> int:
-    """How many insights match. Raises StoreError."""
+    """Return the number of matching insights. Raises StoreError."""
     return insights.count(installation.database, wanted or InsightFilter())
 
 
@@ -64,7 +64,7 @@ def listing(
     skip: int = 0,
     limit: int = 50,
 ) -> tuple[list[InsightRow], int]:
-    """A part of the insights, newest first, and how many match; those created in the last `hours`, if given.
+    """Return a slice of the matching insights, newest first, and the number of matches; `hours` limits their age.
 
     Raises StoreError.
     """
@@ -75,7 +75,7 @@ def listing(
 
 
 def _catch_up(installation: Installation) -> None:
-    """What has ended since may bring new ones, or have resolved some."""
+    """Process runs that ended since the last call: they can create new insights or resolve old ones."""
     installation.knowledge.catch_up(batches=BATCHES)
     now = utc_now()
     if insights.count(installation.database, InsightFilter(unresolved_only=True)):

@@ -1,4 +1,4 @@
-"""What this process knows of the past: states and model, kept in memory and brought up to date when somebody asks."""
+"""The in-memory cache of risk states and the risk model in this process, updated on demand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Knowledge"]
 logger = logging.getLogger(__name__)
 
 KEPT = 1000
-"""Pipelines whose past is kept in memory."""
+"""The maximum number of pipelines whose past is cached."""
 
 
 MOMENT_SECONDS = 1.0
@@ -43,7 +43,7 @@ class _Moment:
 
 
 class Knowledge:
-    """The states and the model of an installation. Thread-safe; a `Past` that was given out never changes."""
+    """The risk states and the model of an installation. Thread-safe; a returned `Past` never changes."""
 
     def __init__(self, database: Database, error_threshold: int) -> None:
         self._database = database
@@ -57,10 +57,10 @@ class Knowledge:
         self._moments: dict[tuple[object, ...], _Moment] = {}
 
     def catch_up(self, *, no_older_than: float = 0.0, batches: int | None = None) -> bool:
-        """Fold what has ended since, `batches` of them at most, unless that was done `no_older_than` seconds ago.
+        """Fold runs that ended since the last call, in at most `batches` batches; return whether there are more.
 
-        Who had to wait for others that caught up meanwhile does not do it again. Whether there is more. Raises
-        StoreError.
+        Does nothing if the last call was less than `no_older_than` seconds ago, or if another thread caught up while
+        this one waited. Raises StoreError.
         """
         asked = monotonic()
         with self._lock:
@@ -83,18 +83,18 @@ class Knowledge:
 
     @property
     def model(self) -> RiskModel:
-        """The model that answers; as of the last `catch_up`."""
+        """The current risk model, as of the last `catch_up`."""
         return self._model
 
     @property
     def runs(self) -> int:
-        """How many completed and failed runs are known; as of the last `catch_up`."""
+        """The number of known completed and failed runs, as of the last `catch_up`."""
         return self._progress.runs if self._progress is not None else 0
 
     def training_due(self, every: int | None) -> bool:
-        """Whether enough runs have ended since the last training: `every` so many, by the engine's own rule if None.
+        """Return whether enough runs have ended since the last training: `every` runs, or the engine's rule if None.
 
-        As of the last `catch_up`.
+        The result is as of the last `catch_up`.
         """
         if every is None:
             return self.runs > 0 and refresh_due(self.model, self.runs)
@@ -102,12 +102,12 @@ class Knowledge:
 
     @property
     def version(self) -> tuple[int, int | None]:
-        """Changes when the answers may change."""
+        """The version of states and model; it changes whenever assessments may change."""
         known = self._progress
         return (0, None) if known is None else (known.version, known.model_id)
 
     def past(self, pipeline_id: str) -> Past:
-        """What is known of a pipeline; as of the last `catch_up`. Raises StoreError."""
+        """Return the past of a pipeline, as of the last `catch_up`. Raises StoreError."""
         with self._lock:
             if pipeline_id not in self._pasts:
                 self._pasts[pipeline_id] = self._load(pipeline_id)
@@ -117,7 +117,7 @@ class Knowledge:
             return self._pasts[pipeline_id]
 
     def for_a_moment(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """What `make` gave for this key within the last second, or anew; what is known has not changed since."""
+        """Return the result of `make` for this key, cached for one second or until the version changes."""
         known, now = self._moments.get(key), monotonic()
         if known is not None and now - known.made_at < MOMENT_SECONDS and known.version == self.version:
             return cast("T", known.value)
@@ -137,9 +137,9 @@ class Knowledge:
     def _stored_model(self, number: int) -> RiskModel:
         try:
             return RiskModel.from_json(risk_models.get(self._database, number))
-        except ConflictError as error:  # a release with other features; a training replaces it
-            logger.warning("risk is assessed by the prior: %s", error)
-            return RiskModel(reason=f"the prior alone: {error.message}")
+        except ConflictError as error:  # stored by a release with other features; the next training replaces it
+            logger.warning("cannot use the stored risk model, so the prior assesses risk: %s", error)
+            return RiskModel(reason=f"the prior answers: {error.message}")
 
     def _load(self, pipeline_id: str) -> Past:
         pipeline, group, everything = (PIPELINE, pipeline_id), (GROUP, group_of(pipeline_id)), (INSTALLATION, "")

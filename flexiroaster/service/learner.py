@@ -1,5 +1,5 @@
-"""Learns in the background from what was run: the states soon after it ended, the model when that is due. Insights of
-what is abnormal do not wait for the end.
+"""Background learning: updates the risk states soon after runs end, and trains the model when due. Insights about
+anomalies do not wait for the end of the run.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["Learner"]
 logger = logging.getLogger(__name__)
 
 FOLD_SECONDS = 0.2
-"""Least time between two folds: executions that end meanwhile are folded together."""
+"""The minimum time between two folds; executions that end in between are folded together."""
 
 LOOK_SECONDS = 30.0
-"""How often it looks for what other processes have left behind."""
+"""The interval between checks for executions that other processes left unprocessed."""
 
 TRAINING_SECONDS = 0.25
-"""How often it looks how a training under way is."""
+"""The interval between checks of a training in progress."""
 
 RETRY_SECONDS = 5.0
 
 
 class Learner:
-    """One thread. Nobody depends on it: who asks catches up, and normally finds nothing to do."""
+    """The background learning thread. It is optional: readers catch up themselves, but rarely find anything to do."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Learner:
         self._wanted = True
         self._folded_at = float("-inf")
         self._ended = threading.Event()
-        self._told: deque[Event] = deque()  # anomalies that people are to hear of
+        self._told: deque[Event] = deque()  # anomalies that still need an insight
         self._closing = threading.Event()
         self._trainer: Trainer | None = None
         self._thread = SupervisedThread(
@@ -67,31 +67,31 @@ class Learner:
             name="flexiroaster-learner",
             closed=self._closing,
             threads=threads,
-            purpose="nothing is learned from what has ended, for the moment",
+            purpose="background learning from finished executions is interrupted",
             expected=(StoreError,),
             pause=RETRY_SECONDS,
         )
         self._thread.start()
 
     def committed(self, events: Sequence[Event]) -> None:
-        """A listener of the driver: executions may have ended, or something is abnormal. Does not wait."""
+        """React to committed events of the driver: ended executions and anomalies. Never blocks."""
         self._told.extend(event for event in events if event.type is EventType.STAGE_ANOMALY)
         if self._told or any(event.type in ENDS for event in events):
             self._ended.set()
 
     def close(self, timeout: float = 5.0) -> None:
-        """End the thread, and a training under way. Closing twice is fine."""
+        """Stop the thread and a training in progress. Idempotent."""
         self._closing.set()
         self._ended.set()
         self._thread.join(timeout)
 
     def _turn(self) -> bool:
-        """Learn what there is to learn, then wait for more; whether to go on."""
+        """Learn from new runs, then wait for more; return whether to continue."""
         if self._closing.is_set():
             self._end()
             return False
         try:
-            knowledge = self._knowledge()  # here, since it imports what workers otherwise do without
+            knowledge = self._knowledge()  # loaded here because its imports are not needed by workers
         except StoreError:  # closed before it began
             return False
         if self._trainer is None:
@@ -108,10 +108,10 @@ class Learner:
             if self._trainer is not None:
                 self._trainer.close()
         except StoreError as error:
-            logger.warning("the claim of a training was not given up, it has to expire: %s", error)
+            logger.warning("cannot release the training lease; it will expire on its own: %s", error)
 
     def _tell(self) -> None:
-        """Have insights of what is abnormal in executions that run. A fold at their end finds what this has missed."""
+        """Record insights about anomalies in running executions. The fold after their end catches any missed here."""
         told = [self._told.popleft() for _ in range(len(self._told))]
         if not told:
             return
@@ -124,7 +124,7 @@ class Learner:
                     insights.note(connection, finding, utc_now())
 
     def _fold(self, knowledge: Knowledge) -> None:
-        """One batch, if there may be any: starts in this process wait meanwhile."""
+        """Fold one batch if there may be new runs. Only one, because starts in this process wait meanwhile."""
         if self._ended.is_set():
             self._ended.clear()
             self._wanted = True

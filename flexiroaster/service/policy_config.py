@@ -1,6 +1,6 @@
-"""What a pipeline leaves to the policy: `policy` in its `config`, over what the settings say.
+"""The failure policy configuration of a pipeline: `policy` in its `config`, which overrides the settings.
 
-`{"mode": "act", "pause": true, "rollback": true, "attempt_cost": 1, "failure_cost": 100}`, each of them optional.
+`{"mode": "act", "pause": true, "rollback": true, "attempt_cost": 1, "failure_cost": 100}`; every field is optional.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATH = "config.policy"
 
 
 def policy_of(pipeline: Pipeline, settings: Settings) -> PolicyRules:
-    """The rules for a pipeline whose definition holds."""
+    """Return the policy rules of a pipeline with a valid definition."""
     own: Mapping[str, Any] = pipeline.config.get("policy") or {}
     return PolicyRules(
         PolicyMode(own.get("mode", settings.ai_policy)),
@@ -37,12 +37,12 @@ def policy_of(pipeline: Pipeline, settings: Settings) -> PolicyRules:
 
 
 def policy_problems(pipeline: Pipeline) -> list[Problem]:
-    """What is wrong with what a pipeline leaves to the policy."""
+    """Return the problems in a pipeline's policy configuration."""
     own = pipeline.config.get("policy")
     if own is None:
         return []
     if not isinstance(own, Mapping):
-        return [Problem(PATH, f"is a mapping with {', '.join(FIELDS)}, not {shown(own)}", "type")]
+        return [Problem(PATH, f"must be a mapping with {', '.join(FIELDS)}, not {shown(own)}", "type")]
     problems = unknown_fields(PATH, own, FIELDS)
     modes = [mode.value for mode in PolicyMode]
     if "mode" in own and own["mode"] not in modes:
@@ -53,7 +53,7 @@ def policy_problems(pipeline: Pipeline) -> list[Problem]:
         if name in own and not isinstance(own[name], bool)
     ]
     problems += [
-        Problem(f"{PATH}.{name}", f"must be a number above 0, not {shown(own[name])}", "range")
+        Problem(f"{PATH}.{name}", f"must be a number greater than 0, not {shown(own[name])}", "range")
         for name in ("attempt_cost", "failure_cost")
         if name in own and not _is_cost(own[name])
     ]

@@ -1,4 +1,4 @@
-"""How likely a run fails, asked before it starts; and what was said before those that have started."""
+"""Risk assessments: the failure probability of a run before it starts, and the stored assessments of past starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 STALE_SECONDS = 0.25
-"""A start may be judged by a past that is so old: many at once ask once."""
+"""The maximum age of the past used to assess a start: many simultaneous starts cause one query."""
 
 BATCHES_AT_START = 1
 BATCHES_WHEN_ASKED = 20
@@ -40,8 +40,8 @@ BATCHES_WHEN_ASKED = 20
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """An assessment as it is stored with each start: its JSON values, what each model says (it decides later which one
-    is to answer), and the explanation in words.
+    """An assessment as stored with each start: its JSON values, every model's prediction (`said`, used later to choose
+    the model that answers), and the explanation in words.
     """
 
     assessment: Assessment
@@ -51,7 +51,7 @@ class Judgement:
 
 
 def assess(installation: Installation, pipeline_id: str, variables: Mapping[str, Any] | None = None) -> Assessment:
-    """Judge a start of a pipeline now, from all that has ended. `variables` are only checked: no model knows them.
+    """Assess a start of a pipeline now, from all finished runs. `variables` are only validated; no model uses them.
 
     Raises NotFoundError, DefinitionError (variables), StoreError.
     """
@@ -63,13 +63,13 @@ def assess(installation: Installation, pipeline_id: str, variables: Mapping[str,
 
 
 def question(installation: Installation, pipeline: Pipeline) -> Question:
-    """What an assessment of a pipeline that starts now is made from; for `what_if` and the like. Raises StoreError."""
+    """Return the input for assessing a pipeline that starts now, for example for `what_if`. Raises StoreError."""
     installation.knowledge.catch_up(batches=BATCHES_WHEN_ASKED)
     return _question(installation, pipeline)
 
 
 def before_start(installation: Installation, pipeline: Pipeline, revision: int) -> Judgement:
-    """The assessment for a run that is about to start; equal questions within a second get the same one. StoreError."""
+    """Assess a run that is about to start; repeated calls within a second share one result. Raises StoreError."""
     knowledge = installation.knowledge
     knowledge.catch_up(no_older_than=STALE_SECONDS, batches=BATCHES_AT_START)
     return knowledge.for_a_moment(
@@ -85,7 +85,7 @@ def _judgement(said: Assessment) -> Judgement:
 
 
 def of_executions(installation: Installation, execution_ids: Collection[str]) -> dict[str, AssessmentRow]:
-    """What was said before these executions, by id; one that nobody assessed is missing. Raises StoreError."""
+    """Return the assessments of these executions by id; unassessed executions are missing. Raises StoreError."""
     return assessments.by_executions(installation.database, execution_ids)
 
 

@@ -1,6 +1,6 @@
-"""What a pipeline says of its own gate: `risk` in its `config`, over what the settings say.
+"""The risk gate configuration of a pipeline: `risk` in its `config`, which overrides the settings.
 
-`{"medium": 0.3, "high": 0.6, "at_high": "require_approval", "shadow": true}`, each of them optional.
+`{"medium": 0.3, "high": 0.6, "at_high": "require_approval", "shadow": true}`; every field is optional.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ PATH = "config.risk"
 
 @dataclass(frozen=True, slots=True)
 class GateRules:
-    """The thresholds of a pipeline, and whether its gate only records what it would do (`shadow`)."""
+    """The thresholds of a pipeline, and whether its gate only records its answers without acting (`shadow`)."""
 
     thresholds: Thresholds
     shadow: bool
 
 
 def rules_of(pipeline: Pipeline, settings: Settings) -> GateRules:
-    """The rules for a pipeline whose definition holds."""
+    """Return the gate rules of a pipeline with a valid definition."""
     own: Mapping[str, Any] = pipeline.config.get("risk") or {}
     high = float(own.get("high", max(settings.ai_risk_threshold_high, own.get("medium", 0.0))))
     medium = float(own.get("medium", min(settings.ai_risk_threshold_medium, high)))
     usual = Gate.BLOCK if settings.ai_block_high_risk else Gate.WARN
     at_high = Gate(own.get("at_high", usual))
-    thresholds = Thresholds(medium, high, at_high, block_unknown="at_high" in own)  # its own word holds from the start
+    thresholds = Thresholds(medium, high, at_high, block_unknown="at_high" in own)  # applies to the first run
     return GateRules(thresholds, bool(own.get("shadow", settings.ai_gate_shadow)))
 
 
 def risk_problems(pipeline: Pipeline) -> list[Problem]:
-    """What is wrong with what a pipeline says of its gate."""
+    """Return the problems in a pipeline's gate configuration."""
     own = pipeline.config.get("risk")
     if own is None:
         return []
     if not isinstance(own, Mapping):
-        return [Problem(PATH, f"is a mapping with {', '.join(FIELDS)}, not {shown(own)}", "type")]
+        return [Problem(PATH, f"must be a mapping with {', '.join(FIELDS)}, not {shown(own)}", "type")]
     problems = unknown_fields(PATH, own, FIELDS)
     problems += [
         Problem(f"{PATH}.{name}", f"must be a probability from 0 to 1, not {shown(own[name])}", "range")
@@ -64,9 +64,11 @@ def risk_problems(pipeline: Pipeline) -> list[Problem]:
 
 
 def unknown_fields(path: str, own: Mapping[str, Any], fields: tuple[str, ...]) -> list[Problem]:
-    """The fields of a mapping that nobody reads."""
+    """Return a problem for every field of a mapping that is not in `fields`."""
     return [
-        Problem(f"{path}.{name}", f"is unknown{near(name, fields)}", "unknown") for name in own if name not in fields
+        Problem(f"{path}.{name}", f"is not a known field{near(name, fields)}", "unknown")
+        for name in own
+        if name not in fields
     ]
 
 

@@ -1,6 +1,6 @@
-"""Takes over what the stages of executions teach that have ended: usual durations and amounts, and how repetitions end.
+"""The stage part of the history projection: learns usual durations, volumes and retry outcomes from ended executions.
 
-Part of the transaction that folds the runs themselves. It also joins to decisions what came of them.
+It runs in the transaction that folds the runs. It also records the outcomes of decisions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SUCCEEDED, FAILED, STOPPED = "succeeded", "failed", "stopped"
 
 
 def fold_stages(connection: Connection, runs: Sequence[PastRun]) -> None:
-    """Learn from the stages of these executions, oldest end first, note what was abnormal, and resolve what is gone."""
+    """Learn from the stages of these executions, oldest end first; record and resolve insights about anomalies."""
     stages = stage_history.ended_stages(connection, runs)
     states = _States.load(connection, runs)
     for run in runs:
@@ -75,7 +75,7 @@ def _end(stage: EndedStage) -> StageEnd:
 
 
 def _suspicious(stages: Mapping[str, Sequence[EndedStage]]) -> list[str]:
-    """The executions of which something may have been told; the events of the others are not read."""
+    """Return the executions that may have anomaly events; the events of the others are not read."""
     return [i for i, ended in stages.items() if any(stage.is_anomaly or stage.attempt > 1 for stage in ended)]
 
 
@@ -101,7 +101,7 @@ def _join_outcomes(
 
 
 def _of_retry(decision: DecisionRow, made: Sequence[DecisionRow], stage: EndedStage | None) -> str:
-    """Whether the attempt that followed succeeded; `stopped` where there was none, or it was not let end."""
+    """Return whether the next attempt succeeded; `stopped` if there was none, or it was interrupted."""
     following = (decision.attempt or 0) + 1
     for later in made:
         same = (later.execution_id, later.stage_id) == (decision.execution_id, decision.stage_id)
@@ -130,7 +130,7 @@ def _note_and_resolve(
     told: Mapping[str, list[dict[str, object]]],
     states: _States,
 ) -> None:
-    """One insight for each cause, gone with the first run in which it is not there any more."""
+    """Record one insight per cause, and resolve it with the first run in which the cause is gone."""
     at: datetime = utc_now()
     open_causes = insights.open_causes(connection, ANOMALIES)
     for run in runs:

@@ -1,4 +1,4 @@
-"""Has the risk model trained when that is due: by one process of the installation at a time, in a child process."""
+"""Trains the risk model when due, in a child process; only one process of the installation trains at a time."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["Trainer"]
 logger = logging.getLogger(__name__)
 
 PAUSE = 5.0
-"""A training is followed by a pause that is so many times as long as it took: it never has a core for itself."""
+"""The pause after a training, as a multiple of its duration, so that training never occupies a core permanently."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
-"""Seconds until a training that failed is tried again; doubled with each failure."""
+"""The seconds before a failed training is retried; doubled with each failure, up to the longest."""
 
 
 class Trainer:
-    """Asked to `look` again and again, on one thread; what it does takes no longer than a statement.
+    """The training supervisor. One thread calls `look` repeatedly; each call takes no longer than one statement.
 
-    The claim is a lease like those of executions. It is renewed while the child process runs, and expires if this
-    process dies, with which the child ends.
+    The claim is a lease like those of executions. It is renewed while the child process runs. If this process dies, the
+    lease expires and the child ends too.
     """
 
     def __init__(self, database: Database, knowledge: Knowledge, settings: Settings, owner: str) -> None:
@@ -46,18 +46,18 @@ class Trainer:
 
     @property
     def busy(self) -> bool:
-        """Whether a training is under way here."""
+        """Whether this process has a training in progress."""
         return self._process is not None
 
     def look(self) -> None:
-        """Begin a training if one is due as of the last `catch_up`, or see how the one under way is. StoreError."""
+        """Start a training if due as of the last `catch_up`, or check the one in progress. Raises StoreError."""
         if self._process is not None:
             self._watch(self._process)
         elif self._due and monotonic() >= self._not_before:
             self._begin()
 
     def close(self) -> None:
-        """End the training that is under way; another process may begin at once. Raises StoreError."""
+        """Stop a training in progress; another process can start one at once. Raises StoreError."""
         if self._process is not None:
             self._end(0.0)
 
@@ -67,7 +67,7 @@ class Trainer:
         return every != 0 and self._knowledge.training_due(every)
 
     def _begin(self) -> None:
-        self._not_before = monotonic() + self._lease / 3  # so often is asked again when another one trains
+        self._not_before = monotonic() + self._lease / 3  # when to ask again if another process trains
         model_id = self._knowledge.version[1]
         if not training_claims.claim(self._database, self._owner, model_id=model_id, lease_seconds=self._lease):
             return
@@ -75,7 +75,7 @@ class Trainer:
         try:
             self._process = TrainingProcess(self._settings, LIMIT_SECONDS)
         except OSError as error:
-            self._failed(f"cannot start its process: {error}")
+            self._failed(f"cannot start the training process: {error}")
 
     def _watch(self, process: TrainingProcess) -> None:
         if process.ended:
@@ -92,21 +92,21 @@ class Trainer:
         if training_claims.renew(self._database, self._owner, lease_seconds=self._lease):
             self._renewed_at = at
         else:
-            logger.warning("a training was given up: its lease has run out")
+            logger.warning("stopped a training of the risk model: its lease has expired")
             self._end(0.0)
 
     def _succeeded(self) -> None:
         took = monotonic() - self._began_at
-        logger.info("The risk model was trained, in %.1f s.", took)
+        logger.info("The risk model was trained in %.1f s.", took)
         self._failures, self._told = 0, ""
         self._end(PAUSE * took)
 
     def _failed(self, why: str) -> None:
-        """Told once, and again when there is another reason."""
+        """Log the failure as a warning, and repetitions of the same reason at debug level."""
         pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
         self._failures += 1
         level, self._told = logging.DEBUG if why == self._told else logging.WARNING, why
-        logger.log(level, "a training of the risk model failed, and is tried again in %.0f s: %s", pause, why)
+        logger.log(level, "a training of the risk model failed; the next attempt is in %.0f s: %s", pause, why)
         self._end(pause)
 
     def _end(self, pause: float) -> None:

@@ -1,4 +1,4 @@
-"""Trains the installation's own risk model on its history, and records champion and challenger with their figures."""
+"""Trains the installation's own risk model on its history, and records champion and challenger with their metrics."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 __all__ = ["ModelRow", "Trained", "claimed", "due", "history_of", "learn", "models", "replay", "train"]
 
 CHUNK = 2000
-"""Runs whose answers are written in one transaction."""
+"""The number of runs whose predictions are written per transaction."""
 
 MOST_RUNS = 120_000
-"""Newest runs that a training looks at: what their features need of the past is among them."""
+"""The number of newest runs that a training reads; it includes the past that their features need."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of a training; `metrics` compare the challenger with the champion, where there was a challenger."""
+    """The result of a training; `metrics` compare the challenger with the champion, if there was a challenger."""
 
     version: str
     rung: str
@@ -58,16 +58,16 @@ class Trained:
 
 
 def due(installation: Installation) -> bool:
-    """Whether enough runs have ended since the last training: AI_TRAIN_EVERY of them if that says so. StoreError."""
+    """Return whether a training is due, by AI_TRAIN_EVERY or the engine's own rule. Raises StoreError."""
     knowledge = installation.knowledge
     knowledge.catch_up()
     return knowledge.training_due(installation.settings.ai_train_every or None)
 
 
 def train(installation: Installation, seed: int = 0) -> Trained:
-    """Learn now, because somebody asks for it, as `learn` does.
+    """Train now on request, as `learn` does.
 
-    Raises ConflictError while another process trains, NotAllowedError where nothing has run yet, StoreError.
+    Raises ConflictError if another process is training, NotAllowedError before the first run has ended, StoreError.
     """
     with claimed(installation):
         return learn(installation, seed)
@@ -75,10 +75,10 @@ def train(installation: Installation, seed: int = 0) -> Trained:
 
 @contextmanager
 def claimed(installation: Installation) -> Iterator[None]:
-    """Have the training to oneself. Raises ConflictError while another process trains, StoreError."""
+    """Hold the training lease. Raises ConflictError if another process is training, StoreError."""
     database, owner = installation.database, installation.owner
     if not training_claims.claim_at_once(database, owner, lease_seconds=LIMIT_SECONDS):
-        raise ConflictError("A training is under way already")
+        raise ConflictError("A training is already in progress")
     try:
         yield
     finally:
@@ -86,17 +86,17 @@ def claimed(installation: Installation) -> Iterator[None]:
 
 
 def learn(installation: Installation, seed: int = 0) -> Trained:
-    """Learn from the newest runs: recalibrate the prior, train a local model, and let what is better answer.
+    """Learn from the newest runs: recalibrate the prior, train a local model, and choose the better one.
 
-    The caller has claimed the training. Reproducible by seed and data. Without the extra `safety` there is no local
-    model. Raises NotAllowedError where nothing has run yet, StoreError.
+    The caller must hold the training lease (`claimed`). The result is reproducible from seed and data. Without the
+    extra `safety` there is no local model. Raises NotAllowedError before the first run has ended, StoreError.
     """
     knowledge = installation.knowledge
     knowledge.catch_up()
     if knowledge.runs == 0:
         raise NotAllowedError("There is nothing to learn from yet: no run has completed or failed")
     runs = run_history.newest(installation.database, MOST_RUNS)
-    if any(_unsaid(run) for run in runs):  # imported by a process that did not learn from them
+    if any(_unsaid(run) for run in runs):  # imported by a process that did not replay them
         replay(installation, seed)
         runs = run_history.newest(installation.database, MOST_RUNS)
     examples = _examples(history_of(runs), runs)
@@ -110,17 +110,17 @@ def learn(installation: Installation, seed: int = 0) -> Trained:
 
 
 def replay(installation: Installation, seed: int = 0) -> None:
-    """Bring the model to where it were if the engine had been on during all the history that is known now.
+    """Rebuild the model as if the engine had been on during the whole known history.
 
-    What it would have said at the start of an imported run is kept with the run, so that later trainings are judged by
-    what was said before outcomes were known. What was really said stays as it is. The caller has claimed the training.
-    Raises StoreError.
+    The prediction it would have made at the start of each imported run is stored with the run, so that later trainings
+    are evaluated on predictions made before the outcomes were known. Real predictions stay unchanged. The caller must
+    hold the training lease (`claimed`). Raises StoreError.
     """
     runs = run_history.newest(installation.database, MOST_RUNS)
     history = history_of(runs)
     learned = relive(history, feature_rows(history), seed=seed, local=_can_train())
     older = max(0, installation.knowledge.runs - sum(run.counts for run in runs))
-    with installation.database.write() as connection:  # before the answers: a crash between has it all done again
+    with installation.database.write() as connection:  # before the predictions: after a crash in between, all is redone
         for new in _replayed(learned, history, older, seed):
             risk_models.add(connection, new)
     answers = {rung.value: values.tolist() for rung, values in learned.said.items()}
@@ -137,12 +137,12 @@ def replay(installation: Installation, seed: int = 0) -> None:
 
 
 def models(installation: Installation, limit: int = 20) -> list[ModelRow]:
-    """The newest trainings, newest first; the first one answers. Raises StoreError."""
+    """List the newest trainings, newest first; the first one's model is in use. Raises StoreError."""
     return risk_models.listing(installation.database, limit)
 
 
 def history_of(runs: Sequence[PastRun]) -> History:
-    """Runs in the order of their starts as the safety engine takes them."""
+    """Convert runs, ordered by start, to the safety engine's `History`."""
     return History(
         pipeline_id=[run.pipeline_id for run in runs],
         started_at=np.array([run.started_at.timestamp() for run in runs]),
@@ -165,7 +165,7 @@ class _Learned:
 
 def _learn(model: RiskModel, examples: Examples, runs: int, seed: int) -> _Learned:
     if not _can_train():
-        note = "without the extra safety (pip install 'flexiroaster[safety]') there is no local model"
+        note = "no local model was trained: it requires the extra safety (pip install 'flexiroaster[safety]')"
         return _Learned(refresh(model, examples, runs), False, seed, None, note)
     from flexiroaster.safety.training import train as challenge
 
@@ -181,9 +181,9 @@ def _stored(learned: _Learned, examples: Examples) -> NewModel:
 
 
 def _replayed(learned: Learned, history: History, older: int, seed: int) -> Iterator[NewModel]:
-    """Each training of a replay, and the model at its end if that has been recalibrated since.
+    """Yield each training of a replay, and the final model if it was recalibrated after the last training.
 
-    So many runs are `older` than those replayed.
+    `older` is the number of runs before those replayed.
     """
     for each in learned.trainings:
         metrics = {"comparison": _metrics(each), "drift": asdict(each.drift)}
@@ -237,7 +237,7 @@ def _known(values: dict[str, float]) -> dict[str, float]:
 
 
 def _examples(history: History, runs: list[PastRun]) -> Examples:
-    """The runs with an outcome, with what was said at their starts; NaN where nothing was."""
+    """Return the runs with an outcome and the predictions made at their starts; NaN where there were none."""
     rows = feature_rows(history)
     known = ~np.isnan(history.target)
     told = [run for run, counts in zip(runs, known.tolist(), strict=True) if counts]

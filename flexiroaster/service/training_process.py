@@ -1,6 +1,6 @@
-"""Trains in a process of its own: 20 s of arithmetic do not belong into the one that drives executions.
+"""Training in a child process, because 20 s of computation must not run in the process that drives executions.
 
-Settings come as one line of JSON on stdin, which then stays open: the process ends with whoever started it.
+The settings arrive as one line of JSON on stdin. Stdin then stays open, so that the child ends with its parent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flexiroaster.errors import FlexiRoasterError
 __all__ = ["LIMIT_SECONDS", "TrainingProcess"]
 
 LIMIT_SECONDS = 600
-"""How long a training may take: 100,000 runs take some 20 s of CPU."""
+"""The time limit of a training; 100,000 runs take about 20 s of CPU."""
 
 NICENESS = 10
 BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from flexiroaster.service.training_process import main; main()"
@@ -29,34 +29,34 @@ MOST_SAID = 4096
 
 
 class TrainingProcess:
-    """A training under way in a child process. Not thread-safe."""
+    """A training in a child process. Not thread-safe."""
 
     def __init__(self, settings: Settings, limit_seconds: int) -> None:
-        """Start it; it ends by itself after that time. Raises OSError."""
-        self._output: IO[bytes] = TemporaryFile()  # noqa: SIM115 - it lasts as long as the process
+        """Start the child process; it ends itself after `limit_seconds`. Raises OSError."""
+        self._output: IO[bytes] = TemporaryFile()  # noqa: SIM115 - it stays open as long as the process
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BOOTSTRAP, *map(str, sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in a terminal is for its parent, which ends it
+                start_new_session=True,  # Ctrl-C in a terminal must reach only the parent, which ends the child
             )
         except OSError:
             self._output.close()
             raise
         order = {"settings": settings.model_dump(mode="json"), "limit_seconds": limit_seconds}
-        with suppress(OSError):  # that it died shows when it is asked
+        with suppress(OSError):  # if the child has died, `ended` and `result` report it
             self._stdin.write(json.dumps(order).encode() + b"\n")
             self._stdin.flush()
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether the child process has ended."""
         return self._process.poll() is not None
 
     def result(self) -> str | None:
-        """How a training that has ended failed, in one line; None when it did not."""
+        """Return why an ended training failed, in one line; None if it succeeded."""
         code = self._process.wait()
         if code == 0:
             return None
@@ -68,25 +68,25 @@ class TrainingProcess:
         return last if code == 1 and last else how
 
     def end(self) -> None:
-        """Kill it if it still runs, and forget it."""
+        """Kill the child process if it still runs, and release its resources."""
         self._process.kill()
         self._process.wait()
-        with suppress(OSError):  # what it has not read of its order
+        with suppress(OSError):  # the child may not have read all of its input
             self._stdin.close()
         self._output.close()
 
     @property
     def _stdin(self) -> IO[bytes]:
         stdin = self._process.stdin
-        assert stdin is not None  # noqa: S101 - for mypy: it was asked for
+        assert stdin is not None  # noqa: S101 - for mypy: Popen was given a pipe
         return stdin
 
 
 def main() -> None:
-    """Be the child process: train once, exit with 0; or say why not, and exit with 1."""
+    """Run the child process: train once and exit with 0, or print the error and exit with 1."""
     os.nice(NICENESS)
     order: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    signal.alarm(order["limit_seconds"])  # which ends it, whatever it does
+    signal.alarm(order["limit_seconds"])  # ends the process, whatever it is doing
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _train(Settings(**order["settings"]))
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1):  # not by sys.stdin, whose lock the end of the interpreter would want
+    while os.read(sys.stdin.fileno(), 1):  # not sys.stdin, whose lock interpreter shutdown needs
         pass
     os._exit(1)
 

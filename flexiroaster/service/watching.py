@@ -1,4 +1,4 @@
-"""Who watches an execution: made of what is remembered of its pipeline's stages and what the pipeline leaves to it."""
+"""Creates the watch of each execution from the learned state of its pipeline's stages and the pipeline's policy."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from flexiroaster.store.risk_states import ODDS, STAGES
 __all__ = ["Watchers"]
 
 FRESH_SECONDS = 1.0
-"""Executions that start within this time are watched with what was remembered at its beginning."""
+"""How long a loaded state is reused for further executions of the same pipeline."""
 
 KEPT = 200
-"""Pipelines that are kept in memory for so long."""
+"""The maximum number of pipelines whose state is cached."""
 
 MEASURED_MULTIPLIER = 3.0
-"""The value of AI_ANOMALY_TIME_MULTIPLIER at which the limits are those that were measured."""
+"""The value of AI_ANOMALY_TIME_MULTIPLIER that gives the measured limits."""
 
 
 class Watchers:
-    """Gives each execution its watch. Thread-safe."""
+    """A factory for the watches of executions. Thread-safe."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -38,7 +38,7 @@ class Watchers:
         self._kept: OrderedDict[str, tuple[float, Remembered]] = OrderedDict()
 
     def watch(self, pipeline: Pipeline, risk_level: str | None, model_version: str | None) -> Watch:
-        """A watch for an execution of this pipeline, whose risk was said to be that. Raises StoreError."""
+        """Create the watch for an execution of this pipeline with the assessed risk level. Raises StoreError."""
         settings = self._settings
         watches = settings.ai_anomaly_detection_enabled
         patience = math.log(settings.ai_anomaly_time_multiplier) / math.log(MEASURED_MULTIPLIER)

@@ -86,7 +86,7 @@ def test_what_else_a_person_may_decide(tmp_path: Path, action: str, mended: bool
     if status == "paused":  # it failed again, and the first decision is not the newest any more
         late = flexiroaster("executions", "override", decision["id"], "skip", *WHY)
         assert (late.returncode, late.stderr.count("\n")) == (1, 1)
-        assert late.stderr.startswith(f"Error: Something was decided since {decision['id']}: ")
+        assert late.stderr.startswith(f"Error: Decision {decision['id']} was superseded by ")
 
 
 def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path) -> None:
         1, "Error: Cannot pause execution with status: failed; allowed: retry, rollback\n"
     )  # fmt: skip
     assert refusal("override", of, "continue", *WHY) == (
-        1, "Error: action: a stage has failed: retry or skip it, not continue\n"
+        1, "Error: action: cannot continue because a stage has failed; retry or skip it\n"
     )  # fmt: skip
     assert refusal("override", of, "juggle", *WHY) == (
         2, "Error: 'juggle': an action is one of continue, retry, skip, pause, rollback, terminate\n"

@@ -101,7 +101,7 @@ def test_a_backtest_with_everything(tmp_path: Path, past: Path) -> None:
         (("risk", "train"), "There is nothing to learn from yet"),
         (("risk", "backtest", "no.csv"), "no.csv: cannot be read"),
         (("history", "import", "no.xlsx"), "no.xlsx: a history must be a .parquet or .csv file"),
-        (("history", "export", "no.xlsx"), "no.xlsx: a history is a .parquet or a .csv file"),
+        (("history", "export", "no.xlsx"), "no.xlsx: a history must be a .parquet or .csv file"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(arguments: tuple[str, ...], message: str) -> None:
@@ -117,4 +117,4 @@ def test_a_blocked_run_says_why(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(PIPELINE + "config: {risk: {medium: 0, high: 0, at_high: block}}\n")
     done = flexiroaster("run", "p.yaml")
     assert done.returncode == 1
-    assert "Pipeline p is blocked: it fails with probability" in done.stderr
+    assert "Pipeline p is blocked: its failure probability is" in done.stderr

@@ -100,7 +100,7 @@ def test_one_that_is_queued_is_not_resumed_before_its_turn(installation: Install
 
 def test_a_blocked_run_does_not_exist_and_people_are_told(installation: Installation) -> None:
     pipelines.save(installation, pipeline("blocked", {**RISKY, "at_high": "block"}))
-    with pytest.raises(BlockedError, match="Pipeline blocked is blocked: it fails with probability") as caught:
+    with pytest.raises(BlockedError, match="Pipeline blocked is blocked: its failure probability is") as caught:
         executions.start(installation, "blocked")
     with pytest.raises(BlockedError):
         executions.start(installation, "blocked")
@@ -166,7 +166,7 @@ def test_no_start_fails_because_another_one_is_risky_too(postgres_url: str) -> N
 
 def test_a_reason_forces_it_and_is_recorded(installation: Installation) -> None:
     pipelines.save(installation, pipeline("blocked", {**RISKY, "at_high": "block"}))
-    with pytest.raises(InputError, match="needs a reason"):
+    with pytest.raises(InputError, match="must contain a reason"):
         executions.start(installation, "blocked", force=" ")
     execution_id = executions.start(installation, "blocked", force="the deadline is today")
     assert executions.wait(installation, execution_id).status == "completed"
@@ -235,8 +235,8 @@ def test_a_pipeline_without_a_history_is_not_blocked_by_the_setting(settings: Se
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (3, "config.risk: is a mapping with medium, high, at_high, shadow, not 3"),
-        ({"hihg": 0.5}, "config.risk.hihg: is unknown; did you mean 'high'"),
+        (3, "config.risk: must be a mapping with medium, high, at_high, shadow, not 3"),
+        ({"hihg": 0.5}, "config.risk.hihg: is not a known field; did you mean 'high'"),
         ({"high": 1.5}, "config.risk.high: must be a probability from 0 to 1, not 1.5"),
         ({"medium": True}, "config.risk.medium: must be a probability from 0 to 1, not true"),
         ({"at_high": "stop"}, 'config.risk.at_high: must be one of allow, warn, require_approval, block, not "stop"'),

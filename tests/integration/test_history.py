@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_used(installation: Installation, tmp_path: Path) 
     bad.write_text(CSV.replace("failed", "broken", 1))
     with pytest.raises(HistoryFileError, match='row 2: status "broken"'):
         history.import_file(installation, bad)
-    with pytest.raises(InputError, match=r"is a .parquet or a .csv file"):
+    with pytest.raises(InputError, match=r"must be a .parquet or .csv file"):
         history.export(installation, tmp_path / "out.xlsx")
     with pytest.raises(InputError, match="cannot be written"):
         history.export(installation, tmp_path / "no" / "such" / "out.csv")

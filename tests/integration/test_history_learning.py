@@ -136,7 +136,7 @@ def test_without_the_extra_an_import_recalibrates_and_trains_no_local_model(
 @SQLITE
 def test_nothing_is_imported_while_a_training_is_under_way(installation: Installation, file: Path) -> None:
     assert training_claims.claim_at_once(installation.database, "another", lease_seconds=60)
-    with pytest.raises(ConflictError, match="A training is under way"):
+    with pytest.raises(ConflictError, match="A training is already in progress"):
         history.import_file(installation, file)
     assert run_history.count(installation.database) == 0
 

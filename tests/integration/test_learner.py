@@ -211,7 +211,7 @@ def test_what_goes_wrong_is_told_and_tried_again(
         with installation.database.write() as connection:
             connection.execute(text("ALTER TABLE risk_progress RENAME TO elsewhere"))
         installation.take_work()
-        eventually(lambda: "nothing is learned" in caplog.text)
+        eventually(lambda: "background learning from finished executions is interrupted" in caplog.text)
         with installation.database.write() as connection:
             connection.execute(text("ALTER TABLE elsewhere RENAME TO risk_progress"))
         eventually(lambda: run_history.count(installation.database) == 1)
@@ -245,7 +245,7 @@ def test_who_trains(observer: Installation) -> None:
     database = observer.database
     assert training_claims.claim(database, "one", model_id=None, lease_seconds=60)
     assert not training_claims.claim(database, "two", model_id=None, lease_seconds=60)
-    with pytest.raises(ConflictError, match="under way"):
+    with pytest.raises(ConflictError, match="already in progress"):
         training.train(observer)
     assert training_claims.renew(database, "one", lease_seconds=-1)
     assert training_claims.claim(database, "two", model_id=None, lease_seconds=60), "it has expired"

@@ -120,7 +120,7 @@ def test_what_does_not_hold_or_fit_is_refused(rest: Rest, tmp_path: Path) -> Non
     execution_id = decided(rest, tmp_path / "good", "paused", PAUSE)
     (decision,) = rest.json(path_of(execution_id))["decisions"]
     path = f"{path_of(execution_id)}/{decision['id']}/override"
-    told = "action: a stage has failed: retry or skip it, not continue"
+    told = "action: cannot continue because a stage has failed; retry or skip it"
     assert_refused(rest.post(path, {"action": "continue", **WHY}), 400, told)
     assert_refused(rest.post(path, {"action": "pause", **WHY}), 400, "Cannot pause execution with status: paused; ...")
     assert_invalid(rest.post(path, {"action": "juggle", **WHY}), (["body", "action"], "enum"))
@@ -153,5 +153,5 @@ def test_what_was_decided_before_is_a_conflict(rest: Rest, tmp_path: Path) -> No
     eventually(lambda: rest.json(path_of(execution_id))["total"] == 2, within=60)
     rest.reaches(execution_id, "failed")
     second = rest.json(path_of(execution_id))["decisions"][1]
-    told = f"Something was decided since {first['id']}: {second['id']}, terminate"
+    told = f"Decision {first['id']} was superseded by {second['id']}: terminate"
     assert_refused(rest.post(path, {"action": "skip", **WHY}), 409, told)

@@ -33,13 +33,13 @@ def test_a_pipeline_goes_before_the_settings() -> None:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        (3, "config.policy: is a mapping with mode, pause, rollback, attempt_cost, failure_cost, not 3"),
-        ({"mod": "act"}, "config.policy.mod: is unknown; did you mean 'mode'?"),
+        (3, "config.policy: must be a mapping with mode, pause, rollback, attempt_cost, failure_cost, not 3"),
+        ({"mod": "act"}, "config.policy.mod: is not a known field; did you mean 'mode'?"),
         ({"mode": "on"}, 'config.policy.mode: must be one of off, shadow, act, not "on"'),
         ({"pause": "yes"}, 'config.policy.pause: must be true or false, not "yes"'),
         ({"rollback": 1}, "config.policy.rollback: must be true or false, not 1"),
-        ({"attempt_cost": 0}, "config.policy.attempt_cost: must be a number above 0, not 0"),
-        ({"failure_cost": True}, "config.policy.failure_cost: must be a number above 0, not true"),
+        ({"attempt_cost": 0}, "config.policy.attempt_cost: must be a number greater than 0, not 0"),
+        ({"failure_cost": True}, "config.policy.failure_cost: must be a number greater than 0, not true"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_path(policy: Any, message: str) -> None:
