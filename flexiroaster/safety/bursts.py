@@ -77,7 +77,7 @@ class RetryPile:
     piling: bool = False
 
     def attempt(self, *, repeated: bool) -> Anomaly | None:
-        """Count a started attempt; return an anomaly if half of the latest are retries, three times the usual share."""
+        """Count an attempt; return an anomaly if retries are half of the latest and three times the usual share."""
         usual = self.lasting.shrunk(0.05, 20.0)
         self.recent.add(failed=repeated)
         self.lasting.add(failed=repeated)

@@ -146,7 +146,7 @@ def decide(situation: Situation, model_version: str | None = None) -> Decision:
 
 
 CURABLE = PASSING | {ErrorClass.RESOURCE, ErrorClass.DATA, ErrorClass.CONFIGURATION}
-"""Error classes whose cause a person can fix while the execution is paused. Its code is fixed by its revision."""
+"""Error classes whose cause a person can fix during a pause; not `code`: an execution keeps its first revision."""
 
 _ADMISSIBLE: dict[Action, str] = {
     Action.CONTINUE: "nothing failed",

@@ -1,7 +1,7 @@
 """Exact Shapley values by enumerating all coalitions: 2^n values for n players.
 
 Shapley, "A Value for n-Person Games" (1953). With the interventional value function (players outside a coalition take
-their values from a background sample), the result equals that of shap's exact explainer, without its slow import.
+their values from a background sample), the result equals that of shap's exact explainer, with no startup time.
 """
 
 from __future__ import annotations
