@@ -23,12 +23,12 @@ def test_the_figures_are_those_in_force() -> None:
     limits = Limits()
     told = (
         f"more than {server.MAX_MESSAGE // 1024} KiB",
-        f"for {limits.send_seconds:.0f} seconds you took nothing",
+        f"read nothing for {limits.send_seconds:.0f} seconds",
         f"`connection_init` within {limits.init_seconds:.0f} seconds",
-        f"a sign of life every {event_streams.KEEP_ALIVE_SECONDS:.0f} seconds",
+        f"a keep-alive comment every {event_streams.KEEP_ALIVE_SECONDS:.0f} seconds",
         f"room for {limits.connections:,} sockets and {event_streams.MOST_STREAMS:,} event streams",
         f"{places.MOST_EACH} of both together",
-        f"a socket for {limits.operations}\noperations at once",
+        f"at most {limits.operations}\noperations at once",
         f"the last {feed.WINDOW:,} events",
     )
     assert [words for words in told if words not in PAGE] == []
