@@ -1,4 +1,4 @@
-"""`make bench`: measure everything in one run and write docs/performance.md."""
+"""`make bench`: run all benchmarks and write docs/performance.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Found = dict[tuple[str, str], dict[str, Any]]
 
 
 def main() -> int:
-    """Run the benchmarks; the page is written only if all of them passed."""
+    """Run the benchmarks and write the page if all of them passed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "bench.json"
         options = ["-q", "-p", "no:cacheprovider", "-o", "python_files=bench_*.py", f"--benchmark-json={report}"]
@@ -71,13 +71,13 @@ def flights(found: Found) -> str:
     rows = [f"| the pipeline, 12 stages in processes | {ours:.0f} ms | |"]
     for name in ("polars", "pandas"):
         peer = ms(found, f"test_flights_by_hand_{name}")
-        rows.append(f"| by hand with {name} | {peer:.0f} ms | {ours / peer:.2f} |")
+        rows.append(f"| script with {name} | {peer:.0f} ms | {ours / peer:.2f} |")
     return "\n".join(rows)
 
 
 def cold(found: Found) -> str:
     names = {
-        "test_interpreter": "an interpreter that does nothing",
+        "test_interpreter": "an empty Python process",
         "test_import_flexiroaster": "`import flexiroaster`",
         "test_import_polars": "`import polars`, for comparison",
         "test_first_execution": "`flexiroaster run`: first execution, fresh database",
@@ -86,7 +86,7 @@ def cold(found: Found) -> str:
 
 
 def claims(found: Found) -> str:
-    names = {"redis": "Redis", "postgresql": "PostgreSQL's LISTEN and NOTIFY", "sqlite": "SQLite, watched"}
+    names = {"redis": "Redis", "postgresql": "PostgreSQL's LISTEN and NOTIFY", "sqlite": "polling SQLite"}
     rows = []
     for name, told in names.items():
         info = found["test_claim_by_another_process", name]["extra_info"]
@@ -124,7 +124,7 @@ def subscribers(found: Found) -> str:
 
 def fan_out(found: Found) -> str:
     took = found["test_fan_out", ""]["extra_info"]["fan_out"]
-    names = {"ours": "ours", "peer": "strawberry's own handler, over the same schema and streams"}
+    names = {"ours": "FlexiRoaster", "peer": "strawberry's own handler, over the same schema and streams"}
     return "\n".join(
         f"| {told} | {took[name]['p50']:.0f} ms | {took[name]['p99']:.0f} ms |" for name, told in names.items()
     )
@@ -132,7 +132,7 @@ def fan_out(found: Found) -> str:
 
 def load(found: Found) -> str:
     rows = []
-    for name, told in {"nothing": "nothing", "faults": "a worker killed, Redis stopped"}.items():
+    for name, told in {"nothing": "none", "faults": "a worker killed, Redis stopped"}.items():
         took = found["test_load", name]["extra_info"]["load"]
         ours, bare = took["ours"], took["peer"]
         times = " | ".join(f"{each['p50']:.0f} / {each['p99']:.0f} ms" for each in (ours["reads"], ours["starts"]))
@@ -146,45 +146,44 @@ TEMPLATE = """\
 # Performance
 
 Written by `make bench` on {date}. {cpu}; {system}; {packages}.
-Medians; ratios are of the same run. The machine is shared: quote ratios rather than times.
+Times are medians; ratios compare measurements of the same run. The machine is shared: quote ratios rather than times.
 
-## The price of a stage
+## Overhead of a stage
 
-A stage is a python function that does nothing, in a process of its own; every change of state is durable when the
-next stage starts (SQLite with `synchronous=FULL`). The bare loop writes the same rows and commits as often, and does
-nothing else.
+Each stage is an empty python function in its own process. Every state change is durable before the next stage starts
+(SQLite with `synchronous=FULL`). The bare loop writes the same rows with as many commits and does nothing else.
 
-| database | a stage in a chain of 100 | bare loop, a commit | ratio | 1 -> 200 -> 1 | 100 executions of 3 stages |
+| database | one stage in a chain of 100 | bare loop, one commit | ratio | 1 -> 200 -> 1 | 100 executions of 3 stages |
 | --- | --- | --- | --- | --- | --- |
 {engine}
 
 ## Real work: 336,776 flights
 
-All in warm processes, reading the zipped CSV and writing the same Parquet file each time.
+All variants run in warm processes, read the zipped CSV and write the same Parquet file.
 
-| | time | the pipeline over it |
+| | time | ratio of the pipeline to it |
 | --- | --- | --- |
 {flights}
 
-## From cold
+## Cold start
 
-| a fresh process | time |
+| fresh process | time |
 | --- | --- |
 {cold}
 
-## Started here, claimed there
+## Claim latency
 
-From the start in a process that drives nothing, its commit included, until a worker has claimed the execution and read
-it back.
+The time from a start in a process that drives nothing, including its commit, until a worker has claimed and read the
+execution.
 
-| heard over | p50 | p95 |
+| notified by | p50 | p95 |
 | --- | --- | --- |
 {claims}
 
 ## A second worker
 
-100 executions of three stages that wait for something outside, 20 ms each, started by a process that drives none, on
-PostgreSQL. A worker has two stage processes: 33 executions a second is all that one can do.
+100 executions of three stages, each stage an external wait of 20 ms, started on PostgreSQL by a process that drives
+nothing. A worker has two stage processes, so one worker can complete at most 33 executions a second.
 
 | | one worker | two workers | ratio |
 | --- | --- | --- | --- |
@@ -192,25 +191,26 @@ PostgreSQL. A worker has two stage processes: 33 executions a second is all that
 
 ## A page of the GraphQL API
 
-50 of 100,000 executions with eight fields, over HTTP from one client; by hand: a Starlette route that calls the same
-service and answers plain JSON.
+50 of 100,000 executions with eight fields, over HTTP from one client. The baseline is a Starlette route that calls the
+same service and returns plain JSON.
 
-| database | first page | thousandth | ratio | by hand | GraphQL over it |
+| database | first page | thousandth | ratio | baseline | ratio of GraphQL to it |
 | --- | --- | --- | --- | --- | --- |
 {pages}
 
 ## Live events
 
-Clients in a process of their own follow one execution of 100 stages of 50 ms over WebSockets; how late an event comes
-(p50 / p99), from its own time, before its commit, to its arrival. Every client has to see every event once and in
-order. In the last run ten of the 200 do not read, and the server is killed in the middle and started again; what came
-as history does not count there. Memory: of the server without clients, before and after each run with 200.
+Clients in a separate process follow one execution of 100 stages of 50 ms over WebSockets. The table shows the latency
+of an event (p50 / p99) from its timestamp, taken before its commit, to its arrival. Every client must receive every
+event once and in order. In the last run, ten of the 200 clients do not read, and the server is killed halfway and
+restarted; replayed events do not count in that run. Memory is that of the server without clients, before and after each
+run with 200.
 
 | database | 10 clients | 200 clients | 200, server killed | memory |
 | --- | --- | --- | --- | --- |
 {subscribers}
 
-100 sockets of a server that also drives the execution:
+Latency with 100 sockets on a server that also drives the execution:
 
 | | p50 | p99 |
 | --- | --- | --- |
@@ -218,24 +218,25 @@ as history does not count there. Memory: of the server without clients, before a
 
 ## Under load
 
-50 clients for a minute on PostgreSQL with Redis, a server that drives nothing and two workers, all of them and the
-clients on these cores. Each client asks again as soon as it was answered, over REST (six of ten) and GraphQL: nine
-reads (lists, executions with their stages, logs, health, metrics) to one start of a pipeline of two stages that saves
-rows. The second time a worker gets SIGKILL after 20 seconds and Redis is stopped; 20 seconds later both are back. The
-bare route is one of Starlette's that answers a constant to as many clients. No answer may be other than the expected
-one, and every execution that was accepted ends once and has saved its rows once. Times are p50 / p99.
+50 clients run for a minute against a server that drives nothing and two workers, on PostgreSQL with Redis; the clients
+share the cores with them. Each client sends its next request as soon as it has a response, six of ten over REST and the
+others over GraphQL: nine reads (lists, executions with their stages, logs, health, metrics) for each start of a
+pipeline of two stages that saves rows. In the second run, a worker receives SIGKILL and Redis is stopped after 20
+seconds; 20 seconds later both are back. The baseline is a Starlette route that returns a constant to the same number of
+clients. Every response must be the expected one, and every accepted execution must end once and save its rows once.
+Times are p50 / p99.
 
-| meanwhile | calls | reads | starts | bare calls | bare | ratio of calls | of reads, p50 |
+| fault | calls | reads | starts | baseline calls | baseline | ratio of calls | of reads, p50 |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {load}
 
-## The flights pipeline: where its time goes
+## Time profile of the flights pipeline
 
-Reading and parsing the zipped CSV is a third of it, and the script by hand pays the same. What the pipeline pays on top
-is durability between stages: each stage's table is written as an Arrow file that the next one maps (71 and 69 MB for
-the first two; joins and derives write only their new columns), and validation reads all rows once more. A quiet run:
-unzip and parse to Arrow 0.28 s, check of all rules 0.20 s, two joins 0.09 s, derive 0.03 s, aggregate 0.05 s, Parquet
-0.16 s beside the aggregate, database 0.04 s.
+Reading and parsing the zipped CSV takes a third of the time, in the pipeline as in the scripts. The pipeline's
+additional cost is durability between stages: it writes each stage's table as an Arrow file, which the next stage maps
+into memory (71 and 69 MB for the first two; joins and derives write only their new columns), and validation reads all
+rows once more. A run on a quiet machine: unzip and parse to Arrow 0.28 s, check all rules 0.20 s, two joins 0.09 s,
+derive 0.03 s, aggregate 0.05 s, write Parquet 0.16 s in parallel with the aggregate, write to the database 0.04 s.
 """
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`make faults`: every fault test with its full number of trials, and the figures into docs/promises.md."""
+"""`make faults`: run every fault test with all its trials and write the figures to docs/promises.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEGIN, END = "<!-- measured by make faults: begin -->", "<!-- measured by make f
 
 
 def main() -> int:
-    """Run the suite on two processes; the page gets the figures only if all tests passed."""
+    """Run the suite on two processes and update the page if all tests passed."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.jsonl"
         figures.touch()
@@ -38,12 +38,12 @@ def _write(figures: list[dict[str, Any]]) -> None:
     pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     written, count = pattern.subn(lambda _: f"{BEGIN}\n{_table(figures)}\n{END}", text)
     if count != 1:
-        raise SystemExit(f"{PAGE.name}: the lines between which the figures stand are not there")
+        raise SystemExit(f"{PAGE.name}: the two marker lines around the figures are missing")
     PAGE.write_text(written)
 
 
 def _table(figures: list[dict[str, Any]]) -> str:
-    """A row for each promise: trials and violations on either database, and the worst that was seen."""
+    """Format a row for each promise: trials and violations on each database, and the worst time measured."""
     cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for figure in figures:
         cells.setdefault(figure["promise"], {}).setdefault(figure["database"], []).append(figure)
@@ -55,7 +55,7 @@ def _table(figures: list[dict[str, Any]]) -> str:
     head = [
         f"On {datetime.now(UTC).date()}, {system}:",
         "",
-        "| what was tried | SQLite | PostgreSQL |",
+        "| fault and promise | SQLite | PostgreSQL |",
         "| --- | --- | --- |",
     ]
     return "\n".join([*head, *rows])

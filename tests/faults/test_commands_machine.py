@@ -420,4 +420,4 @@ def test_whatever_happens_in_whatever_order(opened: Installation) -> None:
         ),
     )
     assert machine.reached == set(ExecutionStatus)
-    record("Commands, crashes and completion in any order: only moves of the table", name, count, [])
+    record("Commands, crashes and completion in any order: only allowed transitions", name, count, [])

@@ -65,7 +65,7 @@ def test_nothing_is_lost_while_the_database_stops_and_starts(server: Any, tmp_pa
             time.sleep(max(0.0, EVERY_SECONDS - (time.monotonic() - began)))
         site.wait(started)
         problems = site.checker.violations(started, ends={"completed"})
-        record("PostgreSQL stopped at once for 0-2 s while executions run", site.database, stops, problems)
+        record("PostgreSQL stopped in immediate mode for 0-2 s while executions run", site.database, stops, problems)
         assert problems == []
         assert len(set(started)) == stops * share
 

@@ -18,7 +18,7 @@ from tests.faults.processes import Process
 from tests.faults.tiers import databases, record, trials
 from tests.waiting import eventually
 
-PROMISE = "SIGSTOP past the lease, take-over, SIGCONT: no stale write"
+PROMISE = "SIGSTOP until the lease expires, claim by another worker, SIGCONT: no stale write"
 
 POINTS = ("journal.before_commit", "driver.after_end", "driver.before_start", "leases.before_renew", "")
 """Where the worker freezes; "": it is frozen from outside, at any moment."""
@@ -51,7 +51,7 @@ def test_without_the_fence_it_does(site: Site, rng: random.Random) -> None:
         found = _trial(site, "journal.before_commit", rng, ["-m", "tests.faults.unfenced_worker", "worker"])
         replaced += found.replaced
         problems += found.problems
-    record(f"{PROMISE} (fence taken out: must be found)", site.database, replaced, problems)
+    record(f"{PROMISE} (fencing disabled: violations must be found)", site.database, replaced, problems)
     assert problems != [], "the trials find nothing, so they prove nothing"
 
 

@@ -171,7 +171,7 @@ def test_a_starter_killed_after_it_has_created_the_execution(site: Site) -> None
     site.fleet.worker()
     site.wait(started)
     problems = site.checker.violations(started, ends={"completed"})
-    record(PROMISE.format("a starter"), site.database, count, problems)
+    record(PROMISE.format("a process that starts executions"), site.database, count, problems)
     assert problems == []
 
 

@@ -16,7 +16,10 @@ def test_three_times_and_no_more(site: Site) -> None:
     for number in range(trials(1, 5)):
         problems += _poisoned(site, number)
     record(
-        "A stage that kills its worker: failed after three times, others go on", site.database, trials(1, 5), problems
+        "A stage that kills its worker: fails after three claims, other executions continue",
+        site.database,
+        trials(1, 5),
+        problems,
     )
     assert problems == []
 

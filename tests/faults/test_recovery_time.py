@@ -38,7 +38,7 @@ def test_killed_workers_are_replaced_in_time(site: Site) -> None:
     for batch in range(trials(1, 4)):
         times += _recovery_times(site, f"batch-{batch}", trials(1, 5))
     late = [f"{seconds:.1f} s" for seconds in times if full() and seconds > RECOVERY_SECONDS]
-    told = f"SIGKILL to the next driver with default settings: at most {RECOVERY_SECONDS:g} s"
+    told = f"From SIGKILL to the next driver with default settings: at most {RECOVERY_SECONDS:g} s"
     record(told, site.database, len(times), late, worst_seconds=max(times))
     assert late == []
 
@@ -89,7 +89,7 @@ def _taken_up(site: Site, execution: str, killed: datetime) -> float:
 def test_a_worker_that_is_told_to_end_hands_over_within_a_second(site: Site) -> None:
     times = [_hand_over_time(site, f"go-on-{number}") for number in range(trials(1, 10))]
     late = [f"{seconds:.2f} s" for seconds in times if full() and seconds > HAND_OVER_SECONDS]
-    told = f"SIGTERM to running elsewhere: at most {HAND_OVER_SECONDS:g} s"
+    told = f"From SIGTERM to running on another worker: at most {HAND_OVER_SECONDS:g} s"
     record(told, site.database, len(times), late, worst_seconds=max(times))
     assert late == []
 

@@ -162,7 +162,7 @@ def test_no_result_is_wrong(scene: Scene, outage: str) -> None:
     problems += site.checker.violations(everything, ends={"completed"})
     problems += site.checker.overlaps(in_line)
     problems += ["an execution lost its driver"] * site.checker.count_events(EventType.STAGE_INTERRUPTED)
-    record(f"Redis {outage} in the middle of executions: no wrong result", site.database, len(everything), problems)
+    record(f"Redis {outage} during executions: no wrong result", site.database, len(everything), problems)
     assert problems == []
 
 

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 
 SHARES = (13, 13, 12, 12) if full() else (5, 5, 5, 5)
 COUNT = sum(SHARES)
-PROMISE = "Starts at once from four processes"
+PROMISE = "Simultaneous starts from four processes"
 
 
 def _start_together(site: Site, pipeline_id: str, *options: str) -> list[str]:
@@ -94,5 +94,5 @@ def test_slots_come_back_from_workers_that_were_killed(site: Site) -> None:
     site.fleet.worker()
     site.wait(started)
     problems = site.checker.violations(started, ends={"completed"})
-    record("A slot held by a killed worker comes back", site.database, 2, problems)
+    record("A slot held by a killed worker is released", site.database, 2, problems)
     assert problems == []
