@@ -1,1 +1,1 @@
-"""What stages do with data: one module an operator (or a few that share one idea), found through the registry."""
+"""Operators: the inputs, transforms, validations and outputs that stages run, looked up in the registry."""

@@ -1,8 +1,8 @@
-"""Which network addresses stages may reach: none that are private, unless the host is allowed by name.
+"""Network guard: an HTTP client for stages that refuses private addresses unless the host is allowed by name.
 
-The check is made on the address that is then connected to, below the HTTP client: one resolution, one check, one
-connection. So neither a redirect, nor a link in a page, nor a name that resolves differently the second time gets past
-it. `Host` and the name that TLS verifies stay those of the URL.
+The guard works below the HTTP client and checks the same address that it then connects to: one resolution, one check,
+one connection. A redirect, a link in a page, or a name that resolves differently the second time cannot bypass it.
+The `Host` header and the name that TLS verifies are those of the URL.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _OURS = frozenset({"transport", "mounts", "proxy", "trust_env", "app"})
 
 
 def guarded_client(access: Access, *, verify: ssl.SSLContext | bool = True, **options: object) -> httpx.Client:
-    """An `httpx.Client` that connects to public addresses and to `access.http_hosts` only.
+    """Return an `httpx.Client` that connects only to public addresses and to `access.http_hosts`.
 
-    Proxies and certificates of the environment are ignored: they would decide where a request goes. `options` are
-    those of `httpx.Client`, without the ones that replace the transport. Connecting elsewhere raises StageError
-    (configuration) out of the request.
+    The client ignores the proxies and certificates of the environment, because they would decide where a request goes.
+    `options` are those of `httpx.Client`, except the ones that replace the transport. A request to any other address
+    raises StageError (configuration).
     """
     if replaced := sorted(_OURS & options.keys()):
-        raise TypeError(f"guarded_client() does not take {', '.join(replaced)}")
+        raise TypeError(f"guarded_client() does not accept {', '.join(replaced)}")
     transport = _GuardedTransport(access.http_hosts, verify)
     return httpx.Client(transport=transport, trust_env=False, **options)  # type: ignore[arg-type]  # checked by httpx
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address is one of the public internet, judged by the IPv4 address inside where there is one."""
+    """Return whether an address is publicly routable; an embedded IPv4 address decides for an IPv6 address."""
     inner = _embedded(address)
     if inner is not None:
         return is_public(inner)
@@ -53,7 +53,7 @@ def is_public(address: IPAddress) -> bool:
 
 
 def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for: mapped, 6to4, Teredo (its client) or NAT64."""
+    """Return the IPv4 address embedded in an IPv6 address: IPv4-mapped, 6to4, Teredo (the client) or NAT64."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -63,7 +63,10 @@ def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
 
 
 def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
-    """Whether credentials for `one` may go to `other`: same scheme, host and port, or the same host's https."""
+    """Return whether credentials for `one` may be sent to `other`.
+
+    Scheme, host and port must be equal, or `other` must be the default HTTPS port of the same host.
+    """
     here, there = _origin(one), _origin(other)
     upgraded = ("http", one.host, 80) == here and ("https", one.host, 443) == there
     return here == there or upgraded
@@ -74,7 +77,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def shown_url(url: httpx.URL | str) -> str:
-    """A URL for messages: no user, no password, no fragment, and the names but not the values of its query."""
+    """Return a URL for messages, without user, password, fragment and query values; query names are kept."""
     parsed = httpx.URL(url)
     names = "&".join(f"{name}=..." for name in dict(parsed.params))
     plain = str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
@@ -82,9 +85,9 @@ def shown_url(url: httpx.URL | str) -> str:
 
 
 def require_public_literal(host: str, access: Access) -> None:
-    """Refuse a host that is a private address as it is written; without asking the network, so names pass.
+    """Raise StageError (configuration) if the host is a literal private address.
 
-    Raises StageError (configuration).
+    The check does not use the network, so it accepts every host name.
     """
     try:
         address = ipaddress.ip_address(_normal(host))
@@ -95,7 +98,7 @@ def require_public_literal(host: str, access: Access) -> None:
 
 
 class _UrlsWithoutSecrets(logging.Filter):
-    """httpx logs the whole URL of each request; queries and user names may be secret."""
+    """Redacts URLs in the log of httpx, because it logs whole URLs and queries and user names may be secret."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -107,7 +110,7 @@ logging.getLogger("httpx").addFilter(_UrlsWithoutSecrets())
 
 
 class _GuardedBackend(httpcore.SyncBackend):
-    """Resolves a name once, refuses it if any of its addresses is private, and connects to those it checked."""
+    """A network backend that resolves a name once, refuses private addresses, and connects to a checked address."""
 
     def __init__(self, allowed_hosts: Iterable[str]) -> None:
         self._allowed = frozenset(map(_normal, allowed_hosts))
@@ -120,7 +123,7 @@ class _GuardedBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first address that answers. Raises StageError, httpcore.ConnectError, ConnectTimeout."""
+        """Connect to the first address that accepts. Raises StageError, httpcore.ConnectError or ConnectTimeout."""
         failure: Exception | None = None
         for address in self._checked_addresses(host, port):
             try:
@@ -135,14 +138,14 @@ class _GuardedBackend(httpcore.SyncBackend):
         timeout: float | None = None,  # noqa: ARG002 - httpcore's signature
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 - httpcore's signature
     ) -> httpcore.NetworkStream:
-        """Never: a socket of this machine is not a public address."""
-        raise StageError(f"unix socket {path} may not be reached", ErrorClass.CONFIGURATION)
+        """Raise StageError: a local socket is not a public address."""
+        raise StageError(f"stages may not connect to unix socket {path}", ErrorClass.CONFIGURATION)
 
     def _checked_addresses(self, host: str, port: int) -> list[str]:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"the name {host!r} cannot be resolved: {error}") from error
+            raise httpcore.ConnectError(f"cannot resolve host name {host!r}: {error}") from error
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         if _normal(host) not in self._allowed:
             for address in addresses:
@@ -163,7 +166,7 @@ def _normal(host: str) -> str:
 
 
 class _GuardedTransport(httpx.BaseTransport):
-    """httpx on an httpcore pool with our network backend; the requests are otherwise what httpx makes them."""
+    """An httpx transport over an httpcore pool that uses the guarded network backend."""
 
     def __init__(self, allowed_hosts: Iterable[str], verify: ssl.SSLContext | bool) -> None:
         self._pool = httpcore.ConnectionPool(
@@ -174,7 +177,7 @@ class _GuardedTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request. Raises StageError for a refused address, httpx's errors for the rest."""
+        """Send one request. Raises StageError for a refused address and httpx errors otherwise."""
         url = request.url
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         with _as_httpx_errors(request):
@@ -219,7 +222,7 @@ _HTTPCORE_ERRORS = (
 
 @contextmanager
 def _as_httpx_errors(request: httpx.Request) -> Iterator[None]:
-    """httpcore's exceptions as httpx's: they bear the same names."""
+    """Convert httpcore exceptions to the httpx exceptions of the same names."""
     try:
         yield
     except _HTTPCORE_ERRORS as error:

@@ -1,4 +1,4 @@
-"""What an operator is: a config (a pydantic model), and a `run` from tables to a table.
+"""Operator base classes: an operator has a config (a pydantic model) and a `run` from input tables to a table.
 
     class Limit(Operator[LimitConfig]):
         '''Keep the first rows.'''
@@ -11,8 +11,8 @@
         def run(self, context: StageContext) -> pl.LazyFrame:
             return context.table.head(self.config.rows)
 
-Operators run in a worker process. They get lazy frames and give a lazy frame (or a frame, or None): the engine writes
-it, streaming, to an artifact. They raise `StageError` with the class of the failure where they know it.
+Operators run in a worker process. They receive lazy frames and return a lazy frame, a frame or None. The engine streams
+the result to an artifact. Operators raise `StageError` with an error class when they know the cause of a failure.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ __all__ = [
 
 
 class OperatorConfig(BaseModel):
-    """The base of every operator's config: frozen, and unknown fields are refused."""
+    """Base class of operator configs: frozen, rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SecretRef(OperatorConfig):
-    """`{"secret": "NAME"}`: a value that is looked up when the stage runs and never stored."""
+    """A secret value, `{"secret": "NAME"}`, which is looked up when the stage runs and is never stored."""
 
     secret: str
 
 
 class Arity(NamedTuple):
-    """How many input tables an operator takes; `most` None: any number."""
+    """The number of input tables that an operator takes; `most` None means no upper limit."""
 
     least: int
     most: int | None
@@ -73,13 +73,13 @@ NONE, ONE, SOME, ANY = Arity(0, 0), Arity(1, 1), Arity(1, None), Arity(0, None)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What this installation lets stages reach. Plain JSON values: it travels to the worker processes.
+    """The resources that this installation lets stages use, as plain JSON values for the worker processes.
 
-    `file_roots` are folders or URL prefixes that files may lie under; `connections` maps a name to an SQLAlchemy URL;
-    `output_url` is the database that outputs write to when no connection is named; `python_modules` are the modules,
-    or packages with a trailing `.*`, that a python stage may call; `http_hosts` are hosts allowed although their
-    address is private. `own_tables` are the tables of FlexiRoaster itself, and `own_file` the SQLite file they are in:
-    out of reach wherever they are.
+    `file_roots` are the folders or URL prefixes whose files are allowed. `connections` maps a name to an SQLAlchemy
+    URL. `output_url` is the database of outputs that name no connection. `python_modules` are the modules, or packages
+    with a trailing `.*`, that a python stage may call. `http_hosts` are hosts that are allowed although their address
+    is private. `own_tables` are FlexiRoaster's own tables and `own_file` is the SQLite file that holds them; stages
+    have no access to either, in any database.
     """
 
     file_roots: tuple[str, ...] = ()
@@ -94,9 +94,10 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """All a stage attempt knows: who it is, its input tables by stage id (in the order of `dependencies`), and
-    what it may reach. `workdir` is a scratch folder that is removed after the attempt. `in_memory` says that the input
-    tables together are small enough to be held in memory, a few times over.
+    """The context of a stage attempt: its identity, its input tables, and the resources that it may use.
+
+    `inputs` maps stage ids to tables, in the order of `dependencies`. `workdir` is a scratch folder that is removed
+    after the attempt. `in_memory` is true if memory can hold all input tables together, a few times over.
     """
 
     execution_id: str
@@ -113,24 +114,24 @@ class StageContext:
 
     @property
     def table(self) -> pl.LazyFrame:
-        """The only input table; for operators of arity ONE."""
+        """The single input table, for operators of arity ONE."""
         (frame,) = self.inputs.values()
         return frame
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an attempt gives back, where it is more than a table.
+    """The result of an attempt that returns more than a table.
 
-    `table` goes to the stages downstream; `unchanged` names the input stage whose table is handed on as it is (no
-    copy is written). `report` is JSON, stored in the stage's output. `side_tables` become artifacts of their own
-    (a quarantine, say). `effect` (JSON) describes what an output did, enough to undo it.
+    `table` is passed to the downstream stages. `unchanged` names the input stage whose table is passed on without a
+    copy. `report` is JSON and is stored in the stage's output. Each of `side_tables`, such as a quarantine, becomes an
+    artifact. `effect` (JSON) describes what an output did, in enough detail to undo it.
 
-    `beside` names the input stage whose rows those of `table` are, one for one and in the same order: all columns but
-    the `fresh` ones are there under the same name, with the same values. The engine then need not write them again.
-    With `kept`, a boolean for each row of that input, `table` is all its columns in the rows for which it is true.
+    `beside` names an input stage whose rows match the rows of `table` one to one, in the same order. All columns except
+    the `fresh` ones have the same names and values in both, so the engine need not write them again. With `kept`, one
+    boolean for each row of that input, `table` has all columns of the input and only the rows where `kept` is true.
 
-    `file`, instead of a table, is one written already: an uncompressed Arrow IPC file in `workdir`. It is moved away.
+    `file` replaces `table`: an uncompressed Arrow IPC file in `workdir`, which the engine moves to its place.
     """
 
     table: pl.LazyFrame | pl.DataFrame | None = None
@@ -148,9 +149,9 @@ C = TypeVar("C", bound=OperatorConfig)
 
 
 class Operator(ABC, Generic[C]):
-    """One thing a stage can do. The class docstring is its documentation; its first line the summary in lists.
+    """Base class of operators. A subclass's docstring is its documentation, and the first line is the summary.
 
-    `example`, if given, is a stage that uses it, as a definition has it: it is shown with the documentation.
+    `example`, if given, is a stage of a definition that uses the operator; the documentation shows it.
     """
 
     stage_type: ClassVar[StageType]
@@ -163,40 +164,42 @@ class Operator(ABC, Generic[C]):
         self.config = config
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - for overriding
-        """Problems that the config model alone cannot see, with paths relative to the config; none by default.
+        """Yield the problems that the config model cannot detect, with paths relative to the config; none by default.
 
-        Runs when a definition is checked: it must not touch data, files or the network.
+        This runs when a definition is checked, so it must not access data, files or the network.
         """
         yield from ()
 
     @abstractmethod
     def run(self, context: StageContext) -> pl.LazyFrame | pl.DataFrame | Result | None:
-        """Do the work of one attempt; raises StageError (or anything) when it cannot."""
+        """Do the work of one attempt. Raise StageError, or any exception, on failure."""
 
 
 class OutputOperator(Operator[C]):
-    """An operator with an effect outside. Its `run` takes effect once for (execution, stage), however often it is
-    attempted, and returns a `Result` with the `effect`; `undo` reverts that effect and may be repeated as well.
+    """Base class of operators with an external effect.
+
+    `run` is idempotent: it takes effect once for each (execution, stage), no matter how many attempts run, and returns
+    a `Result` with the `effect`. `undo` reverts that effect and is idempotent, too.
     """
 
     @abstractmethod
     def run(self, context: StageContext) -> Result:
-        """Take effect, once."""
+        """Apply the effect exactly once."""
 
     @abstractmethod
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
-        """Revert the effect; a sentence on what was done. Raises StageError where it cannot be reverted."""
+        """Revert the effect and return a sentence on what was done. Raises StageError if this is impossible."""
 
     def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:
-        """Drop what is kept outside for an undo only; afterwards the effect cannot be undone. May be repeated."""
+        """Delete external data kept only for `undo`; the effect can no longer be undone. This is idempotent."""
 
 
 def reveal(value: str | SecretRef, access: Access) -> str:
-    """The string itself, or the secret it refers to. Raises StageError (configuration) when there is none."""
+    """Return the string or the secret that it names. Raises StageError (configuration) if the secret is not set."""
     if isinstance(value, str):
         return value
     try:
         return access.secrets[value.secret]
     except KeyError as error:
-        message = f"no secret {value.secret!r}: set FLEXIROASTER_SECRET_{value.secret}"
+        message = f"secret {value.secret!r} is not set: set FLEXIROASTER_SECRET_{value.secret}"
         raise StageError(message, ErrorClass.CONFIGURATION) from error

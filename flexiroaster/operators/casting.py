@@ -1,9 +1,9 @@
-"""How a column becomes another type, value by value.
+"""Type conversion of columns, value by value.
 
-A conversion never loses what it cannot give back silently: a value that does not fit becomes null, so that whoever
-asked can count and show those. `1.5` is no integer, `2` is no boolean, `99999` is no Int8. Text is read as JSON and CSV
-files write it: numbers, `true/false/yes/no/1/0/t/f/y/n`, ISO 8601 dates and times; surrounding blanks do not matter.
-Any other format is a matter of `STRPTIME` in a derive stage.
+A conversion never loses information silently: a value that does not fit becomes null, so the caller can count and show
+these values. `1.5` is not an integer, `2` is not a boolean, `99999` is not an Int8. Text is parsed in the notation of
+JSON and CSV files: numbers, `true/false/yes/no/1/0/t/f/y/n`, ISO 8601 dates and times; surrounding blanks are ignored.
+For any other format, use `STRPTIME` in a derive stage.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _TIME_FORMATS = ("%H:%M:%S%.f", "%H:%M")
 
 
 def conversion(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr | None:
-    """The column as `target`, null where a value does not fit; None where the types have nothing to do with another.
+    """Return the column as `target`, with null for values that do not fit, or None if no conversion exists.
 
-    Text and naive datetimes are taken for local time of the target's zone; a date becomes its midnight, and a datetime
-    cast to a date loses its time of day.
+    Text without an offset and naive datetimes are local times of the target's zone. A date becomes its midnight. A
+    datetime that is cast to a date loses its time of day.
     """
     if source == target:
         return column
@@ -40,12 +40,12 @@ def conversion(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr |
 
 
 def unconverted(before: pl.Expr, after: pl.Expr) -> pl.Expr:
-    """True where a value was there before the conversion and is not after it."""
+    """An expression that is true where the conversion turned a value into null."""
     return before.is_not_null() & after.is_null()
 
 
 def literal(value: bool | float | str, dtype: DataType) -> pl.Expr | None:
-    """A value of a config as a literal of a column's type (a date from ISO text), or None where it does not fit."""
+    """Return a config value as a literal of a column's type (a date from ISO text), or None if it does not fit."""
     given = pl.Series([value])
     if isinstance(dtype, pl.Null):
         return pl.lit(value)
@@ -69,10 +69,9 @@ def _whole(number: pl.Expr) -> pl.Expr:
 
 
 def _to_number(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr | None:
-    """Floats and decimals."""
     if isinstance(source, pl.String):
         return column.str.strip_chars().cast(target, strict=False)
-    if _is_boolean(source):  # polars knows no way from a boolean to a decimal
+    if _is_boolean(source):  # polars cannot cast a boolean to a decimal
         return column.cast(pl.Int8).cast(target, strict=False)
     return column.cast(target, strict=False) if source.is_numeric() else None
 
@@ -107,7 +106,7 @@ def _to_datetime(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr
     if isinstance(source, pl.String):
         text = column.str.strip_chars().str.replace(r"^(\d{4}-\d{2}-\d{2}) +", "${1}T")
         naive = pl.coalesce(text.str.to_datetime(f, time_unit=unit, strict=False) for f in _NAIVE_FORMATS)
-        if zone is None:  # an offset cannot be dropped silently: such text needs a target with a zone
+        if zone is None:  # do not drop an offset silently: text with an offset needs a target with a zone
             return naive
         instant = text.str.to_datetime(_OFFSET_FORMAT, time_unit=unit, time_zone="UTC", strict=False)
         return pl.coalesce(instant.dt.convert_time_zone(zone), _localized(naive, zone))
@@ -120,7 +119,7 @@ def _to_datetime(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr
 
 
 def _localized(column: pl.Expr, zone: str | None) -> pl.Expr:
-    """Local times of a zone; the hour that a clock change skips or repeats is no instant, so null."""
+    """Return local times of a zone; times that a clock change skips or repeats become null."""
     return column.dt.replace_time_zone(zone, ambiguous="null", non_existent="null") if zone else column
 
 

@@ -1,7 +1,7 @@
-"""Engines for the databases that stages read from and write to: one a URL and process, PostgreSQL through psycopg 3.
+"""SQLAlchemy engines for the databases of stages: one for each URL and process; PostgreSQL uses psycopg 3.
 
-Transactions on SQLite begin with BEGIN IMMEDIATE, so that a writer waits for its turn instead of failing half-way;
-one that only reads asks for it: `engine_for(url).execution_options(**READS)`.
+Transactions on SQLite begin with BEGIN IMMEDIATE, so a writer waits for the lock instead of failing halfway. For
+read-only transactions, use `engine_for(url).execution_options(**READS)`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flexiroaster.errors import ErrorClass, StageError
 __all__ = ["READS", "engine_for", "normalize_url"]
 
 READS = MappingProxyType({"flexiroaster_read": True})
-"""Execution options of an engine whose transactions only read: on SQLite they take no write lock."""
+"""Execution options for read-only transactions, which take no write lock on SQLite."""
 
 _BUSY_SECONDS = 30
 _CONNECT_SECONDS = 10
@@ -31,29 +31,33 @@ _engines: dict[str, Engine] = {}
 
 
 class _EveryWord(set[str]):
-    """The reserved words, for quoting: all. SQLAlchemy's own lists lack some (`nothing`, `lateral`, ...)."""
+    """Reserved words that include every word, so all names are quoted.
+
+    SQLAlchemy's own lists lack some reserved words (`nothing`, `lateral`, ...).
+    """
 
     def __contains__(self, _word: object) -> bool:
         return True
 
 
 def normalize_url(url: str) -> URL:
-    """The URL with any spelling of PostgreSQL's scheme served by psycopg 3; others as they are.
+    """Return the URL with every PostgreSQL scheme mapped to psycopg 3; other URLs are unchanged.
 
-    Raises StageError (configuration) for what is no URL; the message holds no part of it, since it may be a password.
+    Raises StageError (configuration) if the text is not a URL. The message holds no part of the text, because it may
+    be a password.
     """
     try:
         return make_url(psycopg_url(url))
     except (ArgumentError, ValueError):
-        pass  # raised below, outside: as the context of the new error its text would show parts of the URL
+        pass  # raise outside the handler: as context of the new error, the text of this one may show parts of the URL
     raise StageError("the connection is not a URL that SQLAlchemy can read", ErrorClass.CONFIGURATION)
 
 
 def engine_for(url: str) -> Engine:
-    """The engine of a URL, made on first use, one a process: a forked child makes its own.
+    """Return the process's engine for a URL, created on first use; a forked child creates its own.
 
-    Raises StageError (configuration) when there is no driver, or an SQLite file's folder does not exist. Connecting
-    raises SQLAlchemy's errors; their texts show no parameters, and the URL only without its password.
+    Raises StageError (configuration) if the driver is not installed or the folder of an SQLite file does not exist.
+    Connecting raises SQLAlchemy errors; their texts show no parameters and hide the password of the URL.
     """
     normal = normalize_url(url)
     key = normal.render_as_string(hide_password=False)
@@ -65,7 +69,7 @@ def engine_for(url: str) -> Engine:
 
 
 def _forget_in_child() -> None:
-    """Connections of the parent are the parent's: a forked child must not use them, and not close them either."""
+    """Drop the parent's connections in a forked child, which must neither use nor close them."""
     for engine in _engines.values():
         engine.dispose(close=False)
     _engines.clear()
@@ -77,14 +81,14 @@ os.register_at_fork(after_in_child=_forget_in_child)
 def _server_engine(url: URL) -> Engine:
     arguments = {}
     if url.get_backend_name() == "postgresql":
-        # no prepared statements: a pooler in transaction mode would lose them
+        # disable prepared statements: a pooler in transaction mode loses them
         arguments = {"connect_timeout": _CONNECT_SECONDS, "prepare_threshold": None}
     try:
         return create_engine(
             url, pool_size=1, max_overflow=9, pool_pre_ping=True, hide_parameters=True, connect_args=arguments
         )
     except (NoSuchModuleError, ImportError) as error:
-        message = f"there is no driver for {url.drivername!r}: {error}"
+        message = f"no database driver for {url.drivername!r}: {error}"
         raise StageError(message, ErrorClass.CONFIGURATION) from error
 
 
@@ -101,15 +105,18 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say, see _begin_sqlite
+    connection.isolation_level = None  # _begin_sqlite begins the transactions
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000:d}")
-    with suppress(sqlite3.OperationalError):  # a file that may only be read keeps the mode it has
+    with suppress(sqlite3.OperationalError):  # a read-only file keeps its journal mode
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A writer takes the lock at once: a deferred transaction that upgrades later fails instead of waiting."""
+    """Begin a transaction.
+
+    A writer locks at once: a deferred transaction that upgrades its lock later fails instead of waiting.
+    """
     reads = connection.get_execution_options().get("flexiroaster_read", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,11 +1,11 @@
-"""Names of column types, as people write them in a config.
+"""Names of column types in configs.
 
-Two families. Friendly names speak of a kind of value: `integer`, `number`, `string`, `boolean`, `date`, `datetime`,
-`datetime[UTC]`, `time`, `duration`, `decimal`, `decimal(10,2)`, `binary`, `categorical`; letter case does not matter.
-Polars' own names (`Int32`, `UInt8`, `Float64`, ...) speak of one representation.
+There are two families. Friendly names denote a kind of value: `integer`, `number`, `string`, `boolean`, `date`,
+`datetime`, `datetime[UTC]`, `time`, `duration`, `decimal`, `decimal(10,2)`, `binary`, `categorical`; they are
+case-insensitive. Polars names (`Int32`, `UInt8`, `Float64`, ...) denote one representation.
 
-`parse_dtype` answers which type a column gets, `accepts` whether a column that is already there will do: `integer` is
-stored as Int64, and is satisfied by integers of any width.
+`parse_dtype` returns the type of a new column. `accepts` returns whether an existing column satisfies a name. For
+example, `integer` creates an Int64 column and accepts integers of any width.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _FITS: Mapping[str, Callable[[DataType], bool]] = {
     "decimal": lambda dtype: dtype.is_decimal(),
     "categorical": lambda dtype: isinstance(dtype, pl.Categorical | pl.Enum),
 }
-"""Friendly names that more than one representation satisfies."""
+"""Friendly names that accept more than one representation."""
 
 _DATETIME = re.compile(
     r"(?:datetime|timestamp)\s*\[\s*(?:(ns|us|μs|ms)\s*(?:,|(?=\])))?\s*([\w/+\-]*)\s*\]", re.IGNORECASE
@@ -79,11 +79,11 @@ _DECIMAL = re.compile(r"decimal\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)", re.IGNORECA
 
 @cache
 def parse_dtype(name: str) -> DataType:
-    """The polars type of a name.
+    """Return the polars type of a name.
 
-    `decimal` is Decimal(38, 9), `decimal(10)` has no decimals; `datetime` counts microseconds without a time zone,
-    `datetime[UTC]`, `datetime[ms]` and `datetime[ms, Europe/Berlin]` say otherwise. Raises ValueError, with the
-    nearest names, where the name is not known.
+    `decimal` is Decimal(38, 9) and `decimal(10)` has scale 0. `datetime` counts microseconds without a time zone;
+    `datetime[UTC]`, `datetime[ms]` and `datetime[ms, Europe/Berlin]` set the zone or unit. Raises ValueError, with the
+    nearest names, if the name is unknown.
     """
     wanted = name.strip()
     if match := _DATETIME.fullmatch(wanted):
@@ -94,7 +94,7 @@ def parse_dtype(name: str) -> DataType:
     dtype = _FRIENDLY.get(key) or _REPRESENTATIONS.get(key)
     if dtype is None:
         known = [*_FRIENDLY, *_SYNONYMS, *(width.__name__ for width in _WIDTHS)]
-        hint = near(wanted, known) or f"; known are {', '.join(_FRIENDLY)} and polars' own, such as Int32"
+        hint = near(wanted, known) or f"; known types: {', '.join(_FRIENDLY)} and polars types such as Int32"
         raise ValueError(f"unknown type {name!r}{hint}")
     return dtype
 
@@ -105,22 +105,22 @@ def _known(name: str) -> str:
 
 
 DtypeName = Annotated[str, AfterValidator(_known)]
-"""A config field that holds the name of a type."""
+"""The type of a config field that holds the name of a column type."""
 
 
 def accepts(name: str, dtype: DataType) -> bool:
-    """Whether a column of this type satisfies the name; a column without any value (Null) satisfies all."""
+    """Return whether a column of this type satisfies the name; a Null column, which has no values, satisfies all."""
     wanted = parse_dtype(name)
     if isinstance(dtype, pl.Null):
         return True
-    if isinstance(wanted, pl.Datetime) and wanted.time_zone:  # the unit of `datetime[UTC]` is left open
+    if isinstance(wanted, pl.Datetime) and wanted.time_zone:  # `datetime[UTC]` accepts any unit
         return isinstance(dtype, pl.Datetime) and dtype.time_zone == wanted.time_zone
     fits = _FITS.get(_key(name))
     return fits(dtype) if fits else dtype == wanted
 
 
 def friendly_name(dtype: DataType) -> str:
-    """What people call a type: `integer` for Int32, `datetime[UTC]`, polars' own name where there is no better."""
+    """Return the friendly name of a type, such as `integer` for Int32, or the polars name if there is none."""
     if isinstance(dtype, pl.Datetime):
         return f"datetime[{dtype.time_zone}]" if dtype.time_zone else "datetime"
     if isinstance(dtype, pl.Decimal):
@@ -151,5 +151,5 @@ def _datetime(name: str, unit: str | None, zone: str) -> DataType:
 def _decimal(name: str, precision: str, scale: str | None) -> DataType:
     digits, decimals = int(precision), int(scale or 0)
     if not 1 <= digits <= DECIMAL_PRECISION or decimals > digits:
-        raise ValueError(f"type {name!r}: precision is 1 to {DECIMAL_PRECISION}, scale 0 to the precision")
+        raise ValueError(f"type {name!r}: the precision must be 1 to {DECIMAL_PRECISION}, the scale 0 to the precision")
     return pl.Decimal(digits, decimals)

@@ -1,7 +1,7 @@
-"""SQL expressions over the columns of one table: `dep_delay > 60 AND carrier = 'UA'`, `SUM(x) / COUNT(*)`.
+"""SQL expressions over the columns of one table, such as `dep_delay > 60 AND carrier = 'UA'` or `SUM(x) / COUNT(*)`.
 
-Polars parses and runs them; nothing is ever handed to Python's `eval`. Polars' SQL can also open files
-(`read_csv('...')`): what installations allow stages to read is decided elsewhere, so that these are refused here.
+Polars parses and runs them; Python's `eval` is never used. Polars SQL can also open files (`read_csv('...')`). This
+module refuses such functions, because they would bypass the installation's file access rules.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["bind", "check_expression", "dtype_of", "file_access", "first_line", "is_aggregate", "parse"]
 
-# Wherever these words stand, also quoted or in a comment: a false alarm is harmless, a missed one reads any file. The
-# second branch is for table functions that a later polars may add.
+# Match these words anywhere, also in quotes or in a comment: a false positive is harmless, but a false negative can
+# read any file. The second branch covers table functions that a later polars may add.
 _FILE_FUNCTION = re.compile(
     r"\b(read_(?:csv|ipc|json|ndjson|parquet))\b|\b((?:read|scan)_\w+)[\"`]?\s*\(", re.IGNORECASE
 )
@@ -31,12 +31,12 @@ _SUBQUERY = re.compile(r"\bselect\b", re.IGNORECASE)
 
 
 def first_line(error: BaseException) -> str:
-    """What a polars error says, without the query plan that it appends."""
+    """Return the message of a polars error without the query plan that follows it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
 
 
 def file_access(text: str) -> str | None:
-    """The reason to refuse an SQL text that would open files, or None."""
+    """Return the reason to refuse an SQL text that opens files, or None."""
     match = _FILE_FUNCTION.search(text)
     if match is None:
         return None
@@ -44,7 +44,7 @@ def file_access(text: str) -> str | None:
 
 
 def check_expression(text: str, path: str) -> Iterator[Problem]:
-    """The problem with an expression as such, if there is one; which columns there are is not known yet."""
+    """Yield the problem of an expression that does not parse; its columns are not checked."""
     try:
         parse(text, path)
     except StageError as error:
@@ -52,7 +52,7 @@ def check_expression(text: str, path: str) -> Iterator[Problem]:
 
 
 def parse(text: str, path: str) -> pl.Expr:
-    """The expression of an SQL text. Raises StageError (code) that names the config field `path`."""
+    """Parse an SQL text. Raises StageError (code) that names the config field `path`."""
     reason = file_access(text)
     if reason is None and _SUBQUERY.search(_QUOTED.sub("''", text)):
         reason = "a query inside an expression is not supported: use a stage with the operation 'sql'"
@@ -63,14 +63,14 @@ def parse(text: str, path: str) -> pl.Expr:
             raise StageError(_not_understood(text, path, _syntax(error, text)), ErrorClass.CODE) from error
         if not expression.meta.has_multiple_outputs():
             return expression
-        reason = "an expression gives one column, this one gives several"
+        reason = "an expression must return one column, this one returns several"
     raise StageError(_not_understood(text, path, reason), ErrorClass.CODE)
 
 
 def bind(text: str, path: str, schema: pl.Schema, where: str) -> pl.Expr:
-    """The expression, checked against the columns of a table (`where` names the table in messages).
+    """Parse an expression and check it against the columns of a table; `where` names the table in messages.
 
-    Raises StageError: code for syntax, data for a column that is not there.
+    Raises StageError: code for a syntax error, data for a missing column.
     """
     expression = parse(text, path)
     names = expression.meta.root_names()
@@ -79,7 +79,7 @@ def bind(text: str, path: str, schema: pl.Schema, where: str) -> pl.Expr:
 
 
 def dtype_of(expression: pl.Expr, text: str, path: str, schema: pl.Schema) -> DataType:
-    """The type an expression gives over a table of this schema. Raises StageError (code) where types do not fit."""
+    """Return the result type of an expression over a schema. Raises StageError (code) if types do not match."""
     try:
         (dtype,) = pl.LazyFrame(schema=schema).select(expression).collect_schema().dtypes()
     except PolarsError as error:
@@ -88,8 +88,10 @@ def dtype_of(expression: pl.Expr, text: str, path: str, schema: pl.Schema) -> Da
 
 
 def is_aggregate(expression: pl.Expr, text: str, path: str, schema: pl.Schema) -> bool:
-    """Whether an expression gives one value for many rows: tried on two rows of nulls, as polars' own answer
-    (`meta.is_scalar`) knows no schema. Raises StageError (code) where types do not fit.
+    """Return whether an expression returns one value for many rows.
+
+    The expression is evaluated on two rows of nulls, because polars' `meta.is_scalar` does not know the schema. Raises
+    StageError (code) if types do not match.
     """
     try:
         rows = pl.DataFrame(schema=schema).clear(2).select(expression).height
@@ -99,11 +101,11 @@ def is_aggregate(expression: pl.Expr, text: str, path: str, schema: pl.Schema) -
 
 
 def _syntax(error: BaseException, text: str) -> str:
-    """What is wrong with the syntax, as far as polars says it."""
+    """Return the reason for a syntax error, as precisely as polars reports it."""
     if not text.strip():
         return "the expression is empty"
     reason = first_line(error)
-    return "cannot be read as an SQL expression" if reason.startswith("unable to parse") else reason
+    return "cannot be parsed as an SQL expression" if reason.startswith("unable to parse") else reason
 
 
 def _not_understood(text: str, path: str, reason: str) -> str:
@@ -112,6 +114,6 @@ def _not_understood(text: str, path: str, reason: str) -> str:
 
 
 def _quoting_hint(text: str, names: Iterable[str], schema: pl.Schema) -> str:
-    """The one mistake everybody makes: text in double quotes, which SQL takes for a column."""
+    """Return a hint for the most common mistake: text in double quotes, which SQL reads as a column name."""
     quoted = [name for name in names if name not in schema and f'"{name}"' in text]
     return f" text is written in single quotes: '{quoted[0]}';" if quoted else ""

@@ -1,4 +1,4 @@
-"""An operator's config as a JSON Schema, and the schema's fields in words."""
+"""Config schemas: the JSON Schema of an operator's config, and a description of its fields in words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Schema = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ConfigField:
-    """One field of a config. `default` is JSON; None where there is none to name, also of a required field."""
+    """A config field. `default` is JSON, or None if the field is required or has no default worth showing."""
 
     name: str
     type: str
@@ -32,7 +32,7 @@ class ConfigField:
 
 
 def config_schema(operator: type[Operator[Any]]) -> dict[str, Any]:
-    """The JSON Schema of a stage's whole `config`: the field that chooses the operator included."""
+    """Return the JSON Schema of a stage's `config`, including the field that selects the operator."""
     schema = operator.config_model.model_json_schema()
     selector, default = SELECTORS[operator.stage_type]
     chosen: dict[str, Any] = {"const": operator.name}
@@ -44,7 +44,7 @@ def config_schema(operator: type[Operator[Any]]) -> dict[str, Any]:
 
 
 def fields_of(schema: _Schema, definitions: _Schema | None = None) -> Iterator[ConfigField]:
-    """The fields of an object schema, the required ones first. `definitions`: what its `$ref`s name, if not in it."""
+    """Yield the fields of an object schema, required first; `definitions` (default: its `$defs`) resolves `$ref`s."""
     known: _Schema = schema.get("$defs", {}) if definitions is None else definitions
     required = frozenset(schema.get("required", ()))
     for name, field in sorted(schema.get("properties", {}).items(), key=lambda item: item[0] not in required):
@@ -60,7 +60,7 @@ def fields_of(schema: _Schema, definitions: _Schema | None = None) -> Iterator[C
 
 
 def nested_models(schema: _Schema) -> Iterator[tuple[str, _Schema]]:
-    """The objects that fields of a config consist of: (name, schema), in the order of their names."""
+    """Yield the nested objects of a config as (name, schema), in the order of their names."""
     for name, definition in schema.get("$defs", {}).items():
         if definition.get("properties") and name != SecretRef.__name__:
             yield name, definition
@@ -81,7 +81,7 @@ def _resolve(schema: _Schema, definitions: _Schema) -> _Schema:
 
 
 def _words(schema: _Schema, definitions: _Schema) -> str:
-    """A schema in a few words: `list of text`, `one of "a", "b"`, `integer ≥ 1`, `Condition`."""
+    """Describe a schema in a few words: `list of text`, `one of "a", "b"`, `integer ≥ 1`, `Condition`."""
     reference = schema.get("$ref", "").rpartition("/")[2]
     if reference == SecretRef.__name__:
         return "{secret: NAME}"

@@ -1,4 +1,4 @@
-"""File formats and compressions, told from a name, and unpacking that never holds a whole file in memory."""
+"""File formats and compressions: detection by name or by content, and streaming decompression."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 AUTO = "auto"
-"""What a config says where the name of the file is to decide."""
+"""The config value that selects the format by the file name."""
 
 _BLOCK = 1 << 20
 
 
 class Format(StrEnum):
-    """How a table lies in a file."""
+    """A file format of a table."""
 
     CSV = "csv"
     TSV = "tsv"
@@ -48,7 +48,7 @@ class Format(StrEnum):
 
 
 class Compression(StrEnum):
-    """What may be wrapped around a file of any format."""
+    """A compression of a file of any format."""
 
     GZIP = "gzip"
     ZSTD = "zstd"
@@ -82,20 +82,20 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": Compression.ZSTD,
     b"\xfd7zXZ\x00": Compression.XZ,
     b"PK\x03\x04": Compression.ZIP,
-    b"PK\x05\x06": Compression.ZIP,  # one without members
+    b"PK\x05\x06": Compression.ZIP,  # an archive without members
 }
 _BINARY = {b"PAR1": Format.PARQUET, b"PARE": Format.PARQUET, b"ARROW1": Format.ARROW}
-"""Magic bytes at both ends of a file -> its format; Arrow's streaming format has none."""
+"""Magic bytes at both ends of a file -> its format; the Arrow streaming format has no magic bytes."""
 
 
 def detect_compression(path: str) -> Compression | None:
-    """The compression that the end of a path or URL names (`.gz`, `.zst`, `.bz2`, `.xz`, `.zip`), if any."""
+    """Return the compression that the suffix of a path or URL names (`.gz`, `.zst`, `.bz2`, `.xz`, `.zip`), or None."""
     suffixes = _suffixes(path)
     return _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
 
 
 def format_of_name(path: str) -> Format | None:
-    """The format that the extension of a path or URL names, behind that of a compression too; None if none does."""
+    """Return the format that the suffix of a path or URL names, without a compression suffix, or None."""
     suffixes = _suffixes(path)
     if suffixes and suffixes[-1] in _COMPRESSIONS:
         suffixes.pop()
@@ -103,28 +103,28 @@ def format_of_name(path: str) -> Format | None:
 
 
 def detect_format(path: str, given: str = AUTO) -> Format:
-    """The format asked for, or with `auto` the one that the extension names.
+    """Return the given format, or with `auto` the format that the suffix names.
 
-    Raises StageError (configuration) where neither says.
+    Raises StageError (configuration) if the suffix is unknown.
     """
     if given != AUTO:
         return Format(given)
     found = format_of_name(path)
     if found is None:
         known = ", ".join(_FORMATS)
-        message = f"cannot tell the format of {path!r} from its name (known are {known}): set `format`"
+        message = f"cannot tell the format of {path!r} from its name (known suffixes: {known}): set `format`"
         raise StageError(message, ErrorClass.CONFIGURATION)
     return found
 
 
 def _suffixes(path: str) -> list[str]:
-    """The lower-cased suffixes of the last segment of a path, or of a URL without its query."""
+    """Return the lowercase suffixes of the last segment of a path, or of a URL without its query."""
     name = urlsplit(path).path if "://" in path else path
     return [suffix.lower() for suffix in PurePosixPath(name).suffixes]
 
 
 def compression_of_file(path: Path) -> Compression | None:
-    """The compression that the first bytes of a file show, whatever its name says."""
+    """Return the compression that the first bytes of a file show, regardless of its name."""
     with path.open("rb") as file:
         start = file.read(10)
     if start[:3] == b"BZh" and start[4:] == b"1AY&SY":
@@ -133,7 +133,7 @@ def compression_of_file(path: Path) -> Compression | None:
 
 
 def binary_format_of_file(path: Path) -> tuple[Format | None, bool]:
-    """The format that the first bytes of a file show, if it is a binary one, and whether the last ones agree."""
+    """Return the binary format that the first bytes of a file show, or None, and whether the last bytes agree."""
     with path.open("rb") as file:
         start = file.read(6)
         file.seek(0, io.SEEK_END)
@@ -144,11 +144,12 @@ def binary_format_of_file(path: Path) -> tuple[Format | None, bool]:
 
 
 def unpack(path: Path, compression: Compression, folder: Path, label: str) -> list[tuple[Path, str]]:
-    """Decompress a file into new files of `folder`, block by block.
+    """Decompress a file into new files in `folder`, block by block, without holding a whole file in memory.
 
-    Gives (new file, label) for each: one for a compressed file, under the same label, and one a member for a zip,
-    under `label/member`, sorted, without folders and what macOS adds. The new names are ours; those inside a zip decide
-    nothing but labels and order. Raises StageError (data) when the file is damaged, or a zip is empty or encrypted.
+    Returns (new file, label) pairs. A compressed file gives one pair with the same label. A zip gives one pair for each
+    member, labeled `label/member` and sorted, without folders and macOS metadata. The names of new files are generated;
+    names inside a zip affect only labels and order. Raises StageError (data) if the file is damaged, or if a zip is
+    empty or encrypted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _damage_named(path, compression, label):
@@ -162,7 +163,7 @@ def _unpack_zip(path: Path, folder: Path, label: str) -> Iterator[tuple[Path, st
     with zipfile.ZipFile(path) as archive:
         members = sorted(_members(archive), key=lambda member: member.filename)
         if not members:
-            raise StageError(f"{label}: the zip holds no file", ErrorClass.DATA)
+            raise StageError(f"{label}: the zip contains no files", ErrorClass.DATA)
         for member in members:
             if member.flag_bits & 0x1:
                 raise StageError(f"{label}: member {member.filename!r} is encrypted", ErrorClass.DATA)
@@ -186,7 +187,7 @@ def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 
 @contextmanager
 def _opened(path: Path, compression: Compression) -> Iterator[IO[bytes]]:
-    """The decompressed bytes as a readable stream."""
+    """Open the decompressed bytes as a readable stream."""
     if compression is Compression.ZSTD:
         import pyarrow as pa  # the standard library has no zstd before Python 3.14
 
@@ -200,14 +201,14 @@ def _opened(path: Path, compression: Compression) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _damage_named(path: Path, compression: Compression, label: str) -> Iterator[None]:
-    """What the decompressors raise for damaged bytes, as a StageError that names the file."""
+    """Convert decompressor errors for damaged bytes to a StageError that names the file."""
     damage = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, NotImplementedError)
     try:
         yield
     except damage as error:
         raise _damaged(path, compression, label, error) from error
     except OSError as error:
-        if error.errno is not None and error.strerror:  # the file system's own complaint, not the codec's
+        if error.errno is not None and error.strerror:  # an error of the file system, not of the codec
             raise
         raise _damaged(path, compression, label, error) from error
 

@@ -1,7 +1,7 @@
-"""Which files stages may touch: those under an allowed root, by their real place, except our own database.
+"""File access: stages may use files under the allowed roots, except FlexiRoaster's own database.
 
-A root is a folder, or the beginning of a URL that fsspec understands (`s3://bucket/data`). Local paths are judged after
-symbolic links and `..` are resolved, and used as resolved; URLs segment by segment.
+A root is a folder, or the prefix of a URL that fsspec supports (`s3://bucket/data`). Symbolic links and `..` in local
+paths are resolved before the check, and the resolved path is used. URLs are compared segment by segment.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)://")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """One permitted file: an absolute local path, or a URL. `label` is what messages and columns call it."""
+    """A permitted file: an absolute local path or a URL. `label` is its name in messages and columns."""
 
     uri: str
     label: str
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies in the local file system."""
+        """Whether the file is in the local file system."""
         return _SCHEME.match(self.uri) is None
 
     @property
@@ -44,16 +44,16 @@ class Location:
 
 
 def resolve(path: str, access: Access) -> list[Location]:
-    """The files that a path, glob or URL names: at least one, sorted.
+    """Return the files that match a path, glob or URL: at least one, sorted.
 
-    Raises StageError (configuration) when there is none, or one lies outside of `access.file_roots`.
+    Raises StageError (configuration) if no file matches or a file is outside `access.file_roots`.
     """
     place = permit(path, access)
     return _resolve_local(path, place.path, access) if place.is_local else _resolve_url(place.uri, access)
 
 
 def writable(path: str, access: Access) -> Location:
-    """The file that an output may write, with parents that need not exist. Raises StageError (configuration)."""
+    """Return the location of an output file; its parents need not exist. Raises StageError (configuration)."""
     place = permit(path, access, wildcards=False)
     if place.is_local and place.path.is_dir():
         raise _refused(f"{path!r} is a folder: name a file")
@@ -61,10 +61,10 @@ def writable(path: str, access: Access) -> Location:
 
 
 def permit(path: str, access: Access, *, wildcards: bool = True) -> Location:
-    """The real place of a path or URL, which need not exist. Raises StageError (configuration) if not permitted.
+    """Return the resolved location of a path or URL, which need not exist.
 
-    Of a glob the part before its first wildcard is judged; what it matches is judged again by `resolve`. Without
-    `wildcards` their characters stand for themselves.
+    Only the part of a glob before its first wildcard is checked here; `resolve` checks each match. Without `wildcards`,
+    wildcard characters are literal. Raises StageError (configuration) if the location is not permitted.
     """
     if "\0" in path or not path.strip():
         raise _refused(f"{path!r} is not a path")
@@ -76,9 +76,9 @@ def permit(path: str, access: Access, *, wildcards: bool = True) -> Location:
 
 
 def fetch(location: Location, folder: Path) -> Path:
-    """A local copy: the file itself if it is local, else a new file in `folder`, copied block by block.
+    """Return the path of the file if it is local, else copy it block by block to a new file in `folder`.
 
-    Raises StageError: configuration if it is absent or forbidden, transient when the transfer breaks off.
+    Raises StageError: configuration if the file is missing or forbidden, transient if the transfer fails.
     """
     if location.is_local:
         return location.path
@@ -91,9 +91,9 @@ def fetch(location: Location, folder: Path) -> Path:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
+    """Return the fsspec file system of a URL, and the path in it.
 
-    Raises StageError (configuration) when there is none for the scheme, or its package is not installed.
+    Raises StageError (configuration) if the scheme is unknown or its package is not installed.
     """
     import fsspec
     from fsspec.registry import known_implementations
@@ -117,7 +117,7 @@ def _scheme(path: str) -> str | None:
 def _path_of_file_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.netloc not in {"", "localhost"}:
-        raise _refused(f"{url!r}: a file:// URL names a local file, not one of the host {parts.netloc!r}")
+        raise _refused(f"{url!r}: a file:// URL must name a local file, not a file on host {parts.netloc!r}")
     return unquote(parts.path)
 
 
@@ -126,8 +126,8 @@ def _permit_local(given: str, path: str, access: Access, wildcards: bool) -> Loc
     try:
         fixed, pattern = _split_at_wildcard(absolute) if wildcards else (absolute, None)
         place = fixed.resolve()
-    except (OSError, RuntimeError) as error:  # a name too long, links in a circle
-        raise _refused(f"{given!r} cannot be a path: {error}") from error
+    except (OSError, RuntimeError) as error:  # a name that is too long, or a cycle of links
+        raise _refused(f"{given!r} is not a valid path: {error}") from error
     if pattern is not None and ".." in pattern.parts:
         raise _refused(f"{given!r}: '..' may not follow a wildcard")
     if _label_under_roots(place, access) is None:
@@ -137,7 +137,7 @@ def _permit_local(given: str, path: str, access: Access, wildcards: bool) -> Loc
 
 
 def _split_at_wildcard(path: Path) -> tuple[Path, Path | None]:
-    """The part before the first component with a wildcard, and the rest; a file that bears the literal name wins."""
+    """Split a path before the first component with a wildcard; an existing file with the literal name wins."""
     wild = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), None)
     if path.exists() or wild is None:
         return path, None
@@ -145,7 +145,7 @@ def _split_at_wildcard(path: Path) -> tuple[Path, Path | None]:
 
 
 def _label_under_roots(place: Path, access: Access) -> str | None:
-    """The path relative to the innermost root that holds it; None if no root does."""
+    """Return the path relative to the innermost root that contains it, or None if no root does."""
     holding = [root for root in _local_roots(access) if place.is_relative_to(root)]
     if not holding:
         return None
@@ -184,7 +184,7 @@ def _found(file: Path, shown: str, access: Access) -> Location:
 
 
 def _refuse_own(place: Path, shown: str, access: Access) -> None:
-    """Refuse the installation's SQLite file, by any link, and the journals that SQLite keeps beside it."""
+    """Refuse the installation's SQLite file, also through a link, and its SQLite journals."""
     own = Path(access.own_file)
     if access.own_file and (
         place in {own, *_journals(own)} or (place.exists() and own.exists() and place.samefile(own))
@@ -207,7 +207,7 @@ def _permit_url(url: str, scheme: str, access: Access) -> Location:
 
 
 def _is_below(url: str, root: str) -> bool:
-    """Whether a URL lies at or under another, compared by whole segments; `.` and `..` lie under nothing."""
+    """Return whether a URL is at or below a root, compared by whole segments; URLs with `.` or `..` never are."""
     rest = url.partition("://")[2].lstrip("/")
     top = root.partition("://")[2].strip("/")
     if {".", ".."} & set(unquote(rest).replace("\\", "/").split("/")):
@@ -227,7 +227,7 @@ def _resolve_url(url: str, access: Access) -> list[Location]:
 
 @contextmanager
 def _failures_named(label: str) -> Iterator[None]:
-    """What file systems raise, as a StageError that names the file and says whether to try again."""
+    """Convert file system errors to a StageError that names the file and tells whether a retry can help."""
     try:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:

@@ -1,15 +1,15 @@
-"""Keep stages away from FlexiRoaster's own tables, in whatever database they are.
+"""Table guard: keeps stages away from FlexiRoaster's own tables in any database.
 
-A schema (on SQLite: a file) with more than half of these tables holds an installation. Whether a stage reaches its
-tables is asked of the database and not read from SQL text, so aliases, views, schemas, and the many ways to spell a
-connection make no difference:
+A schema (on SQLite: a file) that contains more than half of these tables is an installation. The database itself
+reports which tables a stage accesses; SQL text is not analyzed. Aliases, views, schemas and the many spellings of a
+connection therefore make no difference:
 
-- SQLite asks an authorizer before it compiles any access to a table, also one inside a view or a trigger.
-- PostgreSQL locks every table that a transaction touches until its end, also inside views, functions and triggers;
-  `pg_locks` shows these locks. A query's own tables are locked before its first row is computed.
+- SQLite calls an authorizer before it compiles any access to a table, also inside a view or a trigger.
+- PostgreSQL locks every table that a transaction accesses until its end, also inside views, functions and triggers;
+  `pg_locks` shows these locks. PostgreSQL locks the tables that a query names before it computes the first row.
 
-On PostgreSQL a function that takes SQL as text can reveal a row by failing, before there is a lock to look at. Where
-an installation is, queries can therefore name built-in functions only, and no volatile ones except a few.
+On PostgreSQL, a function that takes SQL as text can reveal a row through its error message before a lock is visible.
+In a database with an installation, queries can therefore call only built-in functions, and only a few volatile ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["reading", "writing"]
 
 _SQLITE_WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 _SQLITE_CATALOG = {"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema", "sqlite_sequence"}
-"""Of SQLite's own tables those without our data; sqlite_stat4 holds samples, sqlite_dbpage everything."""
+"""SQLite catalog tables without our data; sqlite_stat4 holds samples of rows, sqlite_dbpage holds all pages."""
 
 _SQLITE_TABLES = text(
     "SELECT lower(name) FROM sqlite_master WHERE type = 'table' AND lower(name) IN :names"
@@ -56,13 +56,13 @@ SELECT oid::bigint, name FROM reaching
 UNION ALL
 SELECT c.reltoastrelid::bigint, name FROM reaching JOIN pg_catalog.pg_class c USING (oid) WHERE c.reltoastrelid <> 0
 """)
-"""Our tables in schemas that hold an installation, their children, the views over them, and the TOAST tables of all."""
+"""Our tables in schemas that hold an installation, with their child tables, views and TOAST tables."""
 
 _STATISTICS = text("""
 SELECT oid::bigint, relname::text AS name FROM pg_catalog.pg_class
 WHERE relnamespace = 'pg_catalog'::regnamespace AND relname IN ('pg_statistic', 'pg_statistic_ext_data')
 """)
-"""Where PostgreSQL keeps frequent values of our columns; `pg_stats` reads from there."""
+"""The catalogs where PostgreSQL stores frequent values of our columns; `pg_stats` reads them."""
 
 _LOCKED = text("""
 SELECT relation::bigint FROM pg_catalog.pg_locks
@@ -71,7 +71,7 @@ WHERE locktype = 'relation' AND pid = pg_backend_pid() AND relation = ANY(CAST(:
   AND (mode = 'RowExclusiveLock' OR NOT :written)
 ORDER BY relation LIMIT 1
 """)
-"""INSERT, UPDATE, DELETE and COPY take ROW EXCLUSIVE; the check of a foreign key takes less."""
+"""INSERT, UPDATE, DELETE and COPY take ROW EXCLUSIVE; a foreign key check takes a weaker lock."""
 
 _REFUSED_FUNCTIONS = text("""
 SELECT proname::text FROM pg_catalog.pg_proc
@@ -81,7 +81,7 @@ WHERE lower(proname) = ANY(CAST(:words AS text[]))
        OR provolatile = 'v' AND proname <> ALL(CAST(:harmless AS text[])))
 ORDER BY proname LIMIT 1
 """)
-"""Functions that are not built in (initdb gives lower numbers), that read a table by its name, or are volatile."""
+"""Functions that are not built in (initdb assigns oids below 16384), read a table by its name, or are volatile."""
 
 _HARMLESS = [
     *("array_sample", "array_shuffle", "clock_timestamp", "gen_random_uuid", "random", "random_normal", "setseed"),
@@ -89,15 +89,15 @@ _HARMLESS = [
 ]
 
 _WORD = re.compile(r"[^\W\d][\w$]*")
-"""An identifier is one of these wherever it is, as only `U&"..."` writes one in another way."""
+"""Matches every identifier; only `U&"..."` can write an identifier in another form."""
 
 
 @contextmanager
 def reading(connection: Connection, query: str, tables: Collection[str]) -> Iterator[None]:
-    """Within, execute the query and fetch its rows: it is refused if it reaches one of `tables` in an installation.
+    """Guard a query that the caller executes and fetches inside this context.
 
-    On SQLite ATTACH is refused, too. Raises StageError (configuration), on PostgreSQL perhaps only at the end: use no
-    row before.
+    Raises StageError (configuration) if the query reads one of `tables` in an installation, or on SQLite if it attaches
+    a database. On PostgreSQL the error may be raised only at the end of the context: do not use the rows before.
     """
     if connection.dialect.name == "sqlite":
         kept = _kept_by_sqlite(connection, tables)
@@ -110,7 +110,7 @@ def reading(connection: Connection, query: str, tables: Collection[str]) -> Iter
             reaching |= {row.oid: row.name for row in connection.execute(_STATISTICS)}
 
             def after_declare(*_: object) -> None:
-                """Before the first FETCH: a query that fails on a row shows a value of it in its message."""
+                """Check before the first FETCH: a query that fails on a row shows a value of it in its message."""
                 _refuse_locked(connection, reaching, written=False)
 
             event.listen(connection, "after_cursor_execute", after_declare, once=True)
@@ -122,9 +122,9 @@ def reading(connection: Connection, query: str, tables: Collection[str]) -> Iter
 
 @contextmanager
 def writing(connection: Connection, tables: Collection[str]) -> Iterator[None]:
-    """Within, a write to one of `tables` in an installation is refused: raises StageError (configuration).
+    """Guard writes inside this context: a write to an installation's `tables` raises StageError (configuration).
 
-    It matters where names do not tell: triggers, rules, partitions and tables that inherit from ours.
+    This covers indirect writes too: triggers, rules, partitions and tables that inherit from ours.
     """
     if connection.dialect.name == "sqlite":
         kept = _kept_by_sqlite(connection, tables)
@@ -142,7 +142,7 @@ def writing(connection: Connection, tables: Collection[str]) -> Iterator[None]:
 
 
 def _kept_by_sqlite(connection: Connection, tables: Collection[str]) -> set[str]:
-    """The names of our tables, lower case, if the file holds an installation."""
+    """Return the lowercase names of our tables if the file holds an installation, else an empty set."""
     found = set(connection.execute(_SQLITE_TABLES, {"names": list(tables)}).scalars())
     return found if len(found) * 2 > len(tables) else set()
 
@@ -192,7 +192,7 @@ def _refuse_functions(connection: Connection, query: str) -> None:
         return
     message = (
         f"the query names {name or 'something by U&'!r}: in a database that holds FlexiRoaster's own tables, queries "
-        "call built-in functions only, and none that changes anything or runs text as SQL"
+        "can call only built-in functions that change nothing and do not run text as SQL"
     )
     raise StageError(message, ErrorClass.CONFIGURATION)
 

@@ -1,6 +1,6 @@
-"""Requests that are repeated while there is hope: what passes, how long to wait, and when to leave it to the stage.
+"""HTTP retry: which status codes are retried, how long to wait, and when to leave the retry to the stage.
 
-Shared by what reads from the web and what writes to it.
+The HTTP input and the HTTP output share this module.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from flexiroaster.errors import ErrorClass, StageError
 __all__ = ["PASSING", "PATIENCE", "WORTH_ANOTHER", "AnotherAttempt", "attempts", "checked_headers", "seconds_until"]
 
 PATIENCE = 60.0
-"""The longest wait (s) before another attempt within a stage; who asks for more gets a later attempt of the stage."""
+"""The longest wait (s) for a retry within a stage attempt; a longer wait is left to the next stage attempt."""
 
 WORTH_ANOTHER = frozenset({429, 502, 503, 504})
-"""Answers after which the same request is sent again."""
+"""Status codes after which the same request is sent again."""
 
 PASSING = frozenset({408, 425})
-"""Answers that may pass, but not for a request that is simply repeated."""
+"""Status codes of transient failures that an immediate repetition of the request does not solve."""
 
 _LONGEST = 86_400.0
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
 
-class AnotherAttempt(Exception):  # noqa: N818 - not an error but a request; it never leaves an operator
-    """Asks for the same request again, after `retry_after` seconds if the other side said so."""
+class AnotherAttempt(Exception):  # noqa: N818 - a retry request, not an error; it never leaves an operator
+    """Requests a retry, after `retry_after` seconds if the server sent `Retry-After`."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -40,7 +40,10 @@ class AnotherAttempt(Exception):  # noqa: N818 - not an error but a request; it 
 
 
 def attempts(max_retries: int, logger: logging.Logger) -> Retrying:
-    """Call what it is given until it no longer raises `AnotherAttempt`, or raise the last one; waits are logged."""
+    """Return a retrier that calls a function until it does not raise `AnotherAttempt`; it logs each wait.
+
+    After `max_retries` retries it raises the last `AnotherAttempt`.
+    """
 
     def log_pause(state: RetryCallState) -> None:
         outcome, action = state.outcome, state.next_action
@@ -57,7 +60,7 @@ def attempts(max_retries: int, logger: logging.Logger) -> Retrying:
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Header values without surrounding white space. Raises StageError that names the header and not its value."""
+    """Return the headers with stripped values. Raises StageError that names the header but not its value."""
     stripped = {name: value.strip() for name, value in headers.items()}
     for name, value in stripped.items():
         if not _HEADER_VALUE.fullmatch(value):
@@ -67,7 +70,7 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def seconds_until(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds from now, a day at most; None where it is absent or of neither form."""
+    """Return `Retry-After` in seconds from now, at most one day, or None if it is absent or malformed."""
     if retry_after is None:
         return None
     if retry_after.strip().isdigit():

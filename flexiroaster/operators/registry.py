@@ -1,8 +1,8 @@
-"""Which operators there are, and which one a stage asks for.
+"""Operator registry: finds operators by name and builds the operator of a stage.
 
-The type of a stage and one field of its config name the operator: `source` for inputs, `operation` for transforms,
-`validator` (default `rules`) for validations, `destination` for outputs. Others add theirs through the entry point
-group `flexiroaster.operators`, each entry naming an `Operator` class.
+The type of a stage and one field of its config select the operator: `source` for inputs, `operation` for transforms,
+`validator` (default `rules`) for validations, `destination` for outputs. Other packages register operators in the entry
+point group `flexiroaster.operators`; each entry names an `Operator` subclass.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SELECTORS: Mapping[StageType, tuple[str, str | None]] = {
     StageType.VALIDATION: ("validator", "rules"),
     StageType.OUTPUT: ("destination", None),
 }
-"""Stage type -> (the config field that names the operator, its default)."""
+"""Stage type -> (the config field that selects the operator, its default)."""
 
 _BUILT_IN: Mapping[str, str] = {
     "input.api": "flexiroaster.operators.inputs.api:ApiInput",
@@ -58,12 +58,12 @@ _BUILT_IN: Mapping[str, str] = {
     "output.file": "flexiroaster.operators.outputs.file:FileOutput",
     "output.http": "flexiroaster.operators.outputs.http:HttpOutput",
 }
-"""`type.name` -> `module:class`; imported when first asked for."""
+"""`type.name` -> `module:class`, imported on first use."""
 
 
 @cache
 def _entries() -> Mapping[str, EntryPoint]:
-    """The operators of other packages; ours go before theirs."""
+    """Return the operators of other packages; built-in operators take precedence."""
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name not in _BUILT_IN}
 
 
@@ -73,16 +73,16 @@ def _references() -> Mapping[str, str]:
 
 
 def names(stage_type: StageType | None = None) -> list[str]:
-    """The names of all operators, `type.name`, sorted; of one stage type if given."""
+    """Return the sorted full names (`type.name`) of all operators, or of one stage type."""
     prefix = f"{stage_type}." if stage_type else ""
     return sorted(name for name in _references() if name.startswith(prefix))
 
 
 @cache
 def find(name: str) -> type[Operator[Any]]:
-    """The operator class of a full name (`transform.normalize`).
+    """Return the operator class of a full name (`transform.normalize`).
 
-    Raises NotFoundError: with the nearest names where there is none, with the reason where it cannot be loaded.
+    Raises NotFoundError, with the nearest names if it is unknown, or with the reason if it cannot be loaded.
     """
     reference = _references().get(name)
     if reference is None:
@@ -90,15 +90,15 @@ def find(name: str) -> type[Operator[Any]]:
     module, _, attribute = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # somebody else's module may fail in any way
+    except Exception as error:  # a third-party module can fail in any way
         raise _unloadable(name, f"{type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Operator)):
-        raise _unloadable(name, f"{reference} is no operator class")
+        raise _unloadable(name, f"{reference} is not an Operator subclass")
     return found
 
 
 def _unloadable(name: str, reason: str) -> NotFoundError:
-    """The error for an operator that is known and cannot be had; the package is named where it is not ours."""
+    """Return the error for an operator that cannot be loaded; it names the package of a third-party operator."""
     entry = _entries().get(name)
     origin = f" of the package {entry.dist.name!r}" if entry is not None and entry.dist is not None else ""
     message = f"operator {name!r}{origin} cannot be loaded: {reason}"
@@ -106,7 +106,7 @@ def _unloadable(name: str, reason: str) -> NotFoundError:
 
 
 def operator_of(stage_type: StageType, config: Mapping[str, Any]) -> str:
-    """The full name of the operator a stage asks for. Raises NotFoundError."""
+    """Return the full name of the operator that a stage's config selects. Raises NotFoundError."""
     field, default = SELECTORS[stage_type]
     chosen = config.get(field, default)
     known = [name.partition(".")[2] for name in names(stage_type)]
@@ -115,15 +115,19 @@ def operator_of(stage_type: StageType, config: Mapping[str, Any]) -> str:
     if not isinstance(chosen, str):
         raise NotFoundError(f"must be one of {', '.join(known)}, not {shown(chosen)}", field=field, known=known)
     if chosen not in known:
-        reason = "; it takes no ${...}" if any(placeholders(chosen)) else near(chosen, known) or listing(known)
+        reason = (
+            "; this field does not accept ${...}"
+            if any(placeholders(chosen))
+            else near(chosen, known) or listing(known)
+        )
         raise NotFoundError(f"unknown {field} {quoted(chosen)}{reason}", field=field, known=known)
     return f"{stage_type}.{chosen}"
 
 
 def build(stage_type: StageType, config: Mapping[str, Any], variables: Mapping[str, Any]) -> Operator[Any]:
-    """The operator of a stage, with its config filled in and checked.
+    """Build the operator of a stage: fill the variables into its config and validate it.
 
-    Raises StageError (configuration) when the config does not hold with these variables.
+    Raises StageError (configuration) if the config is invalid with these variables.
     """
     try:
         operator = find(operator_of(stage_type, config))
@@ -138,9 +142,9 @@ def build(stage_type: StageType, config: Mapping[str, Any], variables: Mapping[s
 
 
 def check_stage(index: int, stage: Stage, variables: Mapping[str, Any], access: Access) -> Iterator[Problem]:
-    """Every problem of one stage's config: unknown operator, fields, number of inputs, what the operator checks.
+    """Yield every problem of a stage: operator name, config fields, number of inputs, the operator's own `check`.
 
-    `variables` are those known now; a field whose value waits for a variable is not judged.
+    `variables` are those known now; a field that needs an unknown variable is not checked.
     """
     here = ("stages", index, "config")
     try:
@@ -168,7 +172,7 @@ def check_stage(index: int, stage: Stage, variables: Mapping[str, Any], access: 
 def _arity_problems(index: int, stage: Stage, operator: type[Operator[Any]]) -> Iterator[Problem]:
     least, most = operator.arity
     given = len(stage.dependencies)
-    if stage.type is StageType.INPUT:  # an input may wait for another stage; it takes no table from it
+    if stage.type is StageType.INPUT:  # an input can depend on another stage, but it takes no table from it
         return
     path = render_path(("stages", index, "dependencies"))
     if given < least:
@@ -182,29 +186,29 @@ def _arity_problems(index: int, stage: Stage, operator: type[Operator[Any]]) -> 
 def _template_problems(
     here: tuple[str | int, ...], operator: type[Operator[Any]], config: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    """Placeholders that are none, and those in fields that take none.
+    """Yield malformed placeholders, and placeholders in fields that do not accept them.
 
     The latter are marked `json_schema_extra={"template": False}`: queries, function names.
     """
     for location, text in malformed(config):
-        message = f"{text!r} is no variable: a name has letters, digits and _; a literal ${{ is written $${{"
+        message = f"{text!r} is not a valid variable: use letters, digits and _ in a name; write $${{ for a literal ${{"
         yield Problem(render_path((*here, *location)), message, "template")
     fields = operator.config_model.model_fields
     instead = next((name for name in ("parameters", "arguments") if name in fields), None)
     for field, info in fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, Mapping) and extra.get("template") is False and any(placeholders(config.get(field))):
-            remedy = f": pass values as `{instead}`" if instead else ""
-            yield Problem(render_path((*here, field)), f"takes no ${{...}}{remedy}", "template")
+            remedy = f": pass values in `{instead}`" if instead else ""
+            yield Problem(render_path((*here, field)), f"does not accept ${{...}}{remedy}", "template")
 
 
 def _own_fields(stage_type: StageType, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the field that chose the operator."""
+    """Return the config without the field that selects the operator."""
     return {key: value for key, value in config.items() if key != SELECTORS[stage_type][0]}
 
 
 def _at(value: Any, location: tuple[int | str, ...]) -> Any:  # noqa: ANN401 - walks any JSON value
-    """What stands at a location, as far as it goes."""
+    """Return the value at a location; if the path ends early, the text where it ends, else None."""
     for part in location:
         try:
             value = value[part]

@@ -1,7 +1,7 @@
-"""The columns of an operator's input: asked for by name, with an answer that helps where one is not there.
+"""Input columns of operators: checks by name, with helpful messages for missing columns.
 
-A table without any column is what an input gives that found no records: nobody knows its columns then. Operators with
-one input hand it on (`is_blank`), so that a quiet day is not a failure.
+An input that finds no records returns a table without columns, because the columns are unknown. Operators with one
+input pass such a table on (`is_blank`), so a day without data is not a failure.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def _one_or_many(value: object) -> object:
 
 
 ColumnNames = Annotated[list[str], BeforeValidator(_one_or_many)]
-"""A config field that holds one column name, or a list of them."""
+"""The type of a config field that holds one column name or a list of names."""
 
 
 def input_schema(context: StageContext) -> pl.Schema:
-    """The columns of the only input table and their types; reads metadata only."""
+    """Return the schema of the single input table; reads metadata only."""
     return context.table.collect_schema()
 
 
 def is_blank(context: StageContext) -> bool:
-    """Whether the only input table has no columns at all; a warning in the stage's log says that it is handed on."""
+    """Return whether the single input table has no columns; if so, log a warning in the stage's log."""
     if input_schema(context):
         return False
     context.logger.warning("the input of stage %r is empty: it has no columns and no rows", context.stage_id)
@@ -55,30 +55,30 @@ def is_blank(context: StageContext) -> bool:
 
 
 def input_of(context: StageContext) -> str:
-    """How messages name the only input."""
+    """Return the name of the single input for messages."""
     return f"input of stage {context.stage_id!r}"
 
 
 def named_input(context: StageContext, stage_id: str) -> str:
-    """How messages name one of several inputs."""
+    """Return the name of one of several inputs for messages."""
     return f"input {stage_id!r} of stage {context.stage_id!r}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """`'a', 'b'`, cut where there are very many."""
+    """Return names as `'a', 'b'`, truncated after `SHOWN_COLUMNS` names."""
     known = [repr(name) for name in names]
-    more = f", ... ({len(known)} in all)" if len(known) > SHOWN_COLUMNS else ""
+    more = f", ... ({len(known)} in total)" if len(known) > SHOWN_COLUMNS else ""
     return ", ".join(known[:SHOWN_COLUMNS]) + more if known else "none"
 
 
 def missing_columns(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
-    """What of the wanted is not there, each once, in the order asked for."""
+    """Return the wanted names that are not known, each once, in the given order."""
     there = set(known)
     return [name for name in dict.fromkeys(wanted) if name not in there]
 
 
 def require_columns(wanted: Iterable[str], known: Sequence[str] | pl.Schema, where: str, note: str = "") -> None:
-    """Raise StageError (data) where a wanted column is not there, naming it, the nearest and all there are."""
+    """Raise StageError (data) if a wanted column is missing; the message names it, the nearest and all columns."""
     missing = missing_columns(wanted, known)
     if not missing:
         return

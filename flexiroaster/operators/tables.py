@@ -1,11 +1,11 @@
-"""Tables between polars and user code: pandas frames out, whatever a function returns back in.
+"""Table conversion between polars and user code: to pandas frames, and from the return value of a function.
 
-To pandas: plain numpy types as everybody knows them, with one exception. Integers and booleans with missing values
-become pandas' nullable `Int64` (and its like) and `boolean`: as floats, ids beyond 2**53 would silently change. Dates
-become `datetime64`, text pandas' `str`.
+To pandas: columns get plain numpy types, with one exception. Integers and booleans with missing values become the
+nullable pandas types `Int64` (and similar) and `boolean`, because as floats, ids beyond 2**53 would silently change.
+Dates become `datetime64`, text becomes `str`.
 
-From pandas: NaN is a missing value. Row labels that mean something (a named index, dates, text) become columns; the
-numbers that filtering or sorting leave behind are dropped.
+From pandas: NaN is a missing value. Meaningful row labels (a named index, dates, text) become columns; the row numbers
+of a default index, also after filtering or sorting, are dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = "a pandas or polars DataFrame, a pyarrow Table, a list of dicts or a dic
 
 
 def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
-    """The table as a pandas frame with a default index."""
+    """Return the table as a pandas frame with a default index."""
     frame = table.to_pandas()
     for series in table.iter_columns():
         if series.null_count() and (series.dtype.is_integer() or series.dtype == pl.Boolean):
@@ -40,25 +40,25 @@ def _nullable(series: pl.Series) -> Any:  # noqa: ANN401 - a pandas extension ar
     import pandas as pd
 
     name = "boolean" if series.dtype == pl.Boolean else str(series.dtype)
-    if name.endswith("128"):  # pandas has no such integer
+    if name.endswith("128"):  # pandas has no 128-bit integers
         return series.to_pandas()
     dtype: Any = pd.api.types.pandas_dtype(name)
     return dtype.__from_arrow__(series.to_arrow())
 
 
 def from_returned(value: object, function: str) -> pl.LazyFrame | pl.DataFrame:
-    """The table that a function returned, in any of the forms that are tables.
+    """Convert the return value of a function to a table; `function` names it in messages.
 
-    Raises StageError (code) for another type, data for columns that no table can hold; `function` names it.
+    Raises StageError: code for a type that is not a table, data for columns that a table cannot hold.
     """
     try:
         table = _table(value, function)
     except (ValueError, TypeError, NotImplementedError, pl.exceptions.PolarsError) as error:
         # pyarrow's own errors derive from these built-in ones
         column = _offending_column(value)
-        which = f"column {column!r} of what {function} returned" if column else f"what {function} returned"
+        which = f"column {column!r} of the result of {function}" if column else f"the result of {function}"
         reason = str(error).strip().splitlines()[0]
-        raise StageError(f"{which} cannot be made a table: {reason}", ErrorClass.DATA) from error
+        raise StageError(f"{which} cannot be converted to a table: {reason}", ErrorClass.DATA) from error
     if isinstance(table, pl.DataFrame):
         _refuse_objects(table, function)
     return table
@@ -75,7 +75,7 @@ def _table(value: object, function: str) -> pl.LazyFrame | pl.DataFrame:
     if isinstance(value, Mapping):
         _require_names(value, function)
         columns = {name: _column(name, values, function) for name, values in value.items()}
-        return pl.DataFrame(columns, strict=False)  # 1 beside 2.5 is a number, 1 beside "x" text, as in a list of dicts
+        return pl.DataFrame(columns, strict=False)  # 1 and 2.5 give numbers, 1 and "x" give text, as in a list of dicts
     if isinstance(value, list) and all(isinstance(row, Mapping) for row in value):
         for row in value:
             _require_names(row, function)
@@ -84,14 +84,14 @@ def _table(value: object, function: str) -> pl.LazyFrame | pl.DataFrame:
 
 
 def _is_instance(value: object, module: str, name: str) -> bool:
-    """Whether the value is of a class of a module, without importing that where nobody did."""
+    """Return whether the value is an instance of a module's class, without importing the module."""
     loaded = sys.modules.get(module)
     kind = getattr(loaded, name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
 
 def _kind(value: object) -> str:
-    """What a value is, for people."""
+    """Describe the type of a value in a message."""
     if value is None:
         return "None"
     if isinstance(value, list):
@@ -101,7 +101,7 @@ def _kind(value: object) -> str:
     return f"{type(value).__name__}{hint}"
 
 
-def _from_pandas(value: Any, function: str) -> pl.DataFrame:  # noqa: ANN401 - a pandas frame, imported by its maker
+def _from_pandas(value: Any, function: str) -> pl.DataFrame:  # noqa: ANN401 - a pandas frame; user code imported pandas
     import pandas as pd
 
     frame: pd.DataFrame = value
@@ -127,8 +127,8 @@ def _column(name: object, values: object, function: str) -> object:
 
 
 def _require_names(names: Iterable[object], function: str) -> None:
-    """Raise StageError (code) unless column names are text and differ."""
-    counted = Counter(list(names))  # of a mapping, Counter would take the values for counts
+    """Raise StageError (code) unless column names are text and unique."""
+    counted = Counter(list(names))  # Counter would read the values of a mapping as counts
     for name, times in counted.items():
         if not isinstance(name, str):
             message = f"{function} returned a column named {name!r} ({type(name).__name__}): column names must be text"
@@ -138,7 +138,7 @@ def _require_names(names: Iterable[object], function: str) -> None:
 
 
 def _offending_column(value: object) -> str | None:
-    """The first column that cannot be converted on its own."""
+    """Return the first column that cannot be converted on its own."""
     if not (_is_instance(value, "pandas", "DataFrame") or isinstance(value, Mapping)):
         return None
     columns: Any = value
@@ -153,5 +153,5 @@ def _offending_column(value: object) -> str | None:
 def _refuse_objects(table: pl.DataFrame, function: str) -> None:
     for name, dtype in table.schema.items():
         if dtype.is_object():
-            message = f"column {name!r} of what {function} returned holds Python objects: make them text or numbers"
+            message = f"column {name!r} of the result of {function} holds Python objects: make them text or numbers"
             raise StageError(message, ErrorClass.DATA)

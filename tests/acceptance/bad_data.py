@@ -127,11 +127,11 @@ FILES = [
              "data/cut.csv.xz: cannot be decompressed: the file is truncated"),
     FileCase("text.csv.zst", CSV, {}, DATA, "data/text.csv.zst: is not zstd, although its name says so"),
     FileCase("text.zip", CSV, {"format": "csv"}, DATA, "data/text.zip: is not zip, although its name says so"),
-    FileCase("none.zip", zipped(), {"format": "csv"}, DATA, "data/none.zip: the zip holds no file"),
+    FileCase("none.zip", zipped(), {"format": "csv"}, DATA, "data/none.zip: the zip contains no files"),
     FileCase("mixed.zip", zipped(a_csv="x\n1\n", b_json="[]"), {}, CONFIGURATION,
              "data/mixed.zip/b.json is json, but data/mixed.zip/a.csv is csv: read them separately"),
     FileCase("odd.zip", zipped(a_txt="x\n1\n"), {}, CONFIGURATION,
-             f"cannot tell the format of 'data/odd.zip/a.txt' from its name (known are {KNOWN}): set `format`"),
+             f"cannot tell the format of 'data/odd.zip/a.txt' from its name (known suffixes: {KNOWN}): set `format`"),
 ]  # fmt: skip
 
 ROWS = [{"x": 1, "y": "a", "k": [1]}, {"x": 3, "y": "b", "k": [1]}]

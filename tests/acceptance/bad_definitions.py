@@ -180,7 +180,7 @@ OPERATORS = [
         f"stages[1].config.operation: unknown operation 'qqqqq'; known are {OPERATIONS}",
     ]),
     Case("operation by variable", transform(operation="${op}"), [
-        "stages[1].config.operation: unknown operation '${op}'; it takes no ${...}",
+        "stages[1].config.operation: unknown operation '${op}'; this field does not accept ${...}",
     ]),
     Case("destination", output(destination="databse"), [
         "stages[1].config.destination: unknown destination 'databse'; did you mean 'database'?",
@@ -192,10 +192,10 @@ OPERATORS = [
         "stages[2].dependencies: 'sort' takes one input table, found 2; join or concat them first",
     ]),
     Case("placeholders that are none", transform(operation="filter", where="x > ${my-day} AND y < ${ z }"), [
-        "stages[1].config.where: '${my-day}' is no variable: a name has letters, digits and _; "
-        "a literal ${ is written $${",
-        "stages[1].config.where: '${ z }' is no variable: a name has letters, digits and _; "
-        "a literal ${ is written $${",
+        "stages[1].config.where: '${my-day}' is not a valid variable: use letters, digits and _ in a name; "
+        "write $${ for a literal ${",
+        "stages[1].config.where: '${ z }' is not a valid variable: use letters, digits and _ in a name; "
+        "write $${ for a literal ${",
     ]),
 ]  # fmt: skip
 """Which operator, and what of it can be told without its config."""
@@ -217,7 +217,8 @@ INPUTS = [
         "stages[0].config.path: 'https://h/x.csv': read web addresses with the http input",
     ]),
     Case("no format", source(source="file", path="data"), [
-        f"stages[0].config.format: cannot tell the format of 'data' from its name (known are {FORMATS}): set `format`",
+        "stages[0].config.format: cannot tell the format of 'data' from its name "
+        f"(known suffixes: {FORMATS}): set `format`",
     ]),
     Case("options", source(source="file", path="a.csv", format="xlsx", encoding="utf9", separator="||"), [
         "stages[0].config.separator: must be one ASCII character, not '||'",
@@ -243,7 +244,7 @@ INPUTS = [
         "stages[0].config.connection: unknown connection 'warehose'; did you mean 'warehouse'?",
     ]),
     Case("query with a variable", source(source="sql", connection="warehouse", query="SELECT ${day}"), [
-        "stages[0].config.query: takes no ${...}: pass values as `parameters`",
+        "stages[0].config.query: does not accept ${...}: pass values in `parameters`",
     ]),
     Case("parameters", source(source="sql", connection="warehouse", query="SELECT :a", parameters={"b": 1}), [
         "stages[0].config.parameters: has no value for :a in the query",
@@ -284,7 +285,7 @@ TRANSFORMS = [
         'stages[1].config.columns.z: must be text, not 3; write "3"',
     ]),
     Case("expressions", transform(operation="derive", columns={"y": "x +", "z": " "}), [
-        "stages[1].config.columns.y: cannot be read as an SQL expression: 'x +'",
+        "stages[1].config.columns.y: cannot be parsed as an SQL expression: 'x +'",
         "stages[1].config.columns.z: the expression is empty",
     ]),
     Case("files in SQL", transform(operation="filter", where="read_csv('/etc/passwd')"), [
@@ -335,7 +336,7 @@ TRANSFORMS = [
         "stages[1].config.columns.x: must be true or false, a number or text, not [1]",
     ]),
     Case("expression of 5 MB", transform(operation="filter", where="x > " + "y" * 5_000_000 + " >"), [
-        f"stages[1].config.where: cannot be read as an SQL expression: 'x > {'y' * 958}...",
+        f"stages[1].config.where: cannot be parsed as an SQL expression: 'x > {'y' * 956}...",
     ]),
     Case("not a query", transform(operation="sql", query="DELETE FROM a"), [
         "stages[1].config.query: must be one SELECT, or WITH ... SELECT",
@@ -352,7 +353,7 @@ TRANSFORMS = [
         "stages[1].config.arguments: must be a mapping, not [1]",
     ]),
     Case("function by variable", transform(operation="python", function="steps:${f}"), [
-        "stages[1].config.function: takes no ${...}: pass values as `arguments`",
+        "stages[1].config.function: does not accept ${...}: pass values in `arguments`",
     ]),
 ]  # fmt: skip
 """Configs of transforms."""
@@ -375,7 +376,7 @@ VALIDATIONS = [
         "stages[1].config.schma: is not a known field; did you mean 'schema'?",
     ]),
     Case("pattern and check", rules(patterns={"x": "(a"}, checks={"c": "x >"}), [
-        "stages[1].config.checks.c: cannot be read as an SQL expression: 'x >'",
+        "stages[1].config.checks.c: cannot be parsed as an SQL expression: 'x >'",
         "stages[1].config.patterns.x: unclosed group: '(a'",
     ]),
 ]  # fmt: skip
@@ -430,7 +431,7 @@ SEVERAL = [
         "stages[0].config.separator: must be one ASCII character, not '||'",
         "stages[1].config.operation: unknown operation 'agregate'; did you mean 'aggregate' or 'rename'?",
         "stages[2].dependencies: 'filter' needs one input table, found 0",
-        "stages[2].config.where: cannot be read as an SQL expression: 'x >'",
+        "stages[2].config.where: cannot be parsed as an SQL expression: 'x >'",
         "stages[3].dependencies: 'database' needs one input table, found 0",
         "stages[3].config.key: is required for upsert: name the columns that identify a row",
     ]),

@@ -144,7 +144,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("gone", "ModuleNotFoundError: No module named 'acme_gone'"),
         ("raises", "RuntimeError: no licence"),
         ("nothing", "AttributeError: module 'acme_good' has no attribute 'Nothing'"),
-        ("function", "acme_good:function is no operator class"),
+        ("function", "acme_good:function is not an Operator subclass"),
     ],
 )
 @pytest.mark.usefixtures("foreign")

@@ -37,7 +37,7 @@ def test_a_malformed_url_is_refused_and_never_shown(url):
 
 
 def test_an_unknown_driver_is_a_matter_of_configuration():
-    with pytest.raises(StageError, match="there is no driver for 'nosuch'") as caught:
+    with pytest.raises(StageError, match="no database driver for 'nosuch'") as caught:
         engine_for("nosuch://host/db")
     assert caught.value.error_class is ErrorClass.CONFIGURATION
 

@@ -55,9 +55,12 @@ def test_a_name_is_a_type(name, dtype):
         ("integr", "unknown type 'integr'; did you mean 'integer' or 'int'"),
         ("Int33", "unknown type 'Int33'; did you mean 'Int32' or 'UInt32' or 'Int8'?"),
         ("datetime[Europe/Berln]", "unknown time zone 'Europe/Berln' in type 'datetime[Europe/Berln]'; did you mean"),
-        ("decimal(40,2)", "type 'decimal(40,2)': precision is 1 to 38, scale 0 to the precision"),
-        ("decimal(4,5)", "type 'decimal(4,5)': precision is 1 to 38, scale 0 to the precision"),
-        ("", "unknown type ''; known are integer, number, string, boolean, date, datetime, time, duration, decimal,"),
+        ("decimal(40,2)", "type 'decimal(40,2)': the precision must be 1 to 38, the scale 0 to the precision"),
+        ("decimal(4,5)", "type 'decimal(4,5)': the precision must be 1 to 38, the scale 0 to the precision"),
+        (
+            "",
+            "unknown type ''; known types: integer, number, string, boolean, date, datetime, time, duration, decimal,",
+        ),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, message):

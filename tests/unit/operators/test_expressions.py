@@ -14,7 +14,7 @@ SCHEMA = pl.Schema({"a": pl.Int64, "select": pl.String, "x y": pl.Float64})
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a >", "where: cannot be read as an SQL expression: 'a >'"),
+        ("a >", "where: cannot be parsed as an SQL expression: 'a >'"),
         ("", "where: the expression is empty"),
         ("a; DROP TABLE b", "where: invalid expression (found unexpected token ';'): 'a; DROP TABLE b'"),
         ("a, b", "where: invalid expression (found unexpected token ','): 'a, b'"),
@@ -24,7 +24,7 @@ SCHEMA = pl.Schema({"a": pl.Int64, "select": pl.String, "x y": pl.Float64})
             "where: a query inside an expression is not supported: use a stage with the operation 'sql': "
             "'a IN (SELECT b FROM c)'",
         ),
-        ("COLUMNS('a.*')", "where: an expression gives one column, this one gives several: \"COLUMNS('a.*')\""),
+        ("COLUMNS('a.*')", "where: an expression must return one column, this one returns several: \"COLUMNS('a.*')\""),
     ],
 )
 def test_what_is_not_understood(text, message):

@@ -136,7 +136,7 @@ def test_a_zip_with_several_members_is_their_concatenation(tmp_path: Path) -> No
 
 def test_damaged_archives(tmp_path: Path) -> None:
     zipfile.ZipFile(tmp_path / "none.zip", "w").close()
-    assert failure(tmp_path, "none.zip") == ("none.zip: the zip holds no file", ErrorClass.DATA)
+    assert failure(tmp_path, "none.zip") == ("none.zip: the zip contains no files", ErrorClass.DATA)
     for suffix, compress in COMPRESSORS.items():
         name = f"cut.csv{suffix}"
         (tmp_path / name).write_bytes(compress(TABLE.write_csv().encode() * 50)[:-9])
@@ -390,7 +390,7 @@ def test_files_out_of_bounds_or_not_there(tmp_path: Path) -> None:
     assert failure(tmp_path, "*.csv") == ("no file matches '*.csv'", ErrorClass.CONFIGURATION)
     (tmp_path / "t.dat").write_text("x\n")
     message = failure(tmp_path, "t.dat")[0]
-    assert message.startswith("cannot tell the format of 't.dat' from its name (known are .csv, ")
+    assert message.startswith("cannot tell the format of 't.dat' from its name (known suffixes: .csv, ")
 
 
 def test_problems_of_a_config() -> None:

@@ -449,7 +449,7 @@ def test_secrets_that_no_header_can_have(tmp_path: Path, site: Site) -> None:
         error = failure(tmp_path, f"{site.url}/x", headers={"X-Key": value})
         assert error.message == "headers: the value of 'X-Key' has characters that a header cannot have"
     assert failure(tmp_path, f"{site.url}/x", headers={"X-Key": {"secret": "NONE"}}).message == (
-        "no secret 'NONE': set FLEXIROASTER_SECRET_NONE"
+        "secret 'NONE' is not set: set FLEXIROASTER_SECRET_NONE"
     )
 
 

@@ -263,7 +263,7 @@ def test_a_query_takes_no_placeholders() -> None:
     access = Access(connections={"shop": "sqlite://"})
     found = problems({"connection": "shop", "query": "SELECT ${column} FROM t"}, access)
     assert [(p.path, p.message) for p in found] == [
-        ("stages[0].config.query", "takes no ${...}: pass values as `parameters`")
+        ("stages[0].config.query", "does not accept ${...}: pass values in `parameters`")
     ]
 
 

@@ -110,7 +110,7 @@ def test_dots_after_a_wildcard_are_refused() -> None:
 
 
 def test_a_file_url_of_another_host() -> None:
-    expected = "'file://server/x.csv': a file:// URL names a local file, not one of the host 'server'"
+    expected = "'file://server/x.csv': a file:// URL must name a local file, not a file on host 'server'"
     assert refusal(lambda: resolve("file://server/x.csv", HERE)) == expected
 
 

@@ -227,7 +227,7 @@ def test_a_user_and_a_password_in_the_url(receiver):
 
 def test_secrets_that_are_absent_or_no_header_values(receiver):
     error = error_of(run, receiver, headers={"X": {"secret": "NONE"}})
-    assert error.message == "no secret 'NONE': set FLEXIROASTER_SECRET_NONE"
+    assert error.message == "secret 'NONE' is not set: set FLEXIROASTER_SECRET_NONE"
     error = error_of(run, receiver, headers={"X": {"secret": "BAD"}})
     assert error.message == "headers: the value of 'X' has characters that a header cannot have"
     assert receiver.requests == []

@@ -86,7 +86,7 @@ def test_functions_of_numbers_need_numbers():
     ("config", "message"),
     [
         ({"aggregations": {}}, ".aggregations: must not be empty"),
-        ({"aggregations": {"n": "SUM("}}, ".aggregations.n: cannot be read as an SQL expression: 'SUM('"),
+        ({"aggregations": {"n": "SUM("}}, ".aggregations.n: cannot be parsed as an SQL expression: 'SUM('"),
         ({"by": ["n"], "aggregations": {"n": "COUNT(*)"}}, ": 'n' is both in 'by' and the name of an aggregation"),
     ],
 )

@@ -243,7 +243,7 @@ def test_derive_knows_whole_table_aggregates_quoted_names_and_case():
 def test_derive_is_checked_with_the_definition():
     config = {"operation": "derive", "columns": {"a": "id +", "b": "nofunc(id)", "c": "id"}}
     assert problems(config) == [
-        "stages[0].config.columns.a: cannot be read as an SQL expression: 'id +'",
+        "stages[0].config.columns.a: cannot be parsed as an SQL expression: 'id +'",
         "stages[0].config.columns.b: unsupported function 'nofunc': 'nofunc(id)'",
     ]
 

@@ -87,7 +87,7 @@ def test_a_reference_is_module_and_function(name):
 
 def test_a_reference_takes_no_variables():
     assert problems({"operation": "python", "function": "${module}:f"}, access=ACCESS)[0] == (
-        "stages[0].config.function: takes no ${...}: pass values as `arguments`"
+        "stages[0].config.function: does not accept ${...}: pass values in `arguments`"
     )
 
 
@@ -328,17 +328,20 @@ def test_names_no_table_can_have(what, message):
     [
         (
             "mixed",
-            f"column 'mix' of what {STEPS}:returns returned cannot be made a table: "
+            f"column 'mix' of the result of {STEPS}:returns cannot be converted to a table: "
             "Could not convert 'x' with type str: tried to convert to int64",
         ),
-        ("objects", f"column 'o' of what {STEPS}:returns returned cannot be made a table: Could not convert <object"),
+        (
+            "objects",
+            f"column 'o' of the result of {STEPS}:returns cannot be converted to a table: Could not convert <object",
+        ),
         (
             "objects in a dict",
-            f"column 'o' of what {STEPS}:returns returned holds Python objects: make them text or numbers",
+            f"column 'o' of the result of {STEPS}:returns holds Python objects: make them text or numbers",
         ),
         (
             "uneven",
-            f"what {STEPS}:returns returned cannot be made a table: could not create a new DataFrame: height of",
+            f"the result of {STEPS}:returns cannot be converted to a table: could not create a new DataFrame: height",
         ),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_filter_that_is_no_condition():
 
 def test_a_filter_is_checked_with_the_definition():
     assert problems({"operation": "filter", "where": "a = = 1"}) == [
-        "stages[0].config.where: cannot be read as an SQL expression: 'a = = 1'"
+        "stages[0].config.where: cannot be parsed as an SQL expression: 'a = = 1'"
     ]
     assert problems({"operation": "filter"}) == ["stages[0].config.where: is required"]
 

@@ -123,7 +123,7 @@ def test_an_unknown_column_is_named():
 
 def test_a_query_takes_no_variables():
     assert problems({"operation": "sql", "query": "SELECT ${column} FROM load_data"}) == [
-        "stages[0].config.query: takes no ${...}"
+        "stages[0].config.query: does not accept ${...}"
     ]
 
 

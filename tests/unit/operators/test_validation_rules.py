@@ -298,7 +298,7 @@ def test_rows():
     ("config", "text"),
     [
         ({"schema": {"x": "integr"}}, ".schema.x: unknown type 'integr'; did you mean 'integer'"),
-        ({"checks": {"c": "a >"}}, ".checks.c: cannot be read as an SQL expression: 'a >'"),
+        ({"checks": {"c": "a >"}}, ".checks.c: cannot be parsed as an SQL expression: 'a >'"),
         ({"checks": {"c": "a IN (SELECT b FROM read_csv('x'))"}}, ".checks.c: READ_CSV is not allowed in SQL"),
         ({"patterns": {"x": "(a"}}, ".patterns.x: unclosed group: '(a'"),
         (
