@@ -346,7 +346,7 @@ TRANSFORMS = [
     ]),
     Case("module", transform(operation="python", function="os:system"), [
         "stages[1].config.function: module 'os' is not allowed: add it to PYTHON_MODULES "
-        "(a package with all below it as 'package.*')",
+        "('package.*' allows a whole package)",
     ]),
     Case("function", transform(operation="python", function="steps.clean", arguments=[1]), [
         "stages[1].config.function: must be 'module:function', such as 'steps:clean', not \"steps.clean\"",

@@ -158,7 +158,7 @@ def test_one_operator_in_detail(name: str) -> None:
     done = flexiroaster("operators", name)
     assert done.returncode == 0
     text = done.stdout
-    assert text.startswith("transform.join\n\nPut the rows of two tables side by side where their keys agree.\n")
+    assert text.startswith("transform.join\n\nJoin two tables on equal keys.\n")
     assert "\nTakes two input tables.\n" in text
     assert [line.split()[:4] for line in text.splitlines() if line.startswith("operation ")] == [
         ["operation", '"join"', "required"]

@@ -1,1 +1,1 @@
-"""Operators that take tables and give one."""
+"""Transforms: operators from input tables to one table."""

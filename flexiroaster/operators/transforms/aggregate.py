@@ -1,4 +1,4 @@
-"""aggregate: one row for each group."""
+"""The `aggregate` transform: one row for each group."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ NUMERIC_FUNCTIONS = frozenset({"mean", "sum", "median", "std", "quantile"})
 
 
 class Aggregation(OperatorConfig):
-    """The short form for one function of one column."""
+    """The short form: one function over one column."""
 
-    column: str = Field(description="The column summarized.")
+    column: str = Field(description="The column to aggregate.")
     function: Literal[
         "mean", "sum", "min", "max", "median", "std", "count", "n_unique", "first", "last", "quantile"
-    ] = Field(description="What is computed; count and n_unique leave missing values out.")
-    quantile: float | None = Field(default=None, ge=0, le=1, description="For 'function: quantile', 0..1.")
+    ] = Field(description="The aggregate function; count and n_unique ignore missing values.")
+    quantile: float | None = Field(default=None, ge=0, le=1, description="The quantile for 'function: quantile', 0..1.")
 
     @model_validator(mode="after")
     def _quantile_goes_with_its_function(self) -> Self:
         if (self.function == "quantile") != (self.quantile is not None):
-            raise ValueError("'quantile' (0..1) goes with 'function: quantile', and only with that")
+            raise ValueError("'function: quantile' requires 'quantile' (0..1), other functions do not accept it")
         return self
 
     def expression(self) -> pl.Expr:
-        """In polars. `count` and `n_unique` leave missing values out, `std` has ddof 1, as in SQL and pandas."""
+        """Return the polars expression.
+
+        `count` and `n_unique` ignore missing values, and `std` has ddof 1, as in SQL and pandas.
+        """
         column = pl.col(self.column)
         match self.function:
             case "quantile":
@@ -49,9 +52,9 @@ class Aggregation(OperatorConfig):
 
 
 class AggregateConfig(OperatorConfig):
-    """`by` empty: one row for the whole table."""
+    """If `by` is empty, the result is one row for the whole table."""
 
-    by: ColumnNames = Field(default_factory=list, description="Columns that make the groups.")
+    by: ColumnNames = Field(default_factory=list, description="The columns to group by.")
     aggregations: dict[str, str | Aggregation] = Field(
         min_length=1, description="New column -> SQL expression, or {column, function}."
     )
@@ -67,8 +70,8 @@ class AggregateConfig(OperatorConfig):
 class Aggregate(Operator[AggregateConfig]):
     """Summarize groups of rows, or the whole table.
 
-    `{"by": ["carrier"], "aggregations": {"flights": "COUNT(*)", "late": "AVG(dep_delay)"}}`; instead of an SQL
-    expression also `{"column": "dep_delay", "function": "quantile", "quantile": 0.9}`. Rows are sorted by `by`.
+    Example: `{"by": ["carrier"], "aggregations": {"flights": "COUNT(*)", "late": "AVG(dep_delay)"}}`. An aggregation
+    can also be `{"column": "dep_delay", "function": "quantile", "quantile": 0.9}`. The result is sorted by `by`.
     """
 
     stage_type = StageType.TRANSFORM
@@ -77,13 +80,13 @@ class Aggregate(Operator[AggregateConfig]):
     arity = ONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
-        """Expressions that do not parse."""
+        """Yield a problem for each expression that does not parse."""
         for name, wanted in self.config.aggregations.items():
             if isinstance(wanted, str):
                 yield from check_expression(wanted, f"aggregations.{name}")
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The summary. Raises StageError: code for an expression, data for a column that is not there."""
+        """Return the summary. Raises StageError: code for an invalid expression, data for a missing column."""
         if is_blank(context):
             return context.table
         by, schema = self.config.by, input_schema(context)
@@ -106,6 +109,6 @@ def _aggregated(name: str, wanted: str | Aggregation, schema: pl.Schema, where: 
         return wanted.expression()
     expression = bind(wanted, path, schema, where)
     if not is_aggregate(expression, wanted, path, schema):
-        message = f"{path}: gives a value for each row, not one for a group: {wanted!r}; wrap it, as in SUM(...)"
+        message = f"{path}: returns a value for each row, not for each group: {wanted!r}; wrap it, as in SUM(...)"
         raise StageError(message, ErrorClass.CODE)
     return expression

@@ -1,9 +1,10 @@
-"""What a user's function is called with.
+"""Argument binding: which arguments a user's function is called with.
 
-Parameters named like an input stage (dashes and dots as underscores) get that table, `context` gets the StageContext,
-names in the config's `arguments` get those values. If no parameter is named like a stage, the first one left without
-a value gets the only table; where there are several tables it gets all of them, as a dict by stage id, if it is called
-`tables` or `inputs` or is annotated as a dict or Mapping (so annotated, it gets a dict of one as well).
+A parameter with the name of an input stage (underscores for dashes and dots) gets that stage's table. `context` gets
+the StageContext. Parameters named in the config's `arguments` get those values. If no parameter has the name of a
+stage, the first parameter without a value gets the single input table. With several tables, that parameter gets a dict
+of all tables by stage id if its name is `tables` or `inputs` or its annotation is a dict or Mapping. A parameter with
+such an annotation gets a dict of a single table, too.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ _MAPPING = re.compile(r"(?:[\w.]*\.)?(?:dict|Dict|Mapping)\b")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Which parameter gets what: `tables` parameter -> stage id, `all_tables` the parameter that gets them all,
-    `context` whether the context is wanted, `values` the arguments of the config.
+    """The argument binding of a function.
+
+    `tables` maps parameters to stage ids. `all_tables` is the parameter that gets all tables. `context` is true if the
+    function takes the context. `values` are the arguments of the config.
     """
 
     signature: inspect.Signature
@@ -39,7 +42,7 @@ class Call:
     values: Mapping[str, Any]
 
     def bind(self, table_of: Callable[[str, Parameter], object], stage_ids: Iterable[str], context: object) -> Any:  # noqa: ANN401 - BoundArguments of anything
-        """The bound arguments; `table_of(stage id, parameter)` makes a table, and only those wanted are made."""
+        """Return the bound arguments; `table_of(stage id, parameter)` is called only for the tables that are needed."""
         parameters = self.signature.parameters
         given = {name: table_of(stage_id, parameters[name]) for name, stage_id in self.tables.items()}
         if self.all_tables:
@@ -57,9 +60,12 @@ class Call:
 
 
 def signature_of(function: Callable[..., object], name: str) -> inspect.Signature:
-    """The signature of a plain function. Raises StageError (code) for coroutines, generators and the unreadable."""
+    """Return the signature of a plain function.
+
+    Raises StageError (code) for coroutine functions, generators and functions without a readable signature.
+    """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise StageError(f"{name} is asynchronous: a stage calls plain functions", ErrorClass.CODE)
+        raise StageError(f"{name} is asynchronous: use a plain function", ErrorClass.CODE)
     if inspect.isgeneratorfunction(function):
         raise StageError(f"{name} is a generator: return a table instead of yielding rows", ErrorClass.CODE)
     try:
@@ -69,12 +75,12 @@ def signature_of(function: Callable[..., object], name: str) -> inspect.Signatur
 
 
 def returns_nothing(signature: inspect.Signature) -> bool:
-    """Whether the function says that it has no result: `-> None`, also as text."""
+    """Return whether the return annotation is `None`, also as text."""
     return signature.return_annotation in (None, "None", type(None))
 
 
 def plan_call(name: str, signature: inspect.Signature, stage_ids: Iterable[str], arguments: Mapping[str, Any]) -> Call:
-    """Who gets what. Raises StageError (code), naming function and parameter, where it does not work out."""
+    """Plan the call of a function. Raises StageError (code) that names the parameter if binding is impossible."""
     stages = {re.sub(r"[-.]", "_", stage_id): stage_id for stage_id in stage_ids}
     named = [p for p in signature.parameters.values() if p.kind not in _VARIABLE]
     _refuse_unknown(name, signature, arguments, named)
@@ -123,14 +129,14 @@ def _refuse_ambiguous(name: str, arguments: Mapping[str, Any], reserved: set[str
     for argument in arguments:
         if argument in reserved:
             what = "the stage's context" if argument == "context" else "an input table"
-            message = f"parameter {argument!r} of {name} stands for {what}, and 'arguments' gives it too"
+            message = f"parameter {argument!r} of {name} gets {what}: remove it from 'arguments'"
             raise StageError(message, ErrorClass.CODE)
 
 
 def _which_table(name: str, parameter: str, stages: Mapping[str, str]) -> str:
     return (
         f"parameter {parameter!r} of {name} could be any of {len(stages)} tables: name parameters after the input "
-        f"stages ({listed(stages)}), or call it 'tables' to get a dict of all"
+        f"stages ({listed(stages)}), or name it 'tables' to get a dict of all tables"
     )
 
 

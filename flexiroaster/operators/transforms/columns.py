@@ -1,4 +1,4 @@
-"""Operators on columns: select, rename, cast, derive."""
+"""The column transforms `select`, `rename`, `cast` and `derive`."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ SHOWN_VALUES = 3
 def _each_once(names: list[str] | None) -> list[str] | None:
     repeated = [name for name, times in Counter(names or ()).items() if times > 1]
     if repeated:
-        raise ValueError(f"names {listed(repeated)} more than once")
+        raise ValueError(f"names must be unique, found {listed(repeated)} more than once")
     return names
 
 
 class SelectConfig(OperatorConfig):
-    """Exactly one of `columns` and `exclude`."""
+    """Set exactly one of `columns` and `exclude`."""
 
     columns: Annotated[list[str] | None, AfterValidator(_each_once)] = Field(
         default=None, min_length=1, description="The columns to keep, in this order."
     )
-    exclude: list[str] | None = Field(default=None, min_length=1, description="The columns to leave out.")
+    exclude: list[str] | None = Field(default=None, min_length=1, description="The columns to drop.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -55,7 +55,7 @@ class SelectConfig(OperatorConfig):
 
 
 class Select(Operator[SelectConfig]):
-    """Keep some columns, in the order given, or leave some out."""
+    """Keep the given columns, in the given order, or drop columns."""
 
     stage_type = StageType.TRANSFORM
     name = "select"
@@ -63,7 +63,7 @@ class Select(Operator[SelectConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> Result:
-        """The narrower table. Raises StageError (data) for a column that is not there."""
+        """Return the selected columns. Raises StageError (data) for a missing column."""
         (stage_id,) = context.inputs
         if is_blank(context):
             return Result(context.table)
@@ -74,7 +74,7 @@ class Select(Operator[SelectConfig]):
 
 
 class RenameConfig(OperatorConfig):
-    """Old name -> new name."""
+    """The new names of columns."""
 
     columns: dict[str, str] = Field(min_length=1, description="Old name -> new name.")
 
@@ -82,12 +82,12 @@ class RenameConfig(OperatorConfig):
     def _new_names_differ(self) -> Self:
         _each_once(list(self.columns.values()))
         if "" in self.columns.values():
-            raise ValueError("a new name is empty")
+            raise ValueError("a new name must not be empty")
         return self
 
 
 class Rename(Operator[RenameConfig]):
-    """Give columns other names; two columns may swap theirs."""
+    """Rename columns; two columns can swap names."""
 
     stage_type = StageType.TRANSFORM
     name = "rename"
@@ -95,30 +95,30 @@ class Rename(Operator[RenameConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The same table under the new names. Raises StageError (data) where a new name is taken already."""
+        """Return the renamed table. Raises StageError (data) for a missing column or a name that is already taken."""
         if is_blank(context):
             return context.table
         schema, columns = input_schema(context), self.config.columns
         require_columns(columns, schema, input_of(context))
         for old, new in columns.items():
             if new in schema and new not in columns:
-                message = f"cannot rename {old!r} to {new!r}: {input_of(context)} has a column of that name"
+                message = f"cannot rename {old!r} to {new!r}: {input_of(context)} already has a column of that name"
                 raise StageError(message, ErrorClass.DATA)
         return context.table.rename(columns)
 
 
 class CastConfig(OperatorConfig):
-    """Column -> type."""
+    """The new types of columns."""
 
     columns: dict[str, DtypeName] = Field(min_length=1, description="Column -> type, such as integer or datetime[UTC].")
-    on_error: Literal["fail", "null"] = Field(default="fail", description="What a value that does not fit does.")
+    on_error: Literal["fail", "null"] = Field(default="fail", description="How to treat a value that does not fit.")
 
 
 class Cast(Operator[CastConfig]):
     """Change the types of columns.
 
-    A value that does not fit (`1.5` or `x` for an integer) fails the stage, or becomes null with `on_error: null`;
-    nothing is rounded or cut off silently.
+    A value that does not fit (`1.5` or `x` for an integer) fails the stage, or becomes null with `on_error: null`.
+    Values are never rounded or truncated silently.
     """
 
     stage_type = StageType.TRANSFORM
@@ -127,7 +127,7 @@ class Cast(Operator[CastConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> Result:
-        """The converted table; with `on_error: fail` after a first pass over the columns concerned."""
+        """Return the converted table; with `on_error: fail`, a first pass checks the columns concerned."""
         (stage_id,) = context.inputs
         if is_blank(context):
             return Result(context.table)
@@ -177,16 +177,18 @@ def _misfit_text(name: str, wanted: str, count: int, values: list[object]) -> st
 
 
 class DeriveConfig(OperatorConfig):
-    """New column -> SQL expression."""
+    """The expressions of new or replaced columns."""
 
-    columns: dict[str, str] = Field(min_length=1, description="Column -> SQL expression; later ones may use earlier.")
+    columns: dict[str, str] = Field(
+        min_length=1, description="Column -> SQL expression; an expression can use earlier ones."
+    )
 
 
 class Derive(Operator[DeriveConfig]):
-    """Add or replace columns by SQL expressions, one after the other, so that a later one may use an earlier one.
+    """Add or replace columns by SQL expressions, in order, so an expression can use earlier columns.
 
-    `{"columns": {"delay": "COALESCE(arr_delay, 0)", "late": "delay > 15"}}`. An aggregate (`AVG(x)`) is that of the
-    whole table, repeated in every row.
+    Example: `{"columns": {"delay": "COALESCE(arr_delay, 0)", "late": "delay > 15"}}`. An aggregate (`AVG(x)`) is
+    computed over the whole table and repeated in every row.
     """
 
     stage_type = StageType.TRANSFORM
@@ -195,12 +197,12 @@ class Derive(Operator[DeriveConfig]):
     arity = ONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
-        """Expressions that do not parse."""
+        """Yield a problem for each expression that does not parse."""
         for name, text in self.config.columns.items():
             yield from check_expression(text, f"columns.{name}")
 
     def run(self, context: StageContext) -> Result:
-        """The wider table. Raises StageError: code for syntax, data for a column that is not there."""
+        """Return the table with the derived columns. Raises StageError: code for syntax, data for a missing column."""
         table, (stage_id,) = context.table, context.inputs
         if is_blank(context):
             return Result(context.table)

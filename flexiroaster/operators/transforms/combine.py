@@ -1,4 +1,4 @@
-"""Operators on several tables: join, concat."""
+"""The multi-table transforms `join` and `concat`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ _ROWS = "__flexiroaster_rows"
 
 
 class JoinConfig(OperatorConfig):
-    """`on` for equal names, `left_on` and `right_on` for different ones, neither for `cross`."""
+    """Use `on` for keys with equal names, `left_on` and `right_on` for different names, and neither for `cross`."""
 
-    left: str | None = Field(default=None, description="Stage id of the left table; the first dependency if not given.")
-    right: str | None = Field(default=None, description="Stage id of the right table; the other dependency.")
-    on: ColumnNames | None = Field(default=None, min_length=1, description="Key columns named alike on both sides.")
+    left: str | None = Field(default=None, description="Stage id of the left table; default: the first dependency.")
+    right: str | None = Field(default=None, description="Stage id of the right table; default: the other dependency.")
+    on: ColumnNames | None = Field(
+        default=None, min_length=1, description="Key columns with the same names on both sides."
+    )
     left_on: ColumnNames | None = Field(default=None, min_length=1, description="Key columns of the left table.")
     right_on: ColumnNames | None = Field(default=None, min_length=1, description="Key columns of the right table.")
     how: Literal["inner", "left", "right", "full", "semi", "anti", "cross"] = Field(
-        default="inner", description="Which rows stay: semi and anti keep left rows with or without a match."
+        default="inner", description="The join type; semi and anti keep left rows with or without a match."
     )
-    suffix: str = Field(default="_right", min_length=1, description="For columns of the right table with taken names.")
+    suffix: str = Field(
+        default="_right", min_length=1, description="Suffix for columns of the right table whose name is already taken."
+    )
     validate_: Literal["m:m", "1:m", "m:1", "1:1"] = Field(
-        default="m:m", alias="validate", description="'1' asks that the keys of that side (left:right) are unique."
+        default="m:m", alias="validate", description="'1' requires unique keys on that side (left:right)."
     )
 
     @model_validator(mode="after")
@@ -50,10 +54,10 @@ class JoinConfig(OperatorConfig):
 
 
 class Join(Operator[JoinConfig]):
-    """Put the rows of two tables side by side where their keys agree.
+    """Join two tables on equal keys.
 
-    `how` is inner, left, right, full, semi (rows of the left with a match), anti (without), or cross. A missing key
-    matches nothing. The order is that of the left table, for `right` that of the right one.
+    `how` is inner, left, right, full, semi (left rows with a match), anti (left rows without a match), or cross. A
+    missing key matches nothing. Rows are in the order of the left table, with `right` in the order of the right table.
     """
 
     stage_type = StageType.TRANSFORM
@@ -62,7 +66,7 @@ class Join(Operator[JoinConfig]):
     arity = Arity(2, 2)
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
-        """Names of tables that are no dependencies, or the same one twice."""
+        """Yield a problem if `left` or `right` is not a dependency, or if both are the same."""
         for field, stage_id in (("left", self.config.left), ("right", self.config.right)):
             if stage_id is not None and stage_id not in dependencies:
                 hint = near(stage_id, dependencies) or f"; dependencies are {listed(dependencies)}"
@@ -71,7 +75,7 @@ class Join(Operator[JoinConfig]):
             yield Problem("right", f"is the same table as 'left', {self.config.left!r}", "same_table")
 
     def run(self, context: StageContext) -> Result:
-        """The joined table. Raises StageError (data) for keys that are not there, not comparable or not unique."""
+        """Return the joined table. Raises StageError (data) if keys are missing, not comparable or not unique."""
         left, right = self._sides(context)
         left_on = self.config.on or self.config.left_on or []
         right_on = self.config.on or self.config.right_on or []
@@ -83,14 +87,13 @@ class Join(Operator[JoinConfig]):
         ):
             if wanted == "1":
                 _require_unique(context.inputs[stage_id], keys, stage_id, self.config.validate_)
-        if self.config.how == "left" and self.config.validate_ in {"m:1", "1:1"}:  # each left row gives just one
+        if self.config.how == "left" and self.config.validate_ in {"m:1", "1:1"}:  # each left row gives exactly one row
             there = context.inputs[left].collect_schema()
             fresh = [name for name, dtype in joined.collect_schema().items() if there.get(name) != dtype]
             return Result(table=joined, beside=left, fresh=fresh)
         return Result(table=joined)
 
     def _sides(self, context: StageContext) -> tuple[str, str]:
-        """The ids of the left and the right table."""
         ids = list(context.inputs)
         left = self.config.left or next(stage_id for stage_id in ids if stage_id != self.config.right)
         return left, self.config.right or next(stage_id for stage_id in ids if stage_id != left)
@@ -107,14 +110,14 @@ class Join(Operator[JoinConfig]):
             right_on=None if cross else right_on,
             suffix=config.suffix,
             coalesce=left_on == right_on if config.how == "full" else None,
-            maintain_order="right_left" if config.how == "right" else "left_right",  # equal runs, equal results
+            maintain_order="right_left" if config.how == "right" else "left_right",  # makes results reproducible
         )
         try:
             joined.collect_schema()
         except SchemaError as error:
             raise StageError(_key_types(context, left, right, left_on, right_on), ErrorClass.DATA) from error
         except DuplicateError as error:
-            message = f"{first_line(error)}; choose another 'suffix' than {config.suffix!r}"
+            message = f"{first_line(error)}; choose a 'suffix' other than {config.suffix!r}"
             raise StageError(message, ErrorClass.DATA) from error
         return joined
 
@@ -130,40 +133,45 @@ def _key_types(context: StageContext, left: str, right: str, left_on: list[str],
 
 
 def _require_unique(table: pl.LazyFrame, keys: list[str], stage_id: str, wanted: str) -> None:
-    """Polars' own `validate` comes up only when the result is written, and does not say which key it is."""
+    """Raise StageError (data) if keys repeat.
+
+    Polars' `validate` would fail only when the result is written, and does not name the key.
+    """
     counted = table.select(keys).drop_nulls().group_by(keys, maintain_order=True).agg(pl.len().alias(_ROWS))
     repeated = counted.filter(pl.col(_ROWS) > 1).collect(engine="streaming")
     if repeated.is_empty():
         return
     example = ", ".join(f"{key}={value!r}" for key, value in zip(keys, repeated.row(0)[:-1], strict=True))
     message = (
-        f"keys {listed(keys)} are not unique in {stage_id!r}, as 'validate: {wanted}' asks: "
+        f"keys {listed(keys)} are not unique in {stage_id!r}, but 'validate: {wanted}' requires it: "
         f"{repeated.height} repeated, such as {example} ({repeated.row(0)[-1]} times)"
     )
     raise StageError(message, ErrorClass.DATA)
 
 
 class ConcatConfig(OperatorConfig):
-    """How tables come together."""
+    """How tables are combined."""
 
     how: Literal["vertical", "diagonal", "horizontal"] = Field(
-        default="vertical", description="Rows below one another; the same with any columns; or columns side by side."
+        default="vertical", description="Stack rows; stack rows with any columns; or put columns side by side."
     )
-    relaxed: bool = Field(default=False, description="Whether columns of different types get a common one.")
-    stage_column: str | None = Field(default=None, min_length=1, description="New column: stage id the row is from.")
+    relaxed: bool = Field(default=False, description="Convert columns of different types to a common type.")
+    stage_column: str | None = Field(
+        default=None, min_length=1, description="Name of a new column with the stage id of each row."
+    )
 
     @model_validator(mode="after")
     def _rows_have_one_source(self) -> Self:
         if self.how == "horizontal" and self.stage_column is not None:
-            raise ValueError("'stage_column' does not go with 'how: horizontal': a row is from all tables there")
+            raise ValueError("'stage_column' cannot be used with 'how: horizontal': each row comes from all tables")
         return self
 
 
 class Concat(Operator[ConcatConfig]):
-    """Put tables below one another, in the order of the dependencies, or side by side.
+    """Stack tables in the order of the dependencies, or put them side by side.
 
-    `vertical` asks for the same columns in all tables, in any order; `diagonal` fills what a table lacks with null;
-    `horizontal` asks for as many rows in each and different columns. Tables without columns are left out.
+    `vertical` requires the same columns in all tables, in any order. `diagonal` fills missing columns with null.
+    `horizontal` requires equal row counts and different column names. Tables without columns are ignored.
     """
 
     stage_type = StageType.TRANSFORM
@@ -172,7 +180,7 @@ class Concat(Operator[ConcatConfig]):
     arity = SOME
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The table of all. Raises StageError (data) where tables do not go together."""
+        """Return the combined table. Raises StageError (data) if the tables do not match."""
         tables: Mapping[str, pl.LazyFrame] = {i: table for i, table in context.inputs.items() if table.collect_schema()}
         for stage_id in missing_columns(context.inputs, tables):
             context.logger.warning("%s is empty: it has no columns and no rows", named_input(context, stage_id))
@@ -193,13 +201,13 @@ class Concat(Operator[ConcatConfig]):
             return tables
         for stage_id, table in tables.items():
             if label in table.collect_schema():
-                message = f"stage_column: the table of stage {stage_id!r} has a column {label!r} already"
+                message = f"stage_column: the table of stage {stage_id!r} already has a column {label!r}"
                 raise StageError(message, ErrorClass.DATA)
         return {stage_id: table.with_columns(pl.lit(stage_id).alias(label)) for stage_id, table in tables.items()}
 
 
 def _same_columns(tables: Mapping[str, pl.LazyFrame]) -> Mapping[str, pl.LazyFrame]:
-    """The tables with the columns in the order of the first. Raises StageError where columns differ."""
+    """Return the tables with the columns in the order of the first. Raises StageError (data) if columns differ."""
     first_id, first = next(iter(tables.items()))
     wanted = first.collect_schema().names()
     for stage_id, table in tables.items():
@@ -237,7 +245,7 @@ def _below_one_another(tables: Mapping[str, pl.LazyFrame], *, vertical: bool, re
     try:
         stacked.collect_schema()
     except PolarsError as error:
-        raise StageError(f"the tables do not go together: {first_line(error)}", ErrorClass.DATA) from error
+        raise StageError(f"the tables do not match: {first_line(error)}", ErrorClass.DATA) from error
     return stacked
 
 
@@ -254,5 +262,5 @@ def _side_by_side(tables: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     }
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{stage_id!r} {rows}" for stage_id, rows in lengths.items())
-        raise StageError(f"tables side by side need the same number of rows, found {counts}", ErrorClass.DATA)
+        raise StageError(f"'how: horizontal' requires equal row counts, found {counts}", ErrorClass.DATA)
     return pl.concat(tables.values(), how="horizontal")

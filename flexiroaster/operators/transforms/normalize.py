@@ -1,4 +1,4 @@
-"""normalize: numbers on one scale, text in one form."""
+"""The `normalize` transform: scale numbers and clean text."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Method = Literal["min_max", "z_score", "robust"]
 
 
 class NormalizeConfig(OperatorConfig):
-    """`fields` None: all columns."""
+    """If `fields` is not given, all columns are normalized."""
 
-    method: Method = Field(default="min_max", description="How numbers are scaled.")
-    fields: list[str] | None = Field(default=None, description="The columns to normalize; all if not given.")
+    method: Method = Field(default="min_max", description="The scaling method for numbers.")
+    fields: list[str] | None = Field(default=None, description="The columns to normalize; default: all.")
 
 
 class Normalize(Operator[NormalizeConfig]):
-    """Scale numeric columns, and bring text into one form.
+    """Scale numeric columns and clean text columns.
 
-    Numbers become Float64: `min_max` gives (x - min) / (max - min), in 0..1; `z_score` gives (x - mean) / standard
-    deviation, that of the population (ddof 0); `robust` gives (x - median) / IQR, the quartiles interpolated linearly,
-    and x - median where the IQR is 0. A constant column becomes 0.0. Missing values, NaN and infinities stay what they
-    are and do not count. Text is brought to Unicode NFC, trimmed, and inner white space becomes one blank. Columns of
-    other types stay as they are.
+    Numbers become Float64. `min_max` computes (x - min) / (max - min), in 0..1. `z_score` computes (x - mean) /
+    standard deviation, with the population's standard deviation (ddof 0). `robust` computes (x - median) / IQR, with
+    linearly interpolated quartiles, or x - median if the IQR is 0. A constant column becomes 0.0. Missing values, NaN
+    and infinities are unchanged and do not affect the statistics. Text is converted to Unicode NFC and trimmed, and
+    runs of white space become one blank. Columns of other types are unchanged.
     """
 
     stage_type = StageType.TRANSFORM
@@ -41,7 +41,7 @@ class Normalize(Operator[NormalizeConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """One pass for the statistics, then a plan that goes row by row, so that it streams."""
+        """Compute the statistics in one pass, then return a row-by-row plan that can stream."""
         table = context.table
         if is_blank(context):
             return table
@@ -59,7 +59,7 @@ def _clean_text(name: str) -> pl.Expr:
 
 
 def _scaled(table: pl.LazyFrame, names: list[str], method: Method) -> list[pl.Expr]:
-    """One expression a column, with the numbers of the whole column already in it."""
+    """Return one expression for each column, which contains the statistics of the whole column."""
     wanted = []
     for i, name in enumerate(names):
         value = _counted(name)
@@ -70,7 +70,7 @@ def _scaled(table: pl.LazyFrame, names: list[str], method: Method) -> list[pl.Ex
 
 
 def _counted(name: str) -> pl.Expr:
-    """The values that count: neither missing nor NaN nor infinite."""
+    """Return the values used for statistics: neither missing nor NaN nor infinite."""
     value = pl.col(name).cast(pl.Float64)
     return pl.when(value.is_finite()).then(value)
 
@@ -87,9 +87,9 @@ _STATISTICS: Mapping[Method, Callable[[pl.Expr], Mapping[str, pl.Expr]]] = {
 
 
 def _shift_and_width(found: Mapping[str, float | None], i: int, method: Method) -> tuple[float, float]:
-    """What to subtract and what to divide by. A width of 0 or None says that no value differs from another."""
+    """Return the shift to subtract and the width to divide by; a width of 0 means that all values are equal."""
     low, high = found[f"{i}.min"], found[f"{i}.max"]
-    if low is None or high is None or low == high:  # decided exactly: the rounding in a mean must not become a spread
+    if low is None or high is None or low == high:  # compare exactly: rounding of a mean must not look like a spread
         return 0.0, 0.0
     if method == "min_max":
         return low, high - low

@@ -1,4 +1,4 @@
-"""python: a function of the user's, from modules that the installation allows."""
+"""The `python` transform: calls a user's function from an allowed module."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class PythonConfig(OperatorConfig):
-    """Which function, and what it is called with besides the tables."""
+    """The function, and its arguments besides the tables."""
 
     function: str = Field(
         json_schema_extra={"template": False, "pattern": f"^{_REFERENCE.pattern}$"},
         description="module:function; the module must be in PYTHON_MODULES.",
     )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="Passed by name.")
-    frames: Literal["pandas", "polars"] = Field(default="pandas", description="What tables the function takes.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Arguments, passed by name.")
+    frames: Literal["pandas", "polars"] = Field(
+        default="pandas", description="The type of the tables that the function gets."
+    )
 
     @field_validator("function")
     @classmethod
@@ -41,12 +43,13 @@ class PythonConfig(OperatorConfig):
 
 
 class Python(Operator[PythonConfig]):
-    """Call a Python function with the input tables; what it returns is the result.
+    """Call a Python function with the input tables and return its result.
 
-    `{"function": "steps:clean", "arguments": {"limit": 3}}` calls `clean(df, limit=3)` of `steps.py`. A parameter named
-    like an input stage gets that table, a single other one the only table, `tables` a dict of all, `context` the
-    StageContext. Tables are pandas frames, or polars ones with `frames: polars` (lazy where annotated LazyFrame). It
-    returns a frame of either kind, a pyarrow Table, a list of dicts or a dict of columns, or None if annotated so.
+    `{"function": "steps:clean", "arguments": {"limit": 3}}` calls `clean(df, limit=3)` of `steps.py`. A parameter with
+    the name of an input stage gets that table. Without such a parameter, the first one gets the only table. `tables`
+    gets a dict of all tables, and `context` gets the StageContext. Tables are pandas frames, or polars frames with
+    `frames: polars` (lazy for the annotation LazyFrame). The function returns a pandas or polars frame, a pyarrow
+    Table, a list of dicts or a dict of columns, or None if its annotation is `-> None`.
     """
 
     stage_type = StageType.TRANSFORM
@@ -55,16 +58,16 @@ class Python(Operator[PythonConfig]):
     arity = ANY
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
-        """A module that is not allowed; nothing is imported here."""
+        """Yield a problem if the module is not allowed; nothing is imported here."""
         reason = _refusal(self.config.function.partition(":")[0], access)
         if reason:
             yield Problem("function", reason, "not_allowed")
 
     def run(self, context: StageContext) -> Result:
-        """What the function returned. Its own exceptions pass through unchanged.
+        """Call the function and return its result; the function's own exceptions propagate unchanged.
 
-        Raises StageError: configuration for a module that is not allowed, code for a function that is not there, that
-        cannot be called with what there is, or that returned something else than a table.
+        Raises StageError: configuration for a module that is not allowed, code for a function that does not exist,
+        cannot be called with the available arguments, or does not return a table.
         """
         name = self.config.function
         function = load(name, context.access)
@@ -75,7 +78,7 @@ class Python(Operator[PythonConfig]):
         if returned is None:
             if returns_nothing(signature):
                 return Result()
-            message = f"{name} returned None, expected a table; annotate it '-> None' if it has none"
+            message = f"{name} returned None, expected a table; annotate it '-> None' if it returns no table"
             raise StageError(message, ErrorClass.CODE)
         from flexiroaster.operators.tables import from_returned
 
@@ -91,7 +94,7 @@ class Python(Operator[PythonConfig]):
 
 
 def is_allowed(module: str, access: Access) -> bool:
-    """Whether stages may call functions of a module: `pkg.mod` allows that one, `pkg.*` pkg and all below."""
+    """Return whether stages may call functions of a module: `pkg.mod` allows one module, `pkg.*` the whole package."""
     for allowed in access.python_modules:
         package = allowed.removesuffix(".*")
         if module == package or (package != allowed and module.startswith(f"{package}.")):
@@ -100,10 +103,10 @@ def is_allowed(module: str, access: Access) -> bool:
 
 
 def load(reference: str, access: Access) -> Callable[..., Any]:
-    """The function of `module:function`.
+    """Import the function of `module:function`.
 
-    It must also be defined in an allowed module: what a module merely imported (`from os import system`) is not
-    meant. Raises StageError (configuration) where it is not allowed, code where it cannot be had.
+    The function must also be defined in an allowed module, so imports in a module (`from os import system`) are not
+    callable. Raises StageError: configuration if the function is not allowed, code if it cannot be loaded.
     """
     module_name, _, attribute = reference.partition(":")
     reason = _refusal(module_name, access)
@@ -130,4 +133,4 @@ def load(reference: str, access: Access) -> Callable[..., Any]:
 def _refusal(module: str, access: Access) -> str | None:
     if is_allowed(module, access):
         return None
-    return f"module {module!r} is not allowed: add it to PYTHON_MODULES (a package with all below it as 'package.*')"
+    return f"module {module!r} is not allowed: add it to PYTHON_MODULES ('package.*' allows a whole package)"

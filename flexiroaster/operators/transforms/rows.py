@@ -1,4 +1,4 @@
-"""Operators on rows: filter, deduplicate, fill_missing, sort, passthrough."""
+"""The row transforms `filter`, `deduplicate`, `fill_missing`, `sort` and `passthrough`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = [
 
 
 class FilterConfig(OperatorConfig):
-    """`where`: a boolean SQL expression."""
+    """`where` is a boolean SQL expression."""
 
-    where: str = Field(description="SQL expression; rows where it is true are kept.")
+    where: str = Field(description="Boolean SQL expression; rows for which it is true are kept.")
 
 
 class Filter(Operator[FilterConfig]):
-    """Keep the rows for which an SQL expression is true; null is not true."""
+    """Keep the rows for which an SQL expression is true; null counts as false."""
 
     stage_type = StageType.TRANSFORM
     name = "filter"
@@ -46,33 +46,33 @@ class Filter(Operator[FilterConfig]):
     arity = ONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
-        """An expression that does not parse."""
+        """Yield a problem if the expression does not parse."""
         yield from check_expression(self.config.where, "where")
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The rows kept. Raises StageError: code for the expression, data for a column that is not there."""
+        """Return the matching rows. Raises StageError: code for an invalid expression, data for a missing column."""
         if is_blank(context):
             return context.table
         schema, text = input_schema(context), self.config.where
         condition = bind(text, "where", schema, input_of(context))
         dtype = dtype_of(condition, text, "where", schema)
         if not isinstance(dtype, pl.Boolean | pl.Null):
-            message = f"where: gives {friendly_name(dtype)}, not true or false: {text!r}"
+            message = f"where: must be boolean, returns {friendly_name(dtype)}: {text!r}"
             raise StageError(message, ErrorClass.CODE)
         return context.table.filter(condition)
 
 
 class DeduplicateConfig(OperatorConfig):
-    """`by` None: all columns."""
+    """If `by` is not given, all columns are compared."""
 
-    by: ColumnNames | None = Field(default=None, min_length=1, description="Columns that tell rows apart; all if none.")
+    by: ColumnNames | None = Field(default=None, min_length=1, description="The columns to compare; default: all.")
     keep: Literal["first", "last", "any", "none"] = Field(
-        default="first", description="Which of equal rows stays; 'none' drops every row that has a twin."
+        default="first", description="Which of equal rows to keep; 'none' drops all of them."
     )
 
 
 class Deduplicate(Operator[DeduplicateConfig]):
-    """Drop repeated rows; the others keep their order. Missing values are equal to one another here."""
+    """Drop duplicate rows and keep the order of the others. Missing values are equal to each other."""
 
     stage_type = StageType.TRANSFORM
     name = "deduplicate"
@@ -80,7 +80,7 @@ class Deduplicate(Operator[DeduplicateConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The distinct rows. Raises StageError (data) for a column that is not there."""
+        """Return the distinct rows. Raises StageError (data) for a missing column."""
         if is_blank(context):
             return context.table
         require_columns(self.config.by or (), input_schema(context), input_of(context))
@@ -88,11 +88,13 @@ class Deduplicate(Operator[DeduplicateConfig]):
 
 
 class SortConfig(OperatorConfig):
-    """The first column of `by` weighs most."""
+    """The first column of `by` is the primary sort key."""
 
-    by: ColumnNames = Field(min_length=1, description="Columns, the weightiest first.")
-    descending: bool | list[bool] = Field(default=False, description="For all columns, or one value for each.")
-    nulls_last: bool = Field(default=False, description="Whether missing values come last.")
+    by: ColumnNames = Field(min_length=1, description="The columns to sort by, primary key first.")
+    descending: bool | list[bool] = Field(
+        default=False, description="Descending order, for all columns or as a list with one value for each."
+    )
+    nulls_last: bool = Field(default=False, description="Put missing values last.")
 
     @model_validator(mode="after")
     def _one_direction_each(self) -> Self:
@@ -103,7 +105,7 @@ class SortConfig(OperatorConfig):
 
 
 class Sort(Operator[SortConfig]):
-    """Sort rows; equal rows keep their order."""
+    """Sort rows; rows with equal keys keep their order."""
 
     stage_type = StageType.TRANSFORM
     name = "sort"
@@ -111,7 +113,7 @@ class Sort(Operator[SortConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The sorted table. Raises StageError (data) for a column that is not there."""
+        """Return the sorted table. Raises StageError (data) for a missing column."""
         if is_blank(context):
             return context.table
         config = self.config
@@ -122,11 +124,11 @@ class Sort(Operator[SortConfig]):
 
 
 class PassthroughConfig(OperatorConfig):
-    """Nothing to say."""
+    """No fields."""
 
 
 class Passthrough(Operator[PassthroughConfig]):
-    """Hand the input on as it is, without a copy."""
+    """Pass the input table on unchanged, without a copy."""
 
     stage_type = StageType.TRANSFORM
     name = "passthrough"
@@ -134,7 +136,7 @@ class Passthrough(Operator[PassthroughConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> Result:
-        """Names the input stage whose table goes on."""
+        """Return a result that names the input stage."""
         (stage_id,) = context.inputs
         return Result(unchanged=stage_id)
 
@@ -143,31 +145,31 @@ Strategy = Literal["forward", "backward", "mean", "median", "zero", "min", "max"
 
 
 class FillMissingConfig(OperatorConfig):
-    """Exactly one of `columns` and `strategy`; `fields` goes with `strategy`."""
+    """Set exactly one of `columns` and `strategy`; `fields` is only for `strategy`."""
 
     columns: dict[str, bool | int | float | str] | None = Field(
-        default=None, min_length=1, description="Column -> the value for what is missing."
+        default=None, min_length=1, description="Column -> replacement for missing values."
     )
-    strategy: Strategy | None = Field(default=None, description="Where values come from, if not from 'columns'.")
+    strategy: Strategy | None = Field(default=None, description="How to compute the replacement, instead of 'columns'.")
     fields: list[str] | None = Field(
-        default=None, min_length=1, description="The columns for 'strategy'; all that it applies to if not given."
+        default=None, min_length=1, description="The columns for 'strategy'; default: all that it applies to."
     )
-    nan: bool = Field(default=True, description="Whether NaN counts as missing.")
+    nan: bool = Field(default=True, description="Treat NaN as missing.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.columns is None) == (self.strategy is None):
             raise ValueError("give either 'columns' or 'strategy'")
         if self.fields is not None and self.strategy is None:
-            raise ValueError("'fields' goes with 'strategy'")
+            raise ValueError("'fields' requires 'strategy'")
         return self
 
 
 class FillMissing(Operator[FillMissingConfig]):
-    """Replace missing values by a given one, by that of a neighbouring row or by a statistic of the column.
+    """Replace missing values by a given value, the value of a neighboring row or a statistic of the column.
 
-    `mean` and `median` make integers Float64; the other ways keep the type. `zero`, `mean` and `median` are for
-    numbers, `min` and `max` for numbers, dates and times. NaN never counts in a statistic.
+    `mean` and `median` convert integers to Float64; the other strategies keep the type. `zero`, `mean` and `median`
+    apply to numbers, `min` and `max` to numbers, dates and times. Statistics ignore NaN.
     """
 
     stage_type = StageType.TRANSFORM
@@ -176,7 +178,7 @@ class FillMissing(Operator[FillMissingConfig]):
     arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The filled table. Raises StageError (data) for a column that is not there or a value that does not fit."""
+        """Return the filled table. Raises StageError (data) for a missing column or a value that does not fit."""
         if is_blank(context):
             return context.table
         schema = input_schema(context)
@@ -190,7 +192,7 @@ class FillMissing(Operator[FillMissingConfig]):
         return self._filled_by_statistic(context, schema)
 
     def _filled_by_statistic(self, context: StageContext, schema: pl.Schema) -> pl.LazyFrame:
-        """One pass for the statistics, then row by row."""
+        """Compute the statistics in one pass, then fill row by row."""
         strategy = self.config.strategy or "zero"
         applies, statistic = _STATISTICS[strategy]
         for name in self.config.fields or ():
@@ -212,7 +214,7 @@ class FillMissing(Operator[FillMissingConfig]):
         )
 
     def _holes(self, name: str, dtype: DataType) -> pl.Expr:
-        """The column with null for everything that counts as missing."""
+        """Return the column with null for every value that counts as missing."""
         return _without_nan(name, dtype) if self.config.nan else pl.col(name)
 
 
@@ -221,7 +223,7 @@ def _without_nan(name: str, dtype: DataType) -> pl.Expr:
 
 
 def _fitting(name: str, value: bool | float | str, dtype: DataType) -> pl.Expr:
-    """The value as a literal of the column's type. Raises StageError (data) where it is none."""
+    """Return the value as a literal of the column's type. Raises StageError (data) if it does not fit."""
     fitted = literal(value, dtype)
     if fitted is None:
         message = f"columns.{name}: {value!r} does not fit column {name!r}, which is {friendly_name(dtype)}"
@@ -240,4 +242,4 @@ _STATISTICS: Mapping[str, tuple[Callable[[DataType], bool], Callable[[pl.Expr, D
     "min": (_is_orderable, lambda column, _: column.min()),
     "max": (_is_orderable, lambda column, _: column.max()),
 }
-"""Strategy -> the types it applies to, the value it fills in."""
+"""Strategy -> (a test of the types it applies to, the value it fills in)."""

@@ -1,4 +1,4 @@
-"""sql: one query over the input tables, run by polars."""
+"""The `sql` transform: runs one query over the input tables in polars."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["Sql", "SqlConfig", "table_names"]
 _LEADING = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _UNKNOWN_TABLE = re.compile(r"relation '(.*)' was not found")
 _CERTAIN = ("sql parser error", "one (and only one) statement", "unsupported function")
-"""What polars says of a query whatever the columns are."""
+"""Prefixes of polars errors that do not depend on the columns."""
 
 
 class SqlConfig(OperatorConfig):
-    """`query`: one SELECT, or WITH ... SELECT."""
+    """`query` is one SELECT, or WITH ... SELECT."""
 
     query: str = Field(
         json_schema_extra={"template": False},
-        description="SQL over the input tables; each is named by its stage id, in double quotes or with _ for - and .",
+        description="SQL over the input tables. A table's name is its stage id in double quotes, or with _ for - and .",
     )
 
 
 class Sql(Operator[SqlConfig]):
     """Run one SQL query over the input tables.
 
-    Each table goes by the id of its stage: `SELECT * FROM "load-data"`, or `load_data` without quotes. Only SELECT and
-    WITH; there are no parameters, and tables that are no inputs cannot be reached.
+    The name of a table is its stage id: `SELECT * FROM "load-data"`, or `load_data` without quotes. Only SELECT and
+    WITH are allowed. Queries have no parameters and can read only the input tables.
     """
 
     stage_type = StageType.TRANSFORM
@@ -45,7 +45,7 @@ class Sql(Operator[SqlConfig]):
     arity = SOME
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
-        """What is wrong with the query whatever the columns are: its syntax, its tables."""
+        """Yield a problem of the query that does not depend on the columns: its syntax or its tables."""
         reason = _refused(self.config.query)
         if reason is None:
             blank = {stage_id: pl.LazyFrame() for stage_id in dependencies}
@@ -58,7 +58,7 @@ class Sql(Operator[SqlConfig]):
             yield Problem("query", reason, "query")
 
     def run(self, context: StageContext) -> pl.LazyFrame:
-        """The result of the query. Raises StageError: code for the query, data for a column that is not there."""
+        """Return the query result. Raises StageError: code for an invalid query, data for a missing column."""
         reason = _refused(self.config.query)
         if reason:
             raise StageError(f"query: {reason}", ErrorClass.CODE)
@@ -66,7 +66,7 @@ class Sql(Operator[SqlConfig]):
 
 
 def table_names(inputs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
-    """The names that a query can use, each with its table; an id goes before another's spelling with underscores."""
+    """Return the tables by the names that a query can use; stage ids take precedence over underscore spellings."""
     spelled: dict[str, pl.LazyFrame] = {}
     for stage_id, table in inputs.items():
         spelled.setdefault(re.sub(r"[-.]", "_", stage_id), table)
@@ -74,7 +74,7 @@ def table_names(inputs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
 
 
 def _refused(query: str) -> str | None:
-    """The reason not to hand a query to polars at all, or None."""
+    """Return the reason to reject a query before polars parses it, or None."""
     rest = query[_LEADING.match(query).end() :] if query.strip() else ""  # type: ignore[union-attr] # it always matches
     keyword = re.match(r"\w*", rest)
     if keyword is None or keyword[0].upper() not in {"SELECT", "WITH"}:
@@ -83,7 +83,7 @@ def _refused(query: str) -> str | None:
 
 
 def _executed(query: str, inputs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """The lazy result, its columns resolved."""
+    """Return the lazy result with resolved columns."""
     try:
         found = pl.SQLContext(table_names(inputs), eager=False).execute(query)
         found.collect_schema()

@@ -1,1 +1,1 @@
-"""Operators that judge a table and hand it on."""
+"""Validations: operators that check a table and pass it on."""

@@ -1,4 +1,4 @@
-"""What a validation found: for the report (JSON), and in one line for people."""
+"""Validation outcome: the findings as a JSON report and as a one-line message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST_TEXT = 100
 
 
 def plain(value: object) -> object:
-    """An offending value as JSON: numbers, booleans and text stay, anything else as text, long text cut."""
+    """Return a value as JSON: numbers, booleans and text as they are, other values as text; long text is truncated."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
@@ -24,7 +24,7 @@ def plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that does not hold. `table` says that it concerns the table as a whole: then `detail` is a sentence."""
+    """A violated rule. If `table` is true, the rule concerns the whole table and `detail` is a sentence."""
 
     rule: str
     column: str | None
@@ -34,7 +34,7 @@ class Finding:
     table: bool = False
 
     def report(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the finding as JSON."""
         return {
             "rule": self.rule,
             "column": self.column,
@@ -44,7 +44,7 @@ class Finding:
         }
 
     def sentence(self) -> str:
-        """`age: range (min 0): 3 rows, such as -1, -7`."""
+        """Return a sentence such as `age: range (min 0): 3 rows, such as -1, -7`."""
         if self.table:
             return self.detail
         shown = ", ".join(repr(plain(value)) for value in self.examples[:3])
@@ -53,13 +53,13 @@ class Finding:
 
 
 def reason(rule: str, column: str | None, detail: str) -> str:
-    """What a row offends against: `age: range (min 0)`."""
+    """Return the rule that a row violates, such as `age: range (min 0)`."""
     return f"{f'{column}: ' if column else ''}{rule}{f' ({detail})' if detail else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything found in a table of `rows` rows."""
+    """The findings in a table of `rows` rows."""
 
     rows: int
     invalid_rows: int = 0
@@ -67,11 +67,11 @@ class Outcome:
 
     @property
     def concerns_table(self) -> bool:
-        """Whether something is wrong with the table as a whole."""
+        """Whether a finding concerns the whole table."""
         return any(finding.table for finding in self.findings)
 
     def report(self) -> dict[str, Any]:
-        """As JSON: `valid`, `rows`, `invalid_rows`, and each rule that does not hold."""
+        """Return the outcome as JSON: `valid`, `rows`, `invalid_rows`, and the violated rules."""
         return {
             "valid": not self.findings,
             "rows": self.rows,
@@ -80,7 +80,7 @@ class Outcome:
         }
 
     def message(self) -> str:
-        """One line with all findings."""
+        """Return all findings in one line."""
         rows = f"{self.invalid_rows} of {self.rows} row{'' if self.rows == 1 else 's'}"
         head = "the table is invalid" if self.concerns_table else f"{rows} invalid"
         return f"{head}: {'; '.join(finding.sentence() for finding in self.findings)}"

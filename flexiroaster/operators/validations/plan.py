@@ -1,7 +1,7 @@
-"""All rules of a config over one table: counted in one pass, and used again to pick rows.
+"""Validation plan: evaluates all rules of a config over one table and selects valid or invalid rows.
 
-A table that may be held in memory is read once, and each rule evaluated once. A larger one streams: rules are counted
-in a first pass, and evaluated again while rows are written.
+A table that fits in memory is read once, and each rule is evaluated once. A larger table streams: a first pass counts
+violations, and the rules are evaluated again when rows are written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PREFIX = "__flexiroaster_"
 
 
 class Plan:
-    """The rules of a config, made ready for one table; `in_memory` says that there is room to read it as a whole."""
+    """The rules of a config, prepared for one table; `in_memory` is true if the whole table fits in memory."""
 
     def __init__(self, config: RulesConfig, table: pl.LazyFrame, *, in_memory: bool = False) -> None:
         self._config = config
@@ -42,8 +42,8 @@ class Plan:
         self._table = table
         self._schema = table.collect_schema()
         self._conversions: dict[str, pl.Expr] = {}
-        self._findings: list[Finding] = []  # of the whole table, known from the schema alone
-        self._table_tests: list[tuple[pl.Expr, Finding]] = []  # of the whole table, where the expression is false
+        self._findings: list[Finding] = []  # of the whole table, from the schema alone
+        self._table_tests: list[tuple[pl.Expr, Finding]] = []  # of the whole table, if the expression is false
         self._rows: list[RowRule] = []
         self._require()
         self._types = self._require_types()
@@ -54,32 +54,32 @@ class Plan:
 
     @property
     def conversions(self) -> list[str]:
-        """The columns that `coerce` gives another type."""
+        """The columns that `coerce` converts."""
         return list(self._conversions)
 
     def converted(self) -> pl.LazyFrame:
-        """The table with its columns converted."""
+        """Return the table with converted columns."""
         return self._table.with_columns(after.alias(name) for name, after in self._conversions.items())
 
     def valid_rows(self) -> pl.LazyFrame:
-        """The rows that offend against nothing, converted."""
+        """Return the rows that violate no rule, with converted columns."""
         return self._flagged.filter(~pl.any_horizontal(self._flags())).select(list(self._schema))
 
     def kept(self) -> pl.Series | None:
-        """Whether each row is valid; None where rows are converted, or there is no room to know it of all at once."""
+        """Return whether each row is valid, or None if columns are converted or the table does not fit in memory."""
         if not self._in_memory or self._conversions:
             return None
         return self._flagged.select(~pl.any_horizontal(self._flags())).collect(engine="in-memory").to_series()
 
     def invalid_rows(self) -> pl.LazyFrame | pl.DataFrame:
-        """The other rows as they came, with the column `_reasons`."""
+        """Return the invalid rows with their original values and the column `_reasons`."""
         texts = [pl.when(flag).then(pl.lit(rule.reason)) for flag, rule in zip(self._flags(), self._rows, strict=True)]
         columns = [pl.col(self._raw(name)).alias(name) for name in self._schema if name != REASONS]
         reasons = pl.concat_str(texts, separator="; ", ignore_nulls=True).alias(REASONS)
         return self._computed(self._flagged.filter(pl.any_horizontal(self._flags())).select(*columns, reasons))
 
     def evaluate(self) -> Outcome:
-        """Everything that does not hold, found in one pass over the table."""
+        """Find all violations in one pass over the table."""
         found = (
             self._flagged.select(self._measures())
             .collect(engine="in-memory" if self._in_memory else "streaming")
@@ -109,7 +109,7 @@ class Plan:
 
     @cached_property
     def _flagged(self) -> pl.LazyFrame:
-        """The converted table, each converted column also as it was, and one boolean column for each row rule."""
+        """The converted table with the original of each converted column and one boolean column for each row rule."""
         before = self._table.with_columns(
             *(pl.col(name).alias(self._raw(name)) for name in self._conversions),
             *(after.alias(name) for name, after in self._conversions.items()),
@@ -118,20 +118,20 @@ class Plan:
         return self._computed(before.with_columns(flags)).lazy()
 
     def _offence(self, rule: RowRule, table: pl.LazyFrame) -> pl.Expr:
-        """True for the rows that offend against a rule, never null."""
+        """Return an expression that is true for the rows that violate a rule, and never null."""
         if self._in_memory and rule.never is not None and table.select(rule.never).collect(engine="in-memory").item():
             return pl.lit(value=False)
         return rule.offends.fill_null(value=False)
 
     def _computed(self, frame: pl.LazyFrame) -> pl.LazyFrame | pl.DataFrame:
-        """Computed now, where there is room for that."""
+        """Compute the frame now if it fits in memory."""
         return frame.collect(engine="in-memory") if self._in_memory else frame
 
     def _flags(self) -> list[pl.Expr]:
         return [pl.col(f"{_PREFIX}{i}") for i in range(len(self._rows))]
 
     def _raw(self, name: str) -> str:
-        """Where a column stands as it came."""
+        """Return the name of the column with the original values."""
         return f"{_PREFIX}raw_{name}" if name in self._conversions else name
 
     def _row_count(self, rows: int) -> Iterator[Finding]:
@@ -142,7 +142,7 @@ class Plan:
             yield table_finding("rows", None, f"{rows} rows, more than {wanted.max}", rows)
 
     def _require(self) -> None:
-        """Columns that must be there: those listed, or all that a rule names."""
+        """Add a finding for each missing required column: `required`, or by default all columns that rules name."""
         config = self._config
         named = [*config.schema_, *config.not_null, *(name for key in config.unique for name in key)]
         named += [*config.ranges, *config.patterns, *config.allowed]
@@ -151,7 +151,7 @@ class Plan:
             self._add(table_finding("required", name, f"column {name!r} is missing"))
 
     def _require_types(self) -> dict[str, DataType]:
-        """The columns that rules can be applied to, with their types after conversion."""
+        """Return the columns that rules can check, with their types after conversion."""
         usable: dict[str, DataType] = {}
         for name, dtype in self._schema.items():
             wanted = self._config.schema_.get(name)
@@ -161,7 +161,7 @@ class Plan:
         return usable
 
     def _settled(self, name: str, dtype: DataType, wanted: str) -> DataType | None:
-        """The type of a column once its rule of type is planned; None where it is of no use to other rules."""
+        """Plan the type rule of a column and return its type, or None if other rules cannot check the column."""
         target = parse_dtype(wanted)
         fits = accepts(wanted, dtype)
         if fits and not (self._config.coerce and isinstance(dtype, pl.Null)):
@@ -171,12 +171,12 @@ class Plan:
             self._conversions[name] = after
             self._add_type_rule(name, wanted, unconverted(pl.col(self._raw(name)), pl.col(name)))
             return target
-        if after is not None and target.is_integer() and dtype.is_numeric():  # whole numbers in a float column will do
+        if after is not None and target.is_integer() and dtype.is_numeric():  # accept whole numbers in a float column
             self._add_type_rule(name, wanted, unconverted(pl.col(name), after))
             return dtype
         remedy = "; 'coerce: true' converts it" if after is not None else ""
         finding = table_finding("type", name, f"column {name!r} is {friendly_name(dtype)}, expected {wanted}{remedy}")
-        self._table_tests.append((pl.col(name).count() == 0, finding))  # a column without values has any type
+        self._table_tests.append((pl.col(name).count() == 0, finding))  # a column without values satisfies every type
         return None
 
     def _add_type_rule(self, name: str, wanted: str, offends: pl.Expr) -> None:
@@ -189,7 +189,7 @@ class Plan:
             self._findings.append(planned)
 
     def _planned(self) -> Iterator[RowRule | Finding]:
-        """The rules on columns that are there and, but for `not_null`, of the right type."""
+        """Yield the rules on existing columns; all rules except `not_null` also require the right type."""
         config, types = self._config, self._types
         for name in config.not_null:
             if name in self._schema:
@@ -206,7 +206,7 @@ class Plan:
         yield from (row_rules.one_of(n, values, types[n]) for n, values in config.allowed.items() if n in types)
 
     def _add_check(self, name: str, text: str) -> None:
-        """A check over an aggregate is one of the table; null is not false."""
+        """Add an SQL check; a check over an aggregate concerns the whole table. A null result passes."""
         path = f"checks.{name}"
         expression = parse(text, path)
         columns = expression.meta.root_names()
@@ -219,10 +219,10 @@ class Plan:
         schema = pl.Schema(self._types)
         dtype = dtype_of(expression, text, path, schema)
         if not isinstance(dtype, pl.Boolean | pl.Null):
-            message = f"{path}: gives {friendly_name(dtype)}, not true or false: {text!r}"
+            message = f"{path}: must be boolean, returns {friendly_name(dtype)}: {text!r}"
             raise StageError(message, ErrorClass.CODE)
         if is_aggregate(expression, text, path, schema):
-            finding = table_finding("check", None, f"check {name!r} does not hold: {text}")
+            finding = table_finding("check", None, f"check {name!r} failed: {text}")
             self._table_tests.append((expression, finding))
         else:
             self._add(row_rules.check(name, text, expression, columns))

@@ -1,7 +1,7 @@
-"""Rules on the values of columns, each as an expression that is true for the rows that offend.
+"""Row rules: rules on column values, as expressions that are true for the rows that violate them.
 
-Missing values (null) offend against `not_null` only. A rule that cannot be applied to a column of that type is a
-finding about the table instead.
+Missing values (null) violate only `not_null`. A rule that does not apply to a column's type becomes a finding about the
+whole table.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True, slots=True)
 class RowRule:
-    """`offends` is true for invalid rows; `value` is what an example shows, None where there is nothing to show.
+    """A rule on rows.
 
-    `never`, if given, is a quicker question about all rows: where the answer is true, no row offends.
+    `offends` is true for invalid rows. `value` is the value for examples, or None if there is nothing to show. `never`,
+    if given, is a faster test of the whole table: if it is true, no row violates the rule.
     """
 
     rule: str
@@ -43,17 +44,17 @@ class RowRule:
 
     @property
     def reason(self) -> str:
-        """What the rows that it picks offend against."""
+        """The text that describes the violation."""
         return reason(self.rule, self.column, self.detail)
 
 
 def table_finding(rule: str, column: str | None, sentence: str, count: int = 0) -> Finding:
-    """A finding about the table as a whole."""
+    """Return a finding about the whole table."""
     return Finding(rule, column, count, sentence, table=True)
 
 
 def not_null(name: str, dtype: DataType) -> RowRule:
-    """Neither null nor NaN."""
+    """Return the rule that values are neither null nor NaN."""
     missing = pl.col(name).is_null()
     if dtype.is_float():
         missing |= pl.col(name).is_nan()
@@ -61,15 +62,15 @@ def not_null(name: str, dtype: DataType) -> RowRule:
 
 
 def unique(key: Sequence[str]) -> RowRule:
-    """No repetition of an earlier row's key; keys with a missing part are not compared, as in SQL."""
+    """Return the rule that no row repeats an earlier key; keys with a missing part are not compared, as in SQL."""
     value = pl.col(key[0]) if len(key) == 1 else pl.struct(key)
     complete = pl.all_horizontal(pl.col(name).is_not_null() for name in key)
-    distinct = value.hash().n_unique() == pl.len()  # of numbers, thrice as fast; equal values have equal hashes
+    distinct = value.hash().n_unique() == pl.len()  # three times as fast for numbers; equal values have equal hashes
     return RowRule("unique", ", ".join(key), "", complete & ~value.is_first_distinct(), value, distinct)
 
 
 def within(name: str, bounds: RangeRule, dtype: DataType) -> RowRule | Finding:
-    """Neither below `min` nor above `max`."""
+    """Return the rule that values are neither below `min` nor above `max`."""
     column, inside, details = pl.col(name), [], []
     for key, value in (("min", bounds.min), ("max", bounds.max)):
         if value is None:
@@ -82,12 +83,12 @@ def within(name: str, bounds: RangeRule, dtype: DataType) -> RowRule | Finding:
         inside.append(~(beyond | (column == bound)) if exclusive else ~beyond)
         details.append(f"{key} {value}{' exclusive' if exclusive else ''}")
     if dtype.is_float():
-        inside.append(column.is_not_nan())  # polars takes NaN for greater than any number
+        inside.append(column.is_not_nan())  # polars sorts NaN above every number
     return RowRule("range", name, ", ".join(details), ~pl.all_horizontal(inside), column)
 
 
 def matching(name: str, pattern: str, dtype: DataType) -> RowRule | Finding:
-    """The pattern matches the whole text."""
+    """Return the rule that the pattern matches the whole text."""
     if not accepts("string", dtype):
         kind = friendly_name(dtype)
         return table_finding("pattern", name, f"pattern of column {name!r} needs text, the column is {kind}")
@@ -96,12 +97,12 @@ def matching(name: str, pattern: str, dtype: DataType) -> RowRule | Finding:
 
 
 def whole_value(pattern: str) -> str:
-    """The regular expression for a value as a whole."""
+    """Return the regular expression that matches only a whole value."""
     return rf"\A(?:{pattern})\z"
 
 
 def one_of(name: str, values: Sequence[Value], dtype: DataType) -> RowRule | Finding:
-    """One of the values."""
+    """Return the rule that each value is one of the given values."""
     kind = pl.String() if accepts("string", dtype) else dtype
     known = []
     for value in values:
@@ -115,13 +116,13 @@ def one_of(name: str, values: Sequence[Value], dtype: DataType) -> RowRule | Fin
 
 
 def check(name: str, text: str, holds: pl.Expr, columns: Sequence[str]) -> RowRule:
-    """An SQL expression that is not false."""
+    """Return the rule that an SQL expression is not false."""
     shown = pl.struct(list(dict.fromkeys(columns))) if columns else None
     return RowRule("check", None, f"{name}: {text}", ~holds, shown)
 
 
 def _bound(value: Value, dtype: DataType) -> pl.Expr | None:
-    """A number as it is (0.5 bounds integers too); anything else as the column's type."""
+    """Return a bound: a number unchanged (0.5 is a valid bound of integers), other values as the column's type."""
     if dtype.is_numeric():
         return None if isinstance(value, str | bool) else pl.lit(value)
     return literal(value, dtype)
@@ -129,5 +130,5 @@ def _bound(value: Value, dtype: DataType) -> pl.Expr | None:
 
 def _misfit(rule: str, name: str, value: Value, dtype: DataType) -> Finding:
     return table_finding(
-        rule, name, f"{rule} of column {name!r}: {value!r} does not fit a column that is {friendly_name(dtype)}"
+        rule, name, f"{rule} of column {name!r}: {value!r} does not fit a column of type {friendly_name(dtype)}"
     )

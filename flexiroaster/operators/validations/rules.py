@@ -1,4 +1,4 @@
-"""rules: does a table hold what its readers rely on?"""
+"""The `rules` validation: checks a table against declared rules."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["RangeRule", "RowCount", "Rules", "RulesConfig"]
 
 
 class RangeRule(OperatorConfig):
-    """Bounds of a column; those of dates and times are written as ISO text."""
+    """The bounds of a column; bounds of dates and times are ISO text."""
 
-    min: int | float | str | None = Field(default=None, description="The least value.")
-    max: int | float | str | None = Field(default=None, description="The greatest value.")
-    exclusive_min: bool = Field(default=False, description="Whether `min` itself is out of range.")
-    exclusive_max: bool = Field(default=False, description="Whether `max` itself is out of range.")
+    min: int | float | str | None = Field(default=None, description="The minimum.")
+    max: int | float | str | None = Field(default=None, description="The maximum.")
+    exclusive_min: bool = Field(default=False, description="Exclude `min` itself.")
+    exclusive_max: bool = Field(default=False, description="Exclude `max` itself.")
 
     @model_validator(mode="after")
     def _bounds_are_there(self) -> Self:
@@ -41,10 +41,10 @@ class RangeRule(OperatorConfig):
 
 
 class RowCount(OperatorConfig):
-    """How many rows the table may have."""
+    """The allowed number of rows."""
 
-    min: int = Field(default=0, ge=0, description="At least so many.")
-    max: int | None = Field(default=None, ge=0, description="At most so many.")
+    min: int = Field(default=0, ge=0, description="The minimum number of rows.")
+    max: int | None = Field(default=None, ge=0, description="The maximum number of rows.")
 
     @model_validator(mode="after")
     def _bounds_hold(self) -> Self:
@@ -54,40 +54,51 @@ class RowCount(OperatorConfig):
 
 
 class RulesConfig(OperatorConfig):
-    """What must hold. Missing values (null) pass every rule but `not_null`."""
+    """The rules. Missing values (null) pass every rule except `not_null`."""
 
     schema_: dict[str, DtypeName] = Field(
         default_factory=dict, alias="schema", description="Column -> type, such as integer, string or datetime[UTC]."
     )
-    coerce: bool = Field(default=False, description="Whether columns of another type are converted.")
+    coerce: bool = Field(default=False, description="Convert columns of another type.")
     required: list[str] | None = Field(
-        default=None, description="Columns that must be there; all that other rules name if not given."
+        default=None, description="Columns that must exist; default: all columns that other rules name."
     )
-    not_null: list[str] = Field(default_factory=list, description="Columns without missing values (null or NaN).")
+    not_null: list[str] = Field(
+        default_factory=list, description="Columns that must not have missing values (null or NaN)."
+    )
     unique: list[ColumnNames] = Field(
-        default_factory=list, description="Columns, or lists of columns, whose values occur once."
+        default_factory=list, description="Columns, or lists of columns, whose values must be unique."
     )
-    ranges: dict[str, RangeRule] = Field(default_factory=dict, description="Column -> bounds; NaN is out of any.")
-    patterns: dict[str, str] = Field(default_factory=dict, description="Column -> regex that the whole text matches.")
-    allowed: dict[str, list[bool | int | float | str]] = Field(default_factory=dict, description="Column -> values.")
-    rows: RowCount = Field(default_factory=RowCount, description="How many rows there may be.")
+    ranges: dict[str, RangeRule] = Field(
+        default_factory=dict, description="Column -> bounds; NaN is always out of range."
+    )
+    patterns: dict[str, str] = Field(
+        default_factory=dict, description="Column -> regex that must match the whole text."
+    )
+    allowed: dict[str, list[bool | int | float | str]] = Field(
+        default_factory=dict, description="Column -> allowed values."
+    )
+    rows: RowCount = Field(default_factory=RowCount, description="The allowed number of rows.")
     checks: dict[str, str] = Field(default_factory=dict, description="Name -> boolean SQL expression.")
     on_invalid: Literal["fail", "drop", "quarantine"] = Field(
-        default="fail", description="Fail the stage, drop invalid rows, or put them into a table of their own."
+        default="fail", description="Fail the stage, drop invalid rows, or move them to a separate table."
     )
-    max_examples: int = Field(default=5, ge=0, le=100, description="Offending values that a report shows for a rule.")
+    max_examples: int = Field(
+        default=5, ge=0, le=100, description="Maximum number of invalid values that the report shows for each rule."
+    )
 
 
 class Rules(Operator[RulesConfig]):
     """Check a table against rules: types, required columns, missing values, uniqueness, ranges, patterns, SQL checks.
 
-    Rules speak of rows (a value out of range) or of the whole table (a column is missing, has another type, there are
-    too few rows, a check over an aggregate is false). Invalid rows fail the stage, are dropped, or go to the side
-    table `quarantine` with the reasons in the column `_reasons`; what is wrong with the whole table always fails it.
+    A rule concerns rows (a value is out of range) or the whole table (a column is missing or has another type, there
+    are too few rows, a check over an aggregate is false). Invalid rows fail the stage, are dropped, or go to the side
+    table `quarantine` with the reasons in the column `_reasons`. A violation by the whole table always fails the stage.
 
-    A type is satisfied by every representation of its kind (see `flexiroaster.operators.dtypes`), `integer` also by
-    whole numbers stored as floats, and any type by a column without values. With `coerce` other columns are converted,
-    and rows whose value does not fit are invalid. Of rows that repeat a unique value all but the first are invalid.
+    A type accepts every representation of its kind (see `flexiroaster.operators.dtypes`). `integer` also accepts whole
+    numbers stored as floats, and every type accepts a column without values. With `coerce`, columns of other types are
+    converted, and rows with a value that does not fit are invalid. Of rows with the same unique value, all except the
+    first are invalid.
     """
 
     stage_type = StageType.VALIDATION
@@ -95,12 +106,12 @@ class Rules(Operator[RulesConfig]):
     config_model = RulesConfig
     arity = ONE
 
-    # Pandera was measured for this. On a lazy frame it checks the schema alone; for rules on values it collects the
-    # whole table, writes out every failing value as text, and takes 0.7 s to import. Here rules are polars expressions:
-    # all of them counted in one streaming pass, and the same ones pick the rows to drop.
+    # Pandera was measured as an alternative. On a lazy frame it checks only the schema. For rules on values it collects
+    # the whole table, writes every failing value as text, and takes 0.7 s to import. Here rules are polars expressions:
+    # one streaming pass counts all violations, and the same expressions select the rows to drop.
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
-        """Expressions and patterns that do not parse."""
+        """Yield a problem for each expression and pattern that does not parse."""
         for name, text in self.config.checks.items():
             yield from check_expression(text, f"checks.{name}")
         for column, pattern in self.config.patterns.items():
@@ -112,7 +123,7 @@ class Rules(Operator[RulesConfig]):
                 yield Problem(f"patterns.{column}", f"{reason}: {pattern!r}", "pattern")
 
     def run(self, context: StageContext) -> Result:
-        """The table with what is valid, and a report. Raises StageError (data) with the report as its details."""
+        """Return the valid rows and a report. Raises StageError (data) with the report as its details."""
         (stage_id,) = context.inputs
         if is_blank(context) and not self.config.rows.min:
             return Result(unchanged=stage_id, report={**Outcome(rows=0).report(), "warnings": ["the input is empty"]})

@@ -72,7 +72,7 @@ def test_a_value_for_each_row_is_no_aggregate():
     error = failure({"n": "x + 1"}, ["k"])
     assert error.error_class is ErrorClass.CODE
     assert error.message == (
-        "aggregations.n: gives a value for each row, not one for a group: 'x + 1'; wrap it, as in SUM(...)"
+        "aggregations.n: returns a value for each row, not for each group: 'x + 1'; wrap it, as in SUM(...)"
     )
 
 
@@ -97,4 +97,6 @@ def test_definitions_that_do_not_hold(config, message):
 @pytest.mark.parametrize("short", [{"function": "quantile"}, {"function": "sum", "quantile": 0.5}])
 def test_quantile_goes_with_its_function(short):
     found = problems({"operation": "aggregate", "aggregations": {"n": {"column": "x", **short}}})
-    assert any("'quantile' (0..1) goes with 'function: quantile', and only with that" in text for text in found)
+    assert any(
+        "'function: quantile' requires 'quantile' (0..1), other functions do not accept it" in text for text in found
+    )

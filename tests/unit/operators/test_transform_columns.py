@@ -82,7 +82,7 @@ def test_several_unknown_columns_are_all_named():
     [
         ({"columns": ["id"], "exclude": ["name"]}, "config: give either 'columns' or 'exclude'"),
         ({}, "config: give either 'columns' or 'exclude'"),
-        ({"columns": ["id", "name", "id"]}, "config.columns: names 'id' more than once"),
+        ({"columns": ["id", "name", "id"]}, "config.columns: names must be unique, found 'id' more than once"),
         ({"columns": []}, "config.columns: must not be empty"),
         ({"column": ["id"]}, "config.column: is not a known field; did you mean 'columns'?"),
     ],
@@ -99,15 +99,15 @@ def test_rename_can_swap():
 
 def test_rename_does_not_cover_another_column():
     assert failure({"operation": "rename", "columns": {"id": "name"}}).message == (
-        "cannot rename 'id' to 'name': input of stage 'here' has a column of that name"
+        "cannot rename 'id' to 'name': input of stage 'here' already has a column of that name"
     )
 
 
 def test_rename_definitions_that_do_not_hold():
     assert problems({"operation": "rename", "columns": {"a": "x", "b": "x"}}) == [
-        "stages[0].config: names 'x' more than once"
+        "stages[0].config: names must be unique, found 'x' more than once"
     ]
-    assert problems({"operation": "rename", "columns": {"a": ""}}) == ["stages[0].config: a new name is empty"]
+    assert problems({"operation": "rename", "columns": {"a": ""}}) == ["stages[0].config: a new name must not be empty"]
 
 
 @pytest.mark.parametrize(

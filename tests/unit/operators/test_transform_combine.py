@@ -95,8 +95,8 @@ def test_an_unknown_key_is_named_with_its_table():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("1:m", "keys 'k' are not unique in 'a', as 'validate: 1:m' asks: 1 repeated, such as k=2 (3 times)"),
-        ("1:1", "keys 'k' are not unique in 'a', as 'validate: 1:1' asks: 1 repeated, such as k=2 (3 times)"),
+        ("1:m", "keys 'k' are not unique in 'a', but 'validate: 1:m' requires it: 1 repeated, such as k=2 (3 times)"),
+        ("1:1", "keys 'k' are not unique in 'a', but 'validate: 1:1' requires it: 1 repeated, such as k=2 (3 times)"),
     ],
 )
 def test_keys_that_must_be_unique(wanted, message):
@@ -108,7 +108,7 @@ def test_keys_that_must_be_unique(wanted, message):
 def test_a_column_that_would_come_twice_is_refused():
     tables = {"a": {"k": [1], "v": [1], "v_right": [1]}, "b": {"k": [1], "v": [1]}}
     assert failure({"operation": "join", "on": "k"}, tables).message == (
-        "column with name 'v_right' already exists; choose another 'suffix' than '_right'"
+        "column with name 'v_right' already exists; choose a 'suffix' other than '_right'"
     )
 
 
@@ -192,7 +192,7 @@ def test_relaxed_finds_a_common_type(how):
         (
             {"stage_column": "a"},
             {"x": {"a": [1]}},
-            "stage_column: the table of stage 'x' has a column 'a' already",
+            "stage_column: the table of stage 'x' already has a column 'a'",
         ),
         (
             {"how": "horizontal"},
@@ -202,7 +202,7 @@ def test_relaxed_finds_a_common_type(how):
         (
             {"how": "horizontal"},
             {"x": {"a": [1]}, "y": {"b": [2, 3]}},
-            "tables side by side need the same number of rows, found 'x' 1, 'y' 2",
+            "'how: horizontal' requires equal row counts, found 'x' 1, 'y' 2",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_tables_that_do_not_go_together(config, tables, message):
 
 def test_types_without_a_common_one():
     error = failure({"operation": "concat", "relaxed": True}, {"x": {"a": [[1]]}, "y": {"a": [{"b": 1}]}})
-    assert error.message.startswith("the tables do not go together: ")
+    assert error.message.startswith("the tables do not match: ")
 
 
 @pytest.mark.parametrize("how", ["vertical", "diagonal", "horizontal"])
@@ -228,5 +228,5 @@ def test_a_table_without_columns_is_left_out(how, caplog):
 
 def test_stage_column_and_horizontal_exclude_each_other():
     assert problems({"operation": "concat", "how": "horizontal", "stage_column": "s"}) == [
-        "stages[0].config: 'stage_column' does not go with 'how: horizontal': a row is from all tables there"
+        "stages[0].config: 'stage_column' cannot be used with 'how: horizontal': each row comes from all tables"
     ]

@@ -59,7 +59,7 @@ def test_modules_are_allowed_one_by_one_or_as_a_package(allowed, module, expecte
 
 
 def test_a_module_that_is_not_allowed_is_refused_with_the_definition_and_at_the_run():
-    message = "module 'os' is not allowed: add it to PYTHON_MODULES (a package with all below it as 'package.*')"
+    message = "module 'os' is not allowed: add it to PYTHON_MODULES ('package.*' allows a whole package)"
     wanted = {"operation": "python", "function": "os:getcwd"}
     assert problems(wanted, access=ACCESS) == [f"stages[0].config.function: {message}"]
     with pytest.raises(StageError) as caught:
@@ -74,7 +74,7 @@ def test_what_an_allowed_module_imported_cannot_be_called():
     assert error.error_class is ErrorClass.CONFIGURATION
     assert error.message == (
         f"function: {STEPS}:getcwd is defined in 'posix': module 'posix' is not allowed: add it to PYTHON_MODULES "
-        "(a package with all below it as 'package.*')"
+        "('package.*' allows a whole package)"
     )
 
 
@@ -100,7 +100,7 @@ def test_a_decorated_function_is_at_home_where_it_was_written():
     [
         ("dubble", f"module '{STEPS}' has no function 'dubble'; did you mean 'double'"),
         ("SETTING", f"{STEPS}:SETTING is int, not a function"),
-        ("asynchronous", f"{STEPS}:asynchronous is asynchronous: a stage calls plain functions"),
+        ("asynchronous", f"{STEPS}:asynchronous is asynchronous: use a plain function"),
         ("generator", f"{STEPS}:generator is a generator: return a table instead of yielding rows"),
     ],
 )
@@ -160,8 +160,8 @@ def test_a_source_of_its_own_needs_no_table():
     [
         ("double", {"factr": 1}, None, "double has no parameter 'factr', given in 'arguments'; did you mean 'factor'?"),
         ("number", {"q": 1}, None, "number has no parameter 'q', given in 'arguments'; it has 'df'"),
-        ("with_context", {"context": 1}, None, "stands for the stage's context, and 'arguments' gives it too"),
-        ("by_name", {"limit": 1, "names": 1}, TWO, "stands for an input table, and 'arguments' gives it too"),
+        ("with_context", {"context": 1}, None, "gets the stage's context: remove it from 'arguments'"),
+        ("by_name", {"limit": 1, "names": 1}, TWO, "gets an input table: remove it from 'arguments'"),
         (
             "two_needed",
             {},
@@ -174,7 +174,7 @@ def test_a_source_of_its_own_needs_no_table():
             {},
             TWO,
             "parameter 'df' of tests.unit.operators.user_steps:double could be any of 2 tables: name parameters after "
-            "the input stages ('load_data', 'names'), or call it 'tables' to get a dict of all",
+            "the input stages ('load_data', 'names'), or name it 'tables' to get a dict of all tables",
         ),
         (
             "double",
@@ -289,7 +289,7 @@ def test_nothing_is_a_result_where_it_is_announced():
     error = failure("forgot_to_return")
     assert error.error_class is ErrorClass.CODE
     assert error.message == (
-        f"{STEPS}:forgot_to_return returned None, expected a table; annotate it '-> None' if it has none"
+        f"{STEPS}:forgot_to_return returned None, expected a table; annotate it '-> None' if it returns no table"
     )
 
 

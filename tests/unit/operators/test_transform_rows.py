@@ -52,7 +52,7 @@ def test_a_variable_in_a_filter():
 def test_a_filter_that_is_no_condition():
     error = failure({"operation": "filter", "where": "a + 1"}, {"a": [1]})
     assert error.error_class is ErrorClass.CODE
-    assert error.message == "where: gives integer, not true or false: 'a + 1'"
+    assert error.message == "where: must be boolean, returns integer: 'a + 1'"
 
 
 def test_a_filter_is_checked_with_the_definition():
@@ -193,7 +193,7 @@ def test_a_strategy_that_does_not_apply_is_refused():
     [
         ({}, "give either 'columns' or 'strategy'"),
         ({"columns": {"a": 1}, "strategy": "zero"}, "give either 'columns' or 'strategy'"),
-        ({"columns": {"a": 1}, "fields": ["a"]}, "'fields' goes with 'strategy'"),
+        ({"columns": {"a": 1}, "fields": ["a"]}, "'fields' requires 'strategy'"),
     ],
 )
 def test_fill_definitions_that_do_not_hold(config, message):

@@ -205,10 +205,10 @@ def test_ranges_of_dates_times_and_text():
     ("values", "bounds", "text"),
     [
         (["a"], {"min": [1]}, None),
-        ([1], {"min": "a"}, "range of column 'x': 'a' does not fit a column that is integer"),
-        ([dt.date(2024, 1, 1)], {"max": "soon"}, "range of column 'x': 'soon' does not fit a column that is date"),
-        ([dt.date(2024, 1, 1)], {"max": 5}, "range of column 'x': 5 does not fit a column that is date"),
-        ([[1]], {"max": 5}, "range of column 'x': 5 does not fit a column that is List(Int64)"),
+        ([1], {"min": "a"}, "range of column 'x': 'a' does not fit a column of type integer"),
+        ([dt.date(2024, 1, 1)], {"max": "soon"}, "range of column 'x': 'soon' does not fit a column of type date"),
+        ([dt.date(2024, 1, 1)], {"max": 5}, "range of column 'x': 5 does not fit a column of type date"),
+        ([[1]], {"max": 5}, "range of column 'x': 5 does not fit a column of type List(Int64)"),
     ],
 )
 def test_bounds_that_do_not_fit(values, bounds, text):
@@ -257,7 +257,7 @@ def test_many_allowed_values_are_not_all_shown():
 
 def test_allowed_values_that_do_not_fit():
     assert message({"allowed": {"x": [1, "b"]}}, {"x": [1]}) == (
-        "the table is invalid: allowed of column 'x': 'b' does not fit a column that is integer"
+        "the table is invalid: allowed of column 'x': 'b' does not fit a column of type integer"
     )
 
 
@@ -276,13 +276,13 @@ def test_checks_of_the_whole_table():
     table = {"a": [1, 2]}
     assert valid({"checks": {"mean": "AVG(a) < 5", "rows": "COUNT(*) = 2"}}, table)
     config = {"checks": {"mean": "AVG(a) > 5"}, "on_invalid": "drop"}
-    assert message(config, table) == "the table is invalid: check 'mean' does not hold: AVG(a) > 5"
+    assert message(config, table) == "the table is invalid: check 'mean' failed: AVG(a) > 5"
 
 
 def test_a_check_that_is_no_condition():
     error = failure({"checks": {"c": "a + 1"}}, {"a": [1]})
     assert error.error_class is ErrorClass.CODE
-    assert error.message == "checks.c: gives integer, not true or false: 'a + 1'"
+    assert error.message == "checks.c: must be boolean, returns integer: 'a + 1'"
 
 
 def test_rows():
