@@ -1,4 +1,4 @@
-"""The command line: `flexiroaster`, or `python -m flexiroaster`."""
+"""The command line interface: `flexiroaster`, or `python -m flexiroaster`."""
 
 from flexiroaster.cli.app import main
 

@@ -1,6 +1,6 @@
-"""The program: its commands and its `--version`.
+"""The command line application: its commands and `--version`.
 
-Commands import what they need when they run, so that `--help` and `--version` answer at once.
+Commands import their dependencies when they run, so `--help` and `--version` respond at once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="flexiroaster",
-    help="Data pipelines that really run.",
+    help="Run, monitor and control data pipelines: durable execution, a safety engine and live events.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # a defect of ours shows Python's own traceback, without the values of variables
+    pretty_exceptions_enable=False,  # an internal error shows a plain Python traceback, without the values of variables
 )
 
 
@@ -49,7 +49,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Data pipelines that really run."""
+    """Run, monitor and control data pipelines: durable execution, a safety engine and live events."""
 
 
 app.command("demo")(demo.demo)
@@ -68,5 +68,5 @@ app.command("services")(services.services)
 
 
 def main() -> None:
-    """Run the program with the arguments of this process and exit with its code."""
+    """Run the command of this process's arguments and exit with its code."""
     app()

@@ -1,4 +1,4 @@
-"""Commands that were asked for on the command line are carried out there, where nobody else drives the execution."""
+"""Apply a command to an execution in this process unless another process drives the execution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["carry_out"]
 
 
 def carry_out(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
-    """Carry out what was asked for and stay until it is done, unless somebody else drives the execution."""
+    """Apply the requested command and wait until it is done, unless another process drives the execution."""
     from flexiroaster.service import executions
 
     logged(installation)
@@ -29,4 +29,4 @@ def carry_out(installation: Installation, execution_id: str, what: str, *, as_js
         typer.echo(f"{row.status}: {row.id}")
         print_error(row, err=True)
     else:
-        typer.echo(f"{what} requested: whoever drives {execution_id} carries it out")
+        typer.echo(f"{what} requested: the process that drives {execution_id} will apply it")

@@ -1,4 +1,4 @@
-"""`flexiroaster validate`: every problem of a definition, without running anything."""
+"""`flexiroaster validate`: reports every problem of a definition without running it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def validate(
     root: Roots = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a definition: every problem on a line of its own, with its path. Exits with 2 when there are any."""
+    """Validate a definition and print each problem with its path on a line. Exits with 2 if there are problems."""
     from flexiroaster.config import load_settings
     from flexiroaster.service import definition
 
@@ -36,7 +36,7 @@ def validate(
         emit_json(_document(pipeline, waiting))
         return
     count = len(pipeline.stages)
-    told = f"; to be given with --var: {', '.join(waiting)}" if waiting else ""
+    told = f"; set with --var: {', '.join(waiting)}" if waiting else ""
     typer.echo(f"valid: {pipeline.name}, {count} {'stage' if count == 1 else 'stages'}{told}")
 
 

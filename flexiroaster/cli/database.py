@@ -1,4 +1,4 @@
-"""`flexiroaster db`: the version of the database's schema."""
+"""`flexiroaster db`: schema migrations and retention."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from flexiroaster.cli.options import parse_duration
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The database.", no_args_is_help=True)
+app = typer.Typer(help="Migrate and prune the database.", no_args_is_help=True)
 
 
 @app.command()
 @reported
 def upgrade() -> None:
-    """Bring the database to the version of this release. Starting an execution does so as well."""
+    """Migrate the database to the schema version of this release. Starting an execution does this too."""
     from flexiroaster.config import load_settings
     from flexiroaster.service import schema
 
@@ -28,13 +28,13 @@ def upgrade() -> None:
 @app.command()
 @reported
 def prune(
-    older_than: Annotated[str, typer.Option(metavar="AGE", help="Such as 90d, 12h or 30m.")],
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Minimum age, such as 90d, 12h or 30m.")],
 ) -> None:
-    """Forget executions that ended longer ago than that, with their logs and artifacts; nothing that is live, and
-    nothing that a rerun still reads.
+    """Delete executions that ended before AGE, with their logs and artifacts.
 
-    What outputs wrote stays where it is, and can no longer be rolled back. Audit log, decisions, insights and other
-    records go by their own age: see RETENTION_*_DAYS in docs/settings.md.
+    Live executions and executions that a rerun still reads are kept. Data that outputs wrote is kept, but can no longer
+    be rolled back. The audit log, decisions, insights and other records have their own retention: see
+    RETENTION_*_DAYS in docs/settings.md.
     """
     from flexiroaster.service import retention
     from flexiroaster.service.installation import open_installation
@@ -44,7 +44,7 @@ def prune(
         forgotten = retention.prune(installation, age)
         records = retention.prune_records(installation)
         leftovers = retention.sweep(installation, age)
-    typer.echo(f"{forgotten} executions forgotten")
+    typer.echo(f"{forgotten} executions deleted")
     for table, rows in records.items():
         if rows:
             typer.echo(f"{rows} rows of {table} deleted")
@@ -55,7 +55,7 @@ def prune(
 @app.command()
 @reported
 def current() -> None:
-    """Print the version the database is at."""
+    """Print the schema version of the database."""
     from flexiroaster.config import load_settings
     from flexiroaster.service import schema
 

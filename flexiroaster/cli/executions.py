@@ -1,4 +1,4 @@
-"""`flexiroaster executions`: what ran, how it went, what it said."""
+"""`flexiroaster executions`: lists, shows and controls executions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Executions: what ran, and how it went.", no_args_is_help=True)
+app = typer.Typer(help="List, show and control executions.", no_args_is_help=True)
 
 ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
 
@@ -33,9 +33,9 @@ ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="The execution's 
 @app.command("list")
 @reported
 def listing(
-    status: Annotated[ExecutionStatus | None, typer.Option(help="Only those in this state.")] = None,
-    pipeline: Annotated[str | None, typer.Option(metavar="ID", help="Only those of this pipeline.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    status: Annotated[ExecutionStatus | None, typer.Option(help="Only executions in this state.")] = None,
+    pipeline: Annotated[str | None, typer.Option(metavar="ID", help="Only executions of this pipeline.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of executions.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List executions, newest first."""
@@ -60,7 +60,7 @@ def listing(
 @app.command()
 @reported
 def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
-    """Show one execution: its stages, its variables, its error."""
+    """Show an execution with its stages, variables and error."""
     from flexiroaster.service import executions
     from flexiroaster.service.installation import open_installation
 
@@ -79,14 +79,16 @@ def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
 @reported
 def logs(
     execution_id: ExecutionId,
-    level: Annotated[Level, typer.Option(help="The least serious lines shown.")] = Level.INFO,
-    limit: Annotated[int, typer.Option(min=1, help="How many lines at most, from the first.")] = 10_000,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the execution has ended; no limit.")] = False,
+    level: Annotated[Level, typer.Option(help="The minimum level.")] = Level.INFO,
+    limit: Annotated[int, typer.Option(min=1, help="The maximum number of lines, from the first.")] = 10_000,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print new lines until the execution ends, without a limit.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what happened and what the stages said, oldest first; with --json one document a line.
+    """Print the events and logs of an execution, oldest first; --json writes one document per line.
 
-    Ctrl-C ends a --follow, not the execution.
+    Ctrl-C ends --follow but not the execution.
     """
     from flexiroaster.service import events, executions
     from flexiroaster.service.installation import open_installation
@@ -104,13 +106,13 @@ def logs(
             raise typer.Exit(INTERRUPTED) from interrupt
 
 
-Reason = Annotated[str, typer.Option(help="Why; it stands in the log.")]
+Reason = Annotated[str, typer.Option(help="The reason; it is recorded in the log.")]
 
 
 @app.command()
 @reported
 def stop(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
-    """Stop an execution: its stages are asked to end, and killed after the grace period."""
+    """Stop an execution: its stages get a request to end and are killed after the grace period."""
     _command("stop", execution_id, reason, as_json=as_json)
 
 
@@ -119,13 +121,14 @@ def stop(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False
 def pause(
     execution_id: ExecutionId,
     reason: Reason = "",
-    interrupt: Annotated[bool, typer.Option(help="End running stages now; they begin anew at the resume.")] = False,
+    interrupt: Annotated[bool, typer.Option(help="End running stages now; they start again on resume.")] = False,
     limit: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="Stop it unless it is resumed within 2h, 30m, 1d ...")
+        str | None,
+        typer.Option("--for", metavar="TIME", help="Stop the execution unless it is resumed within 2h, 30m, 1d."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start no further stage until `resume`; running stages may finish, unless they are interrupted."""
+    """Pause an execution: no stage starts until `resume`. Running stages finish unless they are interrupted."""
     deadline = None if limit is None else parse_duration("--for", limit)
     _command("pause", execution_id, reason, as_json=as_json, interrupt=interrupt, deadline=deadline)
 
@@ -133,21 +136,21 @@ def pause(
 @app.command()
 @reported
 def resume(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
-    """Go on with a paused execution."""
+    """Resume a paused execution."""
     _command("resume", execution_id, reason, as_json=as_json)
 
 
 @app.command()
 @reported
 def retry(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
-    """Run the failed, cancelled and skipped stages again; completed ones keep their results."""
+    """Retry the failed, cancelled and skipped stages; completed stages keep their results."""
     _command("retry", execution_id, reason, as_json=as_json)
 
 
 @app.command()
 @reported
 def rollback(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
-    """Undo what the stages wrote outside, in reverse order."""
+    """Roll an execution back: undo the external effects of its stages in reverse order."""
     _command("rollback", execution_id, reason, as_json=as_json)
 
 
@@ -155,10 +158,12 @@ def rollback(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = F
 @reported
 def rerun(
     execution_id: ExecutionId,
-    from_stage: Annotated[str, typer.Option("--from", metavar="STAGE", help="Run this stage and all below it again.")],
+    from_stage: Annotated[
+        str, typer.Option("--from", metavar="STAGE", help="Run this stage and all downstream stages again.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Start a new execution that takes over what was completed before a stage, and follow it to its end."""
+    """Start a new execution from a stage, reuse the completed stages before it, and wait until it ends."""
     from flexiroaster.service import executions
     from flexiroaster.service.installation import open_installation
 

@@ -1,6 +1,6 @@
-"""What a user sees when a command cannot do what was asked, and the exit code that says so to a script.
+"""Error reports and exit codes of commands.
 
-0 done, 1 failed, 2 the definition, the settings or the command line are wrong, 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 invalid definition, settings or command line, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ R = TypeVar("R")
 
 
 class UsageError(FlexiRoasterError):
-    """The command line asks for what makes no sense; the message says what would."""
+    """The command line is invalid; the message says how to correct it."""
 
     code = "usage"
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Let a command end with a line (with `--json`: a document) and an exit code where it raises an error of ours."""
+    """Make a command report a FlexiRoasterError in one line (with `--json`: as a document) and set the exit code."""
 
     @functools.wraps(command)
     def guarded(*arguments: P.args, **options: P.kwargs) -> R:
@@ -61,7 +61,7 @@ def _report(error: FlexiRoasterError, *, as_json: bool) -> None:
 
 
 def _debugging() -> bool:
-    """Whether DEBUG is on; the settings may be what is wrong, so that it is read leniently."""
+    """Return whether DEBUG is on; falls back to the environment, because the settings may be invalid."""
     from flexiroaster.config import load_settings
 
     try:

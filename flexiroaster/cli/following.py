@@ -1,4 +1,4 @@
-"""Start an execution and stay with it until it ends: its events, its time limit, a Ctrl-C."""
+"""Start an execution and follow it until it ends: shows events, enforces a time limit, handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["Followed", "follow"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 PAUSED_SECONDS = 0.5
-"""How often a paused execution is looked at."""
+"""The interval (s) between checks of a paused execution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """An execution that has ended, and whether a signal was why we stopped it."""
+    """An execution that has ended, and whether a signal stopped it."""
 
     execution: ExecutionRow
     interrupted: bool
@@ -58,11 +58,11 @@ def follow(
     timeout: float | None = None,
     traceparent: str | None = None,
 ) -> Followed:
-    """Run a pipeline to its end, below `traceparent`. It is stopped at the first signal, and when `timeout` (s) has
-    passed.
+    """Run a pipeline to its end as part of the trace `traceparent`.
 
-    Raises what starting it raises; StoreError when the database cannot be reached; KeyboardInterrupt at the second
-    signal, whatever still runs then: the caller closes the installation, which kills it.
+    The first signal stops the execution, and so does `timeout` (s). Raises the errors of `executions.start`, StoreError
+    if the database is unreachable, and KeyboardInterrupt at the second signal; the caller then closes the installation,
+    which kills all running stages.
     """
     inbox: _Inbox = SimpleQueue()
     unlisten = installation.driver.listen(inbox.put)
@@ -80,7 +80,7 @@ def follow(
 
 
 def _attend(installation: Installation, execution_id: str, inbox: _Inbox, view: View, timeout: float | None) -> bool:
-    """Serve the inbox until the execution has ended; whether a signal came."""
+    """Process the inbox until the execution has ended; return whether a signal arrived."""
     deadline = None if timeout is None else monotonic() + timeout
     interrupted = False
     while True:
@@ -88,12 +88,12 @@ def _attend(installation: Installation, execution_id: str, inbox: _Inbox, view: 
             item = inbox.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
         except Empty:
             deadline = None
-            _stop(installation, execution_id, f"the limit of {timeout:g} s has passed")
+            _stop(installation, execution_id, f"the time limit of {timeout:g} s has passed")
             continue
         match item:
             case _Signal(number):
                 interrupted = True
-                view.note("Stopping; once more kills what runs.")
+                view.note("Stopping; interrupt again to kill running stages.")
                 _stop(installation, execution_id, f"interrupted by {signal.Signals(number).name}")
             case _End(failure):
                 if failure is not None:
@@ -104,7 +104,7 @@ def _attend(installation: Installation, execution_id: str, inbox: _Inbox, view: 
 
 
 def _stop(installation: Installation, execution_id: str, reason: str) -> None:
-    with suppress(NotAllowedError):  # it has just ended
+    with suppress(NotAllowedError):  # the execution has just ended
         control.stop(installation, execution_id, reason)
 
 
@@ -113,8 +113,8 @@ def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) 
         while executions.wait(installation, execution_id).status not in TERMINAL:
             if decisions.awaits_a_person(installation, execution_id):
                 break
-            sleep(PAUSED_SECONDS)  # somebody has paused it: it may go on
-    except Exception as error:  # noqa: BLE001 - raised where the end is waited for
+            sleep(PAUSED_SECONDS)  # the execution is paused: a user may resume it
+    except Exception as error:  # noqa: BLE001 - raised again in `_attend`
         inbox.put(_End(error))
     else:
         inbox.put(_End(None))
@@ -122,7 +122,7 @@ def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) 
 
 @contextmanager
 def _signals_to(inbox: _Inbox) -> Iterator[None]:
-    """Put the first signal into the inbox; raise KeyboardInterrupt at the second."""
+    """Put the first signal into the inbox; raise KeyboardInterrupt on the second."""
     came = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -130,7 +130,7 @@ def _signals_to(inbox: _Inbox) -> Iterator[None]:
         if came:
             raise KeyboardInterrupt
         came = True
-        inbox.put(_Signal(number))  # put() may be called from within get(): that is what a SimpleQueue is for
+        inbox.put(_Signal(number))  # SimpleQueue.put() is reentrant, so a handler can call it during get()
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

@@ -1,4 +1,4 @@
-"""`flexiroaster history`: past runs of another system in, all runs out."""
+"""`flexiroaster history`: imports past runs of another system and exports all runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flexiroaster.cli.text import emit_json
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The runs that ended: what the risk is learned from.", no_args_is_help=True)
+app = typer.Typer(help="Import and export past runs, the training data of the risk model.", no_args_is_help=True)
 
 HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .csv file.")]
 
@@ -21,12 +21,12 @@ HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or
 @app.command("import")
 @reported
 def import_file(file: HistoryFile, as_json: AsJson = False) -> None:
-    """Take past runs in, so that the risk is known from the first start on. A run that is there already is left out.
+    """Import past runs, so that risk predictions are available from the first start. Known runs are skipped.
 
-    The safety engine learns from them as if it had been on meanwhile, unless AI_TRAIN_EVERY is 0; 100,000 runs take a
+    Unless AI_TRAIN_EVERY is 0, the safety engine trains on these runs as if it had observed them; 100,000 runs take a
     minute.
 
-    Columns: pipeline_id, started_at, finished_at, status (completed, failed, cancelled); where known also
+    Columns: pipeline_id, started_at, finished_at, status (completed, failed, cancelled). Optional columns:
     execution_id, duration_s, n_stages.
     """
     from dataclasses import asdict
@@ -39,14 +39,14 @@ def import_file(file: HistoryFile, as_json: AsJson = False) -> None:
     if as_json:
         emit_json({**asdict(imported), "answers": model.rung.value, "reason": model.reason})
         return
-    typer.echo(f"{imported.added} runs imported, {imported.known} known already; {imported.total} in all")
-    typer.echo(f"risk is answered by the {model.rung}: {model.reason}")
+    typer.echo(f"{imported.added} runs imported, {imported.known} already known; {imported.total} in total")
+    typer.echo(f"risk predictions come from the {model.rung}: {model.reason}")
 
 
 @app.command("export")
 @reported
 def export_file(file: HistoryFile, as_json: AsJson = False) -> None:
-    """Write all runs that ended, in the order of their ends; `import` reads what this writes."""
+    """Write all finished runs in the order of their end; `import` can read the file."""
     from flexiroaster.service import history
     from flexiroaster.service.installation import open_installation
 

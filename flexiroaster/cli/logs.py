@@ -1,4 +1,4 @@
-"""The log of commands that drive executions, beside what they show of them."""
+"""Log setup of commands that drive executions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["logged"]
 
 
 def logged(installation: Installation) -> bool:
-    """Log what executions do here, line by line on stderr, if `LOG_LEVEL` or `LOG_FORMAT` is set; whether it is.
+    """Log execution events to stderr if `LOG_LEVEL` or `LOG_FORMAT` is set, and return whether it is.
 
-    The lines then take the place of the progress. Call it before the first execution.
+    The log then replaces the progress view. Call this before the first execution.
     """
     settings = installation.settings
     if settings.model_fields_set.isdisjoint({"log_level", "log_format"}):

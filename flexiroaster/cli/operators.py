@@ -1,4 +1,4 @@
-"""`flexiroaster operators`: what stages can do."""
+"""`flexiroaster operators`: lists and describes operators."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ __all__ = ["operators"]
 
 @reported
 def operators(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="`transform.join`, or `join`.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="An operator, such as `transform.join` or `join`.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what stages can do, or describe one operator: its fields, an example."""
+    """List all operators, or describe one operator with its fields and an example."""
     if name is None:
         _list(as_json=as_json)
         return
@@ -49,7 +51,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _summary_of(name: str) -> str:
-    """The first line of its description; of one that cannot be imported (somebody else's), why."""
+    """Return the first line of the description, or the reason why a third-party operator cannot be loaded."""
     from flexiroaster.errors import NotFoundError
     from flexiroaster.operators import registry
     from flexiroaster.operators.document import description_of
@@ -66,7 +68,7 @@ def _find(name: str) -> type[Operator[Any]]:
 
     candidates = [full for full in registry.names() if name in {full, full.partition(".")[2]}]
     if len(candidates) > 1:
-        raise UsageError(f"{name!r} is one of several operators: {', '.join(candidates)}")
+        raise UsageError(f"{name!r} is ambiguous: use one of {', '.join(candidates)}")
     try:
         return registry.find(candidates[0] if candidates else name)
     except NotFoundError as error:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their values mean."""
+"""Shared command line options and their parsers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["AsJson", "File", "Modules", "Roots", "Variables", "access_for", "parse_duration", "parse_variables"]
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline definition, YAML or JSON.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline definition in YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
 Variables = Annotated[
     list[str] | None,
-    typer.Option("--var", metavar="NAME=VALUE", help="A variable; the value is read as JSON where it is JSON."),
+    typer.Option("--var", metavar="NAME=VALUE", help="Set a variable; valid JSON is parsed, other values are text."),
 ]
 Modules = Annotated[
     list[str] | None,
-    typer.Option("--allow-module", metavar="MODULE", help="A module that python stages may call; pkg.* for a package."),
+    typer.Option(
+        "--allow-module", metavar="MODULE", help="Allow python stages to call a module; pkg.* allows a package."
+    ),
 ]
 Roots = Annotated[
     list[str] | None,
-    typer.Option("--root", metavar="FOLDER", help="A folder or URL prefix that stages may use, beside FILE's folder."),
+    typer.Option("--root", metavar="FOLDER", help="Allow stages to use a folder or URL prefix, besides FILE's folder."),
 ]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -40,9 +42,10 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
 def parse_variables(given: Iterable[str] | None) -> dict[str, Any]:
-    """`["n=3", "by=[\\"a\\"]", "day=2026-01-01"]` -> `{"n": 3, "by": ["a"], "day": "2026-01-01"}`.
+    """Parse variables: `["n=3", "by=[\\"a\\"]", "day=2026-01-01"]` -> `{"n": 3, "by": ["a"], "day": "2026-01-01"}`.
 
-    A value that is JSON has its type, any other is text. Raises UsageError for what is not NAME=VALUE.
+    A value that is valid JSON is parsed as JSON, any other value is text. Raises UsageError if an item is not
+    NAME=VALUE.
     """
     variables = {}
     for item in given or ():
@@ -50,21 +53,21 @@ def parse_variables(given: Iterable[str] | None) -> dict[str, Any]:
         if not separator:
             raise UsageError(f"--var {item!r}: must be NAME=VALUE")
         if not _NAME.fullmatch(name):
-            raise UsageError(f"--var {item!r}: a name has letters, digits and _, and does not begin with a digit")
+            raise UsageError(f"--var {item!r}: use letters, digits and _ in a name; it must not begin with a digit")
         variables[name] = _value(text)
     return variables
 
 
 def parse_duration(option: str, text: str) -> timedelta:
-    """`"90d"`, `"12h"`, `"30m"`, `"45s"`. Raises UsageError, which names the option, for anything else."""
+    """Parse `"90d"`, `"12h"`, `"30m"` or `"45s"`. Raises UsageError that names the option for any other text."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise UsageError(f"{option} {text!r}: must be a number with d, h, m or s, such as 90d")
+        raise UsageError(f"{option} {text!r}: must be a number followed by d, h, m or s, such as 90d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def access_for(settings: Settings, file: Path, roots: Iterable[str] | None, modules: Iterable[str] | None) -> Access:
-    """What the stages of a file may reach: what the settings say, the file's own folder, and what was asked for."""
+    """Return the access of a file's stages: the settings, plus the file's folder, `roots` and `modules`."""
     from dataclasses import replace
 
     from flexiroaster.service.access import access_of

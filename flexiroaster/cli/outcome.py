@@ -1,4 +1,4 @@
-"""An execution and its stages, as a document and as tables."""
+"""Output of executions and stages as JSON documents and as tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["document", "print_error", "print_stages", "stage_document", "summary
 
 
 def summary(row: ExecutionRow) -> dict[str, Any]:
-    """An execution without its stages, as lists and commands write it."""
+    """Return the JSON document of an execution without its stages, for lists and commands."""
     return {
         "execution_id": row.id,
         "pipeline_id": row.pipeline_id,
@@ -38,7 +38,7 @@ def summary(row: ExecutionRow) -> dict[str, Any]:
 
 
 def document(execution: ExecutionRow, stages: Iterable[StageRow]) -> dict[str, Any]:
-    """What `run --json` and `executions show --json` write."""
+    """Return the document of `run --json` and `executions show --json`."""
     return {
         "execution_id": execution.id,
         "pipeline_id": execution.pipeline_id,
@@ -51,7 +51,7 @@ def document(execution: ExecutionRow, stages: Iterable[StageRow]) -> dict[str, A
 
 
 def stage_document(stage: StageRow) -> dict[str, Any]:
-    """One stage of it; `duration` is that of the last attempt, in seconds."""
+    """Return the document of a stage; `duration` is that of the last attempt, in seconds."""
     return {
         "id": stage.stage_id,
         "name": stage.name,
@@ -65,7 +65,7 @@ def stage_document(stage: StageRow) -> dict[str, Any]:
 
 
 def print_stages(stages: Iterable[StageRow]) -> None:
-    """The table of stages, on stdout."""
+    """Print a table of stages to stdout."""
     shown = table("stage", "status", "attempt", "duration", "rows", right=("attempt", "duration", "rows"))
     for stage in stages:
         count = rows(stage.output)
@@ -76,6 +76,6 @@ def print_stages(stages: Iterable[StageRow]) -> None:
 
 
 def print_error(execution: ExecutionRow, *, err: bool) -> None:
-    """The error of an execution, if it has one, as one line; it names the stage."""
+    """Print the error of an execution, if any, as one line that names the stage."""
     if execution.error is not None:
         typer.echo(f"Error: {one_line(str(execution.error['message']))}", err=err)

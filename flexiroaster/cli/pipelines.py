@@ -1,4 +1,4 @@
-"""`flexiroaster pipelines`: the stored definitions."""
+"""`flexiroaster pipelines`: lists and shows stored definitions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Stored pipelines.", no_args_is_help=True)
+app = typer.Typer(help="List and show stored pipelines.", no_args_is_help=True)
 
 
 @app.command("list")
 @reported
 def listing(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of pipelines.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the stored pipelines, oldest first."""
@@ -47,10 +47,10 @@ def listing(
 @reported
 def show(
     pipeline_id: Annotated[str, typer.Argument(metavar="ID")],
-    revision: Annotated[int | None, typer.Option(min=1, help="Another revision than the newest.")] = None,
+    revision: Annotated[int | None, typer.Option(min=1, help="The revision; default: the newest.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a stored definition as YAML (or JSON), ready to be run again."""
+    """Print a stored definition as YAML (or JSON) that can be run again."""
     from flexiroaster.service import pipelines
     from flexiroaster.service.installation import open_installation
 

@@ -1,4 +1,4 @@
-"""What is seen of a run while it runs, on stderr: a live table on a terminal, lines elsewhere."""
+"""Progress view of a run on stderr: a live table on a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _SERIOUS = frozenset({Level.WARNING, Level.ERROR, Level.CRITICAL})
 
 
 class View(Protocol):
-    """Somebody who watches a run."""
+    """A view of a run."""
 
     def show(self, events: Sequence[Event]) -> None:
-        """Take in what happened."""
+        """Show new events."""
 
     def note(self, message: str) -> None:
-        """Tell something that is not an event."""
+        """Show a message that is not an event."""
 
 
 @contextmanager
 def shown(pipeline: Pipeline, *, quiet: bool, silent: bool = False) -> Iterator[View]:
-    """The view that suits stderr; `quiet`: only a terminal gets one, `silent`: nobody does."""
+    """Open the view that suits stderr; `quiet` disables it unless stderr is a terminal, `silent` always disables it."""
     if silent:
         yield _Silence()
     elif sys.stderr.isatty():
@@ -69,18 +69,18 @@ class _Row:
     note: str = ""
 
     def seconds(self, now: datetime) -> float | None:
-        """How long the attempt took, or has taken so far."""
+        """Return the duration of the attempt until its end or until `now`, in seconds."""
         return None if self.started_at is None else ((self.ended_at or now) - self.started_at).total_seconds()
 
 
 class Board:
-    """The state of every stage, as the events so far tell it; drawn as a table."""
+    """The state of every stage according to the events so far, rendered as a table."""
 
     def __init__(self, stage_ids: Sequence[str]) -> None:
         self.stages = {stage_id: _Row() for stage_id in stage_ids}
 
     def take(self, event: Event) -> None:
-        """React to one event."""
+        """Apply one event to the state."""
         row = self.stages.get(event.stage_id or "")
         if row is None:
             return
@@ -111,7 +111,7 @@ class Board:
 
 @contextmanager
 def _live(pipeline: Pipeline) -> Iterator[View]:
-    """A table that is drawn anew, with what is serious above it; it is gone at the end."""
+    """Show a live table with warnings and errors above it; the table disappears at the end."""
     from rich.live import Live
 
     board = Board(pipeline.order())
@@ -135,14 +135,14 @@ class _Table:
 
 
 class Printer(Protocol):
-    """Prints a line above the table."""
+    """A function that prints a line above the table."""
 
     def __call__(self, text: str, /) -> None:
-        """Print it."""
+        """Print the text."""
 
 
 class _Lines:
-    """A line an event."""
+    """A view with one line for each event."""
 
     def show(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -155,13 +155,13 @@ class _Lines:
 
 class _Silence:
     def show(self, events: Sequence[Event]) -> None:
-        """Nothing."""
+        """Ignore the call."""
 
     def note(self, message: str) -> None:
-        """Nothing."""
+        """Ignore the call."""
 
 
 def _line(event: Event) -> str:
-    """`12:00:01  WARNING  load: the line it logged`; the engine's own lines name the stage themselves."""
+    """Format an event as `12:00:01  WARNING  load: message`; messages of the engine already name the stage."""
     stage = f"{event.stage_id}: " if event.type is EventType.STAGE_LOG else ""
     return f"{moment(event.at)[11:]}  {event.level.upper():8} {stage}{one_line(event.message)}"

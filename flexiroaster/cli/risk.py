@@ -1,4 +1,4 @@
-"""`flexiroaster risk`: how likely a pipeline fails and why, and the models behind the answer."""
+"""`flexiroaster risk`: failure risk of pipelines, with explanations, models and backtests."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["app"]
 
 
 class _ShowByDefault(TyperGroup):
-    """`risk PIPELINE` is `risk show PIPELINE`."""
+    """A command group in which `risk PIPELINE` means `risk show PIPELINE`."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - click's, which typer carries along
-        """What was asked for; what is no command is the id of a pipeline."""
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - a click type that typer vendors
+        """Resolve a command; an unknown command is the id of a pipeline."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             args = ["show", *args]
         return super().resolve_command(ctx, args)
@@ -32,11 +32,11 @@ class _ShowByDefault(TyperGroup):
 
 app = typer.Typer(
     cls=_ShowByDefault,
-    help="How likely a pipeline fails, and why. `risk PIPELINE` is short for `risk show PIPELINE`.",
+    help="Estimate and explain failure risk. `risk PIPELINE` is short for `risk show PIPELINE`.",
     no_args_is_help=True,
 )
 
-HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="Past runs, .parquet or .csv.")]
+HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="Past runs in a .parquet or .csv file.")]
 
 
 @app.command()
@@ -44,7 +44,7 @@ HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="Past runs, .p
 def show(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline's id.")], as_json: AsJson = False
 ) -> None:
-    """Say how likely a pipeline would fail now, why, and what would lower that."""
+    """Show the failure probability of a pipeline now, its causes, and changes that would lower it."""
     from dataclasses import asdict
 
     from flexiroaster.safety.gate import RiskLevel
@@ -65,13 +65,13 @@ def show(
 @app.command()
 @reported
 def train(
-    seed: Annotated[int, typer.Option(min=0, help="The same seed on the same history gives the same model.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and history give the same model.")] = 0,
     if_due: Annotated[
-        bool, typer.Option("--if-due", help="Only if enough runs have ended since the last training.")
+        bool, typer.Option("--if-due", help="Train only if enough runs have ended since the last training.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learn from the runs of this installation; the better model answers from now on."""
+    """Train a model on the runs of this installation; the better model is used from now on."""
     from dataclasses import asdict
 
     from flexiroaster.service import training
@@ -79,7 +79,9 @@ def train(
 
     with open_installation() as installation:
         if if_due and not training.due(installation):
-            emit_json({"trained": False}) if as_json else typer.echo("not due: too few runs have ended since the last")
+            emit_json({"trained": False}) if as_json else typer.echo(
+                "not due: too few runs have ended since the last training"
+            )
             return
         trained = training.train(installation, seed)
     if as_json:
@@ -93,9 +95,10 @@ def train(
 @app.command()
 @reported
 def models(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of models.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
-    """List the trainings, newest first; the first one answers."""
+    """List the trained models, newest first; the first one is in use."""
     from dataclasses import asdict
 
     from flexiroaster.service import training
@@ -117,16 +120,16 @@ def models(
 def backtest(
     file: HistoryFile,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="OUT.parquet", help="Write what was said before each run.")
+        Path | None, typer.Option(metavar="OUT.parquet", help="Write the prediction before each run to this file.")
     ] = None,
-    anomalies: Annotated[bool, typer.Option("--anomalies", help="Replay the durations of the stages as well.")] = False,
+    anomalies: Annotated[bool, typer.Option("--anomalies", help="Replay stage durations, too.")] = False,
     stages: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The stages; if not given, beside FILE: NAME_stages.")
+        Path | None, typer.Option(metavar="FILE", help="The stages; default: NAME_stages next to FILE.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the models.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the models.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Replay past runs as if the engine had been on, strictly without looking ahead. Needs no database."""
+    """Replay past runs as the safety engine would have seen them, without lookahead. Needs no database."""
     from dataclasses import asdict
 
     from flexiroaster.service import backtests
@@ -153,10 +156,10 @@ def _print_assessment(said: Assessment) -> None:
     shown.add_row("pipeline", one_line(said.question.start.pipeline_id))
     shown.add_row("P(failure)", f"{chance.probability:.3f} ({chance.low:.3f} to {chance.high:.3f})")
     if said.no_history_yet:
-        shown.add_row("", "no history yet: this is the probability of other pipelines")
+        shown.add_row("", "no history yet: this is the failure probability of other pipelines")
     shown.add_row("level", f"{said.level}; gate: {said.gate}")
     shown.add_row("from", f"{chance.rung} {said.model_version}: {chance.reason}")
-    shown.add_row("score", f"{said.score.score:.3f} (six factors, no probability)")
+    shown.add_row("score", f"{said.score.score:.3f} (six factors, not a probability)")
     console().print(shown)
     typer.echo(f"\n{one_line(said.explanation.text)}\n")
     factors = table("factor", "value", "score", "weight", "adds", "", right=("value", "score", "weight", "adds"))
@@ -172,7 +175,7 @@ def _print_assessment(said: Assessment) -> None:
 def _print_remedies(remedies: tuple[Remedy, ...]) -> None:
     if not remedies:
         return
-    typer.echo("\nWhat would lower it:")
+    typer.echo("\nChanges that would lower the risk:")
     shown = table("change", "P(failure)", "", right=("P(failure)",))
     for remedy in remedies:
         shown.add_row(remedy.text, f"{remedy.probability:.3f}", "enough" if remedy.enough else "")
@@ -180,14 +183,14 @@ def _print_remedies(remedies: tuple[Remedy, ...]) -> None:
 
 
 def _print_backtest(result: Backtest) -> None:
-    typer.echo(f"{result.executions} executions of {result.pipelines} pipelines, the newest 30 % judged")
+    typer.echo(f"{result.executions} executions of {result.pipelines} pipelines, evaluated on the newest 30 %")
     headings = ("AUC", "within", "PR-AUC", "Brier", "skill", "ECE", "recall", "alerts/day", "AUC if new")
     shown = table("forecaster", "runs", *headings, right=("runs", *headings))
     for arm in result.arms:
         shown.add_row(*_arm(arm))
     console().print(shown)
     gate = result.gate
-    told = f"blocked {gate.rightly} rightly, {gate.wrongly} wrongly; let {gate.missed} failures through"
+    told = f"{gate.rightly} correct blocks, {gate.wrongly} false blocks, {gate.missed} missed failures"
     typer.echo(f"a gate that blocks at high risk: {told}")
 
 

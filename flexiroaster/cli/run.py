@@ -1,4 +1,4 @@
-"""`flexiroaster run`: run a definition here and now, and watch it."""
+"""`flexiroaster run`: runs a definition in this process and shows its progress."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a definition and watch it: progress on stderr, the outcome on stdout.
+    """Run a definition, with progress on stderr and the outcome on stdout.
 
-    Where LOG_LEVEL or LOG_FORMAT is set, stderr gets the log in place of the progress. Where traces are sent, this
-    run is part of the one that TRACEPARENT names.
+    If LOG_LEVEL or LOG_FORMAT is set, stderr shows the log instead of the progress. If tracing is on, the run joins the
+    trace in TRACEPARENT.
 
-    A definition without an id gets one made of its name, so that the same file is always the same pipeline. Relative
-    paths in it are relative to the working directory. Exits with 0 when the execution completed, 1 when it failed,
-    2 when the definition does not hold, 130 when it was interrupted.
+    A definition without an id gets an id derived from its name, so the same file is always the same pipeline. Relative
+    paths are relative to the working directory. Exits with 0 if the execution completed, 1 if it failed, 2 if the
+    definition is invalid, 130 if it was interrupted.
     """
     from flexiroaster.cli.following import follow
     from flexiroaster.cli.progress import shown
@@ -70,7 +70,7 @@ def run(
 
 
 def _import_from(*folders: Path) -> None:
-    """Let stages import modules from these folders; last, so that no file there stands in for an installed module."""
+    """Append folders to the import path of stages, last, so that no file there hides an installed module."""
     sys.path += [str(folder) for folder in dict.fromkeys(folders) if str(folder) not in sys.path]
 
 
@@ -81,7 +81,7 @@ def _print_outcome(execution: ExecutionRow, stages: list[StageRow]) -> None:
     print_stages(stages)
     print_error(execution, err=True)
     if execution.status == "paused":
-        hint = f"it waits for a person: flexiroaster executions decisions {execution.id}"
+        hint = f"waiting for a decision: flexiroaster executions decisions {execution.id}"
         typer.echo(f"Paused by the safety engine; {hint}", err=True)
 
 

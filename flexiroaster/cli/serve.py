@@ -1,4 +1,4 @@
-"""`flexiroaster serve`: the API, and by default a worker in the same process."""
+"""`flexiroaster serve`: the API server and, by default, a worker in the same process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ __all__ = ["serve"]
 
 @reported
 def serve(
-    host: Annotated[str | None, typer.Option(help="The address to bind; default: HOST.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port; default: PORT. 0: any.")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Offer the flights pipeline, and its data.")] = False,
-    no_executor: Annotated[bool, typer.Option("--no-executor", help="Leave executions to workers.")] = False,
+    host: Annotated[str | None, typer.Option(help="The address to bind; default: the setting HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port; default: the setting PORT; 0 selects a free port.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Add the demo pipeline and its data.")] = False,
+    no_executor: Annotated[
+        bool, typer.Option("--no-executor", help="Do not run executions; leave them to workers.")
+    ] = False,
 ) -> None:
-    """Answer GraphQL at /graphql and REST below API_PREFIX until it is told to end, and run what is started.
+    """Serve GraphQL at /graphql and REST below API_PREFIX, and run executions, until SIGTERM or Ctrl-C.
 
-    SIGTERM or Ctrl-C hands what is running over to others.
+    At the end, the server hands its running executions over to other workers.
     """
     from flexiroaster.cli import flights
     from flexiroaster.config import load_settings
@@ -33,7 +37,7 @@ def serve(
         from graphql_api.server import Server
         from rest_compat.app import add_rest
     except ModuleNotFoundError as error:
-        raise UsageError("this needs the server extra: pip install 'flexiroaster[server]'") from error
+        raise UsageError("this command needs the server extra: pip install 'flexiroaster[server]'") from error
 
     given = {"host": host, "port": port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})

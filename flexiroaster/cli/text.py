@@ -1,4 +1,4 @@
-"""How values look on a terminal, and JSON on stdout."""
+"""Terminal formatting of values, and JSON output."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ STYLES = {
     "skipped": "dim",
     "pending": "dim",
 }
-"""Status -> rich style, of executions and of stages."""
+"""Status of an execution or stage -> rich style."""
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def printable(text: str) -> str:
-    """The text without anything that could steer a terminal: messages may carry what stands in the data."""
+    """Escape control characters, because messages may contain input data that could control the terminal."""
     return text.translate(_CONTROLS)
 
 
 def one_line(text: str) -> str:
-    """The text as one printable line."""
+    """Return the text as one printable line."""
     return printable(" ".join(text.split()))
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: `0.12 s`, `34.5 s`, `2 min 05 s`, `1 h 02 min`; a dash where there are none."""
+    """Format seconds: `0.12 s`, `34.5 s`, `2 min 05 s`, `1 h 02 min`, or a dash for None."""
     if seconds is None:
         return "-"
     if seconds < 9.995:
@@ -66,12 +66,12 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(at: datetime | None) -> str:
-    """A time in the zone of the reader, to the second; a dash where there is none."""
+    """Format a time in the local time zone, to the second, or a dash for None."""
     return "-" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def rows(output: dict[str, Any] | None) -> int | None:
-    """The rows of the table that a stage gave, if it gave one."""
+    """Return the number of rows of a stage's table, or None if it has no table."""
     count = (output or {}).get("rows")
     return count if isinstance(count, int) else None
 
@@ -82,13 +82,13 @@ def emit_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
 
 
 def emit_ndjson(documents: Sequence[Any]) -> None:
-    """Write JSON documents to stdout, one a line."""
+    """Write JSON documents to stdout, one per line."""
     for document in documents:
         _write(document, indent=False)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console for stdout or stderr. What is not read by a terminal is not wrapped."""
+    """Return a console for stdout or stderr, which wraps lines only on a terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -97,7 +97,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(*headings: str, right: Sequence[str] = ()) -> Table:
-    """An empty table without lines; the columns named in `right` hold numbers."""
+    """Return an empty table without borders; the columns named in `right` are right-aligned."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -107,7 +107,7 @@ def table(*headings: str, right: Sequence[str] = ()) -> Table:
 
 
 def styled(status: str) -> Text:
-    """A status in its colour."""
+    """Return a status in its color."""
     from rich.text import Text
 
     return Text(status, style=STYLES.get(status, ""))

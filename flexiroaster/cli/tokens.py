@@ -1,4 +1,4 @@
-"""`flexiroaster token`: who may use the APIs."""
+"""`flexiroaster token`: creates, lists and revokes access tokens of the APIs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Access tokens of the APIs.", no_args_is_help=True)
+app = typer.Typer(help="Create, list and revoke access tokens of the APIs.", no_args_is_help=True)
 
 
 @app.command()
 @reported
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what it is for; it stands in the audit log.")],
-    role: Annotated[Role, typer.Option(help="What its holder may do.")] = Role.VIEWER,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The token's user or purpose; it appears in the audit log.")
+    ],
+    role: Annotated[Role, typer.Option(help="The role, which determines the permissions.")] = Role.VIEWER,
     expires: Annotated[
-        str | None, typer.Option(metavar="AGE", help="After that it opens nothing: 90d, 12h, 30m. Never, if not given.")
+        str | None, typer.Option(metavar="AGE", help="Expire after this time: 90d, 12h, 30m. Default: never.")
     ] = None,
 ) -> None:
-    """Make a token and print its secret, which is not stored and cannot be shown again."""
+    """Create a token and print its secret, which is not stored and cannot be shown again."""
     from flexiroaster.service import tokens
     from flexiroaster.service.installation import open_installation
 
@@ -37,13 +39,13 @@ def create(
     with open_installation() as installation:
         secret = tokens.create(installation, name, role, lasts)
     typer.echo(secret)
-    typer.echo("This is shown once: keep it now. Send it as: Authorization: Bearer TOKEN", err=True)
+    typer.echo("Save this token now: it is shown only once. Send it as: Authorization: Bearer TOKEN", err=True)
 
 
 @app.command("list")
 @reported
 def listing(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of tokens.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the tokens, newest first, without their secrets."""
@@ -62,13 +64,13 @@ def listing(
         shown.add_row(token.id, one_line(token.name), token.role, _state(token), *times)
     console().print(shown)
     if found.has_next:
-        typer.echo(f"there are more than {limit}; --limit shows more", err=True)
+        typer.echo(f"there are more than {limit} tokens; --limit shows more", err=True)
 
 
 @app.command()
 @reported
 def revoke(token: Annotated[str, typer.Argument(metavar="NAME|ID", help="The token's name or id.")]) -> None:
-    """End a token: servers refuse it within seconds."""
+    """Revoke a token; servers reject it within seconds."""
     from flexiroaster.service import tokens
     from flexiroaster.service.installation import open_installation
 

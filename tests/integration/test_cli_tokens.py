@@ -14,7 +14,7 @@ def test_a_token_from_its_making_to_its_end(tmp_path: Path) -> None:
     secret = made.stdout.strip()
     assert secret.startswith("frt_")
     assert len(secret) == 47
-    assert made.stderr == "This is shown once: keep it now. Send it as: Authorization: Bearer TOKEN\n"
+    assert made.stderr == "Save this token now: it is shown only once. Send it as: Authorization: Bearer TOKEN\n"
 
     listed = flexiroaster("token", "list", "--json")
     assert secret not in listed.stdout
@@ -36,7 +36,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     bad = flexiroaster("token", "create", "x", "--expires", "soon")
     assert (bad.returncode, bad.stderr) == (
         2,
-        "Error: --expires 'soon': must be a number with d, h, m or s, such as 90d\n",
+        "Error: --expires 'soon': must be a number followed by d, h, m or s, such as 90d\n",
     )
     assert flexiroaster("token", "create", "x", "--role", "king").returncode == 2
     nameless = flexiroaster("token", "create", "")
