@@ -30,7 +30,7 @@ def upgrade() -> None:
 def prune(
     older_than: Annotated[str, typer.Option(metavar="AGE", help="Minimum age, such as 90d, 12h or 30m.")],
 ) -> None:
-    """Delete executions that ended before AGE, with their logs and artifacts.
+    """Delete executions that ended more than AGE ago, with their logs and artifacts.
 
     Live executions and executions that a rerun still reads are kept. Data that outputs wrote is kept, but can no longer
     be rolled back. The audit log, decisions, insights and other records have their own retention: see
