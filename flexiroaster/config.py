@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flexiroaster.errors import SettingsError
-from flexiroaster.problems import problem_text, render_path, shown
+from flexiroaster.model.validation_messages import problem_text, render_path, shown
 
 __all__ = ["HOME", "LogFormat", "LogLevel", "PolicyMode", "Settings", "load_settings", "psycopg_url", "secrets_from"]
 

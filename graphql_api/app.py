@@ -17,17 +17,17 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
+from flexiroaster.web.request_guard import Guard
+from flexiroaster.web.streams import Streams
 from graphql_api import graphiql, responses
 from graphql_api.documents import Documents
 from graphql_api.event_streams import EventStreams
 from graphql_api.execution import LIMIT_SECONDS, Workers
-from graphql_api.guard import Guard
-from graphql_api.http import GraphQLHTTP
 from graphql_api.operations import Operations
 from graphql_api.places import Places
-from graphql_api.sse import GraphQLEventStream
-from graphql_api.streams import Streams
-from graphql_api.websocket import GraphQLWebSocket, Limits
+from graphql_api.transport.http import GraphQLHTTP
+from graphql_api.transport.sse import GraphQLEventStream
+from graphql_api.transport.websocket import GraphQLWebSocket, Limits
 
 __all__ = ["PATH", "create_app"]
 

@@ -16,7 +16,7 @@ from itertools import dropwhile
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.service import changes
-from flexiroaster.service.executions import ExecutionRow
+from flexiroaster.service.executions.executions import ExecutionRow
 
 __all__ = ["ChangeFeed", "ExecutionChange", "Read"]
 

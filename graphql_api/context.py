@@ -11,8 +11,8 @@ from flexiroaster.model.viewer import Viewer
 from flexiroaster.service.installation import Installation
 
 if TYPE_CHECKING:
+    from flexiroaster.web.streams import Streams
     from graphql_api.loaders import Loaders
-    from graphql_api.streams import Streams
 
 __all__ = ["Context", "Info", "StreamContext", "StreamInfo"]
 

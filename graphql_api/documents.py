@@ -24,7 +24,7 @@ from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRul
 from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from flexiroaster.model.viewer import Role
-from graphql_api import limits
+from graphql_api import query_cost
 from graphql_api.permissions import FORBIDDEN, permission_rule
 
 __all__ = ["BAD_REQUEST", "PARSE_FAILED", "VALIDATION_FAILED", "Documents", "Operation", "RefusedError"]
@@ -93,13 +93,15 @@ class Documents:
         prepare = self._remembered if len(text) <= _LONGEST_REMEMBERED else self._validated
         document, sized = prepare(text, role)
         if sized and variables:
-            _refuse(limits.exceeded(self._schema, document, variables))
+            _refuse(query_cost.exceeded(self._schema, document, variables))
         return Operation(document, _chosen(document, name))
 
     def _validated(self, text: str, role: Role) -> tuple[DocumentNode, bool]:
         """Return a valid document, and whether its cost may depend on variables."""
         document = _parsed(text)
-        _refuse(limits.exceeded(self._schema, document, {}))  # first, because the specification's rules are not linear
+        _refuse(
+            query_cost.exceeded(self._schema, document, {})
+        )  # first, because the specification's rules are not linear
         introspection = self._debug or role.covers(Role.OPERATOR)
         rules = (*_RULES, permission_rule(role, introspection=introspection))
         _refuse(validate(self._schema, document, rules, _MOST_ERRORS, hide_suggestions=not introspection))
@@ -115,7 +117,10 @@ def _has_integers(node: DefinitionNode) -> bool:
 def _parsed(text: str) -> DocumentNode:
     try:
         return parse(
-            text, max_tokens=limits.MAX_TOKENS, max_source_length=limits.MAX_TEXT, max_comments=limits.MAX_TOKENS
+            text,
+            max_tokens=query_cost.MAX_TOKENS,
+            max_source_length=query_cost.MAX_TEXT,
+            max_comments=query_cost.MAX_TOKENS,
         )
     except GraphQLSyntaxError as error:
         raise RefusedError([_with_code(error, PARSE_FAILED)], well_formed=True) from error

@@ -10,12 +10,12 @@ from typing import TypeVar
 from starlette.types import Receive, Scope, Send
 
 from flexiroaster.errors import StoreError, UnauthenticatedError
+from flexiroaster.service.admin.tokens import Viewer
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.tokens import Viewer
+from flexiroaster.web.authentication import authenticate, credentials_of
 from graphql_api.documents import RefusedError
 from graphql_api.execution import OVERLOADED, Workers
 from graphql_api.places import Places
-from graphql_api.security import authenticate, credentials_of
 
 __all__ = ["SIGN_OF_LIFE", "EventStreams", "alive"]
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from strawberry.dataloader import DataLoader
 
-from flexiroaster.service import attempts, decisions, executions, pipelines, risk
+from flexiroaster.service import attempts, pipelines
 from flexiroaster.service.attempts import Attempt
-from flexiroaster.service.decisions import DecisionRow
-from flexiroaster.service.executions import ExecutionRow, StageRow
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 from flexiroaster.service.pipelines import PipelineRow, Revision, RevisionRow
-from flexiroaster.service.risk import AssessmentRow
+from flexiroaster.service.safety import decisions, risk
+from flexiroaster.service.safety.decisions import DecisionRow
+from flexiroaster.service.safety.risk import AssessmentRow
 
 if TYPE_CHECKING:
     from graphql_api.context import Context

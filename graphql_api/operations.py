@@ -29,12 +29,12 @@ from graphql import (
 
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.installation import Installation
+from flexiroaster.web.streams import Streams, StreamsClosedError, Transport
 from graphql_api import failures, responses
 from graphql_api.context import Context, StreamContext
 from graphql_api.documents import Documents, Operation, RefusedError
 from graphql_api.execution import OVERLOADED, Workers, execute_operation
-from graphql_api.requests import GraphQLRequest
-from graphql_api.streams import Streams, StreamsClosedError, Transport
+from graphql_api.transport.requests import GraphQLRequest
 
 __all__ = ["FailedError", "Operations", "Response", "errors_of"]
 

@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flexiroaster import __version__
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
+from flexiroaster.web.request_guard import Guard
+from flexiroaster.web.streams import Streams
 from graphql_api.event_streams import EventStreams
-from graphql_api.guard import Guard
-from graphql_api.streams import Streams
 from rest_compat import failures
 from rest_compat.access_log import AccessLog
 from rest_compat.exposition import Exposition
-from rest_compat.routes import airflow, decisions, docs, events, executions, insights, pipelines, starts, system
+from rest_compat.routes import airflow, docs, events, executions, insights, pipelines, safety, starts, system
 
 __all__ = ["Beside", "add_rest", "create_app"]
 
@@ -59,7 +59,7 @@ def create_app(installation: Installation, streams: Streams, event_streams: Even
     app.include_router(system.router, responses=failures.RESPONSES)
     app.include_router(insights.router, responses=failures.RESPONSES)
     app.include_router(docs.router, prefix=settings.api_prefix)
-    for each in (pipelines, starts, executions, decisions, events, airflow):
+    for each in (pipelines, starts, executions, safety, events, airflow):
         app.include_router(each.router, prefix=settings.api_prefix, responses=failures.RESPONSES)
     return app
 

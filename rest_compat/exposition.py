@@ -11,11 +11,12 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from flexiroaster.service import health, metrics, tallies
+from flexiroaster.service import health, tallies
+from flexiroaster.service.admin import metrics
 from flexiroaster.service.health import Report, Status
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.tallies import Counts, Histogram, Tallies
-from graphql_api.streams import Streams
+from flexiroaster.web.streams import Streams
 
 __all__ = ["Exposition", "is_wanted"]
 

@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from flexiroaster.config import Settings, load_settings
-from flexiroaster.engine import processes
 from flexiroaster.store import migrate
 from flexiroaster.store.database import open_database
+from flexiroaster.workers import worker_handle
 from tests.proxy import free_port
 from tests.warm import start_fresh, using_warm_fork_servers
 
@@ -53,7 +53,7 @@ def _warm_fork_servers() -> Iterator[None]:
 @pytest.fixture
 def fresh_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the start itself: fork servers start as the product starts them."""
-    monkeypatch.setattr(processes, "start_fork_server", start_fresh)
+    monkeypatch.setattr(worker_handle, "start_fork_server", start_fresh)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flexiroaster import faults
-from flexiroaster.engine import processes
+from flexiroaster.model import failpoints
+from flexiroaster.workers import worker_handle
 
 __all__ = ["Popen", "run", "start_fresh", "using_warm_fork_servers"]
 
@@ -46,7 +46,7 @@ SERVE = (
     "from tests.warm import serve; serve(int(descriptor))()"
 )
 
-start_fresh = processes.start_fork_server
+start_fresh = worker_handle.start_fork_server
 """How the product starts a fork server."""
 
 
@@ -183,11 +183,11 @@ class _ForkServer:
 def using_warm_fork_servers() -> Iterator[None]:
     """Let the installations in this process have such fork servers."""
     if not MEASURED:
-        processes.start_fork_server = _ForkServer  # type: ignore[assignment, misc] # all that is used of a Popen
+        worker_handle.start_fork_server = _ForkServer  # type: ignore[assignment, misc] # all that is used of a Popen
     try:
         yield
     finally:
-        processes.start_fork_server = start_fresh
+        worker_handle.start_fork_server = start_fresh
 
 
 if MEASURED:
@@ -233,11 +233,11 @@ def serve(descriptor: int) -> Callable[[], None]:
 
 
 PRELOADED = (
-    "flexiroaster.engine.zygote",  # first, see flexiroaster/engine/preload.py
+    "flexiroaster.workers.fork_server",  # first, see flexiroaster/workers/preload.py
     "flexiroaster.cli.app",
-    "flexiroaster.service.executions",
+    "flexiroaster.service.executions.executions",
     "flexiroaster.service.gate",
-    "flexiroaster.service.learner",
+    "flexiroaster.service.safety.learner",
     "graphql_api.app",
     "redis",
     "rest_compat.app",
@@ -270,7 +270,7 @@ def _begin(request: Mapping[str, Any], given: Sequence[int], ours: Sequence[int]
     os.environ.clear()
     os.environ.update(request["env"])
     random.seed()
-    faults._ARMED.update(faults._armed(os.environ.get(faults.VARIABLE, "")))
+    failpoints._ARMED.update(failpoints._armed(os.environ.get(failpoints.VARIABLE, "")))
     if "argv" not in request:
         control, errors = streams
         os.dup2(errors, 2)
@@ -285,7 +285,7 @@ def _begin(request: Mapping[str, Any], given: Sequence[int], ours: Sequence[int]
 
 
 def _be_fork_server(control: int) -> None:
-    from flexiroaster.engine.zygote import main
+    from flexiroaster.workers.fork_server import main
 
     os.set_inheritable(control, False)
     main(control)

@@ -11,6 +11,7 @@ import typer
 
 from flexiroaster import __version__
 from flexiroaster.cli import (
+    admin,
     check,
     database,
     demo,
@@ -22,7 +23,6 @@ from flexiroaster.cli import (
     run,
     serve,
     services,
-    tokens,
     worker,
 )
 
@@ -61,7 +61,7 @@ app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(risk.app, name="risk")
 app.add_typer(history.app, name="history")
 app.add_typer(database.app, name="db")
-app.add_typer(tokens.app, name="token")
+app.add_typer(admin.app, name="token")
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.command("services")(services.services)

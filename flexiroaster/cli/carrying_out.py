@@ -18,7 +18,7 @@ __all__ = ["carry_out"]
 
 def carry_out(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
     """Apply the requested command and wait until it is done, unless another process drives the execution."""
-    from flexiroaster.service import executions
+    from flexiroaster.service.executions import executions
 
     logged(installation)
     here = installation.take_over(execution_id)

@@ -36,14 +36,14 @@ def prune(
     be rolled back. The audit log, decisions, insights and other records have their own retention: see
     RETENTION_*_DAYS in docs/settings.md.
     """
-    from flexiroaster.service import retention
+    from flexiroaster.service.admin import maintenance
     from flexiroaster.service.installation import open_installation
 
     age = parse_duration("--older-than", older_than)
     with open_installation() as installation:
-        forgotten = retention.prune(installation, age)
-        records = retention.prune_records(installation)
-        leftovers = retention.sweep(installation, age)
+        forgotten = maintenance.prune(installation, age)
+        records = maintenance.prune_records(installation)
+        leftovers = maintenance.sweep(installation, age)
     typer.echo(f"{forgotten} executions deleted")
     for table, rows in records.items():
         if rows:

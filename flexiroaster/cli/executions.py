@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from flexiroaster.model.event import Event
-    from flexiroaster.service.executions import ExecutionRow
+    from flexiroaster.service.executions.executions import ExecutionRow
 
 __all__ = ["app"]
 
@@ -39,7 +39,7 @@ def listing(
     as_json: AsJson = False,
 ) -> None:
     """List executions, newest first."""
-    from flexiroaster.service import executions
+    from flexiroaster.service.executions import executions
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
@@ -61,7 +61,7 @@ def listing(
 @reported
 def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
     """Show an execution with its stages, variables and error."""
-    from flexiroaster.service import executions
+    from flexiroaster.service.executions import executions
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
@@ -90,7 +90,7 @@ def logs(
 
     Ctrl-C ends --follow but not the execution.
     """
-    from flexiroaster.service import events, executions
+    from flexiroaster.service.executions import events, executions
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
@@ -164,7 +164,7 @@ def rerun(
     as_json: AsJson = False,
 ) -> None:
     """Start a new execution from a stage, reuse the completed stages before it, and wait until it ends."""
-    from flexiroaster.service import executions
+    from flexiroaster.service.executions import executions
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
@@ -187,11 +187,11 @@ app.command("override")(override)
 
 
 def _command(name: str, execution_id: str, reason: str, *, as_json: bool, **options: bool | timedelta | None) -> None:
-    from flexiroaster.service import control
+    from flexiroaster.service.executions import commands
     from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
-        getattr(control, name)(installation, execution_id, reason, requested_by="cli", **options)
+        getattr(commands, name)(installation, execution_id, reason, requested_by="cli", **options)
         carry_out(installation, execution_id, name, as_json=as_json)
 
 

@@ -16,10 +16,11 @@ from flexiroaster.cli.progress import View
 from flexiroaster.errors import NotAllowedError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import TERMINAL
-from flexiroaster.service import control, decisions, executions
-from flexiroaster.service.executions import ExecutionRow
+from flexiroaster.service.executions import commands, executions
+from flexiroaster.service.executions.executions import ExecutionRow
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import Revision
+from flexiroaster.service.safety import decisions
 
 __all__ = ["Followed", "follow"]
 
@@ -105,7 +106,7 @@ def _attend(installation: Installation, execution_id: str, inbox: _Inbox, view: 
 
 def _stop(installation: Installation, execution_id: str, reason: str) -> None:
     with suppress(NotAllowedError):  # the execution has just ended
-        control.stop(installation, execution_id, reason)
+        commands.stop(installation, execution_id, reason)
 
 
 def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) -> None:

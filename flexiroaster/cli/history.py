@@ -31,8 +31,8 @@ def import_file(file: HistoryFile, as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from flexiroaster.service import history
     from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import history
 
     with open_installation() as installation:
         imported, model = history.import_file(installation, file), installation.knowledge.model
@@ -47,8 +47,8 @@ def import_file(file: HistoryFile, as_json: AsJson = False) -> None:
 @reported
 def export_file(file: HistoryFile, as_json: AsJson = False) -> None:
     """Write all finished runs in the order of their end; `import` can read the file."""
-    from flexiroaster.service import history
     from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import history
 
     with open_installation() as installation:
         written = history.export(installation, file)

@@ -18,7 +18,7 @@ def logged(installation: Installation) -> bool:
     settings = installation.settings
     if settings.model_fields_set.isdisjoint({"log_level", "log_format"}):
         return False
-    from flexiroaster.service import logs
+    from flexiroaster.service.admin import logs
 
     logs.configure(settings, installation.access, installation.owner)
     installation.driver.listen(logs.log_events())

@@ -11,7 +11,7 @@ from flexiroaster.cli.text import console, duration, one_line, rows, styled, tab
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from flexiroaster.service.executions import ExecutionRow, StageRow
+    from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 
 __all__ = ["document", "print_error", "print_stages", "stage_document", "summary"]
 

@@ -13,8 +13,8 @@ from flexiroaster.cli.options import AsJson
 from flexiroaster.cli.text import console, emit_json, moment, one_line, table
 
 if TYPE_CHECKING:
-    from flexiroaster.safety.assessment import Assessment
-    from flexiroaster.safety.backtest import Arm, Backtest
+    from flexiroaster.safety.learning.backtest import Arm, Backtest
+    from flexiroaster.safety.risk.assessment import Assessment
     from flexiroaster.safety.what_if import Remedy
 
 __all__ = ["app"]
@@ -49,8 +49,8 @@ def show(
 
     from flexiroaster.safety.gate import RiskLevel
     from flexiroaster.safety.what_if import what_would_lower_it
-    from flexiroaster.service import risk
     from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import risk
 
     with open_installation() as installation:
         said = risk.assess(installation, pipeline)
@@ -74,8 +74,8 @@ def train(
     """Train a model on the runs of this installation; the better model is used from now on."""
     from dataclasses import asdict
 
-    from flexiroaster.service import training
     from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import training
 
     with open_installation() as installation:
         if if_due and not training.due(installation):
@@ -101,8 +101,8 @@ def models(
     """List the trained models, newest first; the first one is in use."""
     from dataclasses import asdict
 
-    from flexiroaster.service import training
     from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import training
 
     with open_installation() as installation:
         found = training.models(installation, limit)

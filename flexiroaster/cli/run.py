@@ -17,7 +17,7 @@ from flexiroaster.cli.text import duration, emit_json, one_line
 
 if TYPE_CHECKING:
     from flexiroaster.cli.following import Followed
-    from flexiroaster.service.executions import ExecutionRow, StageRow
+    from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 
 __all__ = ["run"]
 
@@ -45,7 +45,8 @@ def run(
     from flexiroaster.cli.following import follow
     from flexiroaster.cli.progress import shown
     from flexiroaster.config import load_settings
-    from flexiroaster.service import definition, executions, pipelines
+    from flexiroaster.service import definition, pipelines
+    from flexiroaster.service.executions import executions
     from flexiroaster.service.installation import open_installation
 
     variables = parse_variables(var)

@@ -28,13 +28,14 @@ def serve(
     """
     from flexiroaster.cli import flights
     from flexiroaster.config import load_settings
-    from flexiroaster.service import logs, pipelines
+    from flexiroaster.service import pipelines
+    from flexiroaster.service.admin import logs
     from flexiroaster.service.installation import open_installation
 
     try:
+        from flexiroaster.web.authentication import check_binding
+        from flexiroaster.web.server import Server
         from graphql_api.app import create_app
-        from graphql_api.security import check_binding
-        from graphql_api.server import Server
         from rest_compat.app import add_rest
     except ModuleNotFoundError as error:
         raise UsageError("this command needs the server extra: pip install 'flexiroaster[server]'") from error

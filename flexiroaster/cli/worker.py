@@ -28,7 +28,7 @@ def worker(
     Any number of workers can share a database. At the end, the worker hands its running executions over to the others.
     """
     from flexiroaster.config import load_settings
-    from flexiroaster.service import logs
+    from flexiroaster.service.admin import logs
     from flexiroaster.service.installation import open_installation
 
     settings = load_settings(**({"executor_workers": concurrency} if concurrency else {}))

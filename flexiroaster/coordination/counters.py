@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.link import RedisLink
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -8,7 +8,7 @@ from time import monotonic
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from flexiroaster.coordination.redis import RedisLink, RedisState
+from flexiroaster.coordination.redis.link import RedisLink, RedisState
 from flexiroaster.errors import StoreError
 from flexiroaster.store.database import Database
 

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection
 
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.link import RedisLink
 
 __all__ = ["PipelineSlots"]
 

@@ -13,8 +13,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from flexiroaster.engine.failures import StageCancelled
 from flexiroaster.engine.frames import FrameReader
+from flexiroaster.workers.error_classes import StageCancelled
 
 __all__ = ["Cancellation", "TaskChannel"]
 

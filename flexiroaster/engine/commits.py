@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from flexiroaster.errors import FlexiRoasterError, LeaseLostError, StoreError
-from flexiroaster.store.changes import Transition
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.transitions import Transition
+from flexiroaster.store.journal.writer import Journal
 
 __all__ = ["commit", "driver_failed"]
 

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flexiroaster.engine.executor import Execution
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.engine.timers import Timer
 from flexiroaster.errors import FlexiRoasterError
 

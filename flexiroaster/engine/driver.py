@@ -17,25 +17,25 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from flexiroaster import faults
 from flexiroaster.engine.commits import commit, driver_failed
 from flexiroaster.engine.driven import Driven, DrivenExecutions, late_timer
-from flexiroaster.engine.executor import Execution
-from flexiroaster.engine.inbox import Inbox
+from flexiroaster.engine.event_loop import Inbox
 from flexiroaster.engine.listeners import Listener, Listeners
-from flexiroaster.engine.messages import Ended, Log, Message, Progress, Task
-from flexiroaster.engine.obedience import obey
+from flexiroaster.engine.state_machine.commands import obey
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.engine.timers import Timer, Timers
 from flexiroaster.errors import ErrorClass, FlexiRoasterError, LeaseLostError, StoreError
+from flexiroaster.model import failpoints
 from flexiroaster.model.command import Command
 from flexiroaster.model.event import Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.store.changes import Transition
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.transitions import Transition
+from flexiroaster.store.journal.writer import Journal
 from flexiroaster.threads import in_one_line
+from flexiroaster.workers.protocol import Ended, Log, Message, Progress, Task
 
 if TYPE_CHECKING:
-    from flexiroaster.engine.runner import Runner
+    from flexiroaster.workers.local_runner import Runner
 
 __all__ = ["Driver", "Limits"]
 
@@ -208,7 +208,7 @@ class Driver:
         tasks = self._start_ready()
         self._commit()
         for driven, task in tasks:
-            faults.point("driver.before_start")
+            failpoints.point("driver.before_start")
             if driven.failure is None:
                 with self._contained(driven):
                     self._runner.start(task)
@@ -375,7 +375,7 @@ class Driver:
     def _attempt_ended(self, driven: Driven, stage_id: str, message: Ended) -> None:
         del self._keys[message.key]
         driven.attempt_ended(message.key, stage_id)
-        faults.point("driver.after_end")
+        failpoints.point("driver.after_end")
         now = utc_now()
         if message.error is None:
             driven.execution.stage_completed(stage_id, message.output or {}, now)

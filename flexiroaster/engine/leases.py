@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from flexiroaster import faults
 from flexiroaster.engine.driver import Driver
 from flexiroaster.errors import LeaseLostError, StoreError
+from flexiroaster.model import failpoints
 from flexiroaster.threads import SupervisedThread, Threads
 
 __all__ = ["LeaseKeeper"]
@@ -76,7 +76,7 @@ class LeaseKeeper:
         """Wait one interval and renew once; return whether to continue."""
         if self._closed.wait(self._interval) or not self._driver.alive:
             return False
-        faults.point("leases.before_renew")
+        failpoints.point("leases.before_renew")
         began = monotonic()
         driven = self._driver.driven  # before the statement: its result omits executions that are claimed meanwhile
         held = self._renew(driven)

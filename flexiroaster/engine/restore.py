@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flexiroaster.engine.executor import Execution
-from flexiroaster.engine.rollback import undo_when_quiet
+from flexiroaster.engine.state_machine.execution import Execution
+from flexiroaster.engine.state_machine.rollback import undo_when_quiet
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
-from flexiroaster.safety.watch import Watch
+from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.store.recovery import Stored
 
 __all__ = ["restore"]

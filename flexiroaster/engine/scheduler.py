@@ -16,17 +16,17 @@ from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from flexiroaster import faults
 from flexiroaster.engine.driver import Driver
-from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.restore import restore
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import FlexiRoasterError, NotAllowedError, NotFoundError, StoreError
+from flexiroaster.model import failpoints
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import Goal, StageStatus
 from flexiroaster.operators.registry import operator_of
-from flexiroaster.safety.watch import Watch
-from flexiroaster.store.claims import SUSPECT, Claim
+from flexiroaster.safety.anomaly.watch import Watch
+from flexiroaster.store.leases import SUSPECT, Claim
 from flexiroaster.store.recovery import Stored
 from flexiroaster.threads import SupervisedThread, Threads
 
@@ -162,7 +162,7 @@ def adopt(
 
     Raises StoreError, and NotFoundError, DefinitionError or NotAllowedError for an execution left to other workers.
     """
-    faults.point("scheduler.after_claim")
+    failpoints.point("scheduler.after_claim")
     at, last = utc_now(), claim.claims >= MAX_CLAIMS
     try:
         stored = load(claim.execution_id)
@@ -181,7 +181,7 @@ def adopt(
     ):
         raise NotAllowedError(f"Execution {claim.execution_id} is left to other workers: {missing}")
     execution.suspect = claim.claims > SUSPECT
-    faults.point("scheduler.after_restore")
+    failpoints.point("scheduler.after_restore")
     if claim.claims > MAX_CLAIMS and not execution.ended:
         execution.set_aside(f"it lost its worker {MAX_CLAIMS} times without progress", at)
     driver.submit(execution, stored.commands, waits=stored.queued)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from flexiroaster.engine.artifacts import SCRATCH, Artifacts
+from flexiroaster.artifacts.store import SCRATCH, Artifacts
 from flexiroaster.errors import SettingsError
 from flexiroaster.operators.base import Access
 

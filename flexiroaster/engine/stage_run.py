@@ -8,8 +8,8 @@ from typing import Any
 
 from flexiroaster.model.execution import STAGE_MOVES, StageStatus
 from flexiroaster.model.pipeline import Stage
-from flexiroaster.safety.stages import StageEnd
-from flexiroaster.store.changes import StageChange
+from flexiroaster.safety.anomaly.stages import StageEnd
+from flexiroaster.store.journal.transitions import StageChange
 
 __all__ = ["StageRun"]
 

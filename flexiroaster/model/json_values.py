@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from flexiroaster.errors import Problem
-from flexiroaster.problems import Location, key_text, render_path, shown
+from flexiroaster.model.validation_messages import Location, key_text, render_path, shown
 
 __all__ = ["MAX_DEPTH", "NOT_FINITE", "unstorable"]
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from flexiroaster.errors import DefinitionError, ErrorClass, Problem
 from flexiroaster.model import graph
 from flexiroaster.model.json_values import unstorable
-from flexiroaster.problems import near, problems_of, quoted, render_path, shown
+from flexiroaster.model.validation_messages import near, problems_of, quoted, render_path, shown
 
 __all__ = [
     "RESPONSE_FIELDS",

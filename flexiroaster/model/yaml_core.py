@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from flexiroaster.model.json_values import MAX_DEPTH
-from flexiroaster.problems import quoted, shown
+from flexiroaster.model.validation_messages import quoted, shown
 
 try:
     from yaml import CSafeDumper as _BaseDumper

@@ -18,8 +18,16 @@ from pydantic import ValidationError
 from flexiroaster.errors import ErrorClass, NotFoundError, Problem, StageError
 from flexiroaster.model.pipeline import Stage, StageType
 from flexiroaster.model.template import malformed, placeholders, substitute
+from flexiroaster.model.validation_messages import (
+    listing,
+    located_problems,
+    near,
+    problems_of,
+    quoted,
+    render_path,
+    shown,
+)
 from flexiroaster.operators.base import Access, Operator
-from flexiroaster.problems import listing, located_problems, near, problems_of, quoted, render_path, shown
 
 __all__ = ["ENTRY_POINT_GROUP", "SELECTORS", "build", "check_stage", "find", "names", "operator_of"]
 
@@ -54,8 +62,8 @@ _BUILT_IN: Mapping[str, str] = {
     "transform.python": "flexiroaster.operators.transforms.python:Python",
     "transform.passthrough": "flexiroaster.operators.transforms.rows:Passthrough",
     "validation.rules": "flexiroaster.operators.validations.rules:Rules",
-    "output.database": "flexiroaster.operators.outputs.database:DatabaseOutput",
-    "output.file": "flexiroaster.operators.outputs.file:FileOutput",
+    "output.database": "flexiroaster.operators.outputs.database.operator:DatabaseOutput",
+    "output.file": "flexiroaster.operators.outputs.file.operator:FileOutput",
     "output.http": "flexiroaster.operators.outputs.http:HttpOutput",
 }
 """`type.name` -> `module:class`, imported on first use."""

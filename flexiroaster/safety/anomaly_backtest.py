@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from flexiroaster.safety.history import History
+from flexiroaster.safety.anomaly.lateness import ExecutionPace, Lateness, PipelinePace
 from flexiroaster.safety.history_file import HistoryFileError
-from flexiroaster.safety.lateness import ExecutionPace, Lateness, PipelinePace
+from flexiroaster.safety.risk.history import History
 
 __all__ = ["SPIKE", "LatenessBacktest", "backtest_lateness"]
 

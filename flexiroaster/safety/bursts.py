@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from flexiroaster.safety.anomaly import Anomaly, AnomalyKind
+from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
+from flexiroaster.safety.risk.state import DecayedRate
 from flexiroaster.safety.runs import DAY, HOUR
-from flexiroaster.safety.state import DecayedRate
 
 __all__ = ["ErrorBurst", "RetryPile"]
 

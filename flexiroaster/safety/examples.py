@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.model import Rung
+from flexiroaster.safety.risk.model import Rung
 
 __all__ = ["Examples"]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.explanation import Contribution, Explanation, ExplanationKind
-from flexiroaster.safety.factors import FactorScore
-from flexiroaster.safety.facts import Situation, facts
 from flexiroaster.safety.features import GROUPS, NAMES, Past
-from flexiroaster.safety.model import RiskModel
+from flexiroaster.safety.risk.explanation import Contribution, Explanation, ExplanationKind
+from flexiroaster.safety.risk.factors import FactorScore
+from flexiroaster.safety.risk.facts import Situation, facts
+from flexiroaster.safety.risk.model import RiskModel
 from flexiroaster.safety.runs import Start
 from flexiroaster.safety.shapley import coalitions, shapley_values
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from flexiroaster.safety.risk.state import PipelineState, Population
 from flexiroaster.safety.runs import DAY, HOUR, Ending, Start
-from flexiroaster.safety.state import PipelineState, Population
 
 __all__ = ["DIRECTIONS", "GROUPS", "NAMES", "Past", "features"]
 

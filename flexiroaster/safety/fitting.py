@@ -10,9 +10,9 @@ from scipy.optimize import minimize  # type: ignore[import-untyped] # ships no t
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped] # ships no types
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no types
 
-from flexiroaster.safety.additive import GROUP_OF, AdditiveTrees, LinearModel
-from flexiroaster.safety.calibration import sigmoid
 from flexiroaster.safety.features import DIRECTIONS, GROUPS, NAMES
+from flexiroaster.safety.risk.additive import GROUP_OF, AdditiveTrees, LinearModel
+from flexiroaster.safety.risk.calibration import sigmoid
 
 __all__ = ["fit_boosting", "fit_logistic"]
 

@@ -16,8 +16,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flexiroaster.errors import FlexiRoasterError
-from flexiroaster.problems import shown
-from flexiroaster.safety.history import History
+from flexiroaster.model.validation_messages import shown
+from flexiroaster.safety.risk.history import History
 from flexiroaster.safety.runs import Outcome
 
 __all__ = ["HistoryFileError", "history_frame", "read_history", "read_stages"]

@@ -1,6 +1,6 @@
 """The prior: a small logistic model fitted on the histories of other systems, which works without local training.
 
-`python -m flexiroaster.safety.prior_fit FILES` reproduces the coefficients; docs/safety.md reports their quality on
+`python -m tools.prior_fit FILES` reproduces the coefficients; docs/safety.md reports their quality on
 systems that the fit has not seen.
 """
 
@@ -12,9 +12,9 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.additive import LinearModel
 from flexiroaster.safety.features import features
-from flexiroaster.safety.history import Ledger
+from flexiroaster.safety.risk.additive import LinearModel
+from flexiroaster.safety.risk.history import Ledger
 from flexiroaster.safety.runs import HOUR, Ending, Outcome, Start
 
 __all__ = ["PRIOR", "PRIOR_FEATURES", "made_up_rows"]

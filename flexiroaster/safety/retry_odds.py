@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from flexiroaster.errors import ErrorClass
-from flexiroaster.safety.state import DecayedRate
+from flexiroaster.safety.risk.state import DecayedRate
 
 __all__ = ["RetryOdds"]
 

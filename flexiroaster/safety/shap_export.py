@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from flexiroaster.errors import InputError
-from flexiroaster.safety.explanation import Contribution, Explanation
+from flexiroaster.safety.risk.explanation import Contribution, Explanation
 
 if TYPE_CHECKING:
     import shap  # type: ignore[import-untyped] # ships no types

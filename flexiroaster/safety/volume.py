@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from flexiroaster.safety.anomaly import Anomaly, AnomalyKind
+from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
 from flexiroaster.safety.level import Level
 
 __all__ = ["Volume"]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flexiroaster.errors import DefinitionError, Problem
-from flexiroaster.problems import near
-from flexiroaster.safety.assessment import Assessment, Question, assess, judged
+from flexiroaster.model.validation_messages import near
 from flexiroaster.safety.features import NAMES, Past, features
+from flexiroaster.safety.risk.assessment import Assessment, Question, assess, judged
+from flexiroaster.safety.risk.state import PipelineState, Population
 from flexiroaster.safety.runs import HOUR, Ending, Outcome, Start
-from flexiroaster.safety.state import PipelineState, Population
 
 __all__ = ["CHANGES", "Remedy", "what_if", "what_would_lower_it"]
 

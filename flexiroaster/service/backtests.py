@@ -10,8 +10,8 @@ from flexiroaster.safety.history_file import read_history, read_stages
 
 if TYPE_CHECKING:
     from flexiroaster.safety.anomaly_backtest import LatenessBacktest
-    from flexiroaster.safety.backtest import Backtest
     from flexiroaster.safety.gate import Thresholds
+    from flexiroaster.safety.learning.backtest import Backtest
 
 __all__ = ["anomalies", "of_file", "write_predictions"]
 
@@ -19,7 +19,7 @@ __all__ = ["anomalies", "of_file", "write_predictions"]
 def of_file(path: Path, thresholds: Thresholds | None = None, seed: int = 0) -> Backtest:
     """Backtest the runs of a file. Raises HistoryFileError, InputError (the extra `safety` is not installed)."""
     try:
-        from flexiroaster.safety.backtest import backtest
+        from flexiroaster.safety.learning.backtest import backtest
     except ImportError as error:
         raise InputError("a backtest requires the extra safety: pip install 'flexiroaster[safety]'") from error
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexiroaster.model.viewer import Viewer
-from flexiroaster.service import audit, executions
+from flexiroaster.service.admin import audit
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation
 
 __all__ = ["ACTION", "record"]

@@ -14,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 
 from flexiroaster.errors import InputError
 from flexiroaster.model.execution import LIVE, TERMINAL, ExecutionStatus
-from flexiroaster.service.executions import ExecutionFilter, ExecutionRow
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import execution_list
+from flexiroaster.store import executions
 from flexiroaster.store.rows import LARGE
 
 __all__ = ["among", "cursor", "listen", "moment", "since"]
@@ -32,15 +32,15 @@ def since(installation: Installation, wanted: ExecutionFilter, at: datetime | No
     are not read.
     """
     database = installation.database
-    found = execution_list.in_statuses(database, wanted, live, LARGE) if (live := _of(wanted, LIVE)) else []
+    found = executions.in_statuses(database, wanted, live, LARGE) if (live := _of(wanted, LIVE)) else []
     if at is not None and (ended := _of(wanted, TERMINAL)):
-        found += execution_list.ended_since(database, replace(wanted, statuses=ended), at - MARGIN, LARGE)
+        found += executions.ended_since(database, replace(wanted, statuses=ended), at - MARGIN, LARGE)
     return found
 
 
 def among(installation: Installation, wanted: ExecutionFilter, ids: Collection[str]) -> list[ExecutionRow]:
     """Read the current state of those executions that match."""
-    return execution_list.among(installation.database, wanted, ids, LARGE)
+    return executions.among(installation.database, wanted, ids, LARGE)
 
 
 def listen(installation: Installation, hear: Callable[[str | None], None]) -> Callable[[], None]:

@@ -22,7 +22,7 @@ from flexiroaster.operators.base import Access
 from flexiroaster.operators.registry import check_stage
 from flexiroaster.service.definition_file import read_definition
 from flexiroaster.service.policy_config import policy_problems
-from flexiroaster.service.risk_config import risk_problems
+from flexiroaster.service.safety.config import risk_problems
 
 __all__ = ["check", "check_variables", "read_definition", "unset_variables", "with_defaults", "with_stable_id"]
 

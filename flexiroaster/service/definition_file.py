@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexiroaster.errors import DefinitionError, Problem
-from flexiroaster.problems import quoted
+from flexiroaster.model.validation_messages import quoted
 
 if TYPE_CHECKING:
     import yaml

@@ -8,16 +8,16 @@ from typing import Any
 
 from flexiroaster.errors import BlockedError, InputError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
-from flexiroaster.safety.assessment import Assessment
 from flexiroaster.safety.gate import Gate, RiskLevel
-from flexiroaster.service import risk
-from flexiroaster.service.findings import high_risk
+from flexiroaster.safety.risk.assessment import Assessment
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import Revision
-from flexiroaster.service.risk import Judgement
-from flexiroaster.service.risk_config import rules_of
-from flexiroaster.store import insights
-from flexiroaster.store.changes import NewAssessment, NewExecution
+from flexiroaster.service.safety import risk
+from flexiroaster.service.safety.config import rules_of
+from flexiroaster.service.safety.insight_messages import high_risk
+from flexiroaster.service.safety.risk import Judgement
+from flexiroaster.store.journal.transitions import NewAssessment, NewExecution
+from flexiroaster.store.safety import insights
 
 __all__ = ["admit", "check_force"]
 

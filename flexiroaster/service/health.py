@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from flexiroaster.coordination.health import DatabaseState, Health
-from flexiroaster.coordination.redis import RedisState
+from flexiroaster.coordination.redis.link import RedisState
 from flexiroaster.errors import FlexiRoasterError
 from flexiroaster.service.installation import Installation
 

@@ -13,30 +13,30 @@ from pathlib import Path
 from selectors import BaseSelector
 from typing import TYPE_CHECKING
 
-from flexiroaster import faults
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import StoreError
+from flexiroaster.model import failpoints
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.operators.base import Access
 from flexiroaster.service.access import access_of
-from flexiroaster.store import claims, commands, definitions, migrate, recovery
+from flexiroaster.store import commands, leases, migrate, pipelines, recovery
 from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.writer import Journal
 from flexiroaster.threads import Failure, Threads
 
 if TYPE_CHECKING:
     from flexiroaster.engine.driver import Driver
     from flexiroaster.engine.leases import LeaseKeeper
-    from flexiroaster.engine.messages import Message
-    from flexiroaster.engine.runner import Runner
     from flexiroaster.engine.scheduler import Scheduler
-    from flexiroaster.safety.watch import Watch
-    from flexiroaster.service.knowledge import Knowledge
-    from flexiroaster.service.learner import Learner
+    from flexiroaster.safety.anomaly.watch import Watch
     from flexiroaster.service.local_copies import LocalCopies
+    from flexiroaster.service.safety.learner import Learner
+    from flexiroaster.service.safety.risk_state_cache import Knowledge
     from flexiroaster.service.signals import Signals
     from flexiroaster.service.tracing.following import Tracing
     from flexiroaster.service.watching import Watchers
+    from flexiroaster.workers.local_runner import Runner
+    from flexiroaster.workers.protocol import Message
 
 __all__ = ["Installation", "access_of", "open_installation"]
 
@@ -122,7 +122,7 @@ class Installation:
     @property
     def knowledge(self) -> Knowledge:
         """The safety engine's knowledge of past executions, held in the memory of this process."""
-        from flexiroaster.service.knowledge import Knowledge  # outside the lock: the import is slow
+        from flexiroaster.service.safety.risk_state_cache import Knowledge  # outside the lock: the import is slow
 
         with self._lock:
             if self._knowledge is None:
@@ -195,7 +195,7 @@ class Installation:
         if not self.signals.may_claim(execution_id):
             return self._is_driven_here(execution_id)
         ttl = self.settings.execution_lock_ttl
-        claim = claims.claim_one(self.database, self.owner, execution_id, lease_seconds=ttl)
+        claim = leases.claim_one(self.database, self.owner, execution_id, lease_seconds=ttl)
         if claim is not None:
             self.go_on(execution_id, claim.token, claim.claims)
         return self._is_driven_here(execution_id)
@@ -208,14 +208,14 @@ class Installation:
         """Drive an execution that this process claimed with that token, from its state in the database."""
         from flexiroaster.engine.scheduler import adopt
 
-        adopt(self.driver, claims.Claim(execution_id, token, times), self._load, self._watch, self._outline)
+        adopt(self.driver, leases.Claim(execution_id, token, times), self._load, self._watch, self._outline)
 
     def definition(self, pipeline_id: str, revision: int) -> Pipeline:
         """Read the definition of a pipeline at a revision from the database; cached in processes that claim executions.
 
         Raises NotFoundError, StoreError.
         """
-        load = partial(definitions.definition, self.database, pipeline_id, revision)
+        load = partial(pipelines.definition, self.database, pipeline_id, revision)
         return load() if self._signals is None else self._signals.definitions.stored(pipeline_id, revision, load)
 
     def _load(self, execution_id: str) -> recovery.Stored:
@@ -257,9 +257,9 @@ class Installation:
         for helper in helpers:
             helper.close()
         if self._driver is not None and (given := self._driver.hand_over()):
-            claims.release(self.database, self.owner, given)
+            leases.release(self.database, self.owner, given)
             self.signals.gave_up(given)
-            faults.point("leases.after_release")
+            failpoints.point("leases.after_release")
 
     def close(self) -> None:
         """Stop the driver and its processes, and close all connections. Can be called twice."""
@@ -300,7 +300,7 @@ class Installation:
 
         def renew(driven: set[str]) -> set[str]:
             with self.journal.paused():
-                return claims.renew(self.database, self.owner, driven, lease_seconds=ttl)
+                return leases.renew(self.database, self.owner, driven, lease_seconds=ttl)
 
         def renewed(held: set[str]) -> None:
             if self._signals is not None:
@@ -310,7 +310,7 @@ class Installation:
         return LeaseKeeper(driver, renew, renewed, ttl=ttl, interval=interval, threads=self.threads)
 
     def _start_learner(self, driver: Driver) -> Learner:
-        from flexiroaster.service.learner import Learner
+        from flexiroaster.service.safety.learner import Learner
 
         learner = Learner(self.database, lambda: self.knowledge, self.settings, self.owner, self.threads)
         driver.listen(learner.committed)
@@ -325,7 +325,7 @@ class Installation:
     def _forget_copies(self, driver: Driver) -> LocalCopies | None:
         if "://" not in self.settings.artifacts_url:
             return None
-        from flexiroaster.engine.artifacts import Artifacts
+        from flexiroaster.artifacts.store import Artifacts
         from flexiroaster.service.local_copies import LocalCopies
 
         copies = LocalCopies(Artifacts(self.settings.artifacts_url), self.threads)
@@ -342,16 +342,16 @@ class Installation:
     def _start_scheduler(self, driver: Driver) -> Scheduler:
         from flexiroaster.engine.scheduler import Scheduler
 
-        def claim(most: int, suspects: bool) -> list[claims.Claim]:
-            if not claims.waiting(self.database):  # a read costs less than the write lock
+        def claim(most: int, suspects: bool) -> list[leases.Claim]:
+            if not leases.waiting(self.database):  # a read costs less than the write lock
                 return []
             ttl = self.settings.execution_lock_ttl
-            claimed = claims.claim(self.database, self.owner, most=most, lease_seconds=ttl, suspects=suspects)
+            claimed = leases.claim(self.database, self.owner, most=most, lease_seconds=ttl, suspects=suspects)
             self.signals.holds({claim.execution_id for claim in claimed})
             return claimed
 
-        def give_back(given: Sequence[claims.Claim], failed: str | None) -> None:
-            claims.give_back(self.database, self.owner, given, failed)
+        def give_back(given: Sequence[leases.Claim], failed: str | None) -> None:
+            leases.give_back(self.database, self.owner, given, failed)
             self.signals.gave_up({claim.execution_id for claim in given})
 
         return Scheduler(
@@ -367,7 +367,7 @@ class Installation:
 
     def _start_driver(self) -> Driver:
         from flexiroaster.engine.driver import Driver, Limits
-        from flexiroaster.engine.runner import Runner
+        from flexiroaster.workers.local_runner import Runner
 
         size = self._processes
         artifacts = self.settings.artifacts_url

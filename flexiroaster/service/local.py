@@ -35,7 +35,7 @@ from flexiroaster.service.access import access_of
 if TYPE_CHECKING:
     import polars as pl
 
-    from flexiroaster.service.executions import ExecutionRow, StageRow
+    from flexiroaster.service.executions.executions import ExecutionRow, StageRow
     from flexiroaster.service.installation import Installation
 
 __all__ = ["RunResult", "run", "validate"]
@@ -79,7 +79,7 @@ class RunResult:
 
     def table(self, stage_id: str) -> pl.DataFrame:
         """Read the table of a stage. Raises NotFoundError if it has none, StageError if the file is gone."""
-        from flexiroaster.engine.artifacts import Artifacts, summary_of
+        from flexiroaster.artifacts.store import Artifacts, summary_of
 
         stage = self.stage(stage_id)
         summary = summary_of(stage.output or {})
@@ -164,7 +164,8 @@ os.register_at_fork(after_in_child=_shared.forget)
 
 
 def _run(installation: Installation, raw: object, variables: Mapping[str, Any] | None) -> RunResult:
-    from flexiroaster.service import control, executions, pipelines
+    from flexiroaster.service import pipelines
+    from flexiroaster.service.executions import commands, executions
 
     revision = pipelines.save(installation, raw)
     execution_id = executions.start(installation, revision, variables, triggered_by="python")
@@ -172,7 +173,7 @@ def _run(installation: Installation, raw: object, variables: Mapping[str, Any] |
         row = executions.wait(installation, execution_id)
     except KeyboardInterrupt:
         with suppress(NotAllowedError):  # it has just ended
-            control.stop(installation, execution_id, "interrupted")
+            commands.stop(installation, execution_id, "interrupted")
         executions.wait(installation, execution_id)
         raise
     return RunResult(row, executions.stages(installation, execution_id), installation.settings.artifacts_url)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flexiroaster.artifacts.store import Artifacts
 from flexiroaster.coordination.outbox import Outbox
-from flexiroaster.engine.artifacts import Artifacts
 from flexiroaster.model.event import ENDS, Event, EventType
 from flexiroaster.threads import Threads
 

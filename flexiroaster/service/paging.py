@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from flexiroaster.store.keyset import DEFAULT, MOST, Page, Window
+from flexiroaster.store.sql import DEFAULT, MOST, Page, Window
 
 __all__ = ["DEFAULT", "MOST", "Page", "Window"]

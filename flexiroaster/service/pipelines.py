@@ -12,10 +12,10 @@ from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline, near
 from flexiroaster.service.definition import check, check_variables, read_definition, with_defaults
 from flexiroaster.service.definition_diff import Change, differences
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import definitions, pipeline_list
-from flexiroaster.store.definitions import Revision
-from flexiroaster.store.keyset import Page, Window, cursor_of
+from flexiroaster.store import pipeline_list, pipelines
 from flexiroaster.store.pipeline_list import PipelineFilter, PipelineRow, PipelineSort, RevisionRow
+from flexiroaster.store.pipelines import Revision
+from flexiroaster.store.sql import Page, Window, cursor_of
 
 __all__ = [
     "Change",
@@ -64,7 +64,7 @@ def create(installation: Installation, raw: object) -> Revision:
     """Check a definition and store it as a new pipeline. Raises DefinitionError, ConflictError (the id is taken)."""
     pipeline = check(raw, installation.access)
     pipeline = with_defaults(pipeline, installation.settings)
-    return definitions.create(installation.database, pipeline.model_copy(update={"id": pipeline.id or new_id()}))
+    return pipelines.create(installation.database, pipeline.model_copy(update={"id": pipeline.id or new_id()}))
 
 
 def replace(
@@ -80,7 +80,7 @@ def replace(
     pipeline = pipeline.model_copy(update={"id": pipeline_id})
     said = raw.model_fields_set if isinstance(raw, Pipeline) else raw
     keep_active = isinstance(said, Collection) and "is_active" not in said
-    return definitions.replace(installation.database, pipeline, expected_revision, keep_active=keep_active)
+    return pipelines.replace(installation.database, pipeline, expected_revision, keep_active=keep_active)
 
 
 def save(installation: Installation, raw: object) -> Revision:
@@ -127,12 +127,12 @@ def update(
 
 def activate(installation: Installation, pipeline_id: str) -> None:
     """Activate a pipeline so it can be started. Raises NotFoundError."""
-    definitions.set_active(installation.database, pipeline_id, True)
+    pipelines.set_active(installation.database, pipeline_id, True)
 
 
 def deactivate(installation: Installation, pipeline_id: str) -> None:
     """Deactivate a pipeline so it cannot be started; live executions continue. Raises NotFoundError."""
-    definitions.set_active(installation.database, pipeline_id, False)
+    pipelines.set_active(installation.database, pipeline_id, False)
 
 
 def delete(installation: Installation, pipeline_id: str) -> None:
@@ -140,7 +140,7 @@ def delete(installation: Installation, pipeline_id: str) -> None:
 
     Raises NotFoundError, ConflictError (the pipeline has live executions; the message names some).
     """
-    definitions.delete(installation.database, pipeline_id)
+    pipelines.delete(installation.database, pipeline_id)
 
 
 # --- read ------------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def validate(installation: Installation, raw: object) -> tuple[Problem, ...]:
 
 def get(installation: Installation, pipeline_id: str, revision: int | None = None) -> Revision:
     """Read a pipeline at the given or the newest revision. Raises NotFoundError."""
-    return definitions.get(installation.database, pipeline_id, revision)
+    return pipelines.get(installation.database, pipeline_id, revision)
 
 
 def definition(installation: Installation, pipeline_id: str, revision: int) -> Pipeline:
@@ -168,7 +168,7 @@ def definition(installation: Installation, pipeline_id: str, revision: int) -> P
     signals = installation.open_signals
     if signals is None:
         return installation.definition(pipeline_id, revision)
-    load = partial(definitions.definition, installation.database, pipeline_id, revision)
+    load = partial(pipelines.definition, installation.database, pipeline_id, revision)
     return signals.definitions.shown(pipeline_id, revision, load)
 
 
@@ -176,7 +176,7 @@ def listing(
     installation: Installation, *, is_active: bool | None = None, skip: int = 0, limit: int = 100
 ) -> tuple[list[Revision], int]:
     """Read `limit` pipelines after the first `skip`, oldest first, and the total number of matches."""
-    return definitions.listing(installation.database, is_active=is_active, skip=skip, limit=limit)
+    return pipelines.listing(installation.database, is_active=is_active, skip=skip, limit=limit)
 
 
 def page(
@@ -214,7 +214,7 @@ def by_ids(installation: Installation, pipeline_ids: Collection[str]) -> dict[st
 
 def by_keys(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
     """Map each (pipeline id, revision) that exists to its definition, including deleted pipelines."""
-    return definitions.by_keys(installation.database, keys)
+    return pipelines.by_keys(installation.database, keys)
 
 
 def revision_rows(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:

@@ -12,9 +12,9 @@ from typing import Any
 from flexiroaster.config import PolicyMode, Settings
 from flexiroaster.errors import Problem
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.problems import shown
+from flexiroaster.model.validation_messages import shown
 from flexiroaster.safety.policy import Costs, PolicyRules
-from flexiroaster.service.risk_config import unknown_fields
+from flexiroaster.service.safety.config import unknown_fields
 
 __all__ = ["policy_of", "policy_problems"]
 

@@ -9,17 +9,17 @@ from collections.abc import Callable, Collection, Sequence
 
 from flexiroaster.config import Settings
 from flexiroaster.coordination.bus import Message, open_bus
-from flexiroaster.coordination.cache import DefinitionCache, StateCache
 from flexiroaster.coordination.counters import RetryCounters
 from flexiroaster.coordination.health import Health, check
-from flexiroaster.coordination.heartbeats import Heartbeats, Worker
 from flexiroaster.coordination.identity import installation_id
-from flexiroaster.coordination.locks import ExecutionLocks
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.cache import DefinitionCache, StateCache
+from flexiroaster.coordination.redis.heartbeats import Heartbeats, Worker
+from flexiroaster.coordination.redis.link import RedisLink
+from flexiroaster.coordination.redis.locks import ExecutionLocks
 from flexiroaster.coordination.slots import PipelineSlots
 from flexiroaster.model.event import ENDS, Event, EventType
-from flexiroaster.store.changes import NewExecution
 from flexiroaster.store.database import Database
+from flexiroaster.store.journal.transitions import NewExecution
 from flexiroaster.store.queries import ExecutionRow
 from flexiroaster.threads import Threads
 
@@ -148,7 +148,7 @@ class Signals:
         return self._slots.reserve(new.pipeline_id, new.execution_id, new.concurrency) is not False
 
     def state(self, execution_id: str, load: Callable[[], ExecutionRow]) -> ExecutionRow:
-        """Return the state of an execution from Redis, or from `load`; see `service.executions.get`."""
+        """Return the state of an execution from Redis, or from `load`; see `service.executions.executions.get`."""
         return load() if self._states is None else self._states.read(execution_id, load)
 
     def workers(self) -> list[Worker] | None:

@@ -15,16 +15,17 @@ from flexiroaster.errors import ErrorClass
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.safety.alarms import Alarms
-from flexiroaster.safety.anomaly import AnomalyKind
+from flexiroaster.safety.anomaly.alarms import AnomalyKind
+from flexiroaster.safety.anomaly.stages import StageEnd, StagesState
 from flexiroaster.safety.gate import RiskLevel
 from flexiroaster.safety.policy import Action
 from flexiroaster.safety.retry_odds import RetryOdds
-from flexiroaster.safety.stages import StageEnd, StagesState
-from flexiroaster.service.findings import ANOMALIES, HIGH_RISK, anomaly_cause, anomaly_of_event
-from flexiroaster.store import decisions, insights, risk_states, stage_history
-from flexiroaster.store.decisions import DecisionRow
+from flexiroaster.service.safety.insight_messages import ANOMALIES, HIGH_RISK, anomaly_cause, anomaly_of_event
+from flexiroaster.store import risk_states, stage_history
 from flexiroaster.store.risk_states import ALARMS, ODDS, STAGES
-from flexiroaster.store.run_history import PastRun
+from flexiroaster.store.safety import decisions, insights
+from flexiroaster.store.safety.decisions import DecisionRow
+from flexiroaster.store.safety.history import PastRun
 from flexiroaster.store.stage_history import EndedStage
 
 __all__ = ["fold_stages"]

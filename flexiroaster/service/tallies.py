@@ -21,13 +21,14 @@ from flexiroaster.model.pipeline import Stage
 from flexiroaster.operators.registry import operator_of
 from flexiroaster.safety.gate import RiskLevel
 from flexiroaster.safety.policy import Action
-from flexiroaster.service import executions
-from flexiroaster.service.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.lease_losses import LeaseLosses
 from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import definition
-from flexiroaster.store import assessments, decisions
+from flexiroaster.store import assessments
+from flexiroaster.store.safety import decisions
 
 __all__ = ["PROBABILITIES", "SECONDS", "Counts", "Histogram", "Tallies", "live"]
 

@@ -12,7 +12,7 @@ from flexiroaster.store import training_claims
 from flexiroaster.store.database import Database
 
 if TYPE_CHECKING:
-    from flexiroaster.service.knowledge import Knowledge
+    from flexiroaster.service.safety.risk_state_cache import Knowledge
 
 __all__ = ["Trainer"]
 

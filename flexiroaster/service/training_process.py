@@ -102,7 +102,7 @@ def _end_with_parent() -> None:
 
 def _train(settings: Settings) -> None:
     from flexiroaster.service.installation import open_installation
-    from flexiroaster.service.training import learn
+    from flexiroaster.service.safety.training import learn
 
     with open_installation(settings) as installation:
         learn(installation)

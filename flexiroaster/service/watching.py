@@ -9,8 +9,8 @@ from time import monotonic
 
 from flexiroaster.config import Settings
 from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.safety.anomaly.watch import Remembered, Watch
 from flexiroaster.safety.gate import RiskLevel
-from flexiroaster.safety.watch import Remembered, Watch
 from flexiroaster.service.policy_config import policy_of
 from flexiroaster.store import risk_states
 from flexiroaster.store.database import Database

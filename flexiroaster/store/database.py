@@ -31,7 +31,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flexiroaster.config import HOME, Settings, psycopg_url
 from flexiroaster.errors import ConflictError, InputError, StoreError
-from flexiroaster.store.changes import Landed, NewExecution, Transition
+from flexiroaster.store.journal.transitions import Landed, NewExecution, Transition
 
 __all__ = ["Backend", "Database", "UnreachableError", "open_database"]
 
@@ -156,10 +156,10 @@ class Database:
     def backend(self) -> Backend:
         """Create the journal's dedicated connection to this database."""
         if self.is_sqlite:
-            from flexiroaster.store.sqlite import SqliteBackend
+            from flexiroaster.store.journal.sqlite import SqliteBackend
 
             return SqliteBackend(self.engine)
-        from flexiroaster.store.postgres import PostgresBackend
+        from flexiroaster.store.journal.postgres import PostgresBackend
 
         return PostgresBackend(self.engine)
 

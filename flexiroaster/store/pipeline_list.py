@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, func, or_, select, tuple_
 
-from flexiroaster.store import keyset
+from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.keyset import Page, Sort, Window
+from flexiroaster.store.sql import Page, Sort, Window
 from flexiroaster.store.tables import pipeline_revisions, pipelines
 
 __all__ = [
@@ -90,7 +90,7 @@ def page(
     """Return a page of the matching pipelines. Raises InputError (cursor)."""
     statement = select(*_COLUMNS).where(*_conditions(wanted))
     with database.read() as connection:
-        return keyset.page(connection, statement, sort.value, window or Window(), _row)
+        return sql.page(connection, statement, sort.value, window or Window(), _row)
 
 
 def part(database: Database, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
@@ -133,7 +133,7 @@ def revision_page(database: Database, pipeline_id: str, window: Window) -> Page[
     columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
     statement = select(*columns).where(pipeline_revisions.c.pipeline_id == pipeline_id)
     with database.read() as connection:
-        return keyset.page(connection, statement, _NEWEST_REVISION, window, lambda row: RevisionRow(**row._mapping))
+        return sql.page(connection, statement, _NEWEST_REVISION, window, lambda row: RevisionRow(**row._mapping))
 
 
 def _row(row: Row[Any]) -> PipelineRow:

@@ -16,7 +16,7 @@ from flexiroaster.model.command import Command, CommandKind
 from flexiroaster.model.event import EventType
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 from flexiroaster.model.pipeline import Pipeline, Stage, StageType
-from flexiroaster.store import definitions
+from flexiroaster.store import pipelines
 from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
 from flexiroaster.store.queries import StageRow
@@ -63,7 +63,7 @@ def load(database: Database, execution_id: str, definition: Callable[[str, int],
     `definition` returns the definition of a pipeline at a revision, for callers with a cache. Raises NotFoundError,
     StoreError and DefinitionError, and errors such as ValueError when a row cannot be read.
     """
-    definition = definition or partial(definitions.definition, database)
+    definition = definition or partial(pipelines.definition, database)
     key = executions.c.id == execution_id
     try:
         with database.read() as connection:

@@ -137,7 +137,7 @@ def forget(database: Database, execution_ids: Collection[str]) -> list[str]:
     """Delete executions with all their rows, unless they are live, claimable or rerun by now; return the deleted ids.
 
     On PostgreSQL the first statement locks the rows and a second one looks for reruns, so it sees a rerun that was
-    committed while the first one waited. A later rerun finds no parent (see `store/postgres.py`).
+    committed while the first one waited. A later rerun finds no parent (see `store/journal/postgres.py`).
     """
     idle = select(executions.c.id).where(executions.c.id.in_(execution_ids), *_IDLE)
     with database.write() as connection:

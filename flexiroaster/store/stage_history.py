@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select
 from flexiroaster.model.event import EventType
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.rows import event_of
-from flexiroaster.store.run_history import PastRun
+from flexiroaster.store.safety.history import PastRun
 from flexiroaster.store.safety_tables import risk_assessments, run_history
 from flexiroaster.store.tables import events, stage_runs
 

@@ -12,9 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from flexiroaster.errors import ConflictError, NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role
-from flexiroaster.store import keyset
+from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.keyset import Page, Sort, Window
+from flexiroaster.store.sql import Page, Sort, Window
 from flexiroaster.store.tables import tokens
 
 __all__ = ["TokenRow", "any_token", "by_digest", "create", "page", "revoke", "touch"]
@@ -87,7 +87,7 @@ def any_token(database: Database) -> bool:
 def page(database: Database, window: Window) -> Page[TokenRow]:
     """Return a page of all tokens, in force or not, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
-        return keyset.page(connection, select(*_COLUMNS), NEWEST, window, _row)
+        return sql.page(connection, select(*_COLUMNS), NEWEST, window, _row)
 
 
 def _row(row: Row[Any]) -> TokenRow:

@@ -11,8 +11,8 @@ from strawberry.types.enum import StrawberryEnumDefinition
 
 from graphql_api.schema.errors import HANDLERS
 from graphql_api.schema.mutations.decisions import DecisionMutations
-from graphql_api.schema.mutations.executions import ExecutionMutations
 from graphql_api.schema.mutations.pipelines import PipelineMutations
+from graphql_api.schema.mutations_ import ExecutionMutations
 from graphql_api.schema.queries import Query
 from graphql_api.schema.scalars import SCALARS
 from graphql_api.schema.subscriptions import Subscription

@@ -8,10 +8,10 @@ from typing import TypeVar
 import strawberry
 
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.service.decisions import Action, DecisionFilter
-from flexiroaster.service.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
-from graphql_api.schema.ids import key_of
+from flexiroaster.service.safety.decisions import Action, DecisionFilter
+from graphql_api.schema.relay import key_of
 
 __all__ = [
     "DecisionFilterInput",

@@ -17,7 +17,7 @@ from strawberry.utils.str_converters import to_camel_case
 
 from flexiroaster.errors import ErrorClass, InputError
 from flexiroaster.model.pipeline import OnConflict, StageType
-from flexiroaster.problems import shown
+from flexiroaster.model.validation_messages import shown
 from graphql_api.schema.scalars import JSON
 
 __all__ = ["PipelineChanges", "PipelineInput", "StageInput", "client_path", "document", "json_object", "plain"]

@@ -7,12 +7,14 @@ from typing import Any
 
 from graphql import FieldNode, FragmentSpreadNode, GraphQLResolveInfo, InlineFragmentNode, SelectionSetNode
 
-from flexiroaster.service import decisions, events, executions, pipelines
-from flexiroaster.service.decisions import DecisionFilter
-from flexiroaster.service.events import EventFilter
-from flexiroaster.service.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import events, executions
+from flexiroaster.service.executions.events import EventFilter
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.paging import Page, Window
 from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
+from flexiroaster.service.safety import decisions
+from flexiroaster.service.safety.decisions import DecisionFilter
 from graphql_api.context import Info
 from graphql_api.schema.connections import Connection, Listed
 from graphql_api.schema.served import served

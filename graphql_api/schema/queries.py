@@ -10,10 +10,12 @@ import strawberry
 from flexiroaster.errors import InputError
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import audit, events, insights, risk
-from flexiroaster.service.audit import AuditFilter
-from flexiroaster.service.events import EventFilter
-from flexiroaster.service.insights import InsightFilter
+from flexiroaster.service.admin import audit
+from flexiroaster.service.admin.audit import AuditFilter
+from flexiroaster.service.executions import events
+from flexiroaster.service.executions.events import EventFilter
+from flexiroaster.service.safety import insights, risk
+from flexiroaster.service.safety.insights import InsightFilter
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require, requires
 from graphql_api.schema.connections import Connection
@@ -27,17 +29,17 @@ from graphql_api.schema.filters import (
     execution_filter,
     pipeline_filter,
 )
-from graphql_api.schema.ids import decode, key_of
 from graphql_api.schema.inputs import json_object
 from graphql_api.schema.node import Node
 from graphql_api.schema.pages import Window, connection, decision_page, execution_page, pipeline_page
+from graphql_api.schema.relay import decode, key_of
 from graphql_api.schema.scalars import JSON
 from graphql_api.schema.served import served
-from graphql_api.schema.types.decision import Decision
 from graphql_api.schema.types.execution import Execution
 from graphql_api.schema.types.operator import Operator, operators
 from graphql_api.schema.types.pipeline import Pipeline
 from graphql_api.schema.types.risk import Insight, InsightAccuracy, RiskAssessment, assessment
+from graphql_api.schema.types.safety import Decision
 from graphql_api.schema.types.system import AuditEntry, Health, Metrics, Viewer, system_health, system_metrics
 
 __all__ = ["Query"]

@@ -11,7 +11,7 @@ from flexiroaster.model.viewer import Role
 from graphql_api.context import StreamInfo
 from graphql_api.permissions import fields_require
 from graphql_api.schema.filters import ExecutionFilterInput, execution_filter
-from graphql_api.schema.ids import key_of
+from graphql_api.schema.relay import key_of
 from graphql_api.schema.served import served
 from graphql_api.schema.types.event_batch import EventBatch
 from graphql_api.schema.types.execution_change import ExecutionChange

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flexiroaster.model.event import Event, Level
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
-from flexiroaster.service.executions import ExecutionRow, StageRow
+from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 from rest_compat.models.base import Answer
 from rest_compat.models.risk import RiskAssessment
 from rest_compat.parameters import TEXT, TRIGGERED_BY

@@ -6,8 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from flexiroaster.service.insights import Accuracy, InsightRow
-from flexiroaster.service.risk import AssessmentRow
+from flexiroaster.service.safety.insights import Accuracy, InsightRow
+from flexiroaster.service.safety.risk import AssessmentRow
 from rest_compat.models.base import Answer
 
 __all__ = ["FalseAlarms", "Insight", "Insights", "RiskAssessment", "RiskFactor", "Severity"]

@@ -10,9 +10,9 @@ from fastapi.responses import JSONResponse
 
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service import callbacks
-from rest_compat.calls import Call, installation_of, operating, request_id_of
 from rest_compat.models.base import Responses
 from rest_compat.models.system import Callback, Recorded, WrongSecret
+from rest_compat.requests import Call, installation_of, operating, request_id_of
 
 __all__ = ["WrongSecretError", "answer_wrong_secret", "router"]
 

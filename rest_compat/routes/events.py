@@ -17,14 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.viewer import Viewer
-from flexiroaster.service import events
+from flexiroaster.service.executions import events
+from flexiroaster.web.feeds import EventBatch, StreamsClosedError
+from flexiroaster.web.streams import Streams
 from graphql_api.event_streams import SIGN_OF_LIFE, EventStreams, alive
-from graphql_api.feed import EventBatch, StreamsClosedError
-from graphql_api.streams import Streams
-from rest_compat.calls import Reading
 from rest_compat.models.base import Failure, Refusal
 from rest_compat.models.executions import LogLine
 from rest_compat.parameters import LARGEST, EmptyIsAbsent, ExecutionId
+from rest_compat.requests import Reading
 
 __all__ = ["router"]
 

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Query
 
 from flexiroaster.model.event import Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.service import control, executions
-from flexiroaster.service.executions import ExecutionFilter
+from flexiroaster.service.executions import commands, executions
+from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.paging import Window
-from rest_compat.calls import Call, Operating, Reading
 from rest_compat.models.base import Done, Refusal, Responses
 from rest_compat.models.executions import ExecutionDetail, ExecutionList, ExecutionSummary, LogLine, Logs
 from rest_compat.parameters import LARGEST, Cursor, EmptyIsAbsent, ExecutionId, Hours, Limit, Skip, Text
+from rest_compat.requests import Call, Operating, Reading
 
 __all__ = ["router"]
 
@@ -72,19 +72,19 @@ def get_execution(call: Reading, execution_id: ExecutionId) -> ExecutionDetail:
 @router.post("/{execution_id}/stop", responses={**_UNKNOWN, **_STATUS})
 def stop_execution(call: Operating, execution_id: ExecutionId) -> Done:
     """Stop an execution: its stages are asked to end, and killed after a grace period."""
-    return _asked(call, "stop", control.stop, execution_id)
+    return _asked(call, "stop", commands.stop, execution_id)
 
 
 @router.post("/{execution_id}/pause", responses={**_UNKNOWN, **_STATUS})
 def pause_execution(call: Operating, execution_id: ExecutionId) -> Done:
     """Pause an execution: no further stage starts until it is resumed; running stages may finish."""
-    return _asked(call, "pause", control.pause, execution_id)
+    return _asked(call, "pause", commands.pause, execution_id)
 
 
 @router.post("/{execution_id}/resume", responses={**_UNKNOWN, **_STATUS})
 def resume_execution(call: Operating, execution_id: ExecutionId) -> Done:
     """Resume a paused execution."""
-    return _asked(call, "resume", control.resume, execution_id)
+    return _asked(call, "resume", commands.resume, execution_id)
 
 
 @router.get("/{execution_id}/logs", responses=_UNKNOWN)

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from flexiroaster.service import insights
-from rest_compat.calls import Reading
+from flexiroaster.service.safety import insights
 from rest_compat.models.risk import FalseAlarms, Insight, Insights
 from rest_compat.parameters import EmptyIsAbsent, Hours, Limit, Text
+from rest_compat.requests import Reading
 
 __all__ = ["router"]
 

@@ -10,11 +10,11 @@ from flexiroaster.service import pipelines
 from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import PipelineFilter
 from rest_compat import etags, links
-from rest_compat.calls import Operating, Reading
 from rest_compat.models.base import Done, Refusal, Responses
 from rest_compat.models.definitions import Changes, Definition
 from rest_compat.models.pipelines import PipelineDetail, PipelineList, PipelineSummary
 from rest_compat.parameters import Cursor, EmptyIsAbsent, Limit, PipelineId, Skip
+from rest_compat.requests import Operating, Reading
 
 __all__ = ["router"]
 

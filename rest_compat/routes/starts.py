@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from flexiroaster.service import executions, risk
+from flexiroaster.service.executions import executions
+from flexiroaster.service.safety import risk
 from rest_compat import links
-from rest_compat.calls import Call, Operating
 from rest_compat.models.base import Refusal, Responses
 from rest_compat.models.executions import Started, StartRequest, StartStatus
 from rest_compat.models.risk import RiskAssessment
 from rest_compat.parameters import TRIGGERED_BY, IdempotencyKey, PipelineId, Traceparent, TriggeredBy
+from rest_compat.requests import Call, Operating
 
 __all__ = ["router"]
 

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Header, Request, Response
 from flexiroaster import __version__
 from flexiroaster.errors import UnauthenticatedError
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import health, insights, metrics
+from flexiroaster.service import health
+from flexiroaster.service.admin import metrics
+from flexiroaster.service.safety import insights
 from rest_compat import exposition
-from rest_compat.calls import Reading, installation_of, viewer_of
 from rest_compat.models.risk import Insight
 from rest_compat.models.system import Figures, Health, Liveness, Readiness, Root, Service
+from rest_compat.requests import Reading, installation_of, viewer_of
 
 __all__ = ["APP", "DESCRIPTION", "probes", "router"]
 

@@ -12,7 +12,8 @@ import pytest
 
 from flexiroaster.config import load_settings
 from flexiroaster.errors import ErrorClass
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from tests.acceptance import bad_data
 from tests.acceptance.bad_data import FileCase, StageCase

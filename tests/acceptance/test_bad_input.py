@@ -13,7 +13,8 @@ from flexiroaster.config import load_settings
 from flexiroaster.errors import DefinitionError, ErrorClass, StageError
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators import registry
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from tests.acceptance import bad_definitions, bad_files
 from tests.acceptance.bad_definitions import Case

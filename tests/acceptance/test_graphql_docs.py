@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions
+from flexiroaster.service.executions import executions
 from flexiroaster.store import commands
 from tests.integration.graphql_api.running import Api, serving
 from tests.waiting import eventually

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from flexiroaster.safety.anomaly_backtest import backtest_lateness
-from flexiroaster.safety.backtest import Arm, Backtest, backtest
-from flexiroaster.safety.history import History, feature_rows
 from flexiroaster.safety.history_file import read_history, read_stages
-from flexiroaster.safety.metrics import Metrics
+from flexiroaster.safety.learning.backtest import Arm, Backtest, backtest
+from flexiroaster.safety.learning.evaluation import Metrics
 from flexiroaster.safety.prior import PRIOR
-from flexiroaster.safety.prior_fit import Sample, fit_prior, left_out, read_sample
+from flexiroaster.safety.risk.history import History, feature_rows
 from tests.unit.safety.brute_force import differences
+from tools.prior_fit import Sample, fit_prior, left_out, read_sample
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SETS = ("hpc_ctc", "hpc_atlas", "gitlab_dune")

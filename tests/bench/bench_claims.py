@@ -13,7 +13,8 @@ from statistics import median, quantiles
 import pytest
 
 from flexiroaster.config import Settings, load_settings
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from tests.bench.conftest import chain
 from tests.waiting import eventually

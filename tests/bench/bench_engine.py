@@ -8,7 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation
 from tests.bench.conftest import chain, fan, run
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import definition, executions, pipelines
+from flexiroaster.service import definition, pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from tests.bench import flights_pandas, flights_polars
 

@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flexiroaster.config import Settings
-from flexiroaster.service import executions
-from flexiroaster.service.executions import ExecutionFilter
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import Window
 from graphql_api.app import create_app

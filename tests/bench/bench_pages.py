@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from flexiroaster.config import Settings
 from flexiroaster.model.execution import LIVE, ExecutionStatus
-from flexiroaster.service import executions
-from flexiroaster.service.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import Window
 from tests.history import add_executions

@@ -9,9 +9,11 @@ from random import Random
 import pytest
 
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import executions, history, pipelines, risk, training
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store.run_history import PastRun
+from flexiroaster.service.safety import history, risk, training
+from flexiroaster.store.safety.history import PastRun
 from tests.bench.conftest import chain
 
 RUNS = 100_000

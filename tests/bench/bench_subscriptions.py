@@ -19,13 +19,14 @@ from strawberry.asgi import GraphQL
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.web.authentication import LOCAL
+from flexiroaster.web.streams import Streams
 from graphql_api.app import create_app
 from graphql_api.context import StreamContext
 from graphql_api.schema import schema
-from graphql_api.security import LOCAL
-from graphql_api.streams import Streams
 from tests.bench.bench_graphql import served as served_here
 from tests.integration.graphql_api.served import Served, served
 from tests.integration.graphql_api.slow_chain import slow_chain

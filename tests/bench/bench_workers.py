@@ -15,8 +15,9 @@ import pytest
 
 from flexiroaster.config import load_settings
 from flexiroaster.model.execution import LIVE
-from flexiroaster.service import executions, pipelines
-from flexiroaster.service.executions import ExecutionFilter
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
 from tests.waiting import eventually
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 
 

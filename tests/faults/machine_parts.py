@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexiroaster.engine.executor import Execution
-from flexiroaster.engine.rollback import Rollback
+from flexiroaster.engine.state_machine.execution import Execution
+from flexiroaster.engine.state_machine.rollback import Rollback
 from flexiroaster.model.event import Event, EventType
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.store.changes import NewExecution, NewStage
-from flexiroaster.store.definitions import Revision
+from flexiroaster.store.journal.transitions import NewExecution, NewStage
+from flexiroaster.store.pipelines import Revision
 
 __all__ = ["EFFECT", "SHAPES", "facts", "new_execution", "shaped_pipeline"]
 

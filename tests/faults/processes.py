@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flexiroaster.config import Settings
-from flexiroaster.faults import VARIABLE
+from flexiroaster.model.failpoints import VARIABLE
 from tests import warm
 from tests.waiting import eventually
 

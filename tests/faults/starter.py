@@ -13,7 +13,8 @@ from pathlib import Path
 
 from flexiroaster.config import load_settings
 from flexiroaster.errors import ConflictError
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import open_installation
 
 

@@ -26,19 +26,19 @@ from hypothesis.stateful import (
 from sqlalchemy.engine import make_url
 
 from flexiroaster.config import load_settings
-from flexiroaster.engine.executor import Execution
-from flexiroaster.engine.obedience import obey
 from flexiroaster.engine.restore import restore
+from flexiroaster.engine.state_machine.commands import obey
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import ErrorClass, NotAllowedError
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal
 from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.safety.policy import PolicyRules
-from flexiroaster.safety.watch import Watch
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store import claims, commands, definitions, recovery
-from flexiroaster.store.changes import Transition
+from flexiroaster.store import commands, leases, pipelines, recovery
+from flexiroaster.store.journal.transitions import Transition
 from flexiroaster.store.tables import events, executions, stage_runs
 from tests.faults.checker import replayed
 from tests.faults.command_model import CommandModel
@@ -81,7 +81,7 @@ class Commands(RuleBasedStateMachine):
         key = (shape, soft, slots)
         if key not in self.revisions:
             pipeline = shaped_pipeline(f"machine-{len(self.revisions)}", shape, soft=soft, slots=slots)
-            self.revisions[key] = definitions.create(self.database, pipeline)
+            self.revisions[key] = pipelines.create(self.database, pipeline)
         self.pipeline: Pipeline = self.revisions[key].pipeline
         self.id = f"machine-{type(self).ran}-{id(self)}"
         assert self.id in self.installation.journal.apply([new_execution(self.id, self.revisions[key])])
@@ -133,7 +133,7 @@ class Commands(RuleBasedStateMachine):
     def claim(self) -> None:
         """As scheduler and driver do: claim, load, restore, carry the commands out, begin."""
         owner = self._row().lease_owner
-        claimed = claims.claim_one(self.database, OWNER, self.id, lease_seconds=LEASE)
+        claimed = leases.claim_one(self.database, OWNER, self.id, lease_seconds=LEASE)
         if claimed is None:
             return
         assert claimed.lost_by == owner
@@ -248,7 +248,7 @@ class Commands(RuleBasedStateMachine):
         self._commit()
         if self.driven is not None:
             self._forget()
-            claims.release(self.database, OWNER, [self.id])
+            leases.release(self.database, OWNER, [self.id])
             self.touched = True
 
     # --- what must hold --------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from flexiroaster.config import load_settings
 from flexiroaster.errors import StoreError
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from tests.faults import workload
 from tests.faults.conftest import Site, opened_site
 from tests.faults.tiers import record, trials

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import sqlalchemy
 
-from flexiroaster import faults
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.model import failpoints
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.store.tables import executions as table
 from tests.faults import workload
 from tests.faults.conftest import Site
@@ -35,7 +36,7 @@ OTHER_POINTS = ("leases.after_release", "executions.after_create", "attempt.afte
 
 
 def test_every_point_has_its_test() -> None:
-    assert {*WORKER_POINTS, *STAGE_POINTS, *OTHER_POINTS} == set(faults.POINTS)
+    assert {*WORKER_POINTS, *STAGE_POINTS, *OTHER_POINTS} == set(failpoints.POINTS)
 
 
 def test_a_worker_killed_anywhere_costs_nothing(site: Site) -> None:
@@ -117,7 +118,7 @@ def test_an_undo_whose_process_is_killed_is_repeated(site: Site) -> None:
     site.wait(done)
     site.fleet.end(clean)
     for execution in done:
-        control.rollback(site.installation, execution)
+        commands.rollback(site.installation, execution)
     armed = site.fleet.worker("attempt.after_undo=kill@2")
     eventually(lambda: set(site.checker.statuses(done).values()) == {"rolled_back"}, what="the rollback of all")
     kills = sum("stage.undo_failed" in line and "SIGKILL" in line for line in armed.log.splitlines())

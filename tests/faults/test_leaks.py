@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from flexiroaster.service import executions, pipelines
-from flexiroaster.service.events import follow
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.events import follow
 from flexiroaster.service.installation import Installation, open_installation
 from tests.faults import workload
 from tests.faults.conftest import Site

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import EventType
-from flexiroaster.service import executions
+from flexiroaster.service.executions import executions
 from tests.faults import workload
 from tests.faults.conftest import Site
 from tests.faults.processes import Process

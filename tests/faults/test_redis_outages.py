@@ -17,8 +17,9 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
 from flexiroaster.model.event import EventType
-from flexiroaster.service import executions, pipelines
-from flexiroaster.service.events import follow
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.events import follow
 from tests.faults import workload
 from tests.faults.conftest import Site, opened_site
 from tests.faults.processes import Process

@@ -6,7 +6,7 @@ there, as a log without a fence does it. Nothing else is different.
 
 from __future__ import annotations
 
-from flexiroaster.store import postgres, sqlite
+from flexiroaster.store.journal import postgres, sqlite
 
 NEXT = "(SELECT coalesce(max(seq), 0) + 1 FROM events WHERE execution_id = "
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from flexiroaster.engine.messages import Ended, Log, Message, Task
-from flexiroaster.engine.runner import Runner
 from flexiroaster.operators.base import Access
+from flexiroaster.workers.local_runner import Runner
+from flexiroaster.workers.protocol import Ended, Log, Message, Task
 from tests.waiting import eventually
 
 LONG = 120.0  # seconds after which something that should have happened is missing; nothing waits for it to pass

@@ -11,11 +11,12 @@ import orjson
 import polars as pl
 import pytest
 
+from flexiroaster.artifacts.store import Artifacts
 from flexiroaster.config import Settings
-from flexiroaster.engine.artifacts import Artifacts
 from flexiroaster.errors import InputError, NotFoundError
-from flexiroaster.service import artifacts, executions, pipelines
-from flexiroaster.service.artifacts import ColumnType
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import artifacts, executions
+from flexiroaster.service.executions.artifacts import ColumnType
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.tables import stage_runs
 from tests.history import add_executions

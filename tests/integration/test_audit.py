@@ -12,10 +12,10 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.model.event import utc_now
 from flexiroaster.operators.base import Access
-from flexiroaster.service import audit
-from flexiroaster.service.audit import AuditFilter
+from flexiroaster.service.admin import audit
+from flexiroaster.service.admin.audit import AuditFilter
+from flexiroaster.service.admin.tokens import Role, Viewer
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.tokens import Role, Viewer
 from tests.integration.test_pages import walked
 from tests.statements import statements
 

@@ -11,9 +11,10 @@ from sqlalchemy import insert
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import Event, EventType, Level
-from flexiroaster.service import attempts, events, executions, pipelines
+from flexiroaster.service import attempts, pipelines
 from flexiroaster.service.attempts import AttemptOutcome
-from flexiroaster.service.events import EventFilter
+from flexiroaster.service.executions import events, executions
+from flexiroaster.service.executions.events import EventFilter
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import Page, Window
 from flexiroaster.store import tables

@@ -20,7 +20,7 @@ from flexiroaster.config import load_settings
 from flexiroaster.coordination.bus import Bus, LocalBus, Message, SharedBus, open_bus, shared
 from flexiroaster.coordination.bus import sqlite as sqlite_bus
 from flexiroaster.coordination.identity import installation_id
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.store.database import open_database
 from tests.proxy import Proxy, running_proxy
 from tests.waiting import PATIENT, eventually, open_descriptors
@@ -206,7 +206,7 @@ def test_a_listener_whose_connection_dies_comes_back(
 def test_notifications_that_a_pooler_swallows_are_made_up_for(
     postgres_url: str, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    module = "flexiroaster.coordination.bus.postgres"
+    module = "flexiroaster.coordination.bus.database"
     monkeypatch.setattr(f"{module}.ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(f"{module}.BLIND_SECONDS", 0.05)
     monkeypatch.setattr(f"{module}._LISTEN", "LISTEN elsewhere")

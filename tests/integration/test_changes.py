@@ -12,8 +12,9 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import InputError, NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import LIVE, ExecutionStatus
-from flexiroaster.service import changes, events, executions, pipelines
-from flexiroaster.service.executions import ExecutionFilter
+from flexiroaster.service import changes, pipelines
+from flexiroaster.service.executions import events, executions
+from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import tables
 from tests.history import BEGINNING, add_executions, made_up

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import open_installation
 from tests.integration.decided import PAUSE, decided_pipeline
 from tests.integration.program import flexiroaster

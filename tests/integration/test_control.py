@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from flexiroaster import faults
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError, NotAllowedError, NotFoundError
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.model import failpoints
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from tests import warm
 from tests.integration.test_runs import FUNCTIONS, python, rows, stages_of
@@ -62,7 +63,7 @@ def test_pause_drains_and_resume_goes_on(installation: Installation, tmp_path: P
     go_on = tmp_path / "go-on"
     x = begin(installation, python("a", "wait_for_file", arguments={"path": str(go_on)}), python("b", "two", "a"))
     eventually(lambda: executions.stages(installation, x)[0].status == "running")
-    control.pause(installation, x, "lunch", requested_by="ann")
+    commands.pause(installation, x, "lunch", requested_by="ann")
     eventually(lambda: executions.get(installation, x).status == "paused")
     go_on.touch()
     eventually(lambda: executions.stages(installation, x)[0].status == "completed")
@@ -71,8 +72,8 @@ def test_pause_drains_and_resume_goes_on(installation: Installation, tmp_path: P
     with pytest.raises(
         NotAllowedError, match=r"^Cannot pause execution with status: paused; allowed: stop, resume, roll"
     ):
-        control.pause(installation, x)
-    control.resume(installation, x)
+        commands.pause(installation, x)
+    commands.resume(installation, x)
     assert eventually(lambda: executions.get(installation, x).status == "completed")
     assert "Execution paused: lunch by ann; running stages may finish" in [
         event.message for event in executions.events(installation, x)
@@ -84,12 +85,12 @@ def test_pause_interrupts_and_the_attempt_does_not_count(installation: Installat
     go_on = tmp_path / "go-on"
     x = begin(installation, python("a", "wait_for_file", arguments={"path": str(go_on)}))
     eventually(lambda: executions.stages(installation, x)[0].status == "running")
-    control.pause(installation, x, interrupt=True)
+    commands.pause(installation, x, interrupt=True)
     eventually(lambda: x not in installation.driver.driven)
     stage = executions.stages(installation, x)[0]
     assert (stage.status, stage.attempt, executions.get(installation, x).status) == ("pending", 0, "paused")
     go_on.touch()
-    control.resume(installation, x)
+    commands.resume(installation, x)
     eventually(lambda: executions.get(installation, x).status == "completed")
     assert executions.stages(installation, x)[0].attempt == 1
 
@@ -100,7 +101,7 @@ def test_stop_at_any_time(installation: Installation, when: str) -> None:
     if when == "paused":
         x = begin(installation, slow)
         eventually(lambda: executions.stages(installation, x)[0].status == "running")
-        control.pause(installation, x, interrupt=True)
+        commands.pause(installation, x, interrupt=True)
         eventually(lambda: x not in installation.driver.driven)
     elif when == "queued":
         revision = pipelines.create(installation, {"name": "T", "on_conflict": "queue", "stages": [slow]})
@@ -110,11 +111,11 @@ def test_stop_at_any_time(installation: Installation, when: str) -> None:
     else:
         x = begin(installation, python("a", "exit_3", max_retries=5, retry_delay=3600, max_retry_delay=3600))
         eventually(lambda: executions.stages(installation, x)[0].status == "waiting")
-    control.stop(installation, x, "enough")
+    commands.stop(installation, x, "enough")
     eventually(lambda: executions.get(installation, x).status == "cancelled")
     assert seqs_have_no_gap(installation, x)
     if when == "queued":
-        control.stop(installation, first)
+        commands.stop(installation, first)
         assert executions.wait(installation, first, timeout=120).status == "cancelled"
 
 
@@ -130,13 +131,13 @@ def test_retry_runs_what_failed_and_keeps_the_rest(installation: Installation, t
     before = stages_of(installation, failed)
     assert {i: str(s.status) for i, s in before.items()} == {"a": "completed", "b": "failed", "c": "skipped"}
     flag.touch()
-    control.retry(installation, x)
+    commands.retry(installation, x)
     assert eventually(lambda: executions.get(installation, x).status == "completed")
     after = stages_of(installation, failed)
     assert after["a"].completed_at == before["a"].completed_at, "what was done is not done again"
     assert executions.get(installation, x).error is None
     with pytest.raises(NotAllowedError, match="Cannot retry execution with status: completed; allowed: rollback"):
-        control.retry(installation, x)
+        commands.retry(installation, x)
 
 
 def table_rows(url: str, table: str) -> list[tuple[Any, ...]] | None:
@@ -158,7 +159,7 @@ def test_rollback_undoes_in_reverse_order(installation: Installation, settings: 
     assert executions.wait(installation, x, timeout=120).status == "completed"
     assert table_rows(settings.output_database_url, "t") == [(1,), (2,)]
     assert out.read_text() == "x\n1\n2\n"
-    control.rollback(installation, x, "wrong day")
+    commands.rollback(installation, x, "wrong day")
     assert eventually(lambda: executions.get(installation, x).status == "rolled_back")
     assert table_rows(settings.output_database_url, "t") is None, "the output had created the table"
     assert out.read_text() == "x\nformer\n"
@@ -168,7 +169,7 @@ def test_rollback_undoes_in_reverse_order(installation: Installation, settings: 
     undone = [e.stage_id for e in executions.events(installation, x) if e.type == "stage.undone"]
     assert undone == sorted(("db", "f"), key=lambda i: started[i], reverse=True)
     with pytest.raises(NotAllowedError, match="Cannot rollback execution with status: rolled_back; allowed: nothing"):
-        control.rollback(installation, x)
+        commands.rollback(installation, x)
 
 
 def test_a_rollback_that_cannot_undo_everything_says_what_is_left(installation: Installation, tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_a_rollback_that_cannot_undo_everything_says_what_is_left(installation: 
     x = begin(installation, rows("a", {"x": 1}), save, {**file, "dependencies": ["a"], "max_retries": 0})
     assert executions.wait(installation, x, timeout=120).status == "completed"
     out.write_text("somebody else's\n")
-    control.rollback(installation, x)
+    commands.rollback(installation, x)
     done = eventually(lambda: (row := executions.get(installation, x)).status == "failed" and row)
     assert done.error["message"].startswith("The rollback is incomplete; undo manually: stage 'f': ")
     assert [item["stage_id"] for item in done.error["left"]] == ["f"]
@@ -190,16 +191,16 @@ def test_rollback_finds_the_effect_that_nobody_heard_of(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The output's process dies after its effect and before it can tell: the stage is failed, the rows are there."""
-    monkeypatch.setenv(faults.VARIABLE, "attempt.after_run=kill@2")
+    monkeypatch.setenv(failpoints.VARIABLE, "attempt.after_run=kill@2")
     save = {"id": "db", "type": "output", "dependencies": ["a"], "config": {"destination": "database", "table": "t"}}
     with open_installation(settings.model_copy(update={"executor_workers": 1})) as installation:
         x = begin(installation, rows("a", {"x": 1}), {**save, "max_retries": 0})
         assert executions.wait(installation, x, timeout=120).status == "failed"
         assert table_rows(settings.output_database_url, "t") == [(1,)]
-        monkeypatch.delenv(faults.VARIABLE)
+        monkeypatch.delenv(failpoints.VARIABLE)
     with open_installation(settings) as installation:
         installation.take_work()
-        control.rollback(installation, x)
+        commands.rollback(installation, x)
         eventually(lambda: executions.get(installation, x).status == "rolled_back")
     assert table_rows(settings.output_database_url, "t") is None
 
@@ -209,10 +210,10 @@ def test_one_at_a_time_and_the_second_is_refused(installation: Installation) -> 
     first = executions.start(installation, revision)
     with pytest.raises(ConflictError, match=f"^Pipeline {revision.id} is running already: {first}$"):
         executions.start(installation, revision)
-    control.stop(installation, first)
+    commands.stop(installation, first)
     executions.wait(installation, first, timeout=120)
     second = executions.start(installation, revision)
-    control.stop(installation, second)
+    commands.stop(installation, second)
     assert executions.wait(installation, second, timeout=120).status == "cancelled"
 
 
@@ -233,7 +234,7 @@ def test_the_oldest_makes_room(installation: Installation) -> None:
     second = executions.start(installation, revision)
     assert executions.wait(installation, first, timeout=120).status == "cancelled"
     eventually(lambda: executions.get(installation, second).status == "running")
-    control.stop(installation, second)
+    commands.stop(installation, second)
     executions.wait(installation, second, timeout=120)
 
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from flexiroaster import faults
 from flexiroaster.config import Settings
-from flexiroaster.engine.executor import Execution
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import StoreError
+from flexiroaster.model import failpoints
 from flexiroaster.model.execution import TERMINAL
-from flexiroaster.service import executions, health, local, pipelines
+from flexiroaster.service import health, local, pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store.sqlite import SqliteBackend
+from flexiroaster.store.journal.sqlite import SqliteBackend
 from tests.integration.test_control import begin_elsewhere, seqs_have_no_gap, settings, start_worker
 from tests.integration.test_runs import python, rows
 from tests.leases import expire_leases
@@ -28,10 +29,10 @@ __all__ = ["settings"]  # the fixture
 def test_its_worker_ends_and_another_goes_on(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(faults.VARIABLE, "driver.before_start=raise")
+    monkeypatch.setenv(failpoints.VARIABLE, "driver.before_start=raise")
     log = tmp_path / "worker.log"
     worker = start_worker(settings, log)
-    monkeypatch.delenv(faults.VARIABLE)
+    monkeypatch.delenv(failpoints.VARIABLE)
     try:
         with open_installation(settings) as installation:
             x = begin_elsewhere(installation, rows("a", {"x": 1}), python("b", "two", "a"))
@@ -60,9 +61,9 @@ def fails_once_it_is_waited_for(installation: Installation, monkeypatch: pytest.
         if name == "driver.before_start" and not failed:
             failed.append(name)
             eventually(lambda: any(driven.ended._cond._waiters for driven in installation.driver._driven.all()))
-            raise faults.InjectedFault(name)
+            raise failpoints.InjectedFault(name)
 
-    monkeypatch.setattr(faults, "point", point)
+    monkeypatch.setattr(failpoints, "point", point)
 
 
 def test_nobody_waits_for_it(
@@ -95,7 +96,7 @@ def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
     with open_installation(settings) as installation:
         installation.take_work()
         revision = pipelines.create(installation, {"name": "T", "concurrency": None, "stages": [rows("a", {"x": 1})]})
-        monkeypatch.setattr(faults, "_ARMED", faults._armed("driver.after_end=raise"))
+        monkeypatch.setattr(failpoints, "_ARMED", failpoints._armed("driver.after_end=raise"))
         x = executions.start(installation, revision)
         with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.after_end'\)$"):
             executions.wait(installation, x, 120)

@@ -12,8 +12,9 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import NotFoundError
-from flexiroaster.service import executions, pipelines
-from flexiroaster.service.events import follow
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.events import follow
 from flexiroaster.service.installation import Installation, open_installation
 from tests.integration.test_runs import FUNCTIONS, python
 from tests.waiting import eventually

@@ -10,10 +10,11 @@ import pytest
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import health, metrics, pipelines
+from flexiroaster.service import health, pipelines
+from flexiroaster.service.admin import metrics
+from flexiroaster.service.admin.metrics import Metrics
 from flexiroaster.service.health import Status
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.metrics import Metrics
 from flexiroaster.store.tables import executions
 from tests.history import made_up
 from tests.statements import statements

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from flexiroaster import faults
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import BlockedError, DefinitionError, InputError, NotAllowedError, StoreError
+from flexiroaster.model import failpoints
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import control, executions, gate, history, insights, pipelines, risk
+from flexiroaster.service import gate, pipelines
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store.run_history import PastRun
+from flexiroaster.service.safety import history, insights, risk
+from flexiroaster.store.safety.history import PastRun
 
 RISKY = {"medium": 0.0, "high": 0.0}
 
@@ -68,7 +70,7 @@ def test_a_run_that_needs_approval_waits_for_a_resume_and_then_runs(installation
     assert (row.status, row.started_at, row.completed_stages) == ("paused", None, 0)
     assert events_of(installation, execution_id) == ["execution.created", "risk.assessed", "execution.paused"]
     installation.take_work()
-    control.resume(installation, execution_id, "looked at it")
+    commands.resume(installation, execution_id, "looked at it")
     row = _ended(installation, execution_id)
     assert row.status == "completed"
     assert row.started_at is not None
@@ -79,7 +81,7 @@ def test_a_run_that_needs_approval_may_be_stopped(installation: Installation) ->
     pipelines.save(installation, pipeline("careful", {**RISKY, "at_high": "require_approval"}))
     execution_id = executions.start(installation, "careful")
     assert executions.get(installation, execution_id).status == "paused"
-    control.stop(installation, execution_id)
+    commands.stop(installation, execution_id)
     installation.take_work()
     assert _ended(installation, execution_id).status == "cancelled"
 
@@ -90,9 +92,9 @@ def test_one_that_is_queued_is_not_resumed_before_its_turn(installation: Install
     first = executions.start(installation, "careful")
     second = executions.start(installation, "careful")
     with pytest.raises(NotAllowedError, match="it is queued; allowed: stop"):
-        control.resume(installation, second)
+        commands.resume(installation, second)
     installation.take_work()
-    control.resume(installation, first)
+    commands.resume(installation, first)
     assert _ended(installation, first).status == "completed"
     _until(lambda: _resumed(installation, second))
     assert _ended(installation, second).status == "completed"
@@ -129,9 +131,9 @@ def test_an_execution_and_the_insight_about_its_risk_are_one_write(
 ) -> None:
     def dies(point: str) -> None:
         if point == "journal.after_commit":
-            raise faults.InjectedFault(point)
+            raise failpoints.InjectedFault(point)
 
-    monkeypatch.setattr(faults, "point", dies)
+    monkeypatch.setattr(failpoints, "point", dies)
     pipelines.save(installation, pipeline("risky", RISKY))
     with pytest.raises(StoreError, match=r"InjectedFault: journal\.after_commit"):
         executions.start(installation, "risky", drive=False)
@@ -260,7 +262,7 @@ def _ended(installation: Installation, execution_id: str) -> executions.Executio
 
 def _resumed(installation: Installation, execution_id: str) -> bool:
     try:
-        control.resume(installation, execution_id)
+        commands.resume(installation, execution_id)
     except NotAllowedError:
         return False
     return True

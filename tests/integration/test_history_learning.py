@@ -11,15 +11,16 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
-from flexiroaster.safety.backtest import Backtest, backtest
-from flexiroaster.safety.history import Ledger, feature_rows
 from flexiroaster.safety.history_file import history_frame, read_history
-from flexiroaster.safety.metrics import measure
-from flexiroaster.safety.model import Rung
-from flexiroaster.service import history, training
+from flexiroaster.safety.learning.backtest import Backtest, backtest
+from flexiroaster.safety.learning.evaluation import measure
+from flexiroaster.safety.risk.history import Ledger, feature_rows
+from flexiroaster.safety.risk.model import Rung
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store import run_history, training_claims
-from flexiroaster.store.run_history import PastRun
+from flexiroaster.service.safety import history, training
+from flexiroaster.store import training_claims
+from flexiroaster.store.safety import history as run_history
+from flexiroaster.store.safety.history import PastRun
 from tests.unit.safety.histories import made_up
 
 RUNS = 760

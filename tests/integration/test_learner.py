@@ -16,11 +16,14 @@ from sqlalchemy import select, text, update
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
-from flexiroaster.service import executions, history, learner, pipelines, risk, trainer, training, training_process
+from flexiroaster.service import pipelines, trainer, training_process
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.service.safety import history, learner, risk, training
 from flexiroaster.service.trainer import Trainer
-from flexiroaster.store import run_history, training_claims
+from flexiroaster.store import training_claims
 from flexiroaster.store.clock import database_then
+from flexiroaster.store.safety import history as run_history
 from flexiroaster.store.safety_tables import risk_progress
 from tests.faults.tiers import databases
 from tests.integration.program import started

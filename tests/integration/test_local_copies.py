@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flexiroaster.artifacts.store import Artifacts, summary_of
 from flexiroaster.config import HOME, Settings
-from flexiroaster.engine.artifacts import Artifacts, summary_of
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import open_installation
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.waiting import eventually

@@ -13,8 +13,8 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.errors import InputError
 from flexiroaster.model.execution import LIVE, ExecutionStatus
-from flexiroaster.service import executions
-from flexiroaster.service.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import MOST, Page, Window
 from tests.history import BEGINNING, add_executions

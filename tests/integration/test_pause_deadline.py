@@ -14,7 +14,7 @@ from flexiroaster.config import Settings
 from flexiroaster.engine.timers import Timer
 from flexiroaster.errors import InputError
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import control, executions
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.tables import executions as table
 from tests.integration.test_control import begin, begin_elsewhere, seqs_have_no_gap, settings, start_worker
@@ -84,7 +84,7 @@ def test_nothing_runs_and_nobody_drives_it(installation: Installation, tmp_path:
     x = begin(installation, waits_for(tmp_path / "never"))
     running(installation, x)
     before = utc_now()
-    control.pause(installation, x, interrupt=True, deadline=FAR)
+    commands.pause(installation, x, interrupt=True, deadline=FAR)
     undriven(installation, x)
     deadline = executions.get(installation, x).pause_deadline
     assert deadline is not None
@@ -98,7 +98,7 @@ def test_nothing_runs_and_nobody_drives_it(installation: Installation, tmp_path:
 def test_a_stage_still_runs(installation: Installation, tmp_path: Path) -> None:
     x = begin(installation, waits_for(tmp_path / "never"))
     running(installation, x)
-    control.pause(installation, x, deadline=SOON)
+    commands.pause(installation, x, deadline=SOON)
     eventually(lambda: executions.get(installation, x).status == "cancelled")
     assert_stopped_at(installation, x, told_deadline(installation, x))
     seqs = {event.type: event.seq for event in executions.events(installation, x)}
@@ -112,7 +112,7 @@ def test_its_driver_was_killed_while_a_stage_ran(settings: Settings, tmp_path: P
         with open_installation(settings) as installation:
             x = begin_elsewhere(installation, waits_for(tmp_path / "never"))
             running(installation, x)
-            control.pause(installation, x, deadline=FAR)
+            commands.pause(installation, x, deadline=FAR)
             eventually(lambda: executions.get(installation, x).status == "paused")
             worker.send_signal(signal.SIGKILL)
             worker.wait(120)
@@ -129,7 +129,7 @@ def test_no_process_was_there_at_the_deadline(settings: Settings, tmp_path: Path
     with open_installation(settings) as first:
         x = begin(first, waits_for(tmp_path / "never"))
         running(first, x)
-        control.pause(first, x, interrupt=True, deadline=FAR)
+        commands.pause(first, x, interrupt=True, deadline=FAR)
         undriven(first, x)
     with open_installation(settings) as second:
         deadline = let_it_pass(second, x)
@@ -144,9 +144,9 @@ def test_who_asked_for_the_resume_in_time_gets_it(settings: Settings, tmp_path: 
     with open_installation(settings) as first:
         x = begin(first, waits_for(go_on))
         running(first, x)
-        control.pause(first, x, interrupt=True, deadline=FAR)
+        commands.pause(first, x, interrupt=True, deadline=FAR)
         undriven(first, x)
-        control.resume(first, x)
+        commands.resume(first, x)
     go_on.touch()
     with open_installation(settings) as second:
         with second.database.write() as connection:
@@ -161,21 +161,21 @@ def test_a_resume_does_not_wait_for_the_deadline_and_ends_it(installation: Insta
     go_on = tmp_path / "go-on"
     x = begin(installation, waits_for(go_on))
     running(installation, x)
-    control.pause(installation, x, interrupt=True, deadline=FAR)
+    commands.pause(installation, x, interrupt=True, deadline=FAR)
     undriven(installation, x)
-    control.resume(installation, x)
+    commands.resume(installation, x)
     running(installation, x)
     assert executions.get(installation, x).pause_deadline is None
-    control.pause(installation, x, deadline=FAR)
+    commands.pause(installation, x, deadline=FAR)
     eventually(lambda: executions.get(installation, x).status == "paused")
     assert "pause" in timers_of(installation, x)
-    control.resume(installation, x)
+    commands.resume(installation, x)
     eventually(lambda: executions.get(installation, x).status == "running")
-    control.pause(installation, x)
+    commands.pause(installation, x)
     eventually(lambda: executions.get(installation, x).status == "paused")
     assert "pause" not in timers_of(installation, x), "the deadline belonged to the pause before"
     assert executions.get(installation, x).pause_deadline is None
-    control.resume(installation, x)
+    commands.resume(installation, x)
     go_on.touch()
     eventually(lambda: executions.get(installation, x).status == "completed")
 
@@ -183,4 +183,4 @@ def test_a_resume_does_not_wait_for_the_deadline_and_ends_it(installation: Insta
 @pytest.mark.parametrize("deadline", [timedelta(0), timedelta(seconds=-1), timedelta(days=999_999)])
 def test_a_deadline_lies_ahead(installation: Installation, deadline: timedelta) -> None:
     with pytest.raises(InputError, match=r"^deadline: must be in the future, at most 3650 days away$"):
-        control.pause(installation, "exec-1", deadline=deadline)
+        commands.pause(installation, "exec-1", deadline=deadline)

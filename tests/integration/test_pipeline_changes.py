@@ -10,8 +10,9 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError, DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.service import pipelines
 from flexiroaster.service.definition_diff import Change, ChangeKind, differences
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
@@ -118,7 +119,7 @@ def test_delete_waits_for_what_is_live_and_keeps_history(installation: Installat
     with pytest.raises(ConflictError, match=f"^Pipeline p has live executions: {live}$") as caught:
         pipelines.delete(installation, "p")
     assert caught.value.details["executions"] == [live]
-    control.stop(installation, live)
+    commands.stop(installation, live)
     executions.wait(installation, live, timeout=120)
     pipelines.delete(installation, "p")
     for gone in (lambda: pipelines.get(installation, "p"), lambda: pipelines.delete(installation, "p"),

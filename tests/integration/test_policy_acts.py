@@ -11,10 +11,11 @@ import sqlalchemy
 
 from flexiroaster.config import PolicyMode, Settings
 from flexiroaster.errors import ConflictError, InputError, NotAllowedError, NotFoundError
-from flexiroaster.service import control, decisions, executions
-from flexiroaster.service.decisions import Action, DecisionRow
-from flexiroaster.service.executions import ExecutionRow
+from flexiroaster.service.executions import commands, executions
+from flexiroaster.service.executions.executions import ExecutionRow
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.service.safety import decisions
+from flexiroaster.service.safety.decisions import Action, DecisionRow
 from tests.faults.tiers import databases
 from tests.integration.test_control import begin, seqs_have_no_gap
 from tests.integration.test_runs import FUNCTIONS, python
@@ -138,7 +139,7 @@ def test_pause_then_a_person_puts_it_right(installation: Installation, tmp_path:
     assert chosen(installation, x) == [("broken", "pause", "pause")]
     assert made(installation, x)[0].outcome is None
     (tmp_path / "fixed").touch()
-    control.resume(installation, x, "the data is there now")
+    commands.resume(installation, x, "the data is there now")
     assert eventually(lambda: executions.get(installation, x).status == "completed")
     assert states(installation, x) == dict.fromkeys(("a", "broken", "c"), "completed")
     installation.knowledge.catch_up()
@@ -153,7 +154,7 @@ def test_a_pause_survives_its_process_and_so_does_what_is_done_about_it(settings
     (tmp_path / "fixed").touch()
     with open_installation(settings) as second:
         second.take_work()
-        control.resume(second, x)
+        commands.resume(second, x)
         assert eventually(lambda: executions.get(second, x).status == "completed")
         assert states(second, x) == {"broken": "completed", "c": "completed"}
 
@@ -161,7 +162,7 @@ def test_a_pause_survives_its_process_and_so_does_what_is_done_about_it(settings
 def test_stopping_what_waits_for_a_person_is_a_failure(installation: Installation, tmp_path: Path) -> None:
     x = begin(installation, broken(tmp_path), python("c", "two", "broken"), config=policy(pause=True))
     assert settled(installation, x).status == "paused"
-    control.stop(installation, x, "no use", requested_by="ann")
+    commands.stop(installation, x, "no use", requested_by="ann")
     eventually(lambda: executions.get(installation, x).status == "failed")
     row = executions.get(installation, x)
     assert row.error is not None

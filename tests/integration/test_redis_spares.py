@@ -12,10 +12,12 @@ import pytest
 import redis
 
 from flexiroaster.config import Settings
-from flexiroaster.coordination import cache
+from flexiroaster.coordination.redis import cache
 from flexiroaster.errors import ConflictError, NotFoundError
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.service import control, events, executions, pipelines, retention
+from flexiroaster.service import pipelines
+from flexiroaster.service.admin import maintenance
+from flexiroaster.service.executions import commands, events, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import queries
 from tests.integration.test_runs import FUNCTIONS, python, rows
@@ -79,7 +81,7 @@ def begin_long(installation: Installation, concurrency: int = 1) -> tuple[pipeli
 
 
 def end(installation: Installation, execution_id: str) -> None:
-    control.stop(installation, execution_id)
+    commands.stop(installation, execution_id)
     eventually(lambda: queries.execution(installation.database, execution_id).status == ExecutionStatus.CANCELLED)
 
 
@@ -114,7 +116,7 @@ def test_what_was_shown_or_written_is_not_followed_by_older_state(driving: Insta
 def test_who_drives_it_sees_its_end_at_once(driving: Installation, serving: Installation) -> None:
     _, x = begin_long(driving)
     eventually(lambda: executions.get(serving, x).status == "running")
-    control.stop(driving, x)
+    commands.stop(driving, x)
     driving.driver.wait(x, 120)
     assert executions.get(driving, x).status == "cancelled"
 
@@ -124,7 +126,7 @@ def test_what_was_deleted_here_is_gone(driving: Installation) -> None:
     x = executions.start(driving, revision)
     executions.wait(driving, x, timeout=120)
     assert executions.get(driving, x).status == "completed"
-    assert retention.prune(driving, timedelta(0)) == 1
+    assert maintenance.prune(driving, timedelta(0)) == 1
     with pytest.raises(NotFoundError):
         executions.get(driving, x)
 

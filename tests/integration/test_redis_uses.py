@@ -16,10 +16,10 @@ import redis
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.coordination import health
 from flexiroaster.coordination.counters import RetryCounters
-from flexiroaster.coordination.heartbeats import Heartbeats
 from flexiroaster.coordination.identity import installation_id
-from flexiroaster.coordination.locks import ExecutionLocks
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.heartbeats import Heartbeats
+from flexiroaster.coordination.redis.link import RedisLink
+from flexiroaster.coordination.redis.locks import ExecutionLocks
 from flexiroaster.model.event import utc_now
 from flexiroaster.store.database import Database, open_database
 from tests.proxy import Proxy, running_proxy

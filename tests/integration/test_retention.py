@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, insert, select, update
 
+from flexiroaster.artifacts.store import SCRATCH
 from flexiroaster.config import Settings
-from flexiroaster.engine.artifacts import SCRATCH
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import control, executions, pipelines, retention
+from flexiroaster.service import pipelines
+from flexiroaster.service.admin import maintenance
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import tables
-from flexiroaster.store.changes import Landed
-from flexiroaster.store.journal import Change
+from flexiroaster.store.journal.transitions import Landed
+from flexiroaster.store.journal.writer import Change
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.waiting import eventually
 
@@ -55,7 +57,7 @@ def test_what_ended_long_ago_goes_and_the_rest_stays(installation: Installation,
     age(installation, running, 100)
     assert (tmp_path / "artifacts" / old).is_dir()
 
-    assert retention.prune(installation, timedelta(days=90)) == 1
+    assert maintenance.prune(installation, timedelta(days=90)) == 1
     with pytest.raises(NotFoundError):
         executions.get(installation, old)
     with installation.database.read() as connection:
@@ -66,8 +68,8 @@ def test_what_ended_long_ago_goes_and_the_rest_stays(installation: Installation,
     assert executions.get(installation, new).status == "completed"
     assert (tmp_path / "artifacts" / new).is_dir()
     assert executions.get(installation, running).status == "running"
-    assert retention.prune(installation, timedelta(days=90)) == 0
-    control.stop(installation, running)
+    assert maintenance.prune(installation, timedelta(days=90)) == 0
+    commands.stop(installation, running)
     executions.wait(installation, running, timeout=120)
 
 
@@ -80,11 +82,11 @@ def test_what_a_rerun_reads_stays_until_the_rerun_goes(installation: Installatio
     third = executions.rerun(installation, second, "b", drive=False)
     age(installation, first, 100)
     age(installation, second, 100)
-    assert retention.prune(installation, timedelta(days=90)) == 0
+    assert maintenance.prune(installation, timedelta(days=90)) == 0
     installation.take_work()
     assert executions.wait(installation, third, timeout=120).status == "completed", "it has read the table of the first"
     age(installation, third, 100)
-    assert retention.prune(installation, timedelta(days=90)) == 3
+    assert maintenance.prune(installation, timedelta(days=90)) == 3
     assert not any((tmp_path / "artifacts" / each).exists() for each in (first, second, third))
 
 
@@ -98,7 +100,7 @@ def test_a_rerun_of_what_is_pruned_meanwhile_says_so(
     apply = installation.intake.apply
 
     def pruned_before(changes: Sequence[Change]) -> dict[str, Landed]:
-        retention.prune(installation, timedelta(days=90))
+        maintenance.prune(installation, timedelta(days=90))
         return apply(changes)
 
     monkeypatch.setattr(installation.intake, "apply", pruned_before)
@@ -122,7 +124,7 @@ def test_what_crashes_left_goes_and_the_rest_stays(
         path.touch() if path.name.startswith(".") and SCRATCH not in path.name else path.mkdir()
     for path in gone[1:]:
         os.utime(path, (week, week))
-    assert retention.sweep(installation, timedelta(days=90)) == 3
+    assert maintenance.sweep(installation, timedelta(days=90)) == 3
     assert [path for path in gone if path.exists()] == []
     assert [path for path in stay if not path.exists()] == []
     assert (root / there / "a.1.1.arrow").is_file()
@@ -131,7 +133,7 @@ def test_what_crashes_left_goes_and_the_rest_stays(
     elsewhere = installation.settings.model_copy(update={"database_url": ""})
     (root / orphan).mkdir()
     with open_installation(elsewhere) as empty:
-        assert retention.sweep(empty, timedelta(days=0)) == 0, "a database that knows nothing is another one"
+        assert maintenance.sweep(empty, timedelta(days=0)) == 0, "a database that knows nothing is another one"
     assert (root / there).is_dir()
 
 
@@ -144,8 +146,8 @@ def test_records_go_by_their_own_settings(installation: Installation) -> None:
         entry = {"viewer": "ann", "role": "admin", "action": "stop", "arguments": {}, "outcome": "ok"}
         for days in (1, 399, 401):
             connection.execute(insert(tables.audit_log).values(at=utc_now() - timedelta(days=days), **entry))
-    assert retention.prune_records(installation)["audit_log"] == 1
+    assert maintenance.prune_records(installation)["audit_log"] == 1
     with open_installation(installation.settings.model_copy(update={"retention_audit_days": 0})) as keeping:
-        assert "audit_log" not in retention.prune_records(keeping)
+        assert "audit_log" not in maintenance.prune_records(keeping)
     with open_installation(installation.settings.model_copy(update={"retention_audit_days": 2})) as forgetting:
-        assert retention.prune_records(forgetting)["audit_log"] == 1
+        assert maintenance.prune_records(forgetting)["audit_log"] == 1

@@ -15,14 +15,17 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.safety.features import features
-from flexiroaster.safety.history import Ledger
+from flexiroaster.safety.risk.history import Ledger
 from flexiroaster.safety.runs import Start
-from flexiroaster.service import control, executions, history, insights, pipelines, risk, training
-from flexiroaster.service.folding import BATCH, ending_of, fold
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import Window
-from flexiroaster.store import retention, run_history
-from flexiroaster.store.run_history import PastRun
+from flexiroaster.service.safety import history, insights, risk, training
+from flexiroaster.service.safety.history_projection import BATCH, ending_of, fold
+from flexiroaster.store import retention
+from flexiroaster.store.safety import history as run_history
+from flexiroaster.store.safety.history import PastRun
 from flexiroaster.store.tables import executions as table
 from tests.faults.tiers import databases
 from tests.waiting import eventually
@@ -95,7 +98,7 @@ def test_a_failure_and_its_retry_are_two_ends(installation: Installation) -> Non
     execution_id = run(installation, "bad")
     assert risk.assess(installation, "bad").question.past.pipeline.failures == 1
     installation.take_work()
-    control.retry(installation, execution_id)
+    commands.retry(installation, execution_id)
     eventually(lambda: risk.assess(installation, "bad").question.past.pipeline.failures == 2)
     assert run_history.count(installation.database) == 2
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flexiroaster.engine.failures import describe
-from flexiroaster.engine.messages import Progress
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access
+from flexiroaster.workers.error_classes import describe
+from flexiroaster.workers.protocol import Progress
 from tests.integration.runner_bench import Bench, error
 
 

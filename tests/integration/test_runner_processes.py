@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from flexiroaster.engine.runner import Runner
-from flexiroaster.engine.worker import MAX_ATTEMPTS
 from flexiroaster.errors import SettingsError
 from flexiroaster.operators.base import Access
+from flexiroaster.workers.local_runner import Runner
+from flexiroaster.workers.worker import MAX_ATTEMPTS
 from tests.integration.runner_bench import LONG, ROOT, Bench, alive, error, gone
 from tests.waiting import eventually
 

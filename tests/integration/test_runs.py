@@ -12,7 +12,8 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.errors import DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.event import Event, Level
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from tests.waiting import eventually
 
@@ -196,7 +197,7 @@ def test_stop_is_cooperative_then_final(
         stages = [python("a", function, arguments={"path": str(mark)}), python("b", "type_error", "a")]
         execution_id = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
         eventually(mark.exists)
-        control.stop(installation, execution_id, "enough")
+        commands.stop(installation, execution_id, "enough")
         done = executions.wait(installation, execution_id, timeout=120)
         assert done.status == "cancelled"
         assert {i: str(s.status) for i, s in stages_of(installation, done).items()} == dict.fromkeys("ab", "cancelled")
@@ -204,7 +205,7 @@ def test_stop_is_cooperative_then_final(
         with pytest.raises(
             NotAllowedError, match=r"^Cannot stop execution with status: cancelled; allowed: retry, rollback$"
         ):
-            control.stop(installation, execution_id)
+            commands.stop(installation, execution_id)
 
 
 def test_a_whole_execution_has_a_limit(installation: Installation) -> None:

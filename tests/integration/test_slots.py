@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from flexiroaster import faults
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import ConflictError, NotAllowedError
+from flexiroaster.model import failpoints
 from flexiroaster.model.command import CommandKind
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands as control
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.pipelines import Revision
 from flexiroaster.store import commands
@@ -117,7 +119,7 @@ def test_one_that_got_its_turn_meanwhile_does_not_stop_itself(
             (tmp_path / "go").touch()
             executions.wait(installation, first, 60)
 
-    monkeypatch.setattr(faults, "point", first_ends)
+    monkeypatch.setattr(failpoints, "point", first_ends)
     second = executions.start(installation, revision)
     assert executions.wait(installation, second, 60).status == "completed"
 

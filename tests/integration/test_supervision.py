@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from flexiroaster.config import Settings, load_settings
-from flexiroaster.coordination.redis import RedisLink
-from flexiroaster.service import executions, health, pipelines
+from flexiroaster.coordination.redis.link import RedisLink
+from flexiroaster.service import health, pipelines
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.threads import SupervisedThread
 from tests.integration.test_runs import rows

@@ -15,10 +15,11 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.errors import LeaseLostError, StoreError
 from flexiroaster.model.event import Event
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.tracing import following, spans
-from flexiroaster.store import claims
+from flexiroaster.store import leases
 from tests.collector import Collector, Span, collecting
 from tests.integration.program import DAILY, flexiroaster_afresh, write_definition
 from tests.integration.test_control import begin
@@ -161,7 +162,7 @@ def lose(installation: Installation, execution_id: str) -> None:
     """Drive it no longer, without a word: as if the process had died."""
     installation.driver.lose([execution_id], LeaseLostError("lost"))
     eventually(lambda: execution_id not in installation.driver.driven)
-    claims.release(installation.database, installation.owner, [execution_id])
+    leases.release(installation.database, installation.owner, [execution_id])
 
 
 @pytest.mark.parametrize("how", ["handed over", "lost"])
@@ -226,7 +227,7 @@ def test_a_retry_and_a_rollback_after_the_end_go_below_it(
         x = executions.start(installation, revision, traceparent=PARENT)
         assert executions.wait(installation, x, timeout=120).status == "failed"
     path.touch()
-    for ask, end in ((control.retry, "completed"), (control.rollback, "rolled_back")):
+    for ask, end in ((commands.retry, "completed"), (commands.rollback, "rolled_back")):
         with open_installation(traced) as installation:
             installation.take_work()
             ask(installation, x)
@@ -252,10 +253,10 @@ def test_a_pause_is_told_within_the_run(traced: Settings, collector: Collector, 
         installation.take_work()
         x = begin(installation, waits_for(go_on))
         eventually(lambda: executions.stages(installation, x)[0].status == "running")
-        control.pause(installation, x, interrupt=True)
+        commands.pause(installation, x, interrupt=True)
         eventually(lambda: x not in installation.driver.driven)
         go_on.touch()
-        control.resume(installation, x)
+        commands.resume(installation, x)
         eventually(lambda: executions.get(installation, x).status == "completed")
     root = assert_one_tree(collector.spans)
     assert [name for name, _ in root.events] == ["execution.paused", "execution.resumed"]

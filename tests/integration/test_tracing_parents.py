@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions
+from flexiroaster.service.executions import executions
 from tests.collector import Collector, collecting
 from tests.integration.program import DAILY, environment, write_definition
 from tests.integration.rest_compat.client import Rest, serving

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from flexiroaster.config import Settings
 from flexiroaster.errors import NotAllowedError
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import control, executions
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.tables import stage_runs
 from tests.integration.test_control import begin, settings
@@ -82,7 +82,7 @@ def one_process(settings: Settings) -> Settings:
 def rolling_back(installation: Installation, receiver: Receiver) -> str:
     x = begin(installation, rows("a", {"x": 1}), receiver.output())
     assert executions.wait(installation, x, 120).status == "completed"
-    control.rollback(installation, x)
+    commands.rollback(installation, x)
     return x
 
 
@@ -109,7 +109,7 @@ def test_an_undo_waits_as_long_as_its_receiver_asks_for_whoever_drives_it(
         others_run(first)
         assert receiver.taken_back == 1
         with pytest.raises(NotAllowedError):
-            control.stop(first, x, "enough")
+            commands.stop(first, x, "enough")
     with open_installation(one_process) as second:  # the first one was closed without handing over
         expire_leases(second.database, first.owner)
         second.take_work()

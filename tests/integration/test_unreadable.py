@@ -12,13 +12,14 @@ from sqlalchemy import TextClause, delete, select, text, update
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.engine.driver import Driver
-from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.scheduler import MAX_CLAIMS, Scheduler, adopt
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import DefinitionError, NotAllowedError, StoreError
 from flexiroaster.model.command import Command
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store import claims, recovery
+from flexiroaster.store import leases, recovery
 from flexiroaster.store.recovery import Stored
 from flexiroaster.store.safety_tables import risk_assessments
 from flexiroaster.store.tables import executions as executions_table
@@ -126,18 +127,18 @@ def _fails_for_good(installation: Installation, statement: Any, why: str) -> Non
 
 def test_a_retry_is_refused_and_its_slot_is_free_again(installation: Installation) -> None:
     x = begin(installation)
-    control.stop(installation, x)
+    commands.stop(installation, x)
     installation.take_work()
     eventually(lambda: executions.get(installation, x).status == "cancelled" and not installation.driver.driven)
     installation.hand_over()
-    control.retry(installation, x)
+    commands.retry(installation, x)
     damage(installation, BAD_TYPE, claimed_before(x))
     assert slot_of(installation, x) == 1
     with open_installation(installation.settings) as another:
         another.take_work()
         eventually(lambda: slot_of(installation, x) is None)
         with pytest.raises(DefinitionError, match=r"^pipeline 'p' at revision 1 cannot be read by this release; stag"):
-            control.retry(another, x)
+            commands.retry(another, x)
     assert executions.get(installation, x).status == "cancelled"
     refused = executions.logs(installation, x)[-1].message
     assert refused.startswith("Cannot retry execution with status: cancelled; pipeline 'p' at revision 1 cannot be")
@@ -186,8 +187,8 @@ class Collected:
         return cast("Driver", self)
 
 
-def claim(installation: Installation, execution_id: str) -> claims.Claim:
-    found = claims.claim_one(installation.database, "me", execution_id, lease_seconds=60)
+def claim(installation: Installation, execution_id: str) -> leases.Claim:
+    found = leases.claim_one(installation.database, "me", execution_id, lease_seconds=60)
     assert found is not None
     damage(installation, update(executions_table).values(claimable_at=PAST))
     return found
@@ -243,10 +244,10 @@ def test_a_database_that_goes_away_while_claims_are_read_costs_none_of_them(
         given_back.append([each.execution_id for each in given])
         if back == "a little later" and len(given_back) == 1:
             raise StoreError("it still is")
-        claims.give_back(database, "me", given, failed)
+        leases.give_back(database, "me", given, failed)
 
-    def take(most: int, suspects: bool) -> list[claims.Claim]:
-        return claims.claim(database, "me", most=most, lease_seconds=60, suspects=suspects)
+    def take(most: int, suspects: bool) -> list[leases.Claim]:
+        return leases.claim(database, "me", most=most, lease_seconds=60, suspects=suspects)
 
     claiming = Scheduler(driver.as_driver, take, load, give_back=give_back, capacity=3)
     with pytest.raises(StoreError, match="away"):

@@ -10,11 +10,12 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import Event, EventType
-from flexiroaster.safety.stages import StageEnd, StagesState
-from flexiroaster.service import control, decisions, executions, insights
-from flexiroaster.service.decisions import Action
-from flexiroaster.service.insights import Accuracy, InsightFilter
+from flexiroaster.safety.anomaly.stages import StageEnd, StagesState
+from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.service.safety import decisions, insights
+from flexiroaster.service.safety.decisions import Action
+from flexiroaster.service.safety.insights import Accuracy, InsightFilter
 from flexiroaster.store import risk_states
 from flexiroaster.store.risk_states import STAGES
 from tests.faults.tiers import databases
@@ -151,11 +152,11 @@ def test_who_goes_on_with_an_execution_watches_it_as_well(settings: Settings, tm
         remember(first, "p", USUALLY_A_SECOND)
         x = begin(first, python("a", "two"), {**waits_for(tmp_path / "go"), "dependencies": ["a"]}, id="p")
         eventually(lambda: executions.stages(first, x)[1].status == "running")
-        control.pause(first, x, interrupt=True)
+        commands.pause(first, x, interrupt=True)
         ended(first, x, "paused")
     with open_installation(settings) as second:
         second.take_work()
-        control.resume(second, x)
+        commands.resume(second, x)
         eventually(lambda: executions.stages(second, x)[1].is_anomaly)
         (tmp_path / "go").touch()
         ended(second, x)
@@ -176,7 +177,7 @@ def test_each_stage_is_learned_from_once(installation: Installation, tmp_path: P
     state = remembered(installation, "p")
     assert {i: s.rows.level.values for i, s in state.stages.items()} == {"a": 1}
     (tmp_path / "there").touch()
-    control.retry(installation, x)
+    commands.retry(installation, x)
     ended(installation, x)
     state = remembered(installation, "p")
     assert {i: s.rows.level.values for i, s in state.stages.items()} == {"a": 1, "b": 1}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions
+from flexiroaster.service.executions import executions
 from tests.integration.graphql_api.running import serving
 from tests.integration.graphql_api.served import CREATE
 from tests.integration.graphql_api.slow_chain import slow_chain

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexiroaster.coordination.bus.base import Envelope
 from flexiroaster.coordination.bus.wire import pack
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.threads import SupervisedThread, Threads
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flexiroaster.coordination.bus.base import Bus, Callback, Channel, Envelope, Listeners, Message, encode
+from flexiroaster.coordination.bus.database import PostgresChannel
 from flexiroaster.coordination.bus.local import LocalBus
-from flexiroaster.coordination.bus.postgres import PostgresChannel
 from flexiroaster.coordination.bus.redis import RedisChannel
 from flexiroaster.coordination.bus.sqlite import SqliteChannel
 from flexiroaster.coordination.bus.wire import unpack
 from flexiroaster.coordination.outbox import Outbox
-from flexiroaster.coordination.redis import RedisLink
+from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.store.database import Database
 from flexiroaster.threads import Threads
 

@@ -35,8 +35,8 @@ class ApiInput(Operator[ApiConfig]):
 
     def run(self, context: StageContext) -> pl.DataFrame:
         """Return the records as a table. Raises StageError (data) that names the first record that is not an object."""
-        from flexiroaster.operators.inputs.inference import table_of
-        from flexiroaster.operators.inputs.json_documents import array_of_objects
+        from flexiroaster.operators.inputs.json import array_of_objects
+        from flexiroaster.operators.inputs.type_inference import table_of
 
         if self.config.data is not None:
             return table_of(self.config.data)

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.addresses import same_origin, shown_url
+from flexiroaster.operators.access.network_guard import same_origin, shown_url
 from flexiroaster.operators.patience import (
     PASSING,
     PATIENCE,

@@ -48,8 +48,8 @@ class FileInput(Operator[FileConfig]):
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
         """Report paths outside the roots, and names whose format cannot be inferred."""
+        from flexiroaster.operators.access.file_access import permit
         from flexiroaster.operators.formats import detect_compression, detect_format
-        from flexiroaster.operators.locations import permit
 
         for index, path in enumerate(self.config.paths):
             where = "path" if isinstance(self.config.path, str) else f"path[{index}]"

@@ -72,7 +72,7 @@ class HttpInput(Operator[HttpConfig]):
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
         """Report a private address in the URL. Host names are checked when the client connects to their addresses."""
-        from flexiroaster.operators.addresses import require_public_literal
+        from flexiroaster.operators.access.network_guard import require_public_literal
 
         try:
             require_public_literal(urlsplit(self.config.url).hostname or "", access)
@@ -83,7 +83,7 @@ class HttpInput(Operator[HttpConfig]):
         """Return the table of all pages. Raises StageError; its messages show URLs without their query values."""
         import httpx
 
-        from flexiroaster.operators.addresses import guarded_client
+        from flexiroaster.operators.access.network_guard import guarded_client
         from flexiroaster.operators.inputs.fetching import Fetcher
         from flexiroaster.operators.inputs.paging import Collector
 

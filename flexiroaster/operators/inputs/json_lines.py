@@ -16,7 +16,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from flexiroaster.operators.inputs.failures import damaged
-from flexiroaster.operators.inputs.json_documents import kind_of_json, labelled
+from flexiroaster.operators.inputs.json import kind_of_json, labelled
 from flexiroaster.operators.inputs.options import ReadOptions
 from flexiroaster.operators.inputs.overrides import require_new_column, with_types
 from flexiroaster.operators.inputs.sources import Source

@@ -9,11 +9,11 @@ import httpx
 import polars as pl
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.addresses import shown_url
+from flexiroaster.operators.access.network_guard import shown_url
 from flexiroaster.operators.formats import AUTO, Format, format_of_name
 from flexiroaster.operators.inputs.failures import damaged
 from flexiroaster.operators.inputs.fetching import Page
-from flexiroaster.operators.inputs.json_documents import parse_file, records_of
+from flexiroaster.operators.inputs.json import parse_file, records_of
 from flexiroaster.operators.inputs.options import ReadOptions
 from flexiroaster.operators.inputs.pagination import Received, at_path
 from flexiroaster.operators.inputs.scanning import scan

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from psycopg import Column, postgres
 
-from flexiroaster.operators.inputs.inference import Kind, Shape
+from flexiroaster.operators.inputs.type_inference import Kind, Shape
 
 __all__ = ["shape_of"]
 

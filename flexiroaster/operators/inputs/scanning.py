@@ -14,7 +14,7 @@ from flexiroaster.operators.formats import Format, binary_format_of_file
 from flexiroaster.operators.inputs import json_lines
 from flexiroaster.operators.inputs.csv_errors import CsvFile
 from flexiroaster.operators.inputs.failures import damaged, first_line, not_utf8, reading
-from flexiroaster.operators.inputs.json_documents import read_json
+from flexiroaster.operators.inputs.json import read_json
 from flexiroaster.operators.inputs.options import LOSSY, ReadOptions
 from flexiroaster.operators.inputs.overrides import require_columns, require_new_column, with_types
 from flexiroaster.operators.inputs.sources import Source

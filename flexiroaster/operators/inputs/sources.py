@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.operators.access.file_access import fetch, resolve
 from flexiroaster.operators.base import Access
 from flexiroaster.operators.formats import (
     AUTO,
@@ -17,7 +18,6 @@ from flexiroaster.operators.formats import (
     format_of_name,
     unpack,
 )
-from flexiroaster.operators.locations import fetch, resolve
 
 __all__ = ["Source", "fetched", "gather", "plain_sources"]
 

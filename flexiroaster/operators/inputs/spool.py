@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from flexiroaster.operators.inputs.inference import Shape, series
+from flexiroaster.operators.inputs.type_inference import Shape, series
 
 __all__ = ["Spool"]
 

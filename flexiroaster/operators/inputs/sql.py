@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import psycopg
     from sqlalchemy import URL, Connection, CursorResult, TextClause
 
-    from flexiroaster.operators.inputs.inference import Shape
     from flexiroaster.operators.inputs.spool import Spool
+    from flexiroaster.operators.inputs.type_inference import Shape
 
 __all__ = ["SqlConfig", "SqlInput"]
 
@@ -78,7 +78,7 @@ class SqlInput(Operator[SqlConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the result as a lazy frame over a file in `workdir`. No StageError shows the statement's values."""
-        from flexiroaster.operators.databases import normalize_url
+        from flexiroaster.operators.access.databases import normalize_url
         from flexiroaster.operators.inputs.sql_errors import querying
         from flexiroaster.operators.own_tables import reading
 
@@ -126,7 +126,7 @@ def _read_only(url: URL, name: str) -> URL:
 
 @contextmanager
 def _connected(url: URL, name: str) -> Iterator[Connection]:
-    from flexiroaster.operators.databases import READS, engine_for
+    from flexiroaster.operators.access.databases import READS, engine_for
     from flexiroaster.operators.inputs.sql_errors import connecting
 
     with connecting(name, url):
@@ -169,7 +169,7 @@ def _names(result: CursorResult[Any]) -> list[str]:
 
 def _declared(result: CursorResult[Any]) -> dict[str, Shape]:
     """The columns with the types that the database declares. SQLite declares none: it has types of values only."""
-    from flexiroaster.operators.inputs.inference import Shape
+    from flexiroaster.operators.inputs.type_inference import Shape
 
     names = list(result.keys())
     cursor = result.cursor

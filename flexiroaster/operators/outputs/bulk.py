@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Table
 
-from flexiroaster.operators.outputs.destination import Job
+from flexiroaster.operators.outputs.database.destination import Job
 from flexiroaster.operators.outputs.rows import as_csv, as_tuples, batches
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import httpx
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.addresses import shown_url
+from flexiroaster.operators.access.network_guard import shown_url
 from flexiroaster.operators.patience import (
     PASSING,
     PATIENCE,

@@ -99,7 +99,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
 
     def run(self, context: StageContext) -> Result:
         """Send all batches. Raises StageError: transient, data, configuration."""
-        from flexiroaster.operators.addresses import shown_url
+        from flexiroaster.operators.access.network_guard import shown_url
 
         config = self.config
         self._refuse_problems(context.access)
@@ -116,7 +116,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
 
         Raises StageError: configuration if no request is declared, else as `run`.
         """
-        from flexiroaster.operators.addresses import shown_url
+        from flexiroaster.operators.access.network_guard import shown_url
 
         if effect.get("batches") == 0:
             return "nothing was sent"
@@ -133,7 +133,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
 
     @contextmanager
     def _delivery(self, method: str, url: str, headers: Headers, context: StageContext) -> Iterator[Delivery]:
-        from flexiroaster.operators.addresses import guarded_client
+        from flexiroaster.operators.access.network_guard import guarded_client
         from flexiroaster.operators.outputs.delivery import Delivery
 
         revealed = {name: reveal(value, context.access) for name, value in headers.items()}
@@ -167,7 +167,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
         """The output's credentials go only to its own origin."""
         import httpx
 
-        from flexiroaster.operators.addresses import same_origin
+        from flexiroaster.operators.access.network_guard import same_origin
 
         at_home = same_origin(httpx.URL(self.config.url), httpx.URL(url))
         content: Headers = {} if request.body is None else {"Content-Type": _TYPES["json"]}
@@ -179,7 +179,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
 
 
 def _request_problems(where: str, url: str, headers: Headers, access: Access) -> Iterator[Problem]:
-    from flexiroaster.operators.addresses import require_public_literal
+    from flexiroaster.operators.access.network_guard import require_public_literal
 
     parts = _parsed(url)
     if parts is None:

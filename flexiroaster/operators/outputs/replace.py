@@ -10,8 +10,8 @@ from typing import Any
 
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.outputs.bulk import load
-from flexiroaster.operators.outputs.creation import create_table
-from flexiroaster.operators.outputs.destination import Job, Undo, undo_table
+from flexiroaster.operators.outputs.database.destination import Job, Undo, undo_table
+from flexiroaster.operators.outputs.database.tables import create_table
 from flexiroaster.operators.outputs.statements import dependents, rename
 
 __all__ = ["undo", "write"]

@@ -11,7 +11,7 @@ from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.formats import Format
 
 if TYPE_CHECKING:
-    from flexiroaster.operators.outputs.file import FileOutputConfig
+    from flexiroaster.operators.outputs.file.operator import FileOutputConfig
 
 __all__ = ["write_table"]
 

@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import ReflectedIndex
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.outputs.creation import check_key, create_table, fill_staging, keep, refuse_null_keys
-from flexiroaster.operators.outputs.destination import Job, Undo, reflected
+from flexiroaster.operators.outputs.database.destination import Job, Undo, reflected
+from flexiroaster.operators.outputs.database.tables import check_key, create_table, fill_staging, keep, refuse_null_keys
 from flexiroaster.operators.outputs.effects import count
 from flexiroaster.operators.outputs.schema import check_columns
 from flexiroaster.operators.outputs.statements import LockTable

@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import Connection
 
 from flexiroaster.operators.base import Result, StageContext
-from flexiroaster.operators.outputs import append, replace, upsert
-from flexiroaster.operators.outputs.destination import Destination, Job, Undo, reflected, target, undo_table
+from flexiroaster.operators.outputs import replace, upsert
+from flexiroaster.operators.outputs.database import modes
+from flexiroaster.operators.outputs.database.destination import Destination, Job, Undo, reflected, target, undo_table
+from flexiroaster.operators.outputs.database.ledger import Entry
 from flexiroaster.operators.outputs.effects import EFFECTS_TABLE, already, gone, outcome, withdrawn
-from flexiroaster.operators.outputs.ledger import Entry
 from flexiroaster.operators.outputs.rows import count_rows
 from flexiroaster.operators.outputs.statements import lock_name
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from flexiroaster.operators.outputs.database import DatabaseOutputConfig
+    from flexiroaster.operators.outputs.database.operator import DatabaseOutputConfig
 
 __all__ = ["Request", "forget", "undo", "write"]
 
-_MODES = {"append": append, "replace": replace, "upsert": upsert}
+_MODES = {"append": modes, "replace": replace, "upsert": upsert}
 
 
 class Request(NamedTuple):

@@ -12,9 +12,9 @@ from pydantic import Field, field_validator
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.model.validation_messages import shown
 from flexiroaster.operators.base import ANY, Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.transforms.calling import plan_call, returns_nothing, signature_of
-from flexiroaster.problems import shown
 
 __all__ = ["Python", "PythonConfig", "is_allowed", "load"]
 

@@ -17,10 +17,11 @@ from flexiroaster.model.event import ENDS, Event, EventType
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.service.tracing.execution import TOLD, ExecutionTrace
 from flexiroaster.service.tracing.spans import Spans
-from flexiroaster.store import definitions, event_list, queries
+from flexiroaster.store import events as event_list
+from flexiroaster.store import pipelines, queries
 from flexiroaster.store.database import Database
-from flexiroaster.store.event_list import EventFilter
-from flexiroaster.store.keyset import MOST, Window
+from flexiroaster.store.events import EventFilter
+from flexiroaster.store.sql import MOST, Window
 from flexiroaster.threads import Threads
 
 __all__ = ["Tracing"]
@@ -52,7 +53,7 @@ class Tracing:
     def __init__(self, endpoint: str, owner: str, database: Database, threads: Threads | None = None) -> None:
         self._spans = Spans(endpoint, owner)
         self._database = database
-        self._definition = lru_cache(MOST_DEFINITIONS)(partial(definitions.definition, database))
+        self._definition = lru_cache(MOST_DEFINITIONS)(partial(pipelines.definition, database))
         self._traces: OrderedDict[str, ExecutionTrace] = OrderedDict()
         self._outbox: Outbox[_Committed] = Outbox(
             self._follow, name="flexiroaster-traces", limit=MOST_WAITING, threads=threads

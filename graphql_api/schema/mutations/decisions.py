@@ -6,14 +6,14 @@ from typing import Annotated
 
 import strawberry
 
-from flexiroaster.service import decisions
-from flexiroaster.service.decisions import Action
+from flexiroaster.service.safety import decisions
+from flexiroaster.service.safety.decisions import Action
 from graphql_api.context import Info
 from graphql_api.schema.errors import ConflictError, InputError, NotAllowedError, NotFoundError
-from graphql_api.schema.ids import key_of
 from graphql_api.schema.mutations.mutation import mutation
+from graphql_api.schema.relay import key_of
 from graphql_api.schema.served import served
-from graphql_api.schema.types.decision import Decision
+from graphql_api.schema.types.safety import Decision
 
 __all__ = ["DecisionMutations"]
 

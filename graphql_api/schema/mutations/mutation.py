@@ -11,11 +11,11 @@ from strawberry.extensions import FieldExtension
 
 from flexiroaster.errors import FlexiRoasterError, StoreError
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import audit
+from flexiroaster.service.admin import audit
 from graphql_api.context import Info
 from graphql_api.permissions import requires
-from graphql_api.schema.ids import bare
 from graphql_api.schema.inputs import plain
+from graphql_api.schema.relay import bare
 
 __all__ = ["mutation"]
 

@@ -20,9 +20,9 @@ from graphql_api.schema.errors import (
     NotFoundError,
     problems_of,
 )
-from graphql_api.schema.ids import key_of
 from graphql_api.schema.inputs import PipelineChanges, PipelineInput, document, json_object
 from graphql_api.schema.mutations.mutation import mutation
+from graphql_api.schema.relay import key_of
 from graphql_api.schema.scalars import JSON
 from graphql_api.schema.served import served
 from graphql_api.schema.types.pipeline import Pipeline

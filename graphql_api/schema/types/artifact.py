@@ -5,7 +5,7 @@ from __future__ import annotations
 import strawberry
 
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import artifacts
+from flexiroaster.service.executions import artifacts
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require, requires
 from graphql_api.schema.scalars import JSON, BigInt

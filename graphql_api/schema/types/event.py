@@ -10,8 +10,8 @@ from flexiroaster.model import event
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.viewer import Role
 from graphql_api.permissions import fields_require
-from graphql_api.schema.ids import encode
 from graphql_api.schema.node import Node
+from graphql_api.schema.relay import encode
 from graphql_api.schema.scalars import JSON, BigInt
 
 __all__ = ["Event"]

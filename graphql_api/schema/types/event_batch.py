@@ -7,9 +7,9 @@ from typing import Protocol
 import strawberry
 
 from flexiroaster.model.viewer import Role
-from flexiroaster.service.executions import ExecutionRow
+from flexiroaster.service.executions.executions import ExecutionRow
+from flexiroaster.web.feeds import EventBatch as Payload
 from graphql_api.context import Info
-from graphql_api.feed import EventBatch as Payload
 from graphql_api.permissions import fields_require
 from graphql_api.schema.pages import HEAVY, asked
 from graphql_api.schema.served import served

@@ -11,22 +11,22 @@ from flexiroaster.model.command import ALLOWED, CommandKind
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import artifacts
-from flexiroaster.service.events import EventFilter
-from flexiroaster.service.executions import ExecutionRow
+from flexiroaster.service.executions import artifacts
+from flexiroaster.service.executions.events import EventFilter
+from flexiroaster.service.executions.executions import ExecutionRow
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require
 from graphql_api.schema.connections import Connection
-from graphql_api.schema.ids import encode
 from graphql_api.schema.node import Node
 from graphql_api.schema.pages import Window, event_page
+from graphql_api.schema.relay import encode
 from graphql_api.schema.scalars import JSON, BigInt
 from graphql_api.schema.served import served
 from graphql_api.schema.types.artifact import Artifact
-from graphql_api.schema.types.decision import Decision
 from graphql_api.schema.types.event import Event
 from graphql_api.schema.types.failure import Failure, failure
 from graphql_api.schema.types.risk import RiskAssessment, stored_assessment
+from graphql_api.schema.types.safety import Decision
 from graphql_api.schema.types.stage_run import StageRun
 
 if TYPE_CHECKING:

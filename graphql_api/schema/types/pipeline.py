@@ -15,15 +15,15 @@ from flexiroaster.model.pipeline import OnConflict
 from flexiroaster.model.viewer import Role
 from flexiroaster.service import pipelines
 from flexiroaster.service.definition_diff import ChangeKind
-from flexiroaster.service.executions import ExecutionSort
+from flexiroaster.service.executions.executions import ExecutionSort
 from flexiroaster.service.pipelines import PipelineRow, RevisionRow
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require
 from graphql_api.schema.connections import Connection
 from graphql_api.schema.filters import ExecutionFilterInput, execution_filter
-from graphql_api.schema.ids import encode
 from graphql_api.schema.node import Node
 from graphql_api.schema.pages import Window, execution_page, revision_page
+from graphql_api.schema.relay import encode
 from graphql_api.schema.scalars import JSON
 from graphql_api.schema.served import served
 from graphql_api.schema.types.execution import Execution

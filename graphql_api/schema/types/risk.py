@@ -10,8 +10,8 @@ import strawberry
 
 from flexiroaster.model.viewer import Role
 from flexiroaster.safety.gate import Gate, RiskLevel
-from flexiroaster.safety.model import Rung
-from flexiroaster.service.risk import AssessmentRow
+from flexiroaster.safety.risk.model import Rung
+from flexiroaster.service.safety.risk import AssessmentRow
 from graphql_api.permissions import fields_require
 from graphql_api.schema.scalars import JSON
 

@@ -8,11 +8,11 @@ import strawberry
 
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.model.viewer import Role
-from flexiroaster.service.executions import StageRow
+from flexiroaster.service.executions.executions import StageRow
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require
-from graphql_api.schema.ids import encode
 from graphql_api.schema.node import Node
+from graphql_api.schema.relay import encode
 from graphql_api.schema.scalars import JSON
 from graphql_api.schema.served import served
 from graphql_api.schema.types.attempt import Attempt

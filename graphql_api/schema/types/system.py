@@ -7,7 +7,8 @@ from datetime import datetime
 import strawberry
 
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import health, metrics
+from flexiroaster.service import health
+from flexiroaster.service.admin import metrics
 from flexiroaster.service.health import Status
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require, permissions

@@ -9,8 +9,9 @@ from typing import Any
 import flexiroaster
 from flexiroaster.config import Settings
 from flexiroaster.errors import DefinitionError, FlexiRoasterError
-from flexiroaster.service import control, executions, pipelines
-from flexiroaster.service.executions import ExecutionRow, StageRow
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
+from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 from flexiroaster.service.installation import Installation
 from tests.acceptance.doors.door import Definition, Door, Execution, Line, Problem, RefusedError, Stage
 
@@ -86,19 +87,19 @@ class PythonDoor(Door):
 
     def stop(self, execution_id: str) -> None:
         with _refusals():
-            control.stop(self._open, execution_id)
+            commands.stop(self._open, execution_id)
 
     def pause(self, execution_id: str) -> None:
         with _refusals():
-            control.pause(self._open, execution_id)
+            commands.pause(self._open, execution_id)
 
     def resume(self, execution_id: str) -> None:
         with _refusals():
-            control.resume(self._open, execution_id)
+            commands.resume(self._open, execution_id)
 
     def retry(self, execution_id: str) -> None:
         with _refusals():
-            control.retry(self._open, execution_id)
+            commands.retry(self._open, execution_id)
 
     def rerun(self, execution_id: str, from_stage: str) -> str:
         with _refusals():
@@ -106,7 +107,7 @@ class PythonDoor(Door):
 
     def rollback(self, execution_id: str) -> None:
         with _refusals():
-            control.rollback(self._open, execution_id)
+            commands.rollback(self._open, execution_id)
 
 
 def given(settings: Settings) -> dict[str, Any]:

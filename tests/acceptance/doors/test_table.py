@@ -9,7 +9,8 @@ from typer.main import get_command
 
 import flexiroaster
 from flexiroaster.cli.app import app
-from flexiroaster.service import control, executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands, executions
 from graphql_api.schema import schema
 from tests.acceptance.doors.cli_door import CliDoor
 from tests.acceptance.doors.conftest import House
@@ -31,7 +32,7 @@ def test_a_door_can_what_the_table_says(adapter: type[Door]) -> None:
 
 
 def test_python_has_these() -> None:
-    homes = {"flexiroaster": flexiroaster, "pipelines": pipelines, "executions": executions, "control": control}
+    homes = {"flexiroaster": flexiroaster, "pipelines": pipelines, "executions": executions, "control": commands}
     for call in calls("Python"):
         home, name = call.split(".")
         assert callable(getattr(homes[home], name)), call

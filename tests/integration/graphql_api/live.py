@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexiroaster.config import Settings
-from graphql_api.streams import Streams
+from flexiroaster.web.streams import Streams
 from tests.integration.graphql_api.following import Socket, opened
 from tests.integration.graphql_api.running import Api, serving
 

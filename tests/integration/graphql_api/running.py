@@ -12,8 +12,8 @@ import strawberry
 
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import open_installation
+from flexiroaster.web.server import Server
 from graphql_api.app import create_app
-from graphql_api.server import Server
 from tests.waiting import eventually
 
 __all__ = ["Api", "serving"]

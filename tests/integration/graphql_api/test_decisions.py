@@ -10,11 +10,13 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.safety.alarms import AlarmCount, Alarms
-from flexiroaster.service import audit, executions, pipelines, tokens
-from flexiroaster.service.audit import AuditFilter
-from flexiroaster.service.tokens import Role
+from flexiroaster.service import pipelines
+from flexiroaster.service.admin import audit, tokens
+from flexiroaster.service.admin.audit import AuditFilter
+from flexiroaster.service.admin.tokens import Role
+from flexiroaster.service.executions import executions
 from flexiroaster.store import risk_states
-from graphql_api.schema.ids import encode
+from graphql_api.schema.relay import encode
 from tests.integration.decided import PAUSE, decided_pipeline
 from tests.integration.graphql_api.running import Api, serving
 from tests.waiting import eventually

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from flexiroaster.web.request_guard import MAX_BODY
 from graphql_api import responses
-from graphql_api.guard import MAX_BODY
 from tests.integration.graphql_api.running import Api
 
 NAME = "{ run { name } }"

@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 
 from flexiroaster.config import load_settings
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import tokens
+from flexiroaster.service.admin import tokens
 from graphql_api.permissions import FORBIDDEN, permissions
 from graphql_api.schema import schema
 from tests.integration.graphql_api.paths import Use, uses

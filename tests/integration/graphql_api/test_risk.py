@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from flexiroaster.config import Settings
-from flexiroaster.service import executions, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
 from tests.integration.graphql_api.running import Api, serving
 
 START = """

@@ -11,11 +11,11 @@ import pytest
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import SettingsError, UnauthenticatedError
-from flexiroaster.service import tokens
+from flexiroaster.service.admin import tokens
+from flexiroaster.service.admin.tokens import Role
 from flexiroaster.service.installation import open_installation
-from flexiroaster.service.tokens import Role
+from flexiroaster.web.authentication import LOCAL, authenticate, check_binding
 from graphql_api import responses
-from graphql_api.security import LOCAL, authenticate, check_binding
 from tests.integration.graphql_api.running import Api, serving
 from tests.unit.graphql_api.small_schema import schema
 

@@ -14,7 +14,7 @@ from flexiroaster.config import Settings
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service import pipelines
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store.changes import decision_id
+from flexiroaster.store.journal.transitions import decision_id
 from flexiroaster.store.safety_tables import decision_overrides, decisions
 from flexiroaster.store.tables import stage_runs
 from graphql_api.context import Context

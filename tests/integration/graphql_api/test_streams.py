@@ -9,12 +9,13 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.service import executions, pipelines
-from flexiroaster.service.executions import ExecutionFilter
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.web.streams import Streams
 from graphql_api import changes
 from graphql_api.changes import ExecutionChange
-from graphql_api.streams import Streams
 from tests.integration.program import DAILY
 
 COMPLETED = ExecutionFilter(statuses=(ExecutionStatus.COMPLETED,))

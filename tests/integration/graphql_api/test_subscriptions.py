@@ -11,9 +11,11 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
-from flexiroaster.service import events, executions, tokens
-from flexiroaster.service.tokens import Role
-from graphql_api import operations, streams
+from flexiroaster.service.admin import tokens
+from flexiroaster.service.admin.tokens import Role
+from flexiroaster.service.executions import events, executions
+from flexiroaster.web import streams
+from graphql_api import operations
 from tests.integration.graphql_api.following import numbers, opened, streamed
 from tests.integration.graphql_api.live import EVENTS, Live, living
 from tests.waiting import eventually

@@ -15,10 +15,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions, tokens
-from flexiroaster.service.tokens import Role
-from graphql_api import operations, server
-from graphql_api.websocket import Limits
+from flexiroaster.service.admin import tokens
+from flexiroaster.service.admin.tokens import Role
+from flexiroaster.service.executions import executions
+from flexiroaster.web import server
+from graphql_api import operations
+from graphql_api.transport.websocket import Limits
 from tests.integration.graphql_api.following import numbers
 from tests.integration.graphql_api.live import EVENTS, Live, LiveSocket, living
 from tests.waiting import eventually

@@ -12,9 +12,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from flexiroaster.config import load_settings
 from flexiroaster.errors import NotFoundError
-from flexiroaster.service import tokens
-from flexiroaster.service.tokens import Role
-from graphql_api.websocket import Limits
+from flexiroaster.service.admin import tokens
+from flexiroaster.service.admin.tokens import Role
+from graphql_api.transport.websocket import Limits
 from tests.integration.graphql_api.following import opened, streamed
 from tests.integration.graphql_api.running import Api, serving
 from tests.unit.graphql_api.small_schema import schema as small_schema

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import executions, tokens
-from flexiroaster.service.tokens import Role
+from flexiroaster.service.admin import tokens
+from flexiroaster.service.admin.tokens import Role
+from flexiroaster.service.executions import executions
 from graphql_api import event_streams
 from tests.integration.graphql_api.following import StreamEvent, numbers, streamed
 from tests.integration.graphql_api.live import EVENTS, Live, living

@@ -13,9 +13,9 @@ import httpx
 
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.web.server import Server
 from graphql_api.app import create_app
-from graphql_api.server import Server
-from graphql_api.websocket import Limits
+from graphql_api.transport.websocket import Limits
 from rest_compat.app import add_rest
 from tests.waiting import eventually
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.service import audit
-from flexiroaster.service.audit import AuditFilter
+from flexiroaster.service.admin import audit
+from flexiroaster.service.admin.audit import AuditFilter
 from tests.integration.decided import PAUSE, decided_pipeline
 from tests.integration.rest_compat.client import Rest, assert_invalid, assert_refused
 from tests.waiting import eventually

@@ -15,12 +15,12 @@ from sqlalchemy import delete
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
-from flexiroaster.service import tokens
+from flexiroaster.service.admin import tokens
+from flexiroaster.service.admin.tokens import Role, Viewer
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.tokens import Role, Viewer
 from flexiroaster.store import tables
 from graphql_api import event_streams
-from graphql_api.websocket import Limits
+from graphql_api.transport.websocket import Limits
 from tests.integration.rest_compat.client import Rest, assert_error, serving
 from tests.waiting import eventually
 

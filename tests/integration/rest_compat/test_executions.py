@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from flexiroaster.errors import BlockedError
-from flexiroaster.service import audit, executions
-from flexiroaster.service.audit import AuditFilter
+from flexiroaster.service.admin import audit
+from flexiroaster.service.admin.audit import AuditFilter
+from flexiroaster.service.executions import executions
 from tests.integration.rest_compat.client import INPUT, Rest, assert_error, assert_invalid, assert_refused, waiting
 from tests.waiting import eventually
 

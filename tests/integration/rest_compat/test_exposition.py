@@ -11,7 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as classic
 from websockets.sync.client import connect
 
-from flexiroaster.service import risk, tallies
+from flexiroaster.service import tallies
+from flexiroaster.service.safety import risk
 from tests.integration.rest_compat.client import INPUT, Rest, waiting
 from tests.integration.rest_compat.exposition_lint import problems, series
 from tests.waiting import eventually

@@ -13,7 +13,8 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import EventType
-from flexiroaster.service import control, executions, tallies
+from flexiroaster.service import tallies
+from flexiroaster.service.executions import commands, executions
 from tests.integration.program import started
 from tests.integration.rest_compat.client import INPUT, serving, waiting
 from tests.integration.rest_compat.test_exposition import figures
@@ -64,9 +65,9 @@ def test_a_lost_lease_is_counted_and_nothing_else_that_is_claimed(
         with worker(settings, tmp_path / "1.log") as one:
             execution_id = rest.start(rest.pipeline(INPUT, {**waiting(gate), "dependencies": ["load"]}))
             eventually(lambda: began(2), within=60)
-            control.pause(rest.installation, execution_id, interrupt=True)
+            commands.pause(rest.installation, execution_id, interrupt=True)
             rest.reaches(execution_id, "paused")
-            control.resume(rest.installation, execution_id)
+            commands.resume(rest.installation, execution_id)
             eventually(lambda: began(3), within=60)
             one.send_signal(signal.SIGTERM)
             assert one.wait(timeout=60) == 0

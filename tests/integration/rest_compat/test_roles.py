@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from flexiroaster.config import Settings
-from flexiroaster.service import tokens
-from flexiroaster.service.tokens import Role
+from flexiroaster.service.admin import tokens
+from flexiroaster.service.admin.tokens import Role
 from tests.integration.rest_compat.client import Rest, assert_refused, serving
 
 PUBLIC = {"get_root", "get_health", "get_liveness", "get_readiness"}

@@ -13,10 +13,10 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import utc_now
 from flexiroaster.safety.alarms import AlarmCount, Alarms
-from flexiroaster.service import audit, metrics
-from flexiroaster.service.audit import AuditFilter
+from flexiroaster.service.admin import audit, metrics
+from flexiroaster.service.admin.audit import AuditFilter
 from flexiroaster.store import risk_states
-from flexiroaster.store.insights import Finding, note, resolve
+from flexiroaster.store.safety.insights import Finding, note, resolve
 from tests.integration.rest_compat.client import INPUT, Rest, assert_error, assert_invalid, assert_refused, serving
 from tests.proxy import free_port
 from tests.waiting import eventually

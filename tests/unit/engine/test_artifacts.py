@@ -13,7 +13,7 @@ import pytest
 import xxhash
 from polars.exceptions import ColumnNotFoundError, InvalidOperationError
 
-from flexiroaster.engine.artifacts import Artifacts, summary_of
+from flexiroaster.artifacts.store import Artifacts, summary_of
 from flexiroaster.errors import ErrorClass, StageError
 
 TABLE = pl.DataFrame({"id": [1, 2, 3], "name": ["a", "b", None], "at": [1.5, 2.5, 3.5]})
@@ -203,7 +203,7 @@ def test_an_unknown_protocol(tmp_path: Path) -> None:
 
 def test_local_artifacts_need_no_fsspec() -> None:
     code = (
-        "import sys, polars as pl; from flexiroaster.engine.artifacts import Artifacts\n"
+        "import sys, polars as pl; from flexiroaster.artifacts.store import Artifacts\n"
         "a = Artifacts('x'); a.scan('s', a.write(pl.LazyFrame({'a': [1]}), 'e', 's', 1)).collect()\n"
         "print('fsspec' in sys.modules)"
     )

@@ -10,12 +10,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from flexiroaster.engine import attempt, mapped, parts
-from flexiroaster.engine.artifacts import Artifacts, summary_of
-from flexiroaster.engine.attempt import Attempts
+from flexiroaster.artifacts import composite
+from flexiroaster.artifacts.store import Artifacts, summary_of
+from flexiroaster.engine import mapped
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.transforms.rows import Passthrough
+from flexiroaster.workers import attempt
+from flexiroaster.workers.attempt import Attempts
 
 ORDERS = [
     {"id": i % 97, "day": f"2026-01-{1 + i % 28:02d}", "customer": f"c{i % 9}", "amount": i * 1.5, "count": str(i)}
@@ -126,7 +128,7 @@ def test_all_ways_give_the_same_tables(
     assert [name for name, output in plain.items() if {"beside", "where"} & set(output)] == []
 
     monkeypatch.setattr(attempt, "IN_MEMORY_BYTES", room)
-    monkeypatch.setattr(parts, "LEAST_BYTES", share)
+    monkeypatch.setattr(composite, "LEAST_BYTES", share)
     monkeypatch.setattr(mapped, "LEAST_BYTES", least)
     other = Attempts(Artifacts(str(tmp_path / "other")), Access(), tmp_path / "work", nullcontext())
     outputs = run_all(other)

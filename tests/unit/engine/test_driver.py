@@ -12,11 +12,11 @@ import pytest
 from flexiroaster.engine.commits import commit
 from flexiroaster.engine.driven import Driven, DrivenExecutions
 from flexiroaster.engine.driver import Driver
-from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.listeners import Listeners
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import LeaseLostError, StoreError
 from flexiroaster.model.pipeline import parse_pipeline
-from flexiroaster.store.changes import Landed, Transition
+from flexiroaster.store.journal.transitions import Landed, Transition
 from tests.waiting import eventually
 
 PIPELINE = parse_pipeline({"id": "p", "name": "Pipe", "stages": [{"id": "a", "type": "transform"}]})

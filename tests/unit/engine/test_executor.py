@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiroaster.engine.executor import Execution
+from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.model.event import Level
 from flexiroaster.model.execution import MOVES, STAGE_ENDED, STAGE_MOVES, TERMINAL
 from flexiroaster.model.pipeline import Pipeline, parse_pipeline

@@ -20,8 +20,8 @@ import pytest
 import sqlalchemy as sa
 import sqlalchemy.exc
 
-from flexiroaster.engine.failures import StageCancelled, classify, clean, describe
 from flexiroaster.errors import ErrorClass, FlexiRoasterError, StageError
+from flexiroaster.workers.error_classes import StageCancelled, classify, clean, describe
 
 
 def raised(action: Callable[[], object]) -> BaseException:
@@ -119,7 +119,7 @@ def test_a_cause_that_is_its_own_ends() -> None:
 
 def test_asking_imports_nothing() -> None:
     heavy = "polars", "httpx", "sqlalchemy"
-    code = f"import sys, flexiroaster.engine.failures; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, flexiroaster.workers.error_classes; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout == "[]\n"
 

@@ -13,8 +13,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from flexiroaster.engine import mapped, parts
-from flexiroaster.engine.artifacts import Artifacts, summary_of
+from flexiroaster.artifacts import composite
+from flexiroaster.artifacts.store import Artifacts, summary_of
+from flexiroaster.engine import mapped
 from flexiroaster.errors import ErrorClass, StageError
 
 TABLE = pl.DataFrame({"id": [1, 2, 3, 4], "name": ["a", "b", None, "d"], "at": [1.5, 2.5, None, 4.5]})
@@ -25,7 +26,7 @@ Summary = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def nothing_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LEAST_BYTES", 1)
+    monkeypatch.setattr(composite, "LEAST_BYTES", 1)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_table_without_anything_of_the_other_is_written(artifacts: Artifacts, 
 
 
 def test_a_small_table_is_copied(artifacts: Artifacts, base: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LEAST_BYTES", base["bytes"] + 1)
+    monkeypatch.setattr(composite, "LEAST_BYTES", base["bytes"] + 1)
     summary = artifacts.write_beside(WIDER, {"late", "name"}, base, "e1", "derive", 1)
     assert "beside" not in summary
     chosen = artifacts.write_selection(TABLE.head(3), pl.Series([True, True, True, False]), base, "e1", "check", 1)
@@ -99,13 +100,13 @@ def test_a_small_table_is_copied(artifacts: Artifacts, base: Summary, monkeypatc
 
 def test_there_is_an_end_to_the_number_of_files(artifacts: Artifacts, base: Summary) -> None:
     summary, table, most = base, TABLE, 0
-    for i in range(2 * parts.MOST_FILES):
+    for i in range(2 * composite.MOST_FILES):
         table = table.with_columns(pl.lit(i).alias(f"c{i}"))
         summary = artifacts.write_beside(table, {f"c{i}"}, summary, "e1", f"derive{i}", 1)
         most = max(most, 1 + len(summary.get("beside", ())))
         assert_frame_equal(read(artifacts, summary), table)
-    assert most == parts.MOST_FILES
-    assert len(parts.parts_of(summary)) < parts.MOST_FILES
+    assert most == composite.MOST_FILES
+    assert len(composite.parts_of(summary)) < composite.MOST_FILES
 
 
 def test_another_number_of_rows(artifacts: Artifacts, base: Summary) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine.executor import Execution
 from flexiroaster.engine.restore import restore
-from flexiroaster.engine.rollback import begin_rollback
+from flexiroaster.engine.state_machine.execution import Execution
+from flexiroaster.engine.state_machine.rollback import begin_rollback
 from flexiroaster.model.pipeline import parse_pipeline
-from flexiroaster.store.changes import StageChange, Transition
+from flexiroaster.store.journal.transitions import StageChange, Transition
 from flexiroaster.store.queries import StageRow
 from flexiroaster.store.recovery import Stored
 

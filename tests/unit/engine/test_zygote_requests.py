@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine import processes
 from flexiroaster.engine.frames import FrameReader
-from flexiroaster.engine.processes import Zygote
+from flexiroaster.workers import worker_handle
+from flexiroaster.workers.worker_handle import Zygote
 
 FOLDERS = [Path(f"/work/{i:06}") for i in range(50_000)]
 """More than a socket's buffer holds."""
@@ -63,7 +63,7 @@ def test_a_zygote_that_reads_half_a_request_is_ended(
     zygote, _ = pair
     ended: list[bool] = []
     zygote.process = SimpleNamespace(kill=lambda: ended.append(True))
-    monkeypatch.setattr(processes, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(worker_handle, "SEND_SECONDS", 0.05)
     with pytest.raises(TimeoutError):
         zygote.fork(7, FOLDERS)
     assert ended == [True]

@@ -9,7 +9,7 @@ from typing import Any
 
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus
-from flexiroaster.service.executions import ExecutionRow
+from flexiroaster.service.executions.executions import ExecutionRow
 from graphql_api import changes as changes_module
 from graphql_api.changes import ChangeFeed, ExecutionChange
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.service.events import Batch
-from flexiroaster.service.executions import ExecutionRow
-from graphql_api import feed as feed_module
-from graphql_api.feed import Feed, StreamsClosedError
+from flexiroaster.service.executions.events import Batch
+from flexiroaster.service.executions.executions import ExecutionRow
+from flexiroaster.web import feeds as feed_module
+from flexiroaster.web.feeds import Feed, StreamsClosedError
 
 ROW = ExecutionRow(
     "e", "p", "P", 1, ExecutionStatus.RUNNING, {}, "test", 1, 0, None, utc_now(), None, None, None, 0, None

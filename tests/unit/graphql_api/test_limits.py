@@ -10,7 +10,7 @@ import pytest
 from graphql import get_introspection_query, parse
 
 from flexiroaster.model.viewer import Role
-from graphql_api import limits
+from graphql_api import query_cost
 from graphql_api.documents import Documents, RefusedError
 from tests.unit.graphql_api.hostile import HOSTILE
 from tests.unit.graphql_api.small_schema import schema
@@ -146,5 +146,5 @@ def test_the_work_grows_with_the_document_and_not_with_its_meaning() -> None:
     """Fifty fragments that double each time mean 2**50 fields; the walk refuses at the first that is too much."""
     document = parse(HOSTILE["bomb: two plain spreads"])
     found = []
-    within(5_000, lambda: found.extend(limits.exceeded(schema._schema, document, {})))
+    within(5_000, lambda: found.extend(query_cost.exceeded(schema._schema, document, {})))
     assert found

@@ -8,8 +8,8 @@ import strawberry
 from flexiroaster.model.viewer import Role
 from graphql_api.documents import Documents
 from graphql_api.operations import _Form, _form
-from graphql_api.requests import GraphQLRequest
 from graphql_api.schema import schema
+from graphql_api.transport.requests import GraphQLRequest
 
 PLAIN = "subscription ($id: ID!, $after: String) { executionEvents(executionId: $id, after: $after) { cursor } }"
 USED_TWICE = """

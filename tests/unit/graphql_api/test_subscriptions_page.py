@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from graphql_api import event_streams, feed, places, server, websocket
-from graphql_api.websocket import Limits
+from flexiroaster.web import feeds, server
+from graphql_api import event_streams, places
+from graphql_api.transport import websocket
+from graphql_api.transport.websocket import Limits
 
 PAGE = (Path(__file__).parents[3] / "docs" / "subscriptions.md").read_text()
 OF_THE_PROTOCOL_BELOW = {1009}
@@ -29,6 +31,6 @@ def test_the_figures_are_those_in_force() -> None:
         f"room for {limits.connections:,} sockets and {event_streams.MOST_STREAMS:,} event streams",
         f"{places.MOST_EACH} of both together",
         f"at most {limits.operations} operations at once",
-        f"the last {feed.WINDOW:,} events",
+        f"the last {feeds.WINDOW:,} events",
     )
     assert [words for words in told if words not in " ".join(PAGE.split())] == []

@@ -11,9 +11,9 @@ from typing import Any
 
 import polars as pl
 
+from flexiroaster.operators.access.databases import engine_for
 from flexiroaster.operators.base import Access, Result, StageContext
-from flexiroaster.operators.databases import engine_for
-from flexiroaster.operators.outputs.database import DatabaseOutput, DatabaseOutputConfig
+from flexiroaster.operators.outputs.database.operator import DatabaseOutput, DatabaseOutputConfig
 from tests import warm
 
 CHILD = """

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.addresses import (
+from flexiroaster.operators.access.network_guard import (
     guarded_client,
     is_public,
     require_public_literal,

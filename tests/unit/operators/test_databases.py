@@ -11,7 +11,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, select, text
 from sqlalchemy.exc import OperationalError
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.databases import READS, engine_for, normalize_url
+from flexiroaster.operators.access.databases import READS, engine_for, normalize_url
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
@@ -132,7 +132,7 @@ def test_a_forked_child_makes_connections_of_its_own(postgres_url):
 @pytest.fixture(autouse=True)
 def _closed(tmp_path: Path):
     yield
-    from flexiroaster.operators import databases
+    from flexiroaster.operators.access import databases
 
     for engine in databases._engines.values():
         engine.dispose()

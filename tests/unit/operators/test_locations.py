@@ -7,8 +7,8 @@ import fsspec
 import pytest
 
 from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.operators.access.file_access import Location, fetch, permit, resolve, writable
 from flexiroaster.operators.base import Access
-from flexiroaster.operators.locations import Location, fetch, permit, resolve, writable
 
 HERE = Access(file_roots=(".",))
 

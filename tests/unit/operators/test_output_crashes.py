@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.outputs import destination
+from flexiroaster.operators.outputs.database import destination
 from tests.unit.operators.output_attempts import Base, child_code, run_and_die
 
 DATA = pl.DataFrame({"id": range(1, 31), "name": [f"new {i}" for i in range(30)]})
@@ -52,7 +52,7 @@ FREEZE_BEFORE_COMMIT = BEFORE_COMMIT.replace(
     "die()", 'print("frozen", flush=True) or os.kill(os.getpid(), signal.SIGSTOP)'
 )
 FREEZE_BEFORE_TRANSACTION = """
-from flexiroaster.operators.outputs.ledger import Ledger
+from flexiroaster.operators.outputs.database.ledger import Ledger
 real = Ledger.ensure
 def ensure(self, engine):
     real(self, engine)

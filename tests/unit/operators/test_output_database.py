@@ -15,7 +15,7 @@ from sqlalchemy import inspect
 
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access
-from flexiroaster.operators.outputs.database import DatabaseOutput, DatabaseOutputConfig
+from flexiroaster.operators.outputs.database.operator import DatabaseOutput, DatabaseOutputConfig
 from flexiroaster.operators.outputs.naming import default_table
 from tests.unit.operators.output_attempts import Base, context
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from flexiroaster.safety.features import NAMES
-from flexiroaster.safety.history import History
+from flexiroaster.safety.risk.history import History
 from flexiroaster.safety.runs import DAY, HOUR, Outcome, group_of
 
 

@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 
-from flexiroaster.safety.history import History
+from flexiroaster.safety.risk.history import History
 from flexiroaster.safety.runs import HOUR, Outcome
 
 BEGINNING = 1_750_000_000.0

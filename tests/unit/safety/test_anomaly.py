@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from flexiroaster.safety.anomaly import Anomaly, AnomalyKind
+from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
+from flexiroaster.safety.anomaly.lateness import LEAST_RUNS, ExecutionPace, Lateness, PipelinePace
 from flexiroaster.safety.bursts import ErrorBurst, RetryPile
-from flexiroaster.safety.lateness import LEAST_RUNS, ExecutionPace, Lateness, PipelinePace
 from flexiroaster.safety.level import COOLDOWN
 from flexiroaster.safety.volume import Volume
 

@@ -9,9 +9,9 @@ import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from flexiroaster.safety.calibration import BetaCalibration, log_odds, sigmoid
 from flexiroaster.safety.comparison import compare
 from flexiroaster.safety.drift import drift
+from flexiroaster.safety.risk.calibration import BetaCalibration, log_odds, sigmoid
 from flexiroaster.safety.venn_abers import MOST_POINTS, VennAbers
 
 RNG = np.random.default_rng(1)

@@ -14,18 +14,18 @@ import pytest
 
 from flexiroaster.errors import DefinitionError, InputError
 from flexiroaster.safety import shap_export
-from flexiroaster.safety.additive import GROUP_OF, score
-from flexiroaster.safety.assessment import Assessment, Question, assess
-from flexiroaster.safety.calibration import BetaCalibration
 from flexiroaster.safety.explain import explain_score
-from flexiroaster.safety.explanation import NOT_WORTH_TELLING, Contribution, Explanation, ExplanationKind
-from flexiroaster.safety.factors import factor_score
 from flexiroaster.safety.features import GROUPS, NAMES, Past, features
 from flexiroaster.safety.fitting import fit_boosting
 from flexiroaster.safety.gate import Gate, RiskLevel, Thresholds
-from flexiroaster.safety.history import Ledger, feature_rows, replay
-from flexiroaster.safety.model import Calibrated, RiskModel, Rung
 from flexiroaster.safety.prior import PRIOR
+from flexiroaster.safety.risk.additive import GROUP_OF, score
+from flexiroaster.safety.risk.assessment import Assessment, Question, assess
+from flexiroaster.safety.risk.calibration import BetaCalibration
+from flexiroaster.safety.risk.explanation import NOT_WORTH_TELLING, Contribution, Explanation, ExplanationKind
+from flexiroaster.safety.risk.factors import factor_score
+from flexiroaster.safety.risk.history import Ledger, feature_rows, replay
+from flexiroaster.safety.risk.model import Calibrated, RiskModel, Rung
 from flexiroaster.safety.runs import Ending, Outcome, Start
 from flexiroaster.safety.shapley import coalitions, shapley_values
 from flexiroaster.safety.what_if import what_if, what_would_lower_it

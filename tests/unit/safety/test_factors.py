@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flexiroaster.safety.factors import factor_score
+from flexiroaster.safety.risk.factors import factor_score
+from flexiroaster.safety.risk.state import PipelineState
 from flexiroaster.safety.runs import DAY, Ending, Outcome, Start
-from flexiroaster.safety.state import PipelineState
 
 NOW = 100 * DAY
 WEIGHTS = {

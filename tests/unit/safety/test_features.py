@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from flexiroaster.safety.features import GROUPS, NAMES, Past, features
-from flexiroaster.safety.history import History, Ledger, feature_rows, replay
+from flexiroaster.safety.risk.history import History, Ledger, feature_rows, replay
+from flexiroaster.safety.risk.state import PipelineState, Population
 from flexiroaster.safety.runs import Ending, Outcome, Start
-from flexiroaster.safety.state import PipelineState, Population
 from flexiroaster.safety.window import MOST_POINTS, OutcomeWindow
 from tests.faults.tiers import trials
 from tests.unit.safety.brute_force import differences

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from flexiroaster.safety.anomaly_backtest import backtest_lateness
-from flexiroaster.safety.history import feature_rows
 from flexiroaster.safety.history_file import HistoryFileError, history_frame, read_history, read_stages
-from flexiroaster.safety.learning import learn
+from flexiroaster.safety.learning.replay import learn
+from flexiroaster.safety.risk.history import feature_rows
 from flexiroaster.safety.runs import Outcome
 from tests.unit.safety.histories import made_up
 

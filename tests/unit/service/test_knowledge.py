@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flexiroaster.config import load_settings
-from flexiroaster.service import knowledge
 from flexiroaster.service.installation import open_installation
+from flexiroaster.service.safety import risk_state_cache
 from flexiroaster.store.database import Database
 from flexiroaster.store.risk_states import Progress
 from tests.waiting import eventually
@@ -22,7 +22,7 @@ def test_who_waited_for_one_that_began_later_does_not_look_again(
     asked: list[float] = []
     looks: list[str] = []
     go_on = threading.Event()
-    real = knowledge.look
+    real = risk_state_cache.look
 
     def now() -> float:
         asked.append(time.monotonic())
@@ -33,8 +33,8 @@ def test_who_waited_for_one_that_began_later_does_not_look_again(
         assert go_on.wait(60)
         return real(database, since)
 
-    monkeypatch.setattr(knowledge, "monotonic", now)
-    monkeypatch.setattr(knowledge, "look", look)
+    monkeypatch.setattr(risk_state_cache, "monotonic", now)
+    monkeypatch.setattr(risk_state_cache, "look", look)
     with open_installation(load_settings(database_url=f"sqlite:///{tmp_path / 'k.db'}")) as installation:
         known = installation.knowledge
         first = threading.Thread(target=known.catch_up, name="first")

@@ -8,7 +8,7 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.writer import Journal
 from flexiroaster.store.migrate import upgrade
 
 

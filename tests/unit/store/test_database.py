@@ -12,7 +12,7 @@ from sqlalchemy import exc
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import ConflictError, InputError, StoreError
-from flexiroaster.store import claims, recovery
+from flexiroaster.store import leases, recovery
 from flexiroaster.store.database import Database, open_database
 
 GONE = sqlite3.DatabaseError("gone")
@@ -56,12 +56,12 @@ def test_what_the_database_says_about_values_is_none(database: Database) -> None
 def test_so_many_connections_are_opened_as_the_settings_say_and_one_more_is_a_store_error(database: Database) -> None:
     with database.read(), database.engine.connect():
         for refused in (
-            lambda: claims.renew(database, "me", {"x"}, lease_seconds=15),
-            lambda: claims.release(database, "me", {"x"}),
-            lambda: claims.waiting(database),
-            lambda: claims.claim(database, "me", most=1, lease_seconds=15),
+            lambda: leases.renew(database, "me", {"x"}, lease_seconds=15),
+            lambda: leases.release(database, "me", {"x"}),
+            lambda: leases.waiting(database),
+            lambda: leases.claim(database, "me", most=1, lease_seconds=15),
             lambda: recovery.load(database, "x"),
         ):
             with pytest.raises(StoreError, match="QueuePool limit of size 1 overflow 1 reached"):
                 refused()
-    assert claims.waiting(database) is False
+    assert leases.waiting(database) is False

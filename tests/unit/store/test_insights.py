@@ -15,11 +15,11 @@ from sqlalchemy import insert
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import ConflictError
 from flexiroaster.model.event import utc_now
-from flexiroaster.store import insights
-from flexiroaster.store.changes import Finding
 from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.insights import InsightFilter, InsightRow
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.transitions import Finding
+from flexiroaster.store.journal.writer import Journal
+from flexiroaster.store.safety import insights
+from flexiroaster.store.safety.insights import InsightFilter, InsightRow
 from flexiroaster.store.tables import pipeline_revisions
 from tests.unit.store.test_journal import new
 from tests.waiting import blocked, eventually

@@ -10,10 +10,10 @@ import pytest
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
-from flexiroaster.store import claims, queries
-from flexiroaster.store.changes import Landed, NewExecution, NewStage, StageChange, Transition
+from flexiroaster.store import leases, queries
 from flexiroaster.store.database import Database
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.transitions import Landed, NewExecution, NewStage, StageChange, Transition
+from flexiroaster.store.journal.writer import Journal
 from tests.waiting import eventually
 
 
@@ -196,7 +196,7 @@ def test_one_that_had_its_turn_while_it_was_stopped_keeps_no_slot(journal: Journ
     assert set(journal.apply([ending("a", 1, 1)])) == {"a"}
     assert queries.slot_holders(database, "p1") == ["b"]
     assert journal.apply([ending("b", 0, None)]) == {}, "its driver does not know of its slot"
-    (claimed,) = claims.claim(database, "another", most=5, lease_seconds=15)
+    (claimed,) = leases.claim(database, "another", most=5, lease_seconds=15)
     assert (claimed.execution_id, claimed.lost_by) == ("b", None)
     assert set(journal.apply([ending("b", claimed.token, 1)])) == {"b"}
     assert queries.slot_holders(database, "p1") == ["c"]

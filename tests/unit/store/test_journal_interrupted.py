@@ -14,14 +14,15 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from flexiroaster import faults
 from flexiroaster.config import load_settings
 from flexiroaster.errors import StoreError
+from flexiroaster.model import failpoints
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
-from flexiroaster.store import postgres, queries, sqlite
-from flexiroaster.store.changes import Landed, NewDecision, NewExecution, Transition
+from flexiroaster.store import queries
 from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal import postgres, sqlite
+from flexiroaster.store.journal.transitions import Landed, NewDecision, NewExecution, Transition
+from flexiroaster.store.journal.writer import Journal
 from tests.proxy import free_port
 from tests.unit.store.test_journal import new, started
 from tests.unit.store.writers import Writer, gather
@@ -47,7 +48,7 @@ def interrupt_once(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
         if name == where and next(turns) == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(faults, "point", point)
+    monkeypatch.setattr(failpoints, "point", point)
 
 
 @contextmanager

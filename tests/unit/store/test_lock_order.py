@@ -11,10 +11,10 @@ import pytest
 
 from flexiroaster.config import load_settings
 from flexiroaster.service.installation import open_installation
-from flexiroaster.store import claims, retention
-from flexiroaster.store.changes import Landed
+from flexiroaster.store import leases, retention
 from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.transitions import Landed
+from flexiroaster.store.journal.writer import Journal
 from tests.unit.store.test_journal import new, started
 from tests.waiting import eventually
 
@@ -36,12 +36,12 @@ def database(postgres_url: str) -> Iterator[Database]:
 
 
 def renew(database: Database, _: Journal) -> object:
-    return claims.renew(database, "me", IDS, lease_seconds=60) == set(IDS)
+    return leases.renew(database, "me", IDS, lease_seconds=60) == set(IDS)
 
 
 def release(database: Database, _: Journal) -> object:
-    claims.release(database, "me", IDS)
-    return len(claims.claim(database, "you", most=9, lease_seconds=60)) == len(IDS)
+    leases.release(database, "me", IDS)
+    return len(leases.claim(database, "you", most=9, lease_seconds=60)) == len(IDS)
 
 
 @pytest.mark.parametrize("action", [renew, release])
@@ -93,7 +93,7 @@ def test_leases_are_renewed_between_the_writes_of_the_journal(
             beside.append(installation.journal._writer_lock.locked())
             return set()
 
-        monkeypatch.setattr(claims, "renew", noted)
+        monkeypatch.setattr(leases, "renew", noted)
         installation.take_work()
         eventually(lambda: beside)
     assert all(beside)

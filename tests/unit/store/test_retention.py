@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Table, delete, func, insert, select, text, up
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.model.event import Event, EventType, utc_now
 from flexiroaster.store import retention
-from flexiroaster.store.changes import NewExecution, NewStage
 from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.transitions import NewExecution, NewStage
+from flexiroaster.store.journal.writer import Journal
 from flexiroaster.store.retention import BOUNDED, RULES, WITH_EXECUTION
 from flexiroaster.store.safety_tables import decision_overrides
 from flexiroaster.store.tables import executions, metadata

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from flexiroaster.store.changes import Change, Landed
-from flexiroaster.store.journal import Journal
+from flexiroaster.store.journal.transitions import Change, Landed
+from flexiroaster.store.journal.writer import Journal
 from tests.waiting import eventually
 
 __all__ = ["Writer", "gather"]

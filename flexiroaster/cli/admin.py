@@ -1,0 +1,98 @@
+"""`flexiroaster token`: creates, lists and revokes access tokens of the APIs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexiroaster.cli.failures import reported
+from flexiroaster.cli.options import AsJson, parse_duration
+from flexiroaster.cli.text import console, emit_json, moment, one_line, table
+from flexiroaster.model.event import utc_now
+from flexiroaster.model.viewer import Role
+
+if TYPE_CHECKING:
+    from flexiroaster.service.admin.tokens import TokenRow
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Create, list and revoke access tokens of the APIs.", no_args_is_help=True)
+
+
+@app.command()
+@reported
+def create(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The token's user or purpose; it appears in the audit log.")
+    ],
+    role: Annotated[Role, typer.Option(help="The role, which determines the permissions.")] = Role.VIEWER,
+    expires: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Expire after this time: 90d, 12h, 30m. Default: never.")
+    ] = None,
+) -> None:
+    """Create a token and print its secret, which is not stored and cannot be shown again."""
+    from flexiroaster.service.admin import tokens
+    from flexiroaster.service.installation import open_installation
+
+    lasts = None if expires is None else parse_duration("--expires", expires)
+    with open_installation() as installation:
+        secret = tokens.create(installation, name, role, lasts)
+    typer.echo(secret)
+    typer.echo("Save this token now: it is shown only once. Send it as: Authorization: Bearer TOKEN", err=True)
+
+
+@app.command("list")
+@reported
+def listing(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of tokens.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the tokens, newest first, without their secrets."""
+    from flexiroaster.service.admin import tokens
+    from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.paging import Window
+
+    with open_installation() as installation:
+        found = tokens.listing(installation, Window(first=limit))
+    if as_json:
+        emit_json({"tokens": [_document(token) for token in found.items]})
+        return
+    shown = table("id", "name", "role", "state", "created", "expires", "last used")
+    for token in found.items:
+        times = (moment(token.created_at), moment(token.expires_at), moment(token.last_used_at))
+        shown.add_row(token.id, one_line(token.name), token.role, _state(token), *times)
+    console().print(shown)
+    if found.has_next:
+        typer.echo(f"there are more than {limit} tokens; --limit shows more", err=True)
+
+
+@app.command()
+@reported
+def revoke(token: Annotated[str, typer.Argument(metavar="NAME|ID", help="The token's name or id.")]) -> None:
+    """Revoke a token; servers reject it within seconds."""
+    from flexiroaster.service.admin import tokens
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation() as installation:
+        revoked = tokens.revoke(installation, token)
+    typer.echo(f"revoked: {one_line(revoked.name)} ({revoked.id})")
+
+
+def _state(token: TokenRow) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    return "in force" if token.valid(utc_now()) else "expired"
+
+
+def _document(token: TokenRow) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "role": token.role,
+        "state": _state(token),
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+        "revoked_at": token.revoked_at,
+        "last_used_at": token.last_used_at,
+    }

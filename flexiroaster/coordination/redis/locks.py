@@ -1,0 +1,76 @@
+"""Execution locks, which reduce contention of many workers in the database and decide nothing.
+
+The lease in the database is authoritative and is always claimed. A worker that gets the lock claims the lease. A worker
+that does not get it leaves the execution to the other. Without an answer from Redis, a worker asks the database as if
+there were no locks.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from typing import Any
+
+from flexiroaster.coordination.redis.link import RedisLink
+
+__all__ = ["ExecutionLocks"]
+
+_ACQUIRE = """
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+_EXTEND = """
+local held = {}
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if not value or value == ARGV[1] then
+    redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
+    held[#held + 1] = i
+  end
+end
+return held
+"""
+_RELEASE = """
+local released = 0
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then released = released + redis.call('DEL', key) end
+end
+return released
+"""
+
+
+class ExecutionLocks:
+    """The locks of one worker: `flexiroaster:lock:{execution}` holds `{owner}:{token}` for `ttl` (s). Thread-safe.
+
+    The token is unique to this object. It identifies our own lock after a lost reply, and keeps us from extending or
+    deleting a lock of another worker.
+    """
+
+    def __init__(self, link: RedisLink, owner: str, ttl: float) -> None:
+        self._link = link
+        self._value = f"{owner}:{secrets.token_hex(8)}"
+        self._milliseconds = int(ttl * 1000)
+
+    def acquire(self, execution_id: str) -> bool | None:
+        """Return whether we hold the lock now; False: another worker does. None: no answer, ask the database."""
+        taken = self._run(_ACQUIRE, [execution_id])
+        return None if taken is None else bool(taken)
+
+    def extend(self, execution_ids: Collection[str]) -> set[str] | None:
+        """Extend the locks of executions whose lease was just claimed or renewed; return those we hold now.
+
+        Takes one round trip. A missing lock is set again: Redis was flushed, or was unavailable at the claim. A lock of
+        another worker is left to expire. None: no answer from Redis.
+        """
+        names = list(execution_ids)
+        held = self._run(_EXTEND, names)
+        return None if held is None else {names[int(i) - 1] for i in held}
+
+    def release(self, execution_ids: Collection[str]) -> None:
+        """Delete the locks that we hold, in one round trip. A lock that cannot be deleted expires."""
+        self._run(_RELEASE, list(execution_ids))
+
+    def _run(self, script: str, execution_ids: list[str]) -> Any:  # noqa: ANN401 - what the script returns
+        keys = [self._link.key("lock", name) for name in execution_ids]
+        return self._link.script(script, keys, [self._value, self._milliseconds]) if keys else []

@@ -1,0 +1,405 @@
+"""The state machine of one execution: events go in, transitions and tasks come out.
+
+It does no I/O and reads no clock, so every path can be tested. The driver calls the method of each event (`begin`,
+`stage_completed`, `stop`, ...), asks for stages to start while processes are free (`start_next`), and then collects
+all changes since the last call as one `Transition` (`take`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from flexiroaster.engine.stage_run import StageRun
+from flexiroaster.engine.state_machine.failure_policy import after_anomaly, after_failure, fail_as_well, failure_of
+from flexiroaster.engine.state_machine.rollback import undo_when_quiet
+from flexiroaster.engine.state_machine.state import ExecutionState
+from flexiroaster.errors import ErrorClass
+from flexiroaster.model import graph
+from flexiroaster.model.event import EventType, Level
+from flexiroaster.model.execution import STAGE_ENDED, TERMINAL, ExecutionStatus, Goal, StageStatus
+from flexiroaster.safety.anomaly.alarms import AnomalyKind
+from flexiroaster.workers.protocol import Task
+
+__all__ = ["Execution"]
+
+S = StageStatus
+
+LATE_MARGIN_SECONDS = 0.01
+"""Margin beyond the limit, so that one check is enough."""
+
+
+class Execution(ExecutionState):
+    """An execution that this process drives, as of its last event (`seq`)."""
+
+    __slots__ = ()
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def begin(self, at: datetime) -> None:
+        """Start the execution: the stages without dependencies become ready."""
+        self.move(ExecutionStatus.RUNNING)
+        self.started_at = at
+        self.tell(EventType.EXECUTION_STARTED, f"Execution started: {self.pipeline.name}", at)
+        self.line_up()
+
+    def begin_if_pending(self, at: datetime) -> None:
+        """Start a pending execution unless it waits for a slot. A claim with nothing to do records an event, too."""
+        if self.status is ExecutionStatus.PENDING and not self.waits:
+            self.begin(at)
+        elif self.ended and not self.changed:
+            self.tell(EventType.EXECUTION_RELEASED, "Nothing to do yet", at)
+
+    def start_next(self, at: datetime) -> Task | None:
+        """Start the next ready stage (in a rollback: undo the next one) and return its task; None if none can start."""
+        if not self.startable:
+            return None
+        if self.rollback is not None:
+            run = self.stages[self.rollback.start(self, at)]
+            return self._task(run, undo=(run.output or {}).get("effect") or {})
+        run = self.stages[self.ready.popleft()]
+        run.start(at)
+        again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
+        self.stage_event(run, EventType.STAGE_STARTED, f"Stage started: {run.stage.title}{again}", at)
+        if self.watch is not None and (found := self.watch.attempt_starts(repeated=run.attempt > 1)) is not None:
+            after_anomaly(self, run, found, at)
+        return self._task(run)
+
+    def _task(self, run: StageRun, undo: dict[str, Any] | None = None) -> Task:
+        inputs = {i: self.stages[i].output or {} for i in run.stage.dependencies}
+        return Task(
+            key=f"{self.id}/{run.stage.id}/{self.token}.{self.seq}",
+            execution_id=self.id,
+            pipeline_name=self.pipeline.name,
+            stage_id=run.stage.id,
+            attempt=run.attempt,
+            token=self.token,
+            stage_type=run.stage.type,
+            config=run.stage.config,
+            variables=self.variables,
+            inputs=inputs,
+            memory_limit=run.stage.memory_limit,
+            undo=undo,
+        )
+
+    def stage_completed(self, stage_id: str, output: dict[str, Any], at: datetime) -> None:
+        """Process the result of a successful attempt."""
+        if self.rollback is not None and self.rollback.active:
+            self.rollback.undone(self, str(output.get("undone", "")), at)
+            return
+        run = self._end_attempt(stage_id, at)
+        run.move(S.COMPLETED)
+        run.output, run.error = output, None
+        self.completed += 1
+        self.progressed, self.suspect = True, False
+        rows = output.get("rows")
+        told = "" if rows is None else f", {rows:,} rows"
+        self.stage_event(run, EventType.STAGE_COMPLETED, f"Stage completed: {run.stage.title}{told}", at, data=output)
+        self._look_at(run, at)
+        self.stage_over(run, at)
+        undo_when_quiet(self, at)
+
+    def stage_failed(self, stage_id: str, error: dict[str, Any], at: datetime) -> None:
+        """Process a failed attempt. If it is retried, `retries` has the time at which to call `retry`."""
+        if stage_id in self.interrupted:
+            self._attempt_interrupted(stage_id, at)
+            return
+        if self.rollback is not None and self.rollback.active:
+            self.rollback.failed(self, error, at)
+            return
+        run = self._end_attempt(stage_id, at)
+        run.error = error
+        if self.stopping is not None:
+            self._cancel_stage(run, at)
+            self._settle(at)
+            undo_when_quiet(self, at)
+        elif self.error is not None:
+            fail_as_well(self, run, error, at)
+        else:
+            after_failure(self, run, error, at)
+
+    def look_late(self, stage_id: str, at: datetime) -> float | None:
+        """Flag a stage that runs too long. Returns the seconds until the next check, or None if none is needed."""
+        run = self.stages[stage_id]
+        if self.watch is None or run.status is not S.RUNNING or run.is_anomaly or run.started_at is None:
+            return None
+        limit, elapsed = self.watch.late_after(stage_id), (at - run.started_at).total_seconds()
+        if limit is None:
+            return None
+        if elapsed <= limit:
+            return limit - elapsed + LATE_MARGIN_SECONDS
+        if (found := self.watch.still_running(stage_id, elapsed)) is not None:
+            after_anomaly(self, run, found, at)
+        return None
+
+    def retry(self, stage_id: str) -> None:
+        """End the wait before a retry: the stage, or its undo, may start. A no-op if it no longer waits."""
+        self.retries.pop(stage_id, None)
+        if self.stages[stage_id].status is S.WAITING and stage_id not in self.ready:
+            self.ready.append(stage_id)
+
+    def log(self, stage_id: str, level: Level, message: str, at: datetime, data: dict[str, Any] | None = None) -> None:
+        """Record a log line of a stage."""
+        run = self.stages[stage_id]
+        self.tell(EventType.STAGE_LOG, message, at, level, stage_id, data, run.attempt or None)
+
+    def progress(self, stage_id: str, fraction: float | None, message: str, at: datetime) -> None:
+        """Record the progress of a stage (`fraction` is 0..1)."""
+        run = self.stages[stage_id]
+        told = message or (f"{fraction:.0%}" if fraction is not None else "")
+        data = {"fraction": fraction}
+        self.tell(EventType.STAGE_PROGRESS, told, at, Level.DEBUG, stage_id, data, run.attempt or None)
+
+    def stop(self, reason: str, at: datetime) -> None:
+        """Stop the execution: no stage starts any more, and it is cancelled once the last running stage has ended."""
+        if self.stopping is not None or self.status in TERMINAL:
+            return
+        self.stopping = reason
+        self.give_up_held()
+        self.tell(EventType.EXECUTION_STOPPING, f"Stopping: {reason}", at, Level.WARNING)
+        self.cancel_unstarted(at)
+        self._settle(at)
+
+    def time_out(self, seconds: float, at: datetime) -> None:
+        """End an execution that exceeded its time limit: it fails once the running stages have ended."""
+        if self.stopping is None and self.status not in TERMINAL:
+            message = f"The execution exceeded its time limit of {seconds:g} s"
+            self.error = {"message": message, "class": ErrorClass.TIMEOUT.value, "stage_id": None}
+            self.stop(message, at)
+
+    def pause(self, reason: str, at: datetime, *, interrupt: bool = False, deadline: datetime | None = None) -> None:
+        """Pause the execution: no stage starts until `resume`.
+
+        Running stages may finish; with `interrupt` they are ended and run again later. When `deadline` passes, the
+        execution is stopped (`end_pause`).
+        """
+        self.move(ExecutionStatus.PAUSED)
+        self.pause_deadline = deadline
+        if interrupt:
+            self.prepare_interrupt()
+        told = "running stages are interrupted" if interrupt else "running stages may finish"
+        if deadline is not None:
+            told += f"; it will be stopped at {_to_the_second(deadline)} unless it is resumed before"
+        self.tell(EventType.EXECUTION_PAUSED, f"Execution paused: {reason}; {told}", at, Level.WARNING)
+
+    def end_pause(self, at: datetime) -> bool:
+        """Stop an execution whose pause deadline has passed. Returns False if it is no longer paused."""
+        if self.status is not ExecutionStatus.PAUSED or self.pause_deadline is None or self.goal is Goal.ROLLBACK:
+            return False
+        self.stop(f"it was not resumed before its pause deadline, {_to_the_second(self.pause_deadline)}", at)
+        return True
+
+    def resume(self, reason: str, at: datetime, skip: Collection[str] = ()) -> None:
+        """Resume a paused execution; one that was created paused starts.
+
+        The failed stages that it was paused for run again, except the stages in `skip`.
+        """
+        held = self.held
+        self.move(ExecutionStatus.RUNNING)
+        self.started_at = self.started_at or at
+        again = [run.stage.id for run in held if run.stage.id not in skip]
+        told = f"; rerunning: {', '.join(again)}" if again else ""
+        self.tell(EventType.EXECUTION_RESUMED, f"Execution resumed: {reason}{told}", at, data={"again": again})
+        for run in held:
+            self.unended += 1
+            if run.stage.id in skip:
+                self._skip(run, "requested by a user", at)
+                self.stage_over(run, at)
+            else:
+                self._begin_anew(run)
+                self.ready.append(run.stage.id)
+        self._settle(at)
+
+    def retry_failed(self, reason: str, at: datetime, skip: Collection[str] = ()) -> None:
+        """Run failed, cancelled and skipped stages again with fresh attempts.
+
+        The stages in `skip`, and the stages downstream of them, are left out.
+        """
+        self.move(ExecutionStatus.RUNNING)
+        self.error = self.completed_at = self.stopping = None
+        skipped = [i for i in skip if i in self.stages and self.stages[i].status is S.FAILED]
+        edges = self.pipeline.dependencies()
+        left = {*skipped, *(i for stage_id in skipped for i in graph.downstream(edges, stage_id))}
+        ended = {S.FAILED, S.CANCELLED, S.SKIPPED}
+        again = [i for i, run in self.stages.items() if run.status in ended and i not in left]
+        told = f"Execution retried: {reason}; rerunning: {', '.join(again)}"
+        self.tell(EventType.EXECUTION_RETRIED, told, at, data={"again": again})
+        for stage_id in skipped:
+            self._skip(self.stages[stage_id], "requested by a user", at)
+        for stage_id in again:
+            self._begin_anew(self.stages[stage_id])
+        self.line_up()
+        self._settle(at)
+
+    def _begin_anew(self, run: StageRun) -> None:
+        run.reset()
+        self.touch(run.stage.id)
+
+    def hold(self, run: StageRun) -> None:
+        """Keep a failed stage until a user decides about it; the stages that depend on it wait."""
+        self.unended -= 1
+        self.touch(run.stage.id)
+
+    def give_up_held(self) -> None:
+        """Set the execution's error to that of the first held stage: the held stages will not run again."""
+        if held := self.held:
+            self.error = failure_of(held[0], held[0].error or {})
+
+    def prepare_interrupt(self) -> None:
+        """Mark the running attempts as interrupted, so that their end does not count."""
+        self.interrupted.update(self.running)
+        if self.rollback is not None:
+            self.rollback.interrupted = self.rollback.active
+
+    def interrupt(self, at: datetime) -> None:
+        """Hand the execution over: its running attempts are reverted and run again in another worker."""
+        for stage_id in self.running:
+            self._attempt_interrupted(stage_id, at)
+        self.tell(EventType.EXECUTION_RELEASED, "Handed over to another worker", at)
+
+    def seal(self, reason: str, at: datetime) -> None:
+        """Fail an execution permanently because its stored data is unreadable.
+
+        An ended execution keeps its state unless it was being rolled back. From now on every command is refused.
+        """
+        self.sealed = reason
+        if self.goal is Goal.ROLLBACK:
+            self.goal, reason = Goal.RUN, f"the rollback cannot be finished: {reason}"
+            if self.status in TERMINAL:
+                self.error = {"message": reason, "class": ErrorClass.CONFIGURATION.value, "stage_id": None}
+                if self.status is not ExecutionStatus.FAILED:
+                    self.move(ExecutionStatus.FAILED)
+                self.tell(EventType.ROLLBACK_FAILED, f"Rollback failed: {reason}", at, Level.ERROR)
+        if self.status not in TERMINAL:
+            self.set_aside(reason, at, ErrorClass.CONFIGURATION)
+
+    def set_aside(self, reason: str, at: datetime, error_class: ErrorClass = ErrorClass.CRASH) -> None:
+        """Fail the execution permanently without running further stages."""
+        self.error = {"message": reason, "class": error_class.value, "stage_id": None}
+        if self.status is ExecutionStatus.PENDING:
+            self.started_at = at
+        self.finish_up(at)
+
+    def finish_up(self, at: datetime) -> None:
+        """Cancel the stages that have not started if the execution is failing or stopping."""
+        if self.error is not None or self.stopping is not None:
+            self.cancel_unstarted(at)
+            self._settle(at)
+
+    def line_up(self) -> None:
+        """Recompute the ready stages from the states of all stages."""
+        self.ready.clear()
+        self.retries.clear()
+        self.unended = sum(run.status not in STAGE_ENDED for run in self.stages.values())
+        self.completed = sum(run.status is S.COMPLETED for run in self.stages.values())
+        for stage_id, run in self.stages.items():
+            run.missing = sum(self.stages[i].status is not S.COMPLETED for i in run.stage.dependencies)
+            if run.status is S.PENDING and run.missing == 0:
+                self.ready.append(stage_id)
+            elif run.status is S.WAITING and run.retry_at is not None:
+                self.retries[stage_id] = run.retry_at
+
+    def _look_at(self, run: StageRun, at: datetime) -> None:
+        """Flag the anomalies of a completed stage; its lateness may already have been reported."""
+        if self.watch is None or not self.watch.looks or (end := run.end()) is None:
+            return
+        for found in self.watch.stage_completed(end):
+            if found.kind is not AnomalyKind.LATE or not run.is_anomaly:
+                after_anomaly(self, run, found, at)
+
+    # --- helpers -------------------------------------------------------------------------------------------------
+
+    def _end_attempt(self, stage_id: str, at: datetime) -> StageRun:
+        self.interrupted.discard(stage_id)
+        run = self.stages[stage_id]
+        run.completed_at = at
+        return run
+
+    def _attempt_interrupted(self, stage_id: str, at: datetime) -> None:
+        """Revert an attempt that we ended: it does not count, and the stage is ready again."""
+        self.interrupted.discard(stage_id)
+        run = self.stages[stage_id]
+        run.interrupt()
+        message = f"Stage interrupted, will run again: {run.stage.title}"
+        self.stage_event(run, EventType.STAGE_INTERRUPTED, message, at, Level.WARNING)
+        self.ready.appendleft(stage_id)
+        if self.stopping is not None or self.error is not None:
+            self.cancel_unstarted(at)
+            self._settle(at)
+            undo_when_quiet(self, at)
+
+    def stage_over(self, run: StageRun, at: datetime) -> None:
+        """Make the followers of an ended stage ready, or skip them recursively if the stage did not complete."""
+        ended = deque([run])
+        while ended:
+            run = ended.popleft()
+            self.unended -= 1
+            for follower_id in self.followers[run.stage.id]:
+                follower = self.stages[follower_id]
+                follower.missing -= 1
+                if follower.status is not S.PENDING:
+                    continue
+                if run.status is not S.COMPLETED:
+                    self._skip(follower, f"its dependency {run.stage.id!r} was {run.status}", at)
+                    ended.append(follower)
+                elif follower.missing == 0:
+                    self.ready.append(follower_id)
+        self._settle(at)
+
+    def _skip(self, run: StageRun, reason: str, at: datetime) -> None:
+        run.move(S.SKIPPED)
+        run.completed_at = at
+        run.error = {"message": f"skipped: {reason}", "class": ErrorClass.CANCELLED.value}
+        message = f"Stage skipped: {run.stage.title}: {reason}"
+        self.stage_event(run, EventType.STAGE_SKIPPED, message, at, Level.WARNING, {"reason": reason})
+
+    def skip_the_rest(self, reason: str, at: datetime) -> None:
+        """Skip all stages that have not started, after a critical failure. Running stages finish, for a later retry."""
+        self.ready.clear()
+        for run in self.stages.values():
+            if run.status is S.PENDING:
+                self._skip(run, reason, at)
+                self.unended -= 1
+            elif run.status is S.WAITING:
+                self._cancel_stage(run, at)
+
+    def cancel_unstarted(self, at: datetime) -> None:
+        """Cancel all stages that have not started."""
+        self.ready.clear()
+        for run in self.stages.values():
+            if run.status in {S.PENDING, S.WAITING}:
+                self._cancel_stage(run, at)
+
+    def _cancel_stage(self, run: StageRun, at: datetime) -> None:
+        """Cancel one stage. Only valid while no stage starts any more, because its followers must end as well."""
+        run.move(S.CANCELLED)
+        run.completed_at, run.retry_at = at, None
+        self.retries.pop(run.stage.id, None)
+        self.unended -= 1
+        self.stage_event(run, EventType.STAGE_CANCELLED, f"Stage cancelled: {run.stage.title}", at, Level.WARNING)
+
+    def _settle(self, at: datetime) -> None:
+        """End the execution once every stage has ended."""
+        if self.unended > 0 or self.status in TERMINAL or self.goal is Goal.ROLLBACK or self.held:
+            return
+        self.completed_at = at
+        if self.error is not None:
+            self.move(ExecutionStatus.FAILED)
+            self.tell(EventType.EXECUTION_FAILED, f"Execution failed: {self.error['message']}", at, Level.ERROR)
+        elif self.stopping is not None:
+            self.move(ExecutionStatus.CANCELLED)
+            self.tell(EventType.EXECUTION_CANCELLED, f"Execution cancelled: {self.stopping}", at, Level.WARNING)
+        else:
+            self.move(ExecutionStatus.COMPLETED)
+            self.tell(EventType.EXECUTION_COMPLETED, self._summary(), at)
+
+    def _summary(self) -> str:
+        left = [run.stage.id for run in self.stages.values() if run.status is not S.COMPLETED]
+        told = f"; not completed: {', '.join(left)}" if left else ""
+        return f"Execution completed: {self.completed} of {len(self.stages)} stages{told}"
+
+
+def _to_the_second(at: datetime) -> str:
+    return at.isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,162 @@
+"""Rollback: undoes the external effects of an execution's stages, in reverse order of their start.
+
+The undo of a stage is an attempt like any other, with the stage's own timeout and retries. An undo can be repeated, so
+a crash in the middle does no harm. A stage that cannot be undone does not prevent the others from being undone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from flexiroaster.engine.retry import backoff, worth_retrying
+from flexiroaster.errors import ErrorClass
+from flexiroaster.model.event import EventType, Level
+from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
+from flexiroaster.model.pipeline import StageType
+
+if TYPE_CHECKING:
+    from flexiroaster.engine.state_machine.execution import Execution
+
+__all__ = ["Rollback", "begin_rollback", "undo_when_quiet"]
+
+_UNDOABLE = frozenset({StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CANCELLED})
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Rollback:
+    """State of a rollback: `todo` are the stages to undo, next one first; `left` are the stages whose undo failed.
+
+    `active` is true while an undo runs. Before a retry of an undo the execution waits (`ExecutionState.retries`). The
+    time is stored as the stage's `retry_at`, so that another driver waits for it as well.
+    """
+
+    todo: deque[str]
+    attempt: int = 0
+    active: bool = False
+    interrupted: bool = False  # the engine ends the attempt, which does not count
+    left: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, execution: Execution) -> Rollback:
+        """Collect the stages to undo, last started first: every output stage that was ever started.
+
+        A failed or cancelled stage may have had an effect without reporting it; its undo finds out.
+        """
+        began = [
+            run
+            for run in execution.stages.values()
+            if run.stage.type is StageType.OUTPUT and run.started_at is not None and run.status in _UNDOABLE
+        ]
+        began.sort(key=lambda run: run.started_at or _NEVER, reverse=True)
+        execution.retries.update({run.stage.id: run.retry_at for run in began if run.retry_at is not None})
+        return cls(deque(run.stage.id for run in began))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no stage is left to undo."""
+        return not self.todo
+
+    def start(self, execution: Execution, at: datetime) -> str:
+        """Start to undo the next stage and return its id."""
+        stage_id = self.todo[0]
+        self.attempt += 1
+        self.active = True
+        self._wait_until(execution, None)
+        title = execution.stages[stage_id].stage.title
+        again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
+        execution.tell(EventType.STAGE_UNDOING, f"Undoing stage: {title}{again}", at, stage_id=stage_id)
+        return stage_id
+
+    def undone(self, execution: Execution, message: str, at: datetime) -> None:
+        """Record that the stage's effect is undone."""
+        stage_id = self._next()
+        run = execution.stages[stage_id]
+        execution.completed -= run.status is StageStatus.COMPLETED
+        run.move(StageStatus.ROLLED_BACK)
+        execution.touch(stage_id)
+        execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
+        _settle(execution, at)
+
+    def failed(self, execution: Execution, error: dict[str, Any], at: datetime) -> None:
+        """Process a failed undo: schedule a retry, or leave the stage for manual undo."""
+        stage_id = self.todo[0]
+        run = execution.stages[stage_id]
+        self.active = False
+        if self.interrupted:  # it starts again and does not count
+            self.interrupted, self.attempt = False, self.attempt - 1
+            return
+        data = {"error": error}
+        if worth_retrying(run.stage, ErrorClass(error["class"]), self.attempt):
+            delay = backoff(run.stage, self.attempt, retry_after=error.get("retry_after"))
+            self._wait_until(execution, at + timedelta(seconds=delay))
+            message = f"Undoing stage failed, next attempt in {delay:.1f} s: {run.stage.title}: {error['message']}"
+            told = {**data, "delay": delay}
+            execution.tell(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, told)
+            return
+        message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
+        self._next()
+        self.left.append({"stage_id": stage_id, "message": error["message"]})
+        execution.tell(EventType.STAGE_UNDO_FAILED, f"{message}; undo it manually", at, Level.ERROR, stage_id, data)
+        _settle(execution, at)
+
+    def _wait_until(self, execution: Execution, at: datetime | None) -> None:
+        """Set the time of the next undo; None means now."""
+        stage_id = self.todo[0]
+        run = execution.stages[stage_id]
+        if at is not None:
+            execution.retries[stage_id] = at
+        if run.retry_at != at:
+            run.retry_at = at
+            execution.touch(stage_id)
+
+    def _next(self) -> str:
+        self.attempt, self.active, self.interrupted = 0, False, False
+        return self.todo.popleft()
+
+
+def begin_rollback(execution: Execution, reason: str, at: datetime) -> None:
+    """Start a rollback: cancel unfinished stages first, then undo the effects of the stages."""
+    execution.goal = Goal.ROLLBACK
+    execution.stopping = execution.stopping or reason
+    execution.give_up_held()
+    execution.prepare_interrupt()
+    execution.cancel_unstarted(at)
+    execution.tell(EventType.ROLLBACK_STARTED, f"Rollback started: {reason}", at, Level.WARNING)
+    undo_when_quiet(execution, at)
+
+
+def undo_when_quiet(execution: Execution, at: datetime) -> None:
+    """Start undoing once no stage runs any more: a stage that just ended may have had an effect."""
+    if execution.goal is Goal.ROLLBACK and execution.rollback is None and not execution.running:
+        execution.cancel_unstarted(at)
+        execution.rollback = Rollback.of(execution)
+        _settle(execution, at)
+
+
+def _settle(execution: Execution, at: datetime) -> None:
+    """End the rollback once no stage is left to undo; the execution fails if an undo failed."""
+    if execution.rollback is None or not execution.rollback.finished or execution.running:
+        return
+    left, execution.rollback, execution.goal = execution.rollback.left, None, Goal.RUN
+    execution.completed_at = execution.completed_at or at
+    if not left:
+        if "left" in (execution.error or {}):  # error of an earlier rollback, which is now done
+            execution.error = None
+        execution.move(ExecutionStatus.ROLLED_BACK)
+        execution.tell(EventType.ROLLBACK_COMPLETED, "Rolled back: every effect is undone", at, Level.WARNING)
+        return
+    told = "; ".join(f"stage {item['stage_id']!r}: {item['message']}" for item in left)
+    message = f"The rollback is incomplete; undo manually: {told}"
+    execution.error = {
+        "message": message,
+        "class": ErrorClass.UNKNOWN.value,
+        "stage_id": left[0]["stage_id"],
+        "left": left,
+    }
+    if execution.status is not ExecutionStatus.FAILED:
+        execution.move(ExecutionStatus.FAILED)
+    execution.tell(EventType.ROLLBACK_FAILED, message, at, Level.ERROR)

@@ -1,0 +1,189 @@
+"""Execution state: the state of one execution and its unwritten changes (events, stages, decisions, commands).
+
+`Execution` implements the transitions. This base class stores the state, answers questions about it and collects the
+changes as one `Transition`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from flexiroaster.engine.stage_run import StageRun
+from flexiroaster.engine.state_machine.rollback import Rollback
+from flexiroaster.model import graph
+from flexiroaster.model.event import Event, EventType, Level
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal, StageStatus, check_move
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.safety.anomaly.watch import Watch
+from flexiroaster.store.journal.transitions import NewDecision, Transition
+
+__all__ = ["ExecutionState"]
+
+S = StageStatus
+
+
+@dataclass(slots=True, eq=False)
+class ExecutionState:
+    """The state of one execution, as of its last event (`seq`)."""
+
+    id: str
+    pipeline: Pipeline
+    variables: Mapping[str, Any]
+    token: int
+    seq: int = 1
+    status: ExecutionStatus = ExecutionStatus.PENDING
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    error: dict[str, Any] | None = None
+    goal: Goal = Goal.RUN
+    rollback: Rollback | None = None
+    slot: int | None = None  # concurrency slot of the pipeline
+    stopping: str | None = None  # why no further stage starts
+    pause_deadline: datetime | None = None  # when a pause becomes a stop
+    overdue: bool = False  # the pause deadline had passed when this driver claimed it
+    stages: dict[str, StageRun] = field(init=False)
+    ready: deque[str] = field(init=False, default_factory=deque)
+    retries: dict[str, datetime] = field(init=False, default_factory=dict)  # stage id -> time of the next attempt
+    completed: int = 0
+    waits: bool = False  # waits for a slot of its pipeline; nothing starts
+    sealed: str | None = None  # reason why it cannot be driven; commands are refused
+    suspect: bool = False  # it lost several drivers in a row without progress
+    elapsed: float = 0.0  # seconds of its time limit used before this driver claimed it
+    watch: Watch | None = None  # of the safety engine; without it the stages' own rules apply
+    decisions: list[NewDecision] = field(init=False, default_factory=list)  # since the last transition
+    handled: list[tuple[int, str]] = field(init=False, default_factory=list)  # command id and result
+    stop_commands: list[int] = field(init=False, default_factory=list)  # marked as handled once it has ended
+    unended: int = field(init=False)  # stages that have not ended
+    interrupted: set[str] = field(init=False, default_factory=set)  # stages whose attempts we end; these do not count
+    progressed: bool = False  # a stage has completed since the last transition
+    followers: dict[str, list[str]] = field(init=False)
+    _written: ExecutionStatus = field(init=False)
+    _events: list[Event] = field(init=False, default_factory=list)
+    _changed: dict[str, None] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._written = self.status
+        dependencies = self.pipeline.dependencies()
+        self.followers = graph.dependents(dependencies)
+        by_id = {stage.id: stage for stage in self.pipeline.stages}
+        self.stages = {i: StageRun(by_id[i], len(dependencies[i])) for i in self.pipeline.order()}
+        self.unended = len(self.stages)
+
+    @property
+    def running(self) -> list[str]:
+        """The ids of the stages that have a running attempt."""
+        return [i for i, run in self.stages.items() if run.status is S.RUNNING]
+
+    @property
+    def held(self) -> list[StageRun]:
+        """The failed stages that the execution is paused for until a user decides about them."""
+        if self.error is not None or self.status in TERMINAL:
+            return []
+        return [run for run in self.stages.values() if run.status is S.FAILED and run.stage.is_critical]
+
+    @property
+    def interrupting(self) -> bool:
+        """Whether running attempts must be ended without being counted."""
+        return bool(self.interrupted)
+
+    @property
+    def startable(self) -> bool:
+        """Whether a stage can be started, or undone, now."""
+        if self.rollback is not None:
+            busy = self.running or self.rollback.active or self.retries
+            return not busy and not self.rollback.finished
+        return bool(self.ready) and self.status is ExecutionStatus.RUNNING
+
+    @property
+    def ended(self) -> bool:
+        """Whether it needs no driver: it is terminal, waits for a slot, or is paused with nothing running."""
+        if self.goal is Goal.ROLLBACK:
+            return False
+        if self.status is ExecutionStatus.PAUSED:
+            return not self.running
+        return self.status in TERMINAL or (self.status is ExecutionStatus.PENDING and self.waits)
+
+    @property
+    def changed(self) -> bool:
+        """Whether there are unwritten events."""
+        return bool(self._events)
+
+    def take(self) -> Transition | None:
+        """Collect all changes since the last call as one transition; None if there are none."""
+        if self.ended:
+            self.handled += [(command_id, "done") for command_id in self.stop_commands]
+            self.stop_commands.clear()
+        if not self._events and not self.handled:
+            return None
+        transition = Transition(
+            execution_id=self.id,
+            token=self.token,
+            expected=self._written,
+            expected_seq=self.seq - len(self._events),
+            status=self.status,
+            completed_stages=self.completed,
+            started_at=self.started_at,
+            completed_at=self.completed_at,
+            error=self.error,
+            events=tuple(self._events),
+            stages=tuple(self.stages[i].change() for i in self._changed),
+            goal=self.goal,
+            release=self.ended,
+            freed_slot=self.slot if self.status in TERMINAL else None,
+            pipeline_id=self.pipeline.id or "",
+            progress=self.progressed or self.ended,
+            handled=tuple(self.handled),
+            pause_deadline=self.pause_deadline,
+            decisions=tuple(self.decisions),
+            waits=self.waits,
+        )
+        self._events.clear()
+        self.decisions.clear()
+        self._changed.clear()
+        self.handled.clear()
+        self._written = self.status
+        self.progressed = False
+        if self.status in TERMINAL:
+            self.slot, self.waits = None, False
+        return transition
+
+    def move(self, status: ExecutionStatus) -> None:
+        """Change the state. Raises NotAllowedError if the table does not have the transition."""
+        check_move(self.status, status)
+        self.status = status
+        self.pause_deadline = None
+
+    def touch(self, stage_id: str) -> None:
+        """Mark the row of a stage as changed."""
+        self._changed[stage_id] = None
+
+    def tell(
+        self,
+        kind: EventType,
+        message: str,
+        at: datetime,
+        level: Level = Level.INFO,
+        stage_id: str | None = None,
+        data: dict[str, Any] | None = None,
+        attempt: int | None = None,
+    ) -> None:
+        """Add an event."""
+        self.seq += 1
+        self._events.append(Event(self.id, self.seq, kind, message, at, level, stage_id, attempt, data))
+
+    def stage_event(
+        self,
+        run: StageRun,
+        kind: EventType,
+        message: str,
+        at: datetime,
+        level: Level = Level.INFO,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Add an event of a stage and mark its row as changed."""
+        self.touch(run.stage.id)
+        self.tell(kind, message, at, level, run.stage.id, data, run.attempt or None)

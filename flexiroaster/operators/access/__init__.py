@@ -1,0 +1,1 @@
+"""What stages may reach: hosts (`network_guard`), files (`file_access`) and `databases`."""

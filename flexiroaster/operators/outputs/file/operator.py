@@ -1,0 +1,194 @@
+"""`destination: file`: rows written to one file, local or remote, which is put in place in one step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.base import ONE, Access, OperatorConfig, OutputOperator, Result, StageContext
+from flexiroaster.operators.outputs.effects import already, fill, outcome
+
+if TYPE_CHECKING:
+    from flexiroaster.operators.access.file_access import Location
+    from flexiroaster.operators.formats import Format
+    from flexiroaster.operators.outputs.file.publication import Publication
+
+__all__ = ["FileOutput", "FileOutputConfig"]
+
+HIDDEN = ".flexiroaster"
+"""The folder for FlexiRoaster's own files; no output writes into one."""
+
+_TEXT = frozenset({"gzip", "zstd", "uncompressed"})
+_COMPRESSIONS: Mapping[str, frozenset[str]] = {
+    "csv": _TEXT,
+    "tsv": _TEXT,
+    "json": _TEXT,
+    "ndjson": _TEXT,
+    "parquet": frozenset({"zstd", "snappy", "gzip", "lz4", "brotli", "uncompressed"}),
+    "arrow": frozenset({"zstd", "lz4", "uncompressed"}),
+}
+_PLACEHOLDERS = ("{execution_id}", "{stage_id}", "{date}")
+_CSV_ONLY = ("separator", "header", "null_value")
+
+
+class FileOutputConfig(OperatorConfig):
+    """Where the rows are written, and in which format."""
+
+    path: str = Field(
+        min_length=1,
+        description="A path or URL under FILE_ROOTS; `{execution_id}`, `{stage_id}` and `{date}` "
+        "(of the first attempt, UTC) are filled in.",
+    )
+    format: Literal["auto", "csv", "tsv", "parquet", "json", "ndjson", "arrow"] = Field(
+        default="auto", description="auto: inferred from the extension."
+    )
+    compression: Literal["gzip", "zstd", "snappy", "lz4", "brotli", "uncompressed"] | None = Field(
+        default=None, description="Default: inferred from the extension; for parquet, zstd."
+    )
+    separator: str = Field(
+        default=",", min_length=1, max_length=1, pattern=r"^[\x01-\x7f]$", description="Separates the values of csv."
+    )
+    header: bool = Field(default=True, description="Whether csv and tsv begin with the column names.")
+    null_value: str = Field(default="", description="Text for a missing value in csv and tsv.")
+    overwrite: bool = Field(default=True, description="false: an existing file is an error.")
+
+
+class FileOutput(OutputOperator[FileOutputConfig]):
+    """Write the rows to a file: csv, tsv, parquet, json, ndjson or arrow.
+
+    The rows go to a temporary file, which then replaces the target in one step: readers see the former version or the
+    new one, never a part of it. A record under `.flexiroaster/outputs` makes a repeated attempt change nothing. The
+    former version is kept there too. The undo restores it, or removes the file if there was none; it is refused if the
+    file has changed since. Remote stores have no rename, so there the upload is the step. Missing folders are created.
+    """
+
+    stage_type = StageType.OUTPUT
+    name = "file"
+    config_model = FileOutputConfig
+    arity = ONE
+    example: ClassVar[Mapping[str, Any]] = {
+        "id": "export",
+        "type": "output",
+        "config": {"destination": "file", "path": "exports/sales-{date}.parquet", "compression": "zstd"},
+        "dependencies": ["sales"],
+    }
+
+    def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the contract
+        """Report paths outside the roots, names without a known format, and options that do not go together."""
+        from flexiroaster.operators.access.file_access import permit
+
+        try:
+            _refuse_hidden(permit(self.config.path, access), access)
+        except StageError as error:
+            yield Problem("path", error.message, "file")
+        try:
+            form, _ = self._form()
+        except StageError as error:
+            yield Problem(str(error.details["field"]), error.message, "format")
+            return
+        for option in _CSV_ONLY:
+            given = option in self.config.model_fields_set
+            if given and form != "csv" and not (form == "tsv" and option != "separator"):
+                yield Problem(option, f"applies to csv, not to {form}", "unused")
+
+    def run(self, context: StageContext) -> Result:
+        """Write the file once. Raises StageError: data, configuration, transient."""
+        from flexiroaster.operators.access.file_access import writable
+        from flexiroaster.operators.outputs.rows import count_rows
+        from flexiroaster.operators.outputs.tables import write_table
+
+        form, compression = self._form()
+        target = writable(fill(self.config.path, self._names(context)), context.access)
+        _refuse_hidden(target, context.access)
+        publication = self._publication(context)
+        begun = publication.begin(target.uri, overwrite=self.config.overwrite)
+        if begun.state == "done":
+            return already(begun.effect, begun.at, context)
+        try:
+            write_table(context.table, publication.temporary(begun), form, compression, self.config)
+            rows = count_rows(context.table)
+            done = publication.finish(begun, form, rows, overwrite=self.config.overwrite)
+        except BaseException:
+            publication.abandon(begun)
+            raise
+        context.logger.info("wrote %s rows to %s", f"{rows:,}", done.target)
+        return outcome(done.effect, context)
+
+    def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
+        """Restore the former version, or remove the file; a repeated undo changes nothing.
+
+        Without a record nothing was written, and from then on no late attempt can write. Raises StageError
+        (configuration) if the file has changed since.
+        """
+        return self._publication(context).undo(effect)
+
+    def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
+        """Remove the kept former version, and the record; afterwards no undo is possible."""
+        self._publication(context).forget()
+
+    def _publication(self, context: StageContext) -> Publication:
+        """The record is under the part of the path without placeholders, so that each attempt finds it."""
+        from flexiroaster.operators.access.file_access import permit
+        from flexiroaster.operators.outputs.file.publication import Publication
+        from flexiroaster.operators.outputs.file.storage import LocalStorage, RemoteStorage
+
+        base = permit(_fixed_folder(self.config.path), context.access)
+        if base.is_local:
+            return Publication(LocalStorage(base.path / HIDDEN / "outputs"), context)
+        folder = f"{base.uri.rstrip('/')}/{HIDDEN}/outputs"
+        return Publication(RemoteStorage(folder, context.workdir / "output"), context)
+
+    def _form(self) -> tuple[Format, str | None]:
+        """Format and compression. Raises StageError (configuration) with the invalid `field` in its details."""
+        from flexiroaster.operators.formats import detect_compression, detect_format
+
+        path, given = self.config.path, self.config.compression
+        try:
+            form = detect_format(path, self.config.format)
+        except StageError as error:
+            raise _refused(error.message, "format") from error
+        named = detect_compression(path)
+        if named is not None and (form in {"parquet", "arrow"} or named not in _TEXT):
+            raise _refused(f"{form} files cannot be wrapped in {named}: choose another extension", "path")
+        if named is not None and given is not None and given != named:
+            raise _refused(f"is {given}, but the extension of {path!r} says {named}", "compression")
+        compression = given or (named.value if named else None)
+        if compression is not None and compression not in _COMPRESSIONS[form]:
+            known = ", ".join(sorted(_COMPRESSIONS[form]))
+            raise _refused(f"{form} does not support {compression}; it supports {known}", "compression")
+        return form, None if compression == "uncompressed" and form not in {"parquet", "arrow"} else compression
+
+    def _names(self, context: StageContext) -> dict[str, str]:
+        today = datetime.now(UTC).date().isoformat()
+        return {"execution_id": context.execution_id, "stage_id": context.stage_id, "date": today}
+
+
+def _fixed_folder(path: str) -> str:
+    """The folder of a path, or of its part before the first placeholder: `out/{date}/x.csv` gives `out`."""
+    scheme, separator, rest = path.rpartition("://")
+    folders = rest.split("/")[:-1]
+    fixed = list(itertools.takewhile(lambda name: not any(mark in name for mark in _PLACEHOLDERS), folders))
+    local = "/" if rest.startswith("/") else "."
+    return f"{scheme}{separator}{'/'.join(fixed)}" if separator else "/".join(fixed) or local
+
+
+def _refuse_hidden(location: Location, access: Access) -> None:
+    """FlexiRoaster's own database and records can be under a root; outputs must not touch them."""
+    roots = [Path(root).resolve() for root in access.file_roots if "://" not in root] if location.is_local else []
+    below: list[PurePath] = [location.path.relative_to(root) for root in roots if location.path.is_relative_to(root)]
+    candidates = below or [PurePosixPath(location.uri)]
+    if all(HIDDEN in path.parts for path in candidates):
+        raise _refused(
+            f"{location.label!r} is in {HIDDEN}, which is reserved for FlexiRoaster; choose another folder", "path"
+        )
+
+
+def _refused(message: str, field: str) -> StageError:
+    return StageError(message, ErrorClass.CONFIGURATION, field=field)

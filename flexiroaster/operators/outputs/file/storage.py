@@ -1,0 +1,315 @@
+"""Storage of files and their records: the local file system, or another one through fsspec.
+
+Both offer the same operations. Locally each operation is atomic, is durable when it returns, and is protected by a
+lock. Elsewhere there is no lock and no rename; an upload is as atomic as the store makes it (object stores make it
+atomic).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_random
+
+from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.model.checksum import checksum_of, same_checksum
+from flexiroaster.operators.access.file_access import filesystem
+from flexiroaster.operators.outputs.records import Record
+
+__all__ = ["LocalStorage", "RemoteStorage", "Storage", "checksum_of_file"]
+
+_BLOCK = 1 << 20
+_LOCK_SECONDS = 30.0
+_NAME_BYTES = 150
+
+
+class Storage(Protocol):
+    """The operations that a publication needs. Targets are paths or URLs; a key names a record and a kept version."""
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Exclude other writers of records in this folder, if that is possible."""
+
+    def load(self, key: str) -> Record | None:
+        """The record of a key."""
+
+    def save(self, key: str, record: Record) -> None:
+        """Replace the record of a key."""
+
+    def temporary(self, key: str, record: Record) -> Path:
+        """The local file that an attempt writes to; its folder exists."""
+
+    def discard(self, key: str, record: Record) -> None:
+        """Remove what that attempt has written so far."""
+
+    def seal(self, key: str, record: Record) -> None:
+        """Make what the attempt has written durable."""
+
+    def exists(self, target: str) -> bool:
+        """Whether the file exists."""
+
+    def checksum(self, target: str) -> str | None:
+        """The checksum of a file, None if it does not exist."""
+
+    def keep(self, key: str, target: str) -> None:
+        """Keep the current version of a file."""
+
+    def keeps(self, key: str, target: str) -> bool:
+        """Whether a version is kept."""
+
+    def publish(self, key: str, record: Record) -> None:
+        """Replace the target with what the attempt has written."""
+
+    def published(self, key: str, record: Record) -> bool:
+        """Whether a prepared record has been published."""
+
+    def restore(self, key: str, target: str) -> None:
+        """Replace the target with the kept version, which is then no longer kept."""
+
+    def remove(self, target: str) -> None:
+        """Remove a file, if it exists."""
+
+    def forget(self, key: str, target: str) -> None:
+        """Remove the record and the kept version, if there is one."""
+
+
+class LocalStorage:
+    """The local file system. Records are in `folder`, kept versions and temporary files beside their target."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold an exclusive lock, which ends with the process at the latest. Raises StageError (transient)."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("wb") as file:
+            _wait_for_lock(file)
+            yield
+
+    def load(self, key: str) -> Record | None:
+        """The record of a key."""
+        try:
+            return Record.model_validate_json(self._record(key).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def save(self, key: str, record: Record) -> None:
+        """Replace the record of a key, durably."""
+        draft = self._folder / f"{key}.draft"
+        with draft.open("wb") as file:
+            file.write(record.model_dump_json(indent=2).encode())
+            _sync(file)
+        draft.replace(self._record(key))
+        _sync_folder(self._folder)
+
+    def temporary(self, key: str, record: Record) -> Path:
+        """A hidden file beside the target, so that a rename can put it in place."""
+        path = self._temporary(key, record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def discard(self, key: str, record: Record) -> None:
+        """Remove what that attempt has written so far."""
+        self._temporary(key, record).unlink(missing_ok=True)
+
+    def seal(self, key: str, record: Record) -> None:
+        """Write content and name to disk before the record says that they are there."""
+        path = self._temporary(key, record)
+        with path.open("rb") as file:
+            _sync(file)
+        _sync_folder(path.parent)
+
+    def exists(self, target: str) -> bool:
+        """Whether the file exists."""
+        return Path(target).exists()
+
+    def checksum(self, target: str) -> str | None:
+        """The checksum of a file, None if it does not exist."""
+        path = Path(target)
+        return checksum_of_file(path.open("rb")) if path.exists() else None
+
+    def keep(self, key: str, target: str) -> None:
+        """Keep the current version as a hard link, or as a copy if hard links are not supported."""
+        kept = self._kept(key, target)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(target)
+        except OSError:
+            shutil.copy2(target, kept)
+            with kept.open("rb") as file:
+                _sync(file)
+        _sync_folder(kept.parent)
+
+    def keeps(self, key: str, target: str) -> bool:
+        """Whether a version is kept."""
+        return self._kept(key, target).exists()
+
+    def publish(self, key: str, record: Record) -> None:
+        """Rename the temporary file to the target, with the permissions of the former version."""
+        temporary, target = self._temporary(key, record), Path(record.target)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+        _sync_folder(target.parent)
+
+    def published(self, key: str, record: Record) -> bool:
+        """The temporary file exists until the rename, and not after it."""
+        return not self._temporary(key, record).exists()
+
+    def restore(self, key: str, target: str) -> None:
+        """Rename the kept version to the target."""
+        self._kept(key, target).replace(target)
+        _sync_folder(Path(target).parent)
+
+    def remove(self, target: str) -> None:
+        """Remove a file, if it exists."""
+        Path(target).unlink(missing_ok=True)
+        _sync_folder(Path(target).parent)
+
+    def forget(self, key: str, target: str) -> None:
+        """Remove the record and the kept version, if there is one."""
+        if target:
+            self._kept(key, target).unlink(missing_ok=True)
+        self._record(key).unlink(missing_ok=True)
+
+    def _temporary(self, key: str, record: Record) -> Path:
+        target = Path(record.target)
+        name = target.name.encode()[:_NAME_BYTES].decode(errors="ignore")
+        return target.with_name(f".{name}.{key}.{record.attempt}.tmp")
+
+    def _record(self, key: str) -> Path:
+        return self._folder / f"{key}.json"
+
+    def _kept(self, key: str, target: str) -> Path:
+        return Path(target).parent / ".flexiroaster" / "outputs" / f"{key}.former"
+
+
+class RemoteStorage:
+    """An fsspec file system. Records and kept versions are under the URL `folder`, new files in a scratch folder."""
+
+    def __init__(self, folder: str, scratch: Path) -> None:
+        self._files, self._folder = filesystem(folder)
+        self._scratch = scratch
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """No lock: concurrent attempts write the same rows to the same place."""
+        return contextlib.nullcontext()
+
+    def load(self, key: str) -> Record | None:
+        """The record of a key."""
+        try:
+            return Record.model_validate_json(self._files.cat_file(self._record(key)))
+        except FileNotFoundError:
+            return None
+
+    def save(self, key: str, record: Record) -> None:
+        """Replace the record of a key."""
+        self._files.makedirs(self._folder, exist_ok=True)
+        self._files.pipe_file(self._record(key), record.model_dump_json(indent=2).encode())
+
+    def temporary(self, key: str, record: Record) -> Path:
+        """A local file, which is uploaded once it is complete."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch / f"{key}.{record.attempt}.tmp"
+
+    def discard(self, key: str, record: Record) -> None:
+        """Remove what this attempt has written; the scratch folders of other attempts no longer exist."""
+        self.temporary(key, record).unlink(missing_ok=True)
+
+    def seal(self, key: str, record: Record) -> None:
+        """Do nothing: only the upload counts."""
+
+    def exists(self, target: str) -> bool:
+        """Whether the file exists."""
+        return bool(self._files.exists(self._path(target)))
+
+    def checksum(self, target: str) -> str | None:
+        """The checksum of a file, None if it does not exist."""
+        return checksum_of_file(self._files.open(self._path(target), "rb")) if self.exists(target) else None
+
+    def keep(self, key: str, target: str) -> None:
+        """Copy the current version, unless one is kept: an interrupted upload may have damaged the current one."""
+        if not self.keeps(key, target):
+            self._files.makedirs(self._folder, exist_ok=True)
+            self._files.cp_file(self._path(target), self._kept(key))
+
+    def keeps(self, key: str, target: str) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Whether a version is kept."""
+        return bool(self._files.exists(self._kept(key)))
+
+    def publish(self, key: str, record: Record) -> None:
+        """Upload the temporary file."""
+        path = self._path(record.target)
+        self._files.makedirs(self._files._parent(path), exist_ok=True)
+        self._files.put_file(str(self.temporary(key, record)), path)
+        self.discard(key, record)
+
+    def published(self, key: str, record: Record) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Whether the target has the checksum of the prepared record."""
+        return same_checksum(self.checksum(record.target), record.checksum)
+
+    def restore(self, key: str, target: str) -> None:
+        """Copy the kept version to the target, then remove it."""
+        self._files.cp_file(self._kept(key), self._path(target))
+        self._files.rm_file(self._kept(key))
+
+    def remove(self, target: str) -> None:
+        """Remove a file, if it exists."""
+        if self.exists(target):
+            self._files.rm_file(self._path(target))
+
+    def forget(self, key: str, target: str) -> None:  # noqa: ARG002 - the protocol's signature
+        """Remove the record and the kept version, if there is one."""
+        for path in (self._kept(key), self._record(key)):
+            if self._files.exists(path):
+                self._files.rm_file(path)
+
+    def _path(self, target: str) -> str:
+        return str(self._files._strip_protocol(target))
+
+    def _record(self, key: str) -> str:
+        return f"{self._folder}/{key}.json"
+
+    def _kept(self, key: str) -> str:
+        return f"{self._folder}/{key}.former"
+
+
+def checksum_of_file(file: IO[bytes] | Any) -> str:  # noqa: ANN401 - fsspec's files are not IO objects
+    """The checksum of an open file; closes the file."""
+    with file:
+        return checksum_of(iter(lambda: file.read(_BLOCK), b""))
+
+
+def _wait_for_lock(file: IO[bytes]) -> None:
+    attempts = Retrying(
+        retry=retry_if_exception_type(BlockingIOError),
+        stop=stop_after_delay(_LOCK_SECONDS),
+        wait=wait_random(0.01, 0.1),
+    )
+    try:
+        attempts(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except RetryError as error:
+        message = f"another process has held the lock on output files for more than {_LOCK_SECONDS:g} s"
+        raise StageError(message, ErrorClass.TRANSIENT) from error
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make file names durable, not only file contents."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

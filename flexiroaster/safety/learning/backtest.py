@@ -1,0 +1,209 @@
+"""Backtest of the risk engine: replays a history without looking ahead and measures the predictions.
+
+Metrics cover the newest 30 % of runs by start time; earlier runs only serve as training data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from flexiroaster.safety.drift import Drift, drift
+from flexiroaster.safety.features import NAMES, features
+from flexiroaster.safety.gate import Thresholds
+from flexiroaster.safety.learning.evaluation import Metrics, measure
+from flexiroaster.safety.learning.replay import Learned, learn
+from flexiroaster.safety.risk.factors import factor_score
+from flexiroaster.safety.risk.history import History, replay
+from flexiroaster.safety.risk.model import Rung
+from flexiroaster.safety.runs import DAY
+
+__all__ = ["ARMS", "Arm", "Backtest", "Blocked", "backtest", "report"]
+
+Floats = NDArray[np.float64]
+
+ARMS = ("factor_score", "prior", "recalibrated_prior", "local", "engine")
+"""The forecasters compared. `local` is the newest local model, promoted or not; `engine` is the engine's own answer."""
+
+COLD = 10
+"""A pipeline with fewer earlier runs counts as new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One forecaster's metrics over all runs it predicted and over new pipelines, and its alerts at high risk."""
+
+    name: str
+    all: Metrics | None
+    cold: Metrics | None
+    alerts_per_day: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The decisions of a gate that blocks at high risk, over the runs with a known outcome.
+
+    `rightly`: blocked, and would have failed. `wrongly`: blocked, and would have completed. `missed`: admitted, and
+    failed. `passed`: admitted, and completed. A pipeline without a finished run is always admitted.
+    """
+
+    rightly: int
+    wrongly: int
+    missed: int
+    passed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """The result of a backtest: metrics, gate decisions, learning history and every prediction."""
+
+    executions: int
+    pipelines: int
+    first_start: float
+    judged_from: float
+    arms: tuple[Arm, ...]
+    gate: Blocked
+    chosen: dict[str, int]
+    drift: Drift
+    learned: Learned
+    predictions: pl.DataFrame
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values, without the individual predictions."""
+        return {
+            "executions": self.executions,
+            "pipelines": self.pipelines,
+            "from": _time(self.first_start),
+            "judged_from": _time(self.judged_from),
+            "arms": [asdict(arm) for arm in self.arms],
+            "gate": asdict(self.gate),
+            "chosen": self.chosen,
+            "drift": {**asdict(self.drift), "drifting": self.drift.drifting},
+            "steps": [{"at": _time(at), "reason": reason} for at, reason in self.learned.steps],
+            "trainings": [
+                {"examples": t.examples, "promoted": t.promoted, "reason": t.reason, "data_hash": t.data_hash}
+                for t in self.learned.trainings
+            ],
+            "model_version": self.learned.model.version,
+        }
+
+
+def backtest(history: History, thresholds: Thresholds | None = None, *, share: float = 0.3, seed: int = 0) -> Backtest:
+    """Replay a history and evaluate its newest `share` of runs (0 < share <= 1)."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be greater than 0 and at most 1, not {share}")
+    limits, known = thresholds or Thresholds(), _known(history)
+    learned = learn(history, known.rows, seed=seed)
+    said = {
+        "factor_score": known.factor_score,
+        "prior": learned.said[Rung.PRIOR],
+        "recalibrated_prior": learned.said[Rung.RECALIBRATED],
+        "local": learned.challenger,
+        "engine": learned.champion,
+    }
+    begin = min(int((1 - share) * len(history)), len(history) - 1)
+    judged = (np.arange(len(history)) >= begin) & ~np.isnan(history.target)
+    part = _Judged(history, judged, known.earlier_runs, limits.high)
+    return Backtest(
+        executions=len(history),
+        pipelines=len(set(history.pipeline_id)),
+        first_start=float(history.started_at[0]),
+        judged_from=float(history.started_at[begin]),
+        arms=tuple(part.arm(name, said[name]) for name in ARMS),
+        gate=part.blocked(learned.champion),
+        chosen={rung.value: learned.rung[begin:].count(rung) for rung in Rung},
+        drift=drift(learned.champion[judged], history.target[judged]),
+        learned=learned,
+        predictions=_predictions(history, known, said, learned, begin),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    rows: Floats
+    factor_score: Floats
+    earlier_runs: NDArray[np.int64]
+
+
+def _known(history: History) -> _Known:
+    """Return what was known at each run start."""
+    rows = np.empty((len(history), len(NAMES)))
+    scores, earlier = np.empty(len(history)), np.empty(len(history), dtype=np.int64)
+    for i, (start, past) in enumerate(replay(history)):
+        rows[i] = features(start, past)
+        scores[i] = factor_score(start, past.pipeline).score
+        earlier[i] = past.pipeline.runs
+    return _Known(rows, scores, earlier)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The part of a history that the metrics cover."""
+
+    history: History
+    rows: NDArray[np.bool_]
+    earlier_runs: NDArray[np.int64]
+    high: float
+
+    def arm(self, name: str, said: Floats) -> Arm:
+        answered = self.rows & ~np.isnan(said)
+        alerts = int((said[answered] >= self.high).sum())
+        return Arm(
+            name,
+            self._measure(said, answered),
+            self._measure(said, answered & (self.earlier_runs < COLD)),
+            alerts / self._days(),
+        )
+
+    def blocked(self, said: Floats) -> Blocked:
+        stopped = (said[self.rows] >= self.high) & (self.earlier_runs[self.rows] > 0)
+        failed = self.history.target[self.rows] > 0
+        counts = (stopped & failed, stopped & ~failed, ~stopped & failed, ~stopped & ~failed)
+        return Blocked(*(int(c.sum()) for c in counts))
+
+    def _measure(self, said: Floats, which: NDArray[np.bool_]) -> Metrics | None:
+        names = [self.history.pipeline_id[i] for i in np.flatnonzero(which)]
+        return measure(said[which], self.history.target[which], names)
+
+    def _days(self) -> float:
+        times = self.history.started_at[self.rows]
+        return max(float(times[-1] - times[0]) / DAY, 1.0) if len(times) else 1.0
+
+
+def _predictions(
+    history: History, known: _Known, said: dict[str, Floats], learned: Learned, begin: int
+) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "execution_id": history.execution_id or [None] * len(history),
+            "pipeline_id": history.pipeline_id,
+            "started_at": pl.Series((history.started_at * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC")),
+            "status": [outcome.value for outcome in history.outcome],
+            "earlier_runs": known.earlier_runs,
+            **{name: pl.Series(values).fill_nan(None) for name, values in said.items()},
+            "rung": [rung.value for rung in learned.rung],
+            "judged": np.arange(len(history)) >= begin,
+        },
+        schema_overrides={"execution_id": pl.String},
+    )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def report(result: Backtest) -> Iterator[str]:
+    """Yield the result as human-readable lines."""
+    yield f"{result.executions} executions of {result.pipelines} pipelines, evaluated from {_time(result.judged_from)}"
+    for arm in result.arms:
+        yield f"{arm.name}: {arm.all or 'no predictions'}; {arm.alerts_per_day:.1f} alerts per day"
+        yield f"  new pipelines: {arm.cold or 'none'}"
+    gate = result.gate
+    yield f"gate: {gate.rightly} correct blocks, {gate.wrongly} wrong blocks, {gate.missed} missed failures"
+    yield from (f"{_time(at)}: {reason}" for at, reason in result.learned.steps)

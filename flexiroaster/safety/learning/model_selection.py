@@ -1,0 +1,114 @@
+"""Model selection: compares the models by their predictions made before the outcomes were known (prequentially)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiroaster.safety.comparison import LEAST_RUNS, Comparison, compare
+from flexiroaster.safety.examples import Examples
+from flexiroaster.safety.prior import PRIOR
+from flexiroaster.safety.risk.additive import score
+from flexiroaster.safety.risk.calibration import BetaCalibration
+from flexiroaster.safety.risk.model import Calibrated, RiskModel, Rung
+from flexiroaster.safety.venn_abers import VennAbers
+
+__all__ = ["LEAST_EXAMPLES", "refresh", "refresh_due", "training_due"]
+
+CALIBRATED_ON = 5000
+"""Number of newest runs used to recalibrate a model."""
+
+JUDGED_ON = 2000
+"""Number of newest runs used to compare two rungs."""
+
+LEAST_EXAMPLES = 500
+"""Minimum number of runs to train a local model."""
+
+LEAST_FOR_STEPS = 200
+BACKGROUND = 100
+
+
+def refresh_due(model: RiskModel, runs: int) -> bool:
+    """Return whether enough runs have ended since the last refresh: 5 % more, and at least ten."""
+    return runs - model.runs_at_refresh >= max(10, model.runs_at_refresh // 20)
+
+
+def training_due(model: RiskModel, runs: int) -> bool:
+    """Return whether enough runs have ended since the last training: 25 % more, and at least 500 in total."""
+    return runs >= max(LEAST_EXAMPLES, model.runs_at_training + model.runs_at_training // 4)
+
+
+def refresh(model: RiskModel, examples: Examples, runs: int) -> RiskModel:
+    """Recalibrate the prior and the local model to the newest outcomes, then choose the rung that answers.
+
+    The choice steps back if the present rung has become worse beyond noise, and steps up if the next is likely better.
+    `examples` are the newest (about 5,000 are enough); `runs` is the number of all runs so far.
+    """
+    if len(examples) == 0:
+        return model
+    recent = examples.newest(CALIBRATED_ON)
+    refreshed = replace(
+        model,
+        recalibrated=_recalibrated(Calibrated(PRIOR), recent),
+        recalibrated_local=_recalibrated_local(model, recent),
+        background=_background(recent.rows) if len(recent) >= LEAST_RUNS else model.background,
+        runs_at_refresh=runs,
+    )
+    return _stepped(refreshed, examples.newest(JUDGED_ON))
+
+
+def _recalibrated(calibrated: Calibrated, examples: Examples) -> Calibrated:
+    scores = score(calibrated.model, examples.rows)
+    steps = VennAbers.fit(scores, examples.failed) if len(examples) >= LEAST_FOR_STEPS else calibrated.steps
+    return replace(calibrated, curve=BetaCalibration.fit(scores, examples.failed, calibrated.curve), steps=steps)
+
+
+def _recalibrated_local(model: RiskModel, examples: Examples) -> Calibrated | None:
+    """Recalibrate the local model on runs that ended after its training; its own training runs would bias the fit."""
+    if model.local is None or model.local_since is None:
+        return None
+    unseen = examples.ended_after(model.local_since)
+    return _recalibrated(model.local, unseen) if len(unseen) else None
+
+
+def _background(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return evenly spaced rows of the newest starts; explanations compare with these."""
+    chosen = np.linspace(0, len(rows) - 1, min(BACKGROUND, len(rows))).astype(np.int64)
+    return np.asarray(rows[chosen], dtype=np.float64)
+
+
+_BELOW = {
+    Rung.PRIOR: (),
+    Rung.RECALIBRATED: (Rung.PRIOR,),
+    Rung.LOCAL: (Rung.RECALIBRATED,),
+    Rung.RECALIBRATED_LOCAL: (Rung.RECALIBRATED, Rung.LOCAL),
+}
+"""The fallback rungs for each rung: the first one that beats it beyond noise answers instead."""
+
+
+def _stepped(model: RiskModel, examples: Examples) -> RiskModel:
+    if model.rung in {
+        Rung.LOCAL,
+        Rung.RECALIBRATED_LOCAL,
+    }:  # predictions of an earlier local model do not count for this one
+        examples = examples.ended_after(model.local_since or 0.0)
+    for lower in _BELOW[model.rung]:
+        found = _judged(examples, lower, model.rung)
+        if found.worse:
+            return model.with_choice(lower, f"stepped back: {model.rung} has become worse: {found}")
+    if model.rung is Rung.PRIOR:
+        found = _judged(examples, Rung.PRIOR, Rung.RECALIBRATED)
+        if found.likely:
+            return model.with_choice(Rung.RECALIBRATED, f"recalibrated to this installation: {found}")
+        return model.with_choice(Rung.PRIOR, f"the prior: recalibration is not better yet: {found}")
+    if model.rung is Rung.LOCAL:
+        found = _judged(examples, Rung.LOCAL, Rung.RECALIBRATED_LOCAL)
+        if found.likely:
+            return model.with_choice(Rung.RECALIBRATED_LOCAL, f"recalibrated the local model: {found}")
+    return model
+
+
+def _judged(examples: Examples, lower: Rung, upper: Rung) -> Comparison:
+    return compare(examples.said[lower], examples.said[upper], examples.failed)

@@ -1,0 +1,1 @@
+"""Running an installation: `audit` log, access `tokens`, `metrics`, database `maintenance`, process `logs`."""

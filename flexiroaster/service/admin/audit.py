@@ -1,0 +1,145 @@
+"""The audit log: every change requested over an API, with its viewer, action, time and outcome."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from flexiroaster.errors import FlexiRoasterError, StoreError
+from flexiroaster.model.event import utc_now
+from flexiroaster.model.redaction import redactor
+from flexiroaster.model.viewer import Viewer
+from flexiroaster.service.installation import Installation
+from flexiroaster.store import access
+from flexiroaster.store.access import AuditFilter, AuditRow
+from flexiroaster.store.encoding import clean
+from flexiroaster.store.sql import Page, Window
+
+__all__ = ["AuditFilter", "AuditRow", "count", "listing", "record", "recorded"]
+
+LONGEST_NAME = 255
+"""Maximum characters of an action, a subject, an outcome or a request id."""
+
+LONGEST_TEXT, MOST_ITEMS, MOST_LEVELS = 200, 20, 6
+"""How much of the arguments is kept: characters of a text, items of a list or mapping, levels of nesting."""
+
+FAILED = "error.internal"
+"""The outcome of an action that ended in an unexpected error."""
+
+_log = logging.getLogger(__name__)
+
+_SENSITIVE = re.compile(r"secret|passw|token|api_?key|authorization|credential|private_?key|cookie", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
+_REFERENCE = {"secret"}
+"""`{"secret": "NAME"}` names a secret but does not contain one."""
+
+
+def record(
+    installation: Installation,
+    *,
+    viewer: Viewer,
+    action: str,
+    subject: str | None,
+    arguments: Mapping[str, Any],
+    outcome: str = "ok",
+    request_id: str | None = None,
+) -> None:
+    """Record that the viewer did `action` (to `subject`, an id), with the outcome: `ok` or an error code.
+
+    Secrets of the installation, logins in URLs and values under names like `password` are replaced by `***`; large
+    arguments are truncated. One SQL statement. Raises StoreError.
+    """
+    access.record(
+        installation.database,
+        at=utc_now(),
+        viewer=_name(viewer.name),
+        role=viewer.role,
+        action=_name(action),
+        subject=None if subject is None else _name(subject),
+        arguments=_shown(arguments, redactor(installation.access), MOST_LEVELS),
+        outcome=_name(outcome),
+        request_id=None if request_id is None else _name(request_id),
+    )
+
+
+@contextmanager
+def recorded(
+    installation: Installation,
+    *,
+    viewer: Viewer,
+    action: str,
+    subject: str | None,
+    arguments: Mapping[str, Any],
+    request_id: str | None = None,
+) -> Iterator[None]:
+    """Record the action of the block with its outcome, even if it is refused or fails.
+
+    A failure to write the audit log is logged and not raised, because the action is already done.
+    """
+    outcome = FAILED
+    try:
+        yield
+        outcome = "ok"
+    except FlexiRoasterError as error:
+        outcome = error.code
+        raise
+    finally:
+        try:
+            record(
+                installation,
+                viewer=viewer,
+                action=action,
+                subject=subject,
+                arguments=arguments,
+                outcome=outcome,
+                request_id=request_id,
+            )
+        except StoreError as error:
+            _log.error("audit log not written: action %s by %s, outcome %s: %s", action, viewer.name, outcome, error)
+
+
+def listing(
+    installation: Installation, wanted: AuditFilter | None = None, window: Window | None = None
+) -> Page[AuditRow]:
+    """Read a page of the audit log, newest first. Raises InputError (cursor)."""
+    return access.page(installation.database, wanted or AuditFilter(), window or Window())
+
+
+def count(installation: Installation, wanted: AuditFilter | None = None) -> int:
+    """Count the entries of the audit log that match."""
+    return access.count(installation.database, wanted or AuditFilter())
+
+
+def _name(text: str) -> str:
+    return clean(text)[:LONGEST_NAME]
+
+
+def _shown(value: Any, redact: Callable[[str], str], levels: int) -> Any:  # noqa: ANN401 - any value in, JSON out
+    """Redact secrets in a value and truncate it to the limits."""
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Mapping | list | tuple):
+        if levels == 0:
+            return f"... {len(value)} items"
+        return _fields(value, redact, levels) if isinstance(value, Mapping) else _items(value, redact, levels)
+    text = _LOGIN.sub("***", redact(clean(str(value))))
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... {len(text)} characters"
+
+
+def _fields(value: Mapping[Any, Any], redact: Callable[[str], str], levels: int) -> dict[str, Any]:
+    hide = not (value.keys() == _REFERENCE and isinstance(value["secret"], str))
+    kept = {
+        _name(str(key)): "***" if hide and _SENSITIVE.search(str(key)) else _shown(item, redact, levels - 1)
+        for key, item in islice(value.items(), MOST_ITEMS)
+    }
+    return kept if len(value) <= MOST_ITEMS else {**kept, "...": f"{len(value)} items"}
+
+
+def _items(value: list[Any] | tuple[Any, ...], redact: Callable[[str], str], levels: int) -> list[Any]:
+    kept = [_shown(item, redact, levels - 1) for item in value[:MOST_ITEMS]]
+    return kept if len(value) <= MOST_ITEMS else [*kept, f"... {len(value)} items"]

@@ -1,0 +1,439 @@
+"""Executions: start, rerun, wait for and read them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from flexiroaster.engine.state_machine.execution import Execution
+from flexiroaster.errors import (
+    BlockedError,
+    ConflictError,
+    InputError,
+    LeaseLostError,
+    NotAllowedError,
+    NotFoundError,
+    StoreError,
+)
+from flexiroaster.model import failpoints, graph
+from flexiroaster.model.command import CommandKind
+from flexiroaster.model.event import Event, EventType, Level, utc_now
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
+from flexiroaster.model.pipeline import OnConflict, Pipeline, near
+from flexiroaster.model.traceparent import valid_traceparent
+from flexiroaster.safety.anomaly.watch import Watch
+from flexiroaster.service import pipelines
+from flexiroaster.service.executions import commands as control
+from flexiroaster.service.installation import Installation
+from flexiroaster.store import batches, commands, executions, queries
+from flexiroaster.store import events as event_list
+from flexiroaster.store import pipelines as definitions
+from flexiroaster.store.events import EventFilter
+from flexiroaster.store.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.store.journal.transitions import Landed, NewExecution, NewStage
+from flexiroaster.store.pipelines import Revision
+from flexiroaster.store.rows import ExecutionRow, StageRow
+from flexiroaster.store.sql import Page, Window, cursor_of
+
+__all__ = [
+    "ExecutionFilter",
+    "ExecutionRow",
+    "ExecutionSort",
+    "StageRow",
+    "by_ids",
+    "count",
+    "count_logs",
+    "cursor",
+    "cursor_at",
+    "events",
+    "get",
+    "latest",
+    "listing",
+    "logs",
+    "new_id",
+    "page",
+    "part",
+    "rerun",
+    "stages",
+    "stages_by_execution",
+    "start",
+    "wait",
+]
+
+_log = logging.getLogger(__name__)
+
+LONGEST_TEXT = 255
+"""Maximum characters of `triggered_by` and of an idempotency key."""
+
+
+def new_id() -> str:
+    """Generate an execution id. Ids sort by time, so inserts touch neighboring index pages."""
+    return f"exec-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+
+
+def start(
+    installation: Installation,
+    pipeline: Revision | str,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    triggered_by: str = "api",
+    idempotency_key: str | None = None,
+    drive: bool = True,
+    force: str | None = None,
+    traceparent: str | None = None,
+) -> str:
+    """Start a stored pipeline, given by its revision or id, and return the id of the execution.
+
+    This process drives the execution, or, if `drive` is False, the next worker that claims it. It may have to queue.
+    The same `idempotency_key` with the same pipeline and variables returns the same execution, never a second one. If
+    the risk is high, the execution may start paused, see `service/gate.py`; `force` is the reason to start it anyway.
+    With a `traceparent`, its trace becomes part of that trace; a malformed one is ignored.
+
+    Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or invalid),
+    BlockedError (its risk is high), InputError (`force` is blank, a text is too long), ConflictError (the concurrency
+    limit of the pipeline is reached, or the key was used for another request), StoreError.
+    """
+    _check_text("triggered_by", triggered_by)
+    _check_text("idempotency_key", idempotency_key)
+    revision = pipelines.get(installation, pipeline) if isinstance(pipeline, str) else pipeline
+    _check_active(revision)
+    merged = {**revision.pipeline.variables, **(variables or {})}
+    pipelines.check_variables(revision.pipeline, installation.access, merged)
+    if drive:
+        installation.warm_up()  # the processes start while this thread writes to the database
+    owner = installation.owner if drive else None
+    new = _new_execution(installation, revision, merged, triggered_by, idempotency_key, owner, traceparent)
+    return _begin(installation, revision, new, force)
+
+
+def rerun(
+    installation: Installation,
+    execution_id: str,
+    from_stage: str,
+    *,
+    triggered_by: str = "api",
+    drive: bool = True,
+    force: str | None = None,
+    traceparent: str | None = None,
+) -> str:
+    """Start an execution of the same revision and variables that reruns `from_stage` and all stages downstream of it.
+
+    Other stages that completed are taken over with their tables; other stages that did not complete run again. Returns
+    the id of the new execution, which starts like any other: it may have to queue, or cancel the oldest one. `drive`
+    and `traceparent` are as in `start`.
+
+    Raises NotFoundError (execution, stage), NotAllowedError (the execution is live, or its pipeline is not active),
+    BlockedError and InputError as in `start`, ConflictError, StoreError.
+    """
+    _check_text("triggered_by", triggered_by)
+    row = queries.execution(installation.database, execution_id)
+    if row.status not in TERMINAL:
+        raise NotAllowedError(f"Cannot rerun execution with status: {row.status}", status=row.status)
+    revision = definitions.get(installation.database, row.pipeline_id, row.revision)
+    _check_active(revision)
+    edges = revision.pipeline.dependencies()
+    if from_stage not in edges:
+        raise NotFoundError(f"Stage not found: {from_stage}{near(from_stage, edges)}", stage_id=from_stage)
+    again = {from_stage, *graph.downstream(edges, from_stage)}
+    done = {s.stage_id: s.output for s in stages(installation, execution_id) if s.status is StageStatus.COMPLETED}
+    taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in again}
+    if drive:
+        installation.warm_up()
+    owner = installation.owner if drive else None
+    new = _new_execution(installation, revision, row.variables, triggered_by, None, owner, traceparent)
+    kept = tuple(replace(s, output=taken_over.get(s.stage_id), taken_over=s.stage_id in taken_over) for s in new.stages)
+    message = f"Execution created: {row.pipeline_name}, from stage {from_stage!r} of {execution_id}, by {triggered_by}"
+    new = replace(new, stages=kept, parent_id=execution_id, event=replace(new.event, message=message))
+    return _begin(installation, revision, new, force)
+
+
+def wait(installation: Installation, execution_id: str, timeout: float | None = None) -> ExecutionRow:
+    """Wait until an execution has ended or is paused, in whichever process it runs, or until `timeout` seconds pass.
+
+    Returns the execution in its state at that time. Raises NotFoundError, StoreError.
+    """
+    deadline = None if timeout is None else monotonic() + timeout
+    pause = 0.01
+    while True:
+        with suppress(LeaseLostError):  # another process drives it now
+            installation.driver.wait(execution_id, None if deadline is None else max(0.0, deadline - monotonic()))
+        row = queries.execution(installation.database, execution_id)
+        if row.status not in {ExecutionStatus.PENDING, ExecutionStatus.RUNNING}:
+            return row
+        if deadline is not None and monotonic() >= deadline:
+            return row
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+
+
+def get(installation: Installation, execution_id: str) -> ExecutionRow:
+    """Read one execution for display. Raises NotFoundError.
+
+    On PostgreSQL with Redis, processes that claim work share a cache of states. A process never gets a state older than
+    the one it has read, written or deleted, or whose events it has shown. Writes of other processes appear once these
+    have notified Redis, milliseconds after their commit, or after two seconds if they cannot. Do not base decisions on
+    the result.
+    """
+    signals = installation.open_signals
+    if signals is None:
+        return queries.execution(installation.database, execution_id)
+    return signals.state(execution_id, lambda: queries.execution(installation.database, execution_id))
+
+
+def stages(installation: Installation, execution_id: str) -> list[StageRow]:
+    """Read the stages of an execution, in topological order."""
+    return queries.stages_of(installation.database, execution_id)
+
+
+def events(installation: Installation, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
+    """Read the events after a number, in order."""
+    return queries.events_of(installation.database, execution_id, after=after, limit=limit)
+
+
+def logs(
+    installation: Installation, execution_id: str, *, level: Level = Level.INFO, after: int = 0, limit: int = 500
+) -> list[Event]:
+    """Read the events at or above a level, oldest first. Raises NotFoundError."""
+    get(installation, execution_id)
+    return queries.events_of(installation.database, execution_id, after=after, levels=_serious(level), limit=limit)
+
+
+def count_logs(installation: Installation, execution_id: str, *, level: Level = Level.INFO) -> int:
+    """Count the events of an execution at or above a level."""
+    return event_list.count(installation.database, execution_id, EventFilter(levels=_serious(level)))
+
+
+def _serious(least: Level) -> tuple[Level, ...]:
+    return tuple(level for level in Level if level.at_least(least))
+
+
+def page(
+    installation: Installation,
+    wanted: ExecutionFilter | None = None,
+    sort: ExecutionSort = ExecutionSort.NEWEST,
+    window: Window | None = None,
+    leave_out: Collection[str] = (),
+) -> Page[ExecutionRow]:
+    """Read a page of the matching executions.
+
+    `leave_out` names columns among `variables` and `error` to leave unread and empty. Raises InputError (cursor).
+    """
+    return executions.page(installation.database, wanted or ExecutionFilter(), sort, window, leave_out)
+
+
+def part(
+    installation: Installation, wanted: ExecutionFilter, skip: int, limit: int, leave_out: Collection[str] = ()
+) -> tuple[list[ExecutionRow], int]:
+    """Read `limit` matching executions after the first `skip`, newest first, and the total number of matches.
+
+    The cost grows with `skip`; that of `page` does not depend on the position. `leave_out` is as in `page`.
+    """
+    return executions.part(installation.database, wanted, skip, limit, leave_out)
+
+
+def cursor(row: ExecutionRow, sort: ExecutionSort = ExecutionSort.NEWEST) -> str:
+    """Encode the position after an execution in that order as a cursor: the next `page` begins there."""
+    return cursor_of(sort.value, *(getattr(row, column.name) for column in sort.value.key))
+
+
+def cursor_at(at: datetime, sort: ExecutionSort) -> str:
+    """Encode the position after all executions before `at`, in an order by time, as a cursor."""
+    return cursor_of(sort.value, at, "")
+
+
+def count(installation: Installation, wanted: ExecutionFilter | None = None) -> int:
+    """Count the executions that match."""
+    return executions.count(installation.database, wanted or ExecutionFilter())
+
+
+def listing(
+    installation: Installation,
+    *,
+    pipeline_id: str | None = None,
+    status: ExecutionStatus | None = None,
+    hours: float | None = None,
+    skip: int = 0,
+    limit: int = 100,
+) -> tuple[list[ExecutionRow], int]:
+    """Like `part`, filtered by pipeline, by status and by creation within the last `hours`, each if given."""
+    wanted = ExecutionFilter(
+        pipeline_ids=None if pipeline_id is None else (pipeline_id,),
+        statuses=None if status is None else (status,),
+        created_after=None if hours is None else utc_now() - timedelta(hours=hours),
+    )
+    return part(installation, wanted, skip, limit)
+
+
+def by_ids(
+    installation: Installation, execution_ids: Collection[str], leave_out: Collection[str] = ()
+) -> dict[str, ExecutionRow]:
+    """Map each id to its execution, for the ids that exist; `leave_out` is as in `page`."""
+    return batches.executions_by_id(installation.database, execution_ids, leave_out)
+
+
+def stages_by_execution(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
+    """Map each execution id to its stages, in topological order."""
+    return batches.stages_by_execution(installation.database, execution_ids)
+
+
+def latest(
+    installation: Installation, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
+) -> dict[str, list[ExecutionRow]]:
+    """Map each pipeline id to its `limit` newest executions, newest first; `leave_out` is as in `page`."""
+    return batches.latest_executions(installation.database, pipeline_ids, limit, leave_out)
+
+
+def _check_text(argument: str, given: str | None) -> None:
+    """Raise InputError for text that the table cannot hold: it would fail every write of the same transaction."""
+    if given is not None and (len(given) > LONGEST_TEXT or "\0" in given):
+        raise InputError(f"{argument}: must have at most {LONGEST_TEXT} characters and no NUL", argument=argument)
+
+
+def _check_active(revision: Revision) -> None:
+    if not revision.pipeline.is_active:
+        raise NotAllowedError(f"Pipeline is not active: {revision.id}", pipeline_id=revision.id)
+
+
+def _begin(installation: Installation, revision: Revision, new: NewExecution, force: str | None) -> str:
+    """Start a new execution or a rerun: ask the gate, create it, hand it to the driver, and return its id.
+
+    If a start with the same idempotency key exists, its id is returned, even if this start is blocked or refused.
+    Without an `owner`, the execution is left to workers. Raises BlockedError, InputError, ConflictError, StoreError.
+    """
+    from flexiroaster.service import gate  # imports numpy, while the processes start
+
+    drive = new.owner is not None
+    try:
+        new = gate.admit(installation, revision, new, force)
+    except BlockedError:
+        earlier = new.idempotency_key and queries.by_idempotency_key(installation.database, new.idempotency_key)
+        if earlier:
+            return _same_request(new, *earlier)
+        raise
+    watch = _watch(installation, revision, new) if drive else None  # first: nothing may fail after it is created
+    landed = _create(installation, new)
+    if isinstance(landed, str):
+        return landed
+    failpoints.point("executions.after_create")
+    if new.paused and not landed.queued:
+        return new.execution_id  # a resume makes it claimable
+    try:
+        if landed.queued and revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
+            _make_room(installation, new)
+        if not drive:
+            installation.tell_of_work(new.execution_id)
+    except StoreError as error:  # the execution exists, and workers also poll for work
+        _log.warning("cannot notify workers of execution %s, they will find it by polling: %s", new.execution_id, error)
+    if drive and landed.queued:
+        installation.take_work()  # this process can then claim it when its turn comes
+    elif drive:
+        installation.driver.submit(_execution(revision, new, landed, watch))
+    return new.execution_id
+
+
+def _watch(installation: Installation, revision: Revision, new: NewExecution) -> Watch:
+    said = (None, None) if (a := new.assessment) is None else (a.level, str(a.data["model_version"]))
+    return installation.watchers.watch(revision.pipeline, *said)
+
+
+def _execution(revision: Revision, new: NewExecution, landed: Landed, watch: Watch | None) -> Execution:
+    """Build a new execution for the driver, with the stages taken over from an earlier one."""
+    variables, seq = new.variables, len(new.events)
+    execution = Execution(
+        new.execution_id, revision.pipeline, variables, token=1, seq=seq, slot=landed.slot, watch=watch
+    )
+    for stage in new.stages:
+        if stage.taken_over:
+            run = execution.stages[stage.stage_id]
+            run.status, run.output = StageStatus.COMPLETED, stage.output
+    return execution
+
+
+def _create(installation: Installation, new: NewExecution) -> Landed | str:
+    """Write a new execution, or return the id of the earlier one with the same request. Raises ConflictError."""
+    signals = installation.open_signals
+    worth_it = signals is None or signals.may_start(new)
+    for turn in range(3):  # a concurrent start may have taken a slot that it then did not need
+        if worth_it or turn > 0:
+            landed = installation.intake.apply([new]).get(new.execution_id)
+            if landed is not None:
+                return landed
+        if new.idempotency_key is not None:
+            earlier = queries.by_idempotency_key(installation.database, new.idempotency_key)
+            if earlier is not None:
+                return _same_request(new, *earlier)
+        if new.parent_id is not None:
+            queries.execution(installation.database, new.parent_id)  # NotFoundError: the parent was pruned meanwhile
+        holders = queries.slot_holders(installation.database, new.pipeline_id)
+        if new.concurrency is not None and not new.queue and len(holders) >= new.concurrency:
+            break
+    if signals is not None:
+        signals.slots_are_held(new.pipeline_id, holders)
+    message = f"Pipeline {new.pipeline_id} is running already: {', '.join(holders)}"
+    raise ConflictError(message, pipeline_id=new.pipeline_id, executions=holders)
+
+
+def _same_request(new: NewExecution, execution_id: str, digest: str) -> str:
+    if digest == new.request_digest:
+        return execution_id
+    message = f"The idempotency key {new.idempotency_key!r} was used for another request: {execution_id}"
+    raise ConflictError(message, execution_id=execution_id)
+
+
+def _make_room(installation: Installation, new: NewExecution) -> None:
+    """Stop the oldest executions of the pipeline, including queued ones, so that the new one gets a slot."""
+    line = queries.slot_holders(installation.database, new.pipeline_id, or_wait=True)
+    ahead = line[: line.index(new.execution_id)] if new.execution_id in line else []
+    oldest = ahead[: max(0, len(ahead) + 1 - (new.concurrency or 1))]
+    asked = {c.execution_id for c in commands.pending(installation.database, oldest) if c.kind is CommandKind.STOP}
+    for execution_id in oldest:
+        if execution_id not in asked:
+            with suppress(NotAllowedError):  # it has just ended
+                control.stop(installation, execution_id, f"a newer execution was started: {new.execution_id}")
+
+
+def _new_execution(
+    installation: Installation,
+    revision: Revision,
+    variables: dict[str, Any],
+    triggered_by: str,
+    idempotency_key: str | None,
+    owner: str | None,
+    traceparent: str | None,
+) -> NewExecution:
+    pipeline: Pipeline = revision.pipeline
+    execution_id = new_id()
+    titles = {stage.id: stage.title for stage in pipeline.stages}
+    message = f"Execution created: {pipeline.name}, revision {revision.revision}, by {triggered_by}"
+    parent = valid_traceparent(traceparent)  # the driving process reads it from the first event
+    data = None if parent is None else {"traceparent": parent}
+    digest = None
+    if idempotency_key is not None:
+        body = orjson.dumps([revision.id, variables], option=orjson.OPT_SORT_KEYS, default=str)
+        digest = hashlib.sha256(body).hexdigest()
+    return NewExecution(
+        execution_id=execution_id,
+        pipeline_id=revision.id,
+        pipeline_name=pipeline.name,
+        revision=revision.revision,
+        variables=variables,
+        triggered_by=triggered_by,
+        stages=tuple(NewStage(i, titles[i]) for i in pipeline.order()),
+        event=Event(execution_id, 1, EventType.EXECUTION_CREATED, message, data=data),
+        owner=owner,
+        lease_seconds=installation.settings.execution_lock_ttl,
+        concurrency=pipeline.concurrency,
+        queue=pipeline.on_conflict is not OnConflict.REJECT,
+        idempotency_key=idempotency_key,
+        request_digest=digest,
+    )

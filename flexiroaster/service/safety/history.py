@@ -1,0 +1,113 @@
+"""Import and export of the run history as parquet or CSV, including past runs of other systems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from flexiroaster.errors import InputError
+from flexiroaster.safety.history_file import read_history
+from flexiroaster.safety.risk.history import History
+from flexiroaster.service.installation import Installation
+from flexiroaster.service.safety import training
+from flexiroaster.service.safety.history_projection import fold_anew
+from flexiroaster.store import risk_states
+from flexiroaster.store.safety import history as run_history
+from flexiroaster.store.safety.history import PastRun
+
+__all__ = ["Imported", "add", "export", "import_file"]
+
+COLUMNS = ("execution_id", "pipeline_id", "started_at", "finished_at", "status", "duration_s", "n_stages")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The result of an import: the number of new runs, of already known runs, and of all runs in the history."""
+
+    added: int
+    known: int
+    total: int
+
+
+def import_file(installation: Installation, path: Path) -> Imported:
+    """Import the runs of a file into the history as `add` does; runs that already exist are skipped.
+
+    Raises HistoryFileError (the file), ConflictError, StoreError.
+    """
+    return add(installation, _runs_of(read_history(path)))
+
+
+def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
+    """Add runs to the history, and relearn from all of it as if the engine had been on at the time.
+
+    The states reflect all runs in the order of their ends, and the model goes through the same trainings
+    (`training.replay`). If AI_TRAIN_EVERY turns off automatic training, the next training does this instead.
+    Raises ConflictError if a training is in progress, StoreError.
+    """
+    with training.claimed(installation):
+        imported = _take_in(installation, runs)
+        if imported.added and installation.settings.ai_train_every != 0:
+            training.replay(installation)
+    return imported
+
+
+def _take_in(installation: Installation, runs: Sequence[PastRun]) -> Imported:
+    installation.knowledge.catch_up()
+    with installation.database.write() as connection:
+        risk_states.locked_progress(connection)  # no other process adds runs until these are in
+        new = run_history.missing(connection, runs)
+        run_history.add(connection, new)
+        run_history.refresh_statistics(connection)
+        total = fold_anew(connection, installation.settings.ai_anomaly_error_threshold)
+    installation.knowledge.catch_up()
+    return Imported(len(new), len(runs) - len(new), total)
+
+
+def export(installation: Installation, path: Path) -> int:
+    """Write all finished runs, ordered by their ends, to a .parquet or .csv file; return their number.
+
+    Raises InputError (unsupported file name, unwritable path), StoreError.
+    """
+    kind = path.suffix.lower()
+    if kind not in {".parquet", ".csv"}:
+        raise InputError(f"{path}: a history must be a .parquet or .csv file")
+    installation.knowledge.catch_up()
+    with installation.database.read() as connection:
+        frame = _frame(run_history.in_order(connection))
+    try:
+        frame.write_parquet(path) if kind == ".parquet" else frame.write_csv(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return len(frame)
+
+
+def _runs_of(history: History) -> list[PastRun]:
+    columns = zip(
+        history.pipeline_id,
+        history.started_at.tolist(),
+        history.finished_at.tolist(),
+        history.outcome,
+        history.duration_s,
+        history.n_stages,
+        history.execution_id or (),
+        strict=True,
+    )
+    return [
+        PastRun(name, _time(finished), pipeline_id, _time(started), outcome.value, seconds, stages, imported=True)
+        for pipeline_id, started, finished, outcome, seconds, stages, name in columns
+    ]
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _frame(runs: Iterable[PastRun]) -> pl.DataFrame:
+    times = pl.Datetime("us", "UTC")
+    kinds = (pl.String, pl.String, times, times, pl.String, pl.Float64, pl.Int64)
+    rows = [tuple(getattr(run, name) for name in COLUMNS) for run in runs]
+    return pl.DataFrame(rows, schema=dict(zip(COLUMNS, kinds, strict=True)), orient="row")

@@ -1,0 +1,153 @@
+"""The in-memory cache of risk states and the risk model in this process, updated on demand."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from time import monotonic
+from typing import TypeVar, cast
+
+from flexiroaster.errors import ConflictError
+from flexiroaster.safety.features import Past
+from flexiroaster.safety.learning.model_selection import refresh_due
+from flexiroaster.safety.risk.model import RiskModel
+from flexiroaster.safety.risk.state import PipelineState, Population
+from flexiroaster.safety.runs import group_of
+from flexiroaster.service.safety.history_projection import BATCH, fold, look
+from flexiroaster.store import risk_states
+from flexiroaster.store.database import Database
+from flexiroaster.store.risk_states import GROUP, INSTALLATION, PIPELINE, Progress
+from flexiroaster.store.safety import risk
+
+__all__ = ["Knowledge"]
+
+logger = logging.getLogger(__name__)
+
+KEPT = 1000
+"""The maximum number of pipelines whose past is cached."""
+
+
+MOMENT_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    value: object
+    version: tuple[int, int | None]
+    made_at: float
+
+
+class Knowledge:
+    """The risk states and the model of an installation. Thread-safe; a returned `Past` never changes."""
+
+    def __init__(self, database: Database, error_threshold: int) -> None:
+        self._database = database
+        self._error_threshold = error_threshold
+        self._lock = threading.RLock()
+        self._progress: Progress | None = None
+        self._pasts: OrderedDict[str, Past] = OrderedDict()
+        self._model = RiskModel()
+        self._looked_at = float("-inf")
+        self._caught_up_from = float("-inf")
+        self._moments: dict[tuple[object, ...], _Moment] = {}
+
+    def catch_up(self, *, no_older_than: float = 0.0, batches: int | None = None) -> bool:
+        """Fold runs that ended since the last call, in at most `batches` batches; return whether there are more.
+
+        Does nothing if the last call was less than `no_older_than` seconds ago, or if another thread caught up while
+        this one waited. Raises StoreError.
+        """
+        asked = monotonic()
+        with self._lock:
+            began = monotonic()
+            if self._caught_up_from > asked or began - self._looked_at < no_older_than:
+                return False
+            now, more = look(self._database, self._progress)
+            self._forget_what_changed(now)
+            for _ in count() if batches is None else range(batches):
+                if not more:
+                    break
+                folded = fold(self._database, self._error_threshold)
+                more = folded.executions == BATCH
+                self._forget_what_changed(folded.progress)
+                self._pasts.update(folded.pasts)
+            self._looked_at = monotonic()
+            if not more:
+                self._caught_up_from = began
+            return more
+
+    @property
+    def model(self) -> RiskModel:
+        """The current risk model, as of the last `catch_up`."""
+        return self._model
+
+    @property
+    def runs(self) -> int:
+        """The number of known completed and failed runs, as of the last `catch_up`."""
+        return self._progress.runs if self._progress is not None else 0
+
+    def training_due(self, every: int | None) -> bool:
+        """Return whether enough runs have ended since the last training: `every` runs, or the engine's rule if None.
+
+        The result is as of the last `catch_up`.
+        """
+        if every is None:
+            return self.runs > 0 and refresh_due(self.model, self.runs)
+        return self.runs - self.model.runs_at_refresh >= max(every, 1)
+
+    @property
+    def version(self) -> tuple[int, int | None]:
+        """The version of states and model; it changes whenever assessments may change."""
+        known = self._progress
+        return (0, None) if known is None else (known.version, known.model_id)
+
+    def past(self, pipeline_id: str) -> Past:
+        """Return the past of a pipeline, as of the last `catch_up`. Raises StoreError."""
+        with self._lock:
+            if pipeline_id not in self._pasts:
+                self._pasts[pipeline_id] = self._load(pipeline_id)
+                if len(self._pasts) > KEPT:
+                    self._pasts.popitem(last=False)
+            self._pasts.move_to_end(pipeline_id)
+            return self._pasts[pipeline_id]
+
+    def for_a_moment(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """Return the result of `make` for this key, cached for one second or until the version changes."""
+        known, now = self._moments.get(key), monotonic()
+        if known is not None and now - known.made_at < MOMENT_SECONDS and known.version == self.version:
+            return cast("T", known.value)
+        if len(self._moments) >= KEPT:
+            self._moments.clear()
+        made = make()
+        self._moments[key] = _Moment(made, self.version, now)
+        return made
+
+    def _forget_what_changed(self, now: Progress) -> None:
+        before, self._progress = self._progress, now
+        if before is None or before.version != now.version:
+            self._pasts.clear()
+        if now.model_id is not None and (before is None or before.model_id != now.model_id):
+            self._model = self._stored_model(now.model_id)
+
+    def _stored_model(self, number: int) -> RiskModel:
+        try:
+            return RiskModel.from_json(risk.get(self._database, number))
+        except ConflictError as error:  # stored by a release with other features; the next training replaces it
+            logger.warning("cannot use the stored risk model, so the prior assesses risk: %s", error)
+            return RiskModel(reason=f"the prior answers: {error.message}")
+
+    def _load(self, pipeline_id: str) -> Past:
+        pipeline, group, everything = (PIPELINE, pipeline_id), (GROUP, group_of(pipeline_id)), (INSTALLATION, "")
+        with self._database.read() as connection:
+            stored = risk_states.load(connection, (pipeline, group, everything))
+        return Past(
+            PipelineState.from_json(stored[pipeline]) if pipeline in stored else PipelineState(),
+            Population.from_json(stored[group]) if group in stored else Population(),
+            Population.from_json(stored[everything]) if everything in stored else Population(),
+        )

@@ -1,0 +1,1 @@
+"""Tables of the safety engine: `risk` models and states, run `history`, `decisions`, `insights`."""

@@ -1,0 +1,217 @@
+"""Live streams for any number of subscribers, with one database reader per followed execution or list filter.
+
+Subscribers to the same execution, or to the same filter of the list, share a feed. A feed listens to the bus, polls the
+database at intervals, and ends with its last subscriber.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from flexiroaster.errors import StoreError
+from flexiroaster.model.event import Level, utc_now
+from flexiroaster.service import changes
+from flexiroaster.service.executions import events
+from flexiroaster.service.executions.events import Batch
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow
+from flexiroaster.service.installation import Installation
+from flexiroaster.web.feeds import EventBatch, Feed, StreamsClosedError
+from graphql_api.changes import ChangeFeed, ExecutionChange
+from graphql_api.documents import RefusedError
+from graphql_api.execution import Workers
+
+__all__ = ["Streams", "StreamsClosedError", "Transport"]
+
+LOOK_SECONDS = 5.0
+"""Interval at which a feed polls the database even without a hint, in case the bus is silent."""
+
+AGAIN_SECONDS = 1.0
+"""Interval between read attempts while the database cannot be reached."""
+
+_READERS = 4  # threads that all feeds share for reading and encoding
+_AT_ONCE = 2 * _READERS
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_Listen: TypeAlias = Callable[[Callable[..., None]], Callable[[], None]]
+"""Starts to call a function back, on any thread, and returns the function that stops this."""
+
+
+class _AnyFeed(Protocol):
+    @property
+    def hint(self) -> Callable[..., None]: ...
+    def close(self) -> None: ...
+    def forget(self) -> None: ...
+
+
+F = TypeVar("F", bound=_AnyFeed)
+
+
+class Transport(StrEnum):
+    """The transport of an operation that may have many results."""
+
+    WEBSOCKET = "websocket"
+    SSE = "sse"
+
+
+class Streams:
+    """The live streams of one process, on one event loop. Call `end`, then `close`, before closing its installation."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.subscriptions: Counter[Transport] = Counter(dict.fromkeys(Transport, 0))
+        """Number of open subscriptions by transport."""
+        self._installation = installation
+        self._workers = Workers(_READERS)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._shared: dict[Hashable, _Shared[Any]] = {}
+        self._ended = False
+
+    @property
+    def feeds(self) -> int:
+        """Number of open feeds."""
+        return len(self._shared)
+
+    async def run(self, work: Callable[[asyncio.AbstractEventLoop, float], T]) -> T:
+        """Call `work(loop, deadline)` in one of the streams' threads, in turn. Raises RefusedError at the deadline."""
+        async with self._turns:
+            return await self._workers.run(work)
+
+    async def events(
+        self, execution_id: str, after: str | None = None, level: Level | None = None
+    ) -> AsyncGenerator[EventBatch, None]:
+        """Return the events after a cursor and all that follow, until the execution has ended.
+
+        A level selects events of at least that severity. Raises NotFoundError or InputError (cursor) before the first
+        event; later StreamsClosedError, and NotFoundError if the execution is deleted.
+        """
+        number = 0 if after is None else events.number(after)
+        checked = await self._read(execution_id, number, 0)
+        return self._followed(checked, level)
+
+    async def executions(self, wanted: ExecutionFilter, after: str | None = None) -> AsyncIterator[ExecutionChange]:
+        """Return the live executions that match, then every match that changes state; the stream does not end.
+
+        With a cursor, the first results include executions that have ended since. Raises InputError (cursor) before the
+        first result; later StreamsClosedError.
+        """
+        return self._changed(wanted, None if after is None else changes.moment(after))
+
+    def end(self) -> None:
+        """End all streams with StreamsClosedError, and refuse new ones."""
+        self._ended = True
+        for shared in self._shared.values():
+            shared.feed.close()
+
+    def close(self) -> None:
+        """End the threads after their running work; call `end` first."""
+        self._workers.close()
+
+    async def _followed(self, begin: Batch, level: Level | None) -> AsyncGenerator[EventBatch, None]:
+        execution_id, number, caught_up = begin.execution.id, begin.after, False
+        listen = partial(events.listen, self._installation, execution_id)
+        async with self._feed(execution_id, lambda: Feed(partial(self._read, execution_id)), listen) as feed:
+            feed.learn(begin.execution)
+            while True:
+                kept = await _patiently(partial(feed.batch, number))
+                number = kept.batch.last
+                arrived = feed.caught_up(number) and not caught_up
+                caught_up = caught_up or arrived
+                payload = kept.payload(level, caught_up)
+                if payload.events or arrived:
+                    yield payload
+                if feed.ended(number):
+                    return
+                await feed.news(number)
+
+    async def _changed(self, wanted: ExecutionFilter, at: datetime | None) -> AsyncIterator[ExecutionChange]:
+        listen = partial(changes.listen, self._installation)
+        async with self._feed(wanted, lambda: ChangeFeed(partial(self._matching, wanted)), listen) as feed:
+            number, now = feed.number, utc_now()
+            found = await _patiently(partial(feed.begin, at))
+            at = now
+            while True:
+                for change in found:
+                    yield change
+                    at = max(at, change.at)
+                behind = await _patiently(partial(feed.behind, number))
+                number = feed.number
+                found = await _patiently(partial(feed.begin, at)) if behind is None else behind
+
+    async def _read(self, execution_id: str, after: int, limit: int) -> Batch:
+        return await self.run(lambda *_: events.since(self._installation, execution_id, after, limit))
+
+    async def _matching(
+        self, wanted: ExecutionFilter, ids: frozenset[str] | None, at: datetime | None
+    ) -> list[ExecutionRow]:
+        if ids is None:
+            return await self.run(lambda *_: changes.since(self._installation, wanted, at))
+        return await self.run(lambda *_: changes.among(self._installation, wanted, ids))
+
+    @asynccontextmanager
+    async def _feed(self, key: Hashable, make: Callable[[], F], listen: _Listen) -> AsyncIterator[F]:
+        """Use the feed of a key until the block ends; the first user creates it, the last one closes it."""
+        if self._ended:
+            raise StreamsClosedError("The server is shutting down")
+        if key not in self._shared:
+            self._shared[key] = _Shared(make(), lambda heard: self.run(lambda *_: listen(heard)))
+        shared: _Shared[F] = self._shared[key]
+        shared.users += 1
+        try:
+            await asyncio.shield(shared.opened)
+            yield shared.feed
+        finally:
+            shared.users -= 1
+            if shared.users == 0:
+                if self._shared.get(key) is shared:
+                    del self._shared[key]
+                shared.close()
+
+
+class _Shared(Generic[F]):
+    """A feed with its user count, its bus listener and its polling task."""
+
+    def __init__(self, feed: F, listen: Callable[[Callable[..., None]], Awaitable[Callable[[], None]]]) -> None:
+        self.users = 0
+        self.feed = feed
+        self._loop = asyncio.get_running_loop()
+        self.opened = asyncio.ensure_future(listen(self._heard))
+        self._look = asyncio.create_task(self._look_by_itself())
+
+    def close(self) -> None:
+        """Stop listening and polling; the feed has no users left."""
+        self._look.cancel()
+        self.feed.forget()
+        self.opened.add_done_callback(_end_listening)
+
+    def _heard(self, *what: str | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.feed.hint, *what)
+
+    async def _look_by_itself(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.feed.hint()
+
+
+async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
+    """Read, and retry while the database cannot be reached."""
+    while True:
+        try:
+            return await read()
+        except (StoreError, RefusedError) as error:
+            _log.warning("Cannot read a live stream; retrying: %s", error)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _end_listening(opened: asyncio.Future[Callable[[], None]]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result()()

@@ -1,0 +1,90 @@
+"""graphql-sse: an operation over one HTTP response of server-sent events, for clients without WebSockets.
+
+The protocol is the distinct connections mode of https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md. Each
+event's id is the cursor of its payload, so a browser that reconnects with `Last-Event-ID` resumes exactly there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
+from functools import partial
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flexiroaster.errors import StoreError, UnauthenticatedError
+from flexiroaster.service.admin.tokens import Viewer
+from flexiroaster.web.streams import StreamsClosedError, Transport
+from graphql_api import failures, responses
+from graphql_api.documents import RefusedError
+from graphql_api.event_streams import SIGN_OF_LIFE, EventStreams, alive
+from graphql_api.operations import FailedError, Operations, Response, errors_of
+from graphql_api.transport.requests import GraphQLRequest, from_body, from_query, read_body
+
+__all__ = ["EVENT_STREAM", "GraphQLEventStream"]
+
+EVENT_STREAM = "text/event-stream"
+
+_COMPLETE = b"event: complete\ndata:\n\n"
+
+
+class GraphQLEventStream:
+    """The ASGI application behind `/graphql` for requests that accept `text/event-stream`."""
+
+    def __init__(self, operations: Operations, event_streams: EventStreams) -> None:
+        self.operations = operations
+        self.event_streams = event_streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        with ExitStack() as held:
+            answer = await self._answer(Request(scope, receive), held)
+            if answer is not None:
+                await answer(scope, receive, send)
+
+    async def _answer(self, request: Request, held: ExitStack) -> ASGIApp | None:
+        """The stream or an error response; None if the client has disconnected."""
+        try:
+            asked, viewer = await self._begun(request)
+            held.enter_context(self.event_streams.opened_by(viewer))
+        except RefusedError as refused:
+            return responses.failure(errors_of(refused), refused.status)
+        except UnauthenticatedError as error:
+            challenge = {"www-authenticate": "Bearer"}
+            return responses.refusal(error.message, "UNAUTHENTICATED", 401, headers=challenge)
+        except StoreError as error:
+            return responses.failure([failures.internal(error)], 503)
+        except ClientDisconnect:
+            return None
+        return partial(self.event_streams.send, self._events(request, asked, viewer))
+
+    async def _begun(self, request: Request) -> tuple[GraphQLRequest, Viewer]:
+        """The request and its viewer. Raises RefusedError, UnauthenticatedError, StoreError, ClientDisconnect."""
+        if request.method not in {"GET", "POST"}:
+            raise RefusedError.because("Use GET or POST", "METHOD_NOT_ALLOWED", 405)
+        viewer = await self.event_streams.viewer(request.scope)
+        if request.method == "GET":
+            return from_query(request.scope["query_string"]), viewer
+        return from_body(request.headers, await read_body(request)), viewer
+
+    async def _events(self, request: Request, asked: GraphQLRequest, viewer: Viewer) -> AsyncGenerator[bytes, None]:
+        """The stream's events. At a server shutdown it ends without `complete`, so that the client reconnects."""
+        resume = request.headers.get("last-event-id") or None
+        found = self.operations.responses(
+            asked, viewer, Transport.SSE, resume=resume, read_only=request.method == "GET"
+        )
+        try:
+            async with aclosing(found), aclosing(alive(found)) as responses_or_silence:
+                async for response in responses_or_silence:
+                    yield SIGN_OF_LIFE if response is None else _next(response)
+        except StreamsClosedError:
+            return
+        except (RefusedError, FailedError) as error:
+            yield _next(Response(responses.dumps({"errors": errors_of(error)}).decode()))
+        yield _COMPLETE
+
+
+def _next(response: Response) -> bytes:
+    id_ = "" if response.cursor is None else f"id: {response.cursor}\n"
+    return f"{id_}event: next\ndata: {response.text}\n\n".encode()

@@ -1,0 +1,54 @@
+"""The routes of safety-engine decisions: list and override them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path
+
+from flexiroaster.errors import InputError, NotFoundError
+from flexiroaster.service.safety import decisions
+from rest_compat.models.base import Done, Refusal, Responses
+from rest_compat.models.safety import Decision, Decisions, OverrideRequest
+from rest_compat.parameters import ExecutionId, Text
+from rest_compat.requests import Operating, Reading
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/executions/{execution_id}/decisions", tags=["executions"])
+
+_UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such execution."}}
+_OVERRIDE: Responses = {
+    400: {
+        "model": Refusal,
+        "description": "The execution's status does not allow it, or the action does not fit the decision.",
+    },
+    404: {"model": Refusal, "description": "The execution has no such decision."},
+    409: {"model": Refusal, "description": "A newer decision exists, or the pipeline's concurrency limit is reached."},
+}
+
+DecisionId = Annotated[Text, Path(description="The id of the decision.")]
+
+
+@router.get("", responses=_UNKNOWN)
+def list_decisions(call: Reading, execution_id: ExecutionId) -> Decisions:
+    """The decisions of the safety engine about an execution, with reasons and overrides, oldest first."""
+    found = decisions.of_execution(call.installation, execution_id)
+    return Decisions(decisions=[Decision.of(row) for row in found], total=len(found))
+
+
+@router.post("/{decision_id}/override", responses=_OVERRIDE)
+def override_decision(
+    call: Operating, execution_id: ExecutionId, decision_id: DecisionId, asked: OverrideRequest
+) -> Done:
+    """Override a decision with another action."""
+    try:
+        with call.audited("overrideDecision", decision_id, asked.model_dump(mode="json")):
+            if decisions.get(call.installation, decision_id).execution_id != execution_id:
+                raise NotFoundError(f"Decision not found: {decision_id}", decision_id=decision_id)
+            decisions.override(
+                call.installation, decision_id, asked.action, asked.reason, requested_by=call.viewer.name
+            )
+    except InputError as error:  # the body is valid, but the action does not fit the decision
+        raise HTTPException(400, error.message) from error
+    return Done(message=f"{asked.action.capitalize()} requested instead of decision {decision_id}")
