@@ -18,11 +18,11 @@ demo: $(RUN_STAMP) ## run the flights pipeline on real data and show its answer
 	@$(BIN)/flexiroaster demo
 
 serve: $(STAMP) ## serve the API and the flights pipeline, with GraphiQL at http://127.0.0.1:8000/graphql
-	@$(BIN)/python -m graphql_api.graphiql.install || true
+	@$(BIN)/python -m graphql_api.graphiql || true
 	@DEBUG=true LOG_FORMAT=text $(BIN)/flexiroaster serve --demo $(SERVE_ARGS)
 
 graphiql: $(STAMP) ## fetch GraphiQL's files into the cache folder; needs npm
-	@$(BIN)/python -m graphql_api.graphiql.install
+	@$(BIN)/python -m graphql_api.graphiql
 
 # Each test process has a core to itself at best: more threads of OpenMP only wait for each other there. And the many
 # processes that tests start need not compile our modules each time, where the environment says to write no byte code.

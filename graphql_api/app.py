@@ -14,17 +14,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp
 
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.request_guard import Guard
-from flexiroaster.web.streams import Streams
-from graphql_api import graphiql, responses
+from flexiroaster.web.streams import EventStreams, Places, Streams
+from flexiroaster.web.thread_pool import LIMIT_SECONDS, ThreadPool
+from graphql_api import failures, graphiql
 from graphql_api.documents import Documents
-from graphql_api.event_streams import EventStreams
-from graphql_api.execution import LIMIT_SECONDS, Workers
 from graphql_api.operations import Operations
-from graphql_api.places import Places
+from graphql_api.transport import requests
 from graphql_api.transport.http import GraphQLHTTP
 from graphql_api.transport.sse import GraphQLEventStream
 from graphql_api.transport.websocket import GraphQLWebSocket, Limits
@@ -49,7 +49,7 @@ def create_app(
     """
     settings = settings or installation.settings
     schema = schema or _own_schema()
-    workers = Workers(limit=limit, interrupt=installation.interrupt)
+    workers = ThreadPool(limit=limit, interrupt=installation.interrupt)
 
     streams = Streams(installation)
 
@@ -62,7 +62,7 @@ def create_app(
     def health(_request: Request) -> Response:
         alive = installation.healthy
         return Response(
-            responses.dumps({"status": "ok" if alive else "failed"}), 200 if alive else 503, media_type=responses.JSON
+            requests.dumps({"status": "ok" if alive else "failed"}), 200 if alive else 503, media_type=requests.JSON
         )
 
     documents = Documents(schema, debug=settings.debug)
@@ -88,6 +88,7 @@ def create_app(
         middleware=_middleware(settings),
         exception_handlers={HTTPException: _refused},
     )
+    app.state.path = PATH
     app.state.streams = streams  # the server ends them before it waits for their connections to close
     app.state.event_streams = event_streams  # shared with the REST API, so that one limit covers the streams of both
     return app
@@ -108,7 +109,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         expose_headers=["x-request-id"],
         max_age=600,
     )
-    guard = Middleware(Guard, origins=settings.cors_origins)
+    guard = Middleware(Guard, answers=GraphQLAnswers(), origins=settings.cors_origins)
     return [guard, cors] if settings.cors_origins else [guard]
 
 
@@ -117,4 +118,16 @@ def _refused(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = error.detail if isinstance(error, HTTPException) else "Internal error"
     headers = error.headers if isinstance(error, HTTPException) else None
-    return responses.refusal(detail, "NOT_FOUND" if status == 404 else "BAD_REQUEST", status, headers=headers)
+    return requests.refusal(detail, "NOT_FOUND" if status == 404 else "BAD_REQUEST", status, headers=headers)
+
+
+class GraphQLAnswers:
+    """The guard's responses as GraphQL errors."""
+
+    def refused(self, message: str, code: str, status: int) -> ASGIApp:
+        """Return a response with one error and its code."""
+        return requests.refusal(message, code, status)
+
+    def failed(self, error: Exception, request_id: str) -> ASGIApp:
+        """Log the error and return a response that shows only its id."""
+        return requests.failure([failures.internal(error, f"in request {request_id}")], 500)

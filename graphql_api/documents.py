@@ -24,12 +24,12 @@ from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRul
 from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from flexiroaster.model.viewer import Role
+from flexiroaster.web.thread_pool import RefusedError
 from graphql_api import query_cost
 from graphql_api.permissions import FORBIDDEN, permission_rule
 
-__all__ = ["BAD_REQUEST", "PARSE_FAILED", "VALIDATION_FAILED", "Documents", "Operation", "RefusedError"]
+__all__ = ["PARSE_FAILED", "VALIDATION_FAILED", "Documents", "InvalidDocumentError", "Operation"]
 
-BAD_REQUEST = "BAD_REQUEST"
 PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
 
@@ -39,25 +39,12 @@ _MOST_ERRORS = 10
 _RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
 
 
-class RefusedError(Exception):
-    """A request that is not executed; `status` is the HTTP status that says why.
+class InvalidDocumentError(RefusedError):
+    """A document that cannot be parsed, is not valid, or is too large; `status` is 403 if it is not permitted."""
 
-    `well_formed`: the request is valid GraphQL over HTTP, and the error is in its operation. Clients that only accept
-    `application/json` expect status 200 in this case.
-    """
-
-    def __init__(self, errors: Sequence[GraphQLError], status: int = 400, *, well_formed: bool = False) -> None:
-        super().__init__(errors[0].message)
-        self.errors = tuple(errors)
-        self.status = status
-        self.well_formed = well_formed
-
-    @classmethod
-    def because(
-        cls, message: str, code: str = BAD_REQUEST, status: int = 400, *, well_formed: bool = False
-    ) -> RefusedError:
-        """Create the refusal from a single error."""
-        return cls([GraphQLError(message, extensions={"code": code})], status, well_formed=well_formed)
+    def __init__(self, errors: Sequence[GraphQLError], status: int = 400) -> None:
+        super().__init__(errors[0].message, status=status, well_formed=True)
+        self.errors = [dict(error.formatted) for error in errors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +110,14 @@ def _parsed(text: str) -> DocumentNode:
             max_comments=query_cost.MAX_TOKENS,
         )
     except GraphQLSyntaxError as error:
-        raise RefusedError([_with_code(error, PARSE_FAILED)], well_formed=True) from error
+        raise InvalidDocumentError([_with_code(error, PARSE_FAILED)]) from error
 
 
 def _refuse(errors: Sequence[GraphQLError]) -> None:
     if errors:
         coded = [_with_code(error, VALIDATION_FAILED) for error in errors]
         forbidden = any((error.extensions or {}).get("code") == FORBIDDEN for error in coded)
-        raise RefusedError(coded, 403 if forbidden else 400, well_formed=True)
+        raise InvalidDocumentError(coded, 403 if forbidden else 400)
 
 
 def _with_code(error: GraphQLError, code: str) -> GraphQLError:
@@ -147,4 +134,4 @@ def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode
         problem = "operationName is required: the document has several operations"
     else:
         problem = f"The document has no operation named {name[:100]!r}"
-    raise RefusedError.because(problem, well_formed=True)
+    raise RefusedError(problem, well_formed=True)

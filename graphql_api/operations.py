@@ -7,11 +7,13 @@ role; each of them receives the same text.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, cast
+from inspect import isawaitable
+from time import monotonic
+from typing import Any, TypeAlias, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -24,19 +26,22 @@ from graphql import (
     VariableNode,
     Visitor,
     create_source_event_stream,
+    execute,
     visit,
 )
+from strawberry.execution import optimized_is_awaitable
 
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.streams import Streams, StreamsClosedError, Transport
-from graphql_api import failures, responses
+from flexiroaster.web.thread_pool import OVERLOADED, TIMEOUT, RefusedError, ThreadPool
+from graphql_api import failures
 from graphql_api.context import Context, StreamContext
-from graphql_api.documents import Documents, Operation, RefusedError
-from graphql_api.execution import OVERLOADED, Workers, execute_operation
+from graphql_api.documents import Documents, Operation
+from graphql_api.transport import requests
 from graphql_api.transport.requests import GraphQLRequest
 
-__all__ = ["FailedError", "Operations", "Response", "errors_of"]
+__all__ = ["FailedError", "Operations", "Response", "errors_of", "execute_operation"]
 
 MOST_FORMS = 8
 """Maximum number of forms in which a payload is cached; further forms are encoded for each subscriber."""
@@ -57,6 +62,9 @@ class Response:
     cursor: str | None = None
 
 
+_is_awaitable = cast("Callable[[Any], TypeGuard[Awaitable[Any]]]", optimized_is_awaitable)  # faster than the default
+
+
 class FailedError(Exception):
     """An operation failed, or did not start; `errors` are in the form that the client may see."""
 
@@ -67,9 +75,7 @@ class FailedError(Exception):
 
 def errors_of(error: RefusedError | FailedError) -> list[Mapping[str, Any]]:
     """Return the errors to send to the client."""
-    if isinstance(error, FailedError):
-        return list(error.errors)
-    return [dict(each.formatted) for each in error.errors]
+    return list(error.errors)
 
 
 class Operations:
@@ -80,7 +86,7 @@ class Operations:
         schema: strawberry.Schema,
         installation: Installation,
         documents: Documents,
-        workers: Workers,
+        workers: ThreadPool,
         streams: Streams,
     ) -> None:
         self._schema = schema
@@ -108,7 +114,7 @@ class Operations:
         find = partial(self._documents.operation, asked.query, viewer.role, asked.variables, asked.operation_name)
         operation = await self._workers.run(lambda *_: find())
         if read_only and operation.type is OperationType.MUTATION:
-            raise RefusedError.because("Mutations need POST", "METHOD_NOT_ALLOWED", 405)
+            raise RefusedError("Mutations need POST", "METHOD_NOT_ALLOWED", 405)
         try:
             async with aclosing(self._results(operation, asked, viewer, over, resume)) as results:
                 async for response in results:
@@ -137,7 +143,7 @@ class Operations:
     async def _counted(self, over: Transport) -> AsyncIterator[None]:
         opened = self._streams.subscriptions
         if opened.total() >= MOST_SUBSCRIPTIONS:
-            raise RefusedError.because("Too many subscriptions are open, try again later", OVERLOADED, 503)
+            raise RefusedError("Too many subscriptions are open, try again later", OVERLOADED, 503)
         opened[over] += 1
         try:
             yield
@@ -195,7 +201,7 @@ class Operations:
         if result.errors:
             spoken = failures.spoken_by(operation.document, asked.variables)
             content["errors"] = [failures.presented(error, spoken) for error in result.errors]
-        return responses.dumps(content).decode()
+        return requests.dumps(content).decode()
 
 
 def _forget_failure(forms: dict[_Form, asyncio.Task[str]], form: _Form, task: asyncio.Task[str]) -> None:
@@ -230,3 +236,41 @@ class _Uses(Visitor):
 
     def enter_variable(self, node: VariableNode, *_: object) -> None:
         self.found.append(node.name.value)
+
+
+def execute_operation(
+    schema: strawberry.Schema,
+    operation: Operation,
+    variables: Mapping[str, Any] | None,
+    context: Context,
+    loop: asyncio.AbstractEventLoop,
+    deadline: float,
+    root: object = None,
+) -> ExecutionResult:
+    """Execute an operation in this thread, on its loop. For a subscription, `root` is the one payload to execute.
+
+    Raises RefusedError at the deadline.
+    """
+
+    async def finished() -> ExecutionResult:
+        result = execute(
+            schema._schema,  # strawberry has no public name for the schema it builds
+            operation.document,
+            root,
+            context_value=context,
+            variable_values=dict(variables) if variables else None,
+            operation_name=operation.name,
+            executor_class=schema.execution_context_class,
+            is_awaitable=_is_awaitable,
+            operation_extensions=None,
+        )
+        return await result if isawaitable(result) else result
+
+    async def limited() -> ExecutionResult:
+        async with asyncio.timeout(deadline - monotonic()):
+            return await finished()
+
+    try:
+        return loop.run_until_complete(limited())
+    except TimeoutError as error:
+        raise RefusedError("The request took too long", TIMEOUT, 503) from error

@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
+import logging
+from time import perf_counter
+
 from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flexiroaster import __version__
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.request_guard import Guard
-from flexiroaster.web.streams import Streams
-from graphql_api.event_streams import EventStreams
+from flexiroaster.web.streams import EventStreams, Streams
 from rest_compat import failures
-from rest_compat.access_log import AccessLog
-from rest_compat.exposition import Exposition
-from rest_compat.routes import airflow, docs, events, executions, insights, pipelines, safety, starts, system
+from rest_compat.routes import executions, pipelines, safety, system
+from rest_compat.routes.system import Exposition
 
-__all__ = ["Beside", "add_rest", "create_app"]
+__all__ = ["AccessLog", "Beside", "add_rest", "create_app"]
+
+
+# The access log: one line per request with its method, path, status, viewer and duration.
+_log = logging.getLogger("flexiroaster.access")
+
+
+class AccessLog:
+    """ASGI middleware that logs requests. It runs after the guard that sets the request id, and disables caching."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request and log it at its end, without the query string, which may contain secrets."""
+        started, status = perf_counter(), 500
+
+        async def heard(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).setdefault("cache-control", "no-store")
+            await send(message)
+
+        try:
+            await self.app(scope, receive, heard)
+        finally:
+            state = scope.get("state", {})
+            fields = {
+                "request_id": state.get("request_id"),
+                "viewer": state.get("viewer"),
+                "status": status,
+                "milliseconds": round((perf_counter() - started) * 1000, 2),
+            }
+            quiet = status < 400 and scope["path"].startswith("/health")  # probes arrive every few seconds
+            level = logging.DEBUG if quiet else logging.INFO
+            _log.log(level, "%s %s %d", scope["method"], scope["path"], status, extra=fields)
+
 
 _GRAPHQL = ("/graphql", "/graphiql")
 
@@ -54,13 +93,21 @@ def create_app(installation: Installation, streams: Streams, event_streams: Even
     app.state.event_streams = event_streams
     app.state.exposition = Exposition(installation, streams, app.state.open_streams)
     failures.install(app)
-    app.add_exception_handler(airflow.WrongSecretError, airflow.answer_wrong_secret)
+    app.add_exception_handler(system.WrongSecretError, system.answer_wrong_secret)
     app.include_router(system.probes, responses=failures.UNEXPECTED)
     app.include_router(system.router, responses=failures.RESPONSES)
-    app.include_router(insights.router, responses=failures.RESPONSES)
-    app.include_router(docs.router, prefix=settings.api_prefix)
-    for each in (pipelines, starts, executions, safety, events, airflow):
-        app.include_router(each.router, prefix=settings.api_prefix, responses=failures.RESPONSES)
+    app.include_router(safety.insights_router, responses=failures.RESPONSES)
+    app.include_router(system.docs_router, prefix=settings.api_prefix)
+    routers = (
+        pipelines.router,
+        executions.starts_router,
+        executions.router,
+        safety.decisions_router,
+        executions.events_router,
+        system.airflow_router,
+    )
+    for router in routers:
+        app.include_router(router, prefix=settings.api_prefix, responses=failures.RESPONSES)
     return app
 
 

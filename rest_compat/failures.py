@@ -29,7 +29,7 @@ from flexiroaster.errors import (
     UnauthenticatedError,
 )
 from flexiroaster.model.event import utc_now
-from graphql_api.documents import RefusedError
+from flexiroaster.web.thread_pool import RefusedError
 from rest_compat.models.base import Failure, Invalid, InvalidItem, Refusal, Responses
 
 __all__ = ["RESPONSES", "UNEXPECTED", "Answers", "install"]

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from flexiroaster.config import Settings, load_settings
-from flexiroaster.store import migrate
+from flexiroaster.store import database as migrate
 from flexiroaster.store.database import open_database
 from flexiroaster.workers import worker_handle
 from tests.proxy import free_port
@@ -103,7 +103,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _migrate(url: str) -> None:
     database = open_database(load_settings(database_url=url))
-    migrate.upgrade(database)
+    migrate.upgrade_schema(database)
     database.close()
 
 

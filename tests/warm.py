@@ -236,7 +236,7 @@ PRELOADED = (
     "flexiroaster.workers.fork_server",  # first, see flexiroaster/workers/preload.py
     "flexiroaster.cli.app",
     "flexiroaster.service.executions.executions",
-    "flexiroaster.service.gate",
+    "flexiroaster.service.safety.risk",
     "flexiroaster.service.safety.learner",
     "graphql_api.app",
     "redis",

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.fitting import fit_logistic
-from flexiroaster.safety.history_file import read_history
 from flexiroaster.safety.learning.evaluation import Metrics, measure
-from flexiroaster.safety.prior import PRIOR_FEATURES
+from flexiroaster.safety.learning.training import fit_logistic
 from flexiroaster.safety.risk.additive import LinearModel, score
 from flexiroaster.safety.risk.calibration import BetaCalibration, sigmoid
-from flexiroaster.safety.risk.history import feature_rows
+from flexiroaster.safety.risk.history import feature_rows, read_history
+from flexiroaster.safety.risk.model import PRIOR_FEATURES
 
 __all__ = ["Sample", "fit_prior", "left_out", "main", "read_sample"]
 

@@ -9,13 +9,22 @@ row n of the table is row n of the rows for which that column is true. The summa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = [
     "LEAST_BYTES",
+    "LEAST_BYTES_TO_MAP",
+    "MOST_BYTES",
     "MOST_FILES",
     "Part",
+    "can_map",
+    "map_file",
     "parts_of",
     "put_beside",
     "select_rows",
@@ -23,6 +32,7 @@ __all__ = [
     "worth_selecting",
     "worth_sharing",
 ]
+
 
 LEAST_BYTES = 1 << 20
 """Smaller tables are copied, because a single file is simpler."""
@@ -104,3 +114,31 @@ def _kept(base: Mapping[str, Any], columns: Collection[str]) -> list[Part]:
     ]
     kept = [part._replace(columns=[name for name in part.columns or () if name in wanted]) for part in named]
     return [part for part in kept if part.columns]
+
+
+# Memory-mapped Arrow files: frames whose columns are the mapped file, without copies and without validation.
+LEAST_BYTES_TO_MAP = 4 * 1024 * 1024
+"""Smaller files are read faster than pyarrow is imported."""
+
+MOST_BYTES = 256 * 1024 * 1024
+"""Larger files are streamed: mapped pages count as process memory, although the system can reclaim them."""
+
+_FLAT = re.compile(r"U?Int(8|16|32|64)|Float(32|64)|Boolean|String|Binary|Date|Time|Duration\(.*|Datetime\(.*")
+
+
+def can_map(size: int, types: Iterable[str]) -> bool:
+    """Whether pyarrow can map a file of this size, with columns of these types, without conversion."""
+    return LEAST_BYTES_TO_MAP <= size <= MOST_BYTES and all(_FLAT.fullmatch(dtype) for dtype in types)
+
+
+def map_file(path: Path) -> pl.LazyFrame:
+    """Map the file as a table. It stays mapped while any of its columns is in use."""
+    import polars as pl
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pl.from_arrow(pa.ipc.open_file(source).read_all())  # pl.DataFrame(...) would copy
+    except pa.ArrowNotImplementedError:  # the file has a column of another type that the table does not use
+        return pl.scan_ipc(path, glob=False, hive_partitioning=False)
+    return cast("pl.DataFrame", table).lazy()

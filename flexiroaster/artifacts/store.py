@@ -20,8 +20,16 @@ from uuid import uuid4
 
 import xxhash
 
-from flexiroaster.artifacts.composite import Part, parts_of, put_beside, select_rows, worth_selecting, worth_sharing
-from flexiroaster.engine.mapped import can_map, map_file
+from flexiroaster.artifacts.composite import (
+    Part,
+    can_map,
+    map_file,
+    parts_of,
+    put_beside,
+    select_rows,
+    worth_selecting,
+    worth_sharing,
+)
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model import failpoints
 from flexiroaster.model.checksum import checksum_of, same_checksum

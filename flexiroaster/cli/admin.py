@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.failures import reported
-from flexiroaster.cli.options import AsJson, parse_duration
-from flexiroaster.cli.text import console, emit_json, moment, one_line, table
+from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, parse_duration, reported, table
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role
 
 if TYPE_CHECKING:
     from flexiroaster.service.admin.tokens import TokenRow
 
-__all__ = ["app"]
-
-app = typer.Typer(help="Create, list and revoke access tokens of the APIs.", no_args_is_help=True)
+__all__ = ["database_app", "token_app"]
 
 
-@app.command()
+token_app = typer.Typer(help="Create, list and revoke access tokens of the APIs.", no_args_is_help=True)
+
+
+@token_app.command()
 @reported
 def create(
     name: Annotated[
@@ -42,7 +41,7 @@ def create(
     typer.echo("Save this token now: it is shown only once. Send it as: Authorization: Bearer TOKEN", err=True)
 
 
-@app.command("list")
+@token_app.command("list")
 @reported
 def listing(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of tokens.")] = 100,
@@ -67,7 +66,7 @@ def listing(
         typer.echo(f"there are more than {limit} tokens; --limit shows more", err=True)
 
 
-@app.command()
+@token_app.command()
 @reported
 def revoke(token: Annotated[str, typer.Argument(metavar="NAME|ID", help="The token's name or id.")]) -> None:
     """Revoke a token; servers reject it within seconds."""
@@ -96,3 +95,57 @@ def _document(token: TokenRow) -> dict[str, Any]:
         "revoked_at": token.revoked_at,
         "last_used_at": token.last_used_at,
     }
+
+
+# `flexiroaster db`: schema migrations and retention.
+database_app = typer.Typer(help="Migrate and prune the database.", no_args_is_help=True)
+
+
+@database_app.command()
+@reported
+def upgrade() -> None:
+    """Migrate the database to the schema version of this release. Starting an execution does this too."""
+    from flexiroaster.config import load_settings
+    from flexiroaster.service.admin import maintenance
+
+    before, after = maintenance.upgrade_schema(load_settings())
+    typer.echo(f"already at {after}" if before == after else f"upgraded from {before or 'nothing'} to {after}")
+
+
+@database_app.command()
+@reported
+def prune(
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Minimum age, such as 90d, 12h or 30m.")],
+) -> None:
+    """Delete executions that ended more than AGE ago, with their logs and artifacts.
+
+    Live executions and executions that a rerun still reads are kept. Data that outputs wrote is kept, but can no longer
+    be rolled back. The audit log, decisions, insights and other records have their own retention: see
+    RETENTION_*_DAYS in docs/settings.md.
+    """
+    from flexiroaster.service.admin import maintenance
+    from flexiroaster.service.installation import open_installation
+
+    age = parse_duration("--older-than", older_than)
+    with open_installation() as installation:
+        forgotten = maintenance.prune(installation, age)
+        records = maintenance.prune_records(installation)
+        leftovers = maintenance.sweep(installation, age)
+    typer.echo(f"{forgotten} executions deleted")
+    for name, rows in records.items():
+        if rows:
+            typer.echo(f"{rows} rows of {name} deleted")
+    if leftovers:
+        typer.echo(f"{leftovers} leftover folders and files deleted")
+
+
+@database_app.command()
+@reported
+def current() -> None:
+    """Print the schema version of the database."""
+    from flexiroaster.config import load_settings
+    from flexiroaster.service.admin import maintenance
+
+    version = maintenance.current_schema(load_settings())
+    told = "" if version == maintenance.HEAD else f" (this release needs {maintenance.HEAD})"
+    typer.echo(f"{version or 'nothing'}{told}")

@@ -10,21 +10,7 @@ from typing import Annotated
 import typer
 
 from flexiroaster import __version__
-from flexiroaster.cli import (
-    admin,
-    check,
-    database,
-    demo,
-    executions,
-    history,
-    operators,
-    pipelines,
-    risk,
-    run,
-    serve,
-    services,
-    worker,
-)
+from flexiroaster.cli import admin, demo, executions, operators, pipelines, risk, run
 
 __all__ = ["app", "main"]
 
@@ -54,17 +40,17 @@ def _options(
 
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
-app.command("validate")(check.validate)
+app.command("validate")(pipelines.validate)
 app.command("operators")(operators.operators)
 app.add_typer(executions.app, name="executions")
 app.add_typer(pipelines.app, name="pipelines")
-app.add_typer(risk.app, name="risk")
-app.add_typer(history.app, name="history")
-app.add_typer(database.app, name="db")
-app.add_typer(admin.app, name="token")
-app.command("serve")(serve.serve)
-app.command("worker")(worker.worker)
-app.command("services")(services.services)
+app.add_typer(risk.risk_app, name="risk")
+app.add_typer(risk.history_app, name="history")
+app.add_typer(admin.database_app, name="db")
+app.add_typer(admin.token_app, name="token")
+app.command("serve")(run.serve)
+app.command("worker")(run.worker)
+app.command("services")(run.services)
 
 
 def main() -> None:

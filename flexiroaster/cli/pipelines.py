@@ -6,14 +6,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexiroaster.cli.failures import reported
-from flexiroaster.cli.options import AsJson
-from flexiroaster.cli.text import console, emit_json, moment, one_line, table
+from flexiroaster.cli.text import (
+    AsJson,
+    File,
+    Modules,
+    Roots,
+    Variables,
+    access_for,
+    console,
+    emit_json,
+    moment,
+    one_line,
+    parse_variables,
+    reported,
+    table,
+)
 
 if TYPE_CHECKING:
+    from flexiroaster.model.pipeline import Pipeline
     from flexiroaster.service.pipelines import Revision
 
-__all__ = ["app"]
+__all__ = ["app", "validate"]
+
 
 app = typer.Typer(help="List and show stored pipelines.", no_args_is_help=True)
 
@@ -73,4 +87,38 @@ def _summary(revision: Revision) -> dict[str, object]:
         "is_active": revision.pipeline.is_active,
         "created_at": revision.created_at,
         "updated_at": revision.updated_at,
+    }
+
+
+# `flexiroaster validate`: reports every problem of a definition without running it.
+@reported
+def validate(
+    file: File,
+    var: Variables = None,
+    allow_module: Modules = None,
+    root: Roots = None,
+    as_json: AsJson = False,
+) -> None:
+    """Validate a definition and print each problem with its path on a line. Exits with 2 if there are problems."""
+    from flexiroaster.config import load_settings
+    from flexiroaster.service import definition
+
+    variables = parse_variables(var)
+    access = access_for(load_settings(), file, root, allow_module)
+    pipeline = definition.check(definition.read_definition(file), access, variables)
+    waiting = definition.unset_variables(pipeline, variables)
+    if as_json:
+        emit_json(_document(pipeline, waiting))
+        return
+    count = len(pipeline.stages)
+    told = f"; set with --var: {', '.join(waiting)}" if waiting else ""
+    typer.echo(f"valid: {pipeline.name}, {count} {'stage' if count == 1 else 'stages'}{told}")
+
+
+def _document(pipeline: Pipeline, waiting: list[str]) -> dict[str, object]:
+    return {
+        "valid": True,
+        "name": pipeline.name,
+        "stages": list(pipeline.order()),
+        "unset_variables": waiting,
     }

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from queue import Empty, SimpleQueue
+from time import monotonic, sleep
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
 from flexiroaster.cli.text import console, duration, moment, one_line, rows, styled, table
+from flexiroaster.errors import NotAllowedError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
-from flexiroaster.model.execution import StageStatus
+from flexiroaster.model.execution import TERMINAL, StageStatus
+from flexiroaster.service.executions import commands, executions
+from flexiroaster.service.executions.executions import ExecutionRow
+from flexiroaster.service.installation import Installation
+from flexiroaster.service.pipelines import Revision
+from flexiroaster.service.safety import decisions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import RenderableType
 
     from flexiroaster.model.pipeline import Pipeline
+    from flexiroaster.service.executions.executions import ExecutionRow, StageRow
+    from flexiroaster.service.installation import Installation
 
-__all__ = ["Board", "View", "shown"]
+__all__ = [
+    "Board",
+    "Followed",
+    "View",
+    "document",
+    "follow",
+    "logged",
+    "print_error",
+    "print_stages",
+    "shown",
+    "stage_document",
+    "summary",
+]
+
 
 _STATUS_AFTER = {
     EventType.STAGE_STARTED: StageStatus.RUNNING,
@@ -165,3 +193,203 @@ def _line(event: Event) -> str:
     """Format an event as `12:00:01  WARNING  load: message`; messages of the engine already name the stage."""
     stage = f"{event.stage_id}: " if event.type is EventType.STAGE_LOG else ""
     return f"{moment(event.at)[11:]}  {event.level.upper():8} {stage}{one_line(event.message)}"
+
+
+# Log setup of commands that drive executions.
+def logged(installation: Installation) -> bool:
+    """Log execution events to stderr if `LOG_LEVEL` or `LOG_FORMAT` is set, and return whether it is.
+
+    The log then replaces the progress view. Call this before the first execution.
+    """
+    settings = installation.settings
+    if settings.model_fields_set.isdisjoint({"log_level", "log_format"}):
+        return False
+    from flexiroaster.service.admin import logs
+
+    logs.configure(settings, installation.access, installation.owner)
+    installation.driver.listen(logs.log_events())
+    return True
+
+
+# Start an execution and follow it until it ends: shows events, enforces a time limit, handles Ctrl-C.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+PAUSED_SECONDS = 0.5
+"""The interval (s) between checks of a paused execution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """An execution that has ended, and whether a signal stopped it."""
+
+    execution: ExecutionRow
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    failure: Exception | None
+
+
+_Inbox = SimpleQueue[Sequence[Event] | _Signal | _End]
+
+
+def follow(
+    installation: Installation,
+    revision: Revision,
+    variables: Mapping[str, Any],
+    view: View,
+    timeout: float | None = None,
+    traceparent: str | None = None,
+) -> Followed:
+    """Run a pipeline to its end as part of the trace `traceparent`.
+
+    The first signal stops the execution, and so does `timeout` (s). Raises the errors of `executions.start`, StoreError
+    if the database is unreachable, and KeyboardInterrupt at the second signal; the caller then closes the installation,
+    which kills all running stages.
+    """
+    inbox: _Inbox = SimpleQueue()
+    unlisten = installation.driver.listen(inbox.put)
+    try:
+        with _signals_to(inbox):
+            execution_id = executions.start(
+                installation, revision, variables, triggered_by="cli", traceparent=traceparent
+            )
+            arguments = (installation, execution_id, inbox)
+            threading.Thread(target=_tell_the_end, args=arguments, name="flexiroaster-wait", daemon=True).start()
+            interrupted = _attend(installation, execution_id, inbox, view, timeout)
+    finally:
+        unlisten()
+    return Followed(executions.get(installation, execution_id), interrupted)
+
+
+def _attend(installation: Installation, execution_id: str, inbox: _Inbox, view: View, timeout: float | None) -> bool:
+    """Process the inbox until the execution has ended; return whether a signal arrived."""
+    deadline = None if timeout is None else monotonic() + timeout
+    interrupted = False
+    while True:
+        try:
+            item = inbox.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
+        except Empty:
+            deadline = None
+            _stop(installation, execution_id, f"the time limit of {timeout:g} s has passed")
+            continue
+        match item:
+            case _Signal(number):
+                interrupted = True
+                view.note("Stopping; interrupt again to kill running stages.")
+                _stop(installation, execution_id, f"interrupted by {signal.Signals(number).name}")
+            case _End(failure):
+                if failure is not None:
+                    raise failure
+                return interrupted
+            case events:
+                view.show(events)
+
+
+def _stop(installation: Installation, execution_id: str, reason: str) -> None:
+    with suppress(NotAllowedError):  # the execution has just ended
+        commands.stop(installation, execution_id, reason)
+
+
+def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) -> None:
+    try:
+        while executions.wait(installation, execution_id).status not in TERMINAL:
+            if decisions.awaits_a_person(installation, execution_id):
+                break
+            sleep(PAUSED_SECONDS)  # the execution is paused: a user may resume it
+    except Exception as error:  # noqa: BLE001 - raised again in `_attend`
+        inbox.put(_End(error))
+    else:
+        inbox.put(_End(None))
+
+
+@contextmanager
+def _signals_to(inbox: _Inbox) -> Iterator[None]:
+    """Put the first signal into the inbox; raise KeyboardInterrupt on the second."""
+    came = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+        inbox.put(_Signal(number))  # SimpleQueue.put() is reentrant, so a handler can call it during get()
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Output of executions and stages as JSON documents and as tables.
+def summary(row: ExecutionRow) -> dict[str, Any]:
+    """Return the JSON document of an execution without its stages, for lists and commands."""
+    return {
+        "execution_id": row.id,
+        "pipeline_id": row.pipeline_id,
+        "pipeline_name": row.pipeline_name,
+        "revision": row.revision,
+        "status": row.status,
+        "triggered_by": row.triggered_by,
+        "risk_score": row.risk_score,
+        "completed_stages": row.completed_stages,
+        "total_stages": row.total_stages,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "completed_at": row.completed_at,
+        "duration": row.duration,
+        "error": row.error,
+        "pause_deadline": row.pause_deadline,
+    }
+
+
+def document(execution: ExecutionRow, stages: Iterable[StageRow]) -> dict[str, Any]:
+    """Return the document of `run --json` and `executions show --json`."""
+    return {
+        "execution_id": execution.id,
+        "pipeline_id": execution.pipeline_id,
+        "revision": execution.revision,
+        "status": execution.status,
+        "duration": execution.duration,
+        "error": execution.error,
+        "stages": [stage_document(stage) for stage in stages],
+    }
+
+
+def stage_document(stage: StageRow) -> dict[str, Any]:
+    """Return the document of a stage; `duration` is that of the last attempt, in seconds."""
+    return {
+        "id": stage.stage_id,
+        "name": stage.name,
+        "status": stage.status,
+        "attempt": stage.attempt,
+        "duration": stage.duration,
+        "rows": rows(stage.output),
+        "output": stage.output,
+        "error": stage.error,
+    }
+
+
+def print_stages(stages: Iterable[StageRow]) -> None:
+    """Print a table of stages to stdout."""
+    shown = table("stage", "status", "attempt", "duration", "rows", right=("attempt", "duration", "rows"))
+    for stage in stages:
+        count = rows(stage.output)
+        counted = "-" if count is None else f"{count:,}"
+        took = duration(stage.duration)
+        shown.add_row(stage.stage_id, styled(stage.status), str(stage.attempt or "-"), took, counted)
+    console().print(shown)
+
+
+def print_error(execution: ExecutionRow, *, err: bool) -> None:
+    """Print the error of an execution, if any, as one line that names the stage."""
+    if execution.error is not None:
+        typer.echo(f"Error: {one_line(str(execution.error['message']))}", err=err)

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flexiroaster.cli.failures import reported
-from flexiroaster.cli.options import AsJson
-from flexiroaster.cli.text import console, emit_json, moment, one_line, table
+from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, reported, table
 
 if TYPE_CHECKING:
     from flexiroaster.safety.learning.backtest import Arm, Backtest
-    from flexiroaster.safety.risk.assessment import Assessment
-    from flexiroaster.safety.what_if import Remedy
+    from flexiroaster.safety.risk.assessment import Assessment, Remedy
 
-__all__ = ["app"]
+__all__ = ["history_app", "risk_app"]
 
 
 class _ShowByDefault(TyperGroup):
@@ -30,7 +27,7 @@ class _ShowByDefault(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(
+risk_app = typer.Typer(
     cls=_ShowByDefault,
     help="Estimate and explain failure risk. `risk PIPELINE` is short for `risk show PIPELINE`.",
     no_args_is_help=True,
@@ -39,7 +36,7 @@ app = typer.Typer(
 HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="Past runs in a .parquet or .csv file.")]
 
 
-@app.command()
+@risk_app.command()
 @reported
 def show(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline's id.")], as_json: AsJson = False
@@ -47,8 +44,7 @@ def show(
     """Show the failure probability of a pipeline now, its causes, and changes that would lower it."""
     from dataclasses import asdict
 
-    from flexiroaster.safety.gate import RiskLevel
-    from flexiroaster.safety.what_if import what_would_lower_it
+    from flexiroaster.safety.risk.assessment import RiskLevel, what_would_lower_it
     from flexiroaster.service.installation import open_installation
     from flexiroaster.service.safety import risk
 
@@ -62,7 +58,7 @@ def show(
     _print_remedies(remedies)
 
 
-@app.command()
+@risk_app.command()
 @reported
 def train(
     seed: Annotated[int, typer.Option(min=0, help="The same seed and history give the same model.")] = 0,
@@ -92,7 +88,7 @@ def train(
         typer.echo(trained.note)
 
 
-@app.command()
+@risk_app.command()
 @reported
 def models(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of models.")] = 20,
@@ -115,7 +111,7 @@ def models(
     console().print(shown)
 
 
-@app.command()
+@risk_app.command()
 @reported
 def backtest(
     file: HistoryFile,
@@ -132,14 +128,14 @@ def backtest(
     """Replay past runs as the safety engine would have seen them, without lookahead. Needs no database."""
     from dataclasses import asdict
 
-    from flexiroaster.service import backtests
+    from flexiroaster.service.safety import history
 
     late = None
     if anomalies or stages is not None:
-        late = backtests.anomalies(file, stages or file.with_name(f"{file.stem}_stages{file.suffix}"))
-    result = backtests.of_file(file, seed=seed)
+        late = history.anomalies(file, stages or file.with_name(f"{file.stem}_stages{file.suffix}"))
+    result = history.of_file(file, seed=seed)
     if predictions is not None:
-        backtests.write_predictions(result, predictions)
+        history.write_predictions(result, predictions)
     if as_json:
         emit_json(result.to_json() | ({} if late is None else {"anomalies": asdict(late)}))
         return
@@ -205,3 +201,51 @@ def _arm(arm: Arm) -> tuple[str, ...]:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+# `flexiroaster history`: imports past runs of another system and exports all runs.
+history_app = typer.Typer(
+    help="Import and export past runs, the training data of the risk model.", no_args_is_help=True
+)
+
+HistoryTarget = Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .csv file.")]
+
+
+@history_app.command("import")
+@reported
+def import_file(file: HistoryTarget, as_json: AsJson = False) -> None:
+    """Import past runs, so that risk predictions are available from the first start. Known runs are skipped.
+
+    Unless AI_TRAIN_EVERY is 0, the safety engine trains on these runs as if it had observed them; 100,000 runs take a
+    minute.
+
+    Columns: pipeline_id, started_at, finished_at, status (completed, failed, cancelled). Optional columns:
+    execution_id, duration_s, n_stages.
+    """
+    from dataclasses import asdict
+
+    from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import history
+
+    with open_installation() as installation:
+        imported, model = history.import_file(installation, file), installation.knowledge.model
+    if as_json:
+        emit_json({**asdict(imported), "answers": model.rung.value, "reason": model.reason})
+        return
+    typer.echo(f"{imported.added} runs imported, {imported.known} already known; {imported.total} in total")
+    typer.echo(f"risk predictions come from the {model.rung}: {model.reason}")
+
+
+@history_app.command("export")
+@reported
+def export_file(file: HistoryTarget, as_json: AsJson = False) -> None:
+    """Write all finished runs in the order of their end; `import` can read the file."""
+    from flexiroaster.service.installation import open_installation
+    from flexiroaster.service.safety import history
+
+    with open_installation() as installation:
+        written = history.export(installation, file)
+    if as_json:
+        emit_json({"written": written})
+    else:
+        typer.echo(f"{written} runs written to {file}")

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
+import re
 import sys
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+import traceback
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from flexiroaster.errors import DefinitionError, FlexiRoasterError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,18 +24,35 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from flexiroaster.config import Settings
+    from flexiroaster.operators.base import Access
+
 __all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "INVALID",
+    "AsJson",
+    "File",
+    "Modules",
+    "Roots",
+    "UsageError",
+    "Variables",
+    "access_for",
     "console",
     "duration",
     "emit_json",
     "emit_ndjson",
     "moment",
     "one_line",
+    "parse_duration",
+    "parse_variables",
     "printable",
+    "reported",
     "rows",
     "styled",
     "table",
 ]
+
 
 STYLES = {
     "completed": "green",
@@ -119,3 +147,129 @@ def _write(document: Any, *, indent: bool) -> None:  # noqa: ANN401 - any JSON v
     option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
     sys.stdout.write(orjson.dumps(document, option=option).decode())
     sys.stdout.flush()
+
+
+# Error reports and exit codes of commands.
+FAILED, INVALID, INTERRUPTED = 1, 2, 130
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class UsageError(FlexiRoasterError):
+    """The command line is invalid; the message says how to correct it."""
+
+    code = "usage"
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Make a command report a FlexiRoasterError in one line (with `--json`: as a document) and set the exit code."""
+
+    @functools.wraps(command)
+    def guarded(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return command(*arguments, **options)
+        except FlexiRoasterError as error:
+            if _debugging():
+                traceback.print_exc()
+            _report(error, as_json=bool(options.get("as_json")))
+            invalid = isinstance(error, DefinitionError | SettingsError | UsageError)
+            raise typer.Exit(INVALID if invalid else FAILED) from error
+
+    return guarded
+
+
+def _report(error: FlexiRoasterError, *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {"code": error.code, "message": error.message}
+        if isinstance(error, DefinitionError):
+            document["problems"] = error.details["problems"]
+        emit_json({"error": document})
+    elif isinstance(error, DefinitionError):
+        for problem in error.problems:
+            typer.echo(f"{'' if problem.path else 'Error: '}{one_line(str(problem))}", err=True)
+    else:
+        typer.echo(f"Error: {one_line(error.message)}", err=True)
+
+
+def _debugging() -> bool:
+    """Return whether DEBUG is on; falls back to the environment, because the settings may be invalid."""
+    from flexiroaster.config import load_settings
+
+    try:
+        return load_settings().debug
+    except SettingsError:
+        return os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}
+
+
+# Shared command line options and their parsers.
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline definition in YAML or JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--var", metavar="NAME=VALUE", help="Set a variable; valid JSON is parsed, other values are text."),
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-module", metavar="MODULE", help="Allow python stages to call a module; pkg.* allows a package."
+    ),
+]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option("--root", metavar="FOLDER", help="Allow stages to use a folder or URL prefix, besides FILE's folder."),
+]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DURATION = re.compile(r"([0-9]{1,6})([dhms])")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+
+def parse_variables(given: Iterable[str] | None) -> dict[str, Any]:
+    """Parse variables: `["n=3", "by=[\\"a\\"]", "day=2026-01-01"]` -> `{"n": 3, "by": ["a"], "day": "2026-01-01"}`.
+
+    A value that is valid JSON is parsed as JSON, any other value is text. Raises UsageError if an item is not
+    NAME=VALUE.
+    """
+    variables = {}
+    for item in given or ():
+        name, separator, text = item.partition("=")
+        if not separator:
+            raise UsageError(f"--var {item!r}: must be NAME=VALUE")
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"--var {item!r}: use letters, digits and _ in a name; it must not begin with a digit")
+        variables[name] = _value(text)
+    return variables
+
+
+def parse_duration(option: str, text: str) -> timedelta:
+    """Parse `"90d"`, `"12h"`, `"30m"` or `"45s"`. Raises UsageError that names the option for any other text."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{option} {text!r}: must be a number followed by d, h, m or s, such as 90d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def access_for(settings: Settings, file: Path, roots: Iterable[str] | None, modules: Iterable[str] | None) -> Access:
+    """Return the access of a file's stages: the settings, plus the file's folder, `roots` and `modules`."""
+    from dataclasses import replace
+
+    from flexiroaster.service.installation import access_of
+
+    access = access_of(settings)
+    return replace(
+        access,
+        file_roots=(*access.file_roots, str(file.resolve().parent), *(roots or ())),
+        python_modules=(*access.python_modules, *(modules or ())),
+    )
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

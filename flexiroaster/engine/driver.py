@@ -17,13 +17,10 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from flexiroaster.engine.commits import commit, driver_failed
-from flexiroaster.engine.driven import Driven, DrivenExecutions, late_timer
-from flexiroaster.engine.event_loop import Inbox
-from flexiroaster.engine.listeners import Listener, Listeners
+from flexiroaster.engine.driven import Driven, DrivenExecutions, commit, driver_failed, late_timer
+from flexiroaster.engine.event_loop import Inbox, Listener, Listeners, Timer, Timers
 from flexiroaster.engine.state_machine.commands import obey
 from flexiroaster.engine.state_machine.execution import Execution
-from flexiroaster.engine.timers import Timer, Timers
 from flexiroaster.errors import ErrorClass, FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.model.command import Command

@@ -7,14 +7,14 @@ of a definition at once; the operators validate their own config.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from flexiroaster.errors import DefinitionError, ErrorClass, Problem
-from flexiroaster.model import graph
 from flexiroaster.model.json_values import unstorable
 from flexiroaster.model.validation_messages import near, problems_of, quoted, render_path, shown
 
@@ -24,11 +24,67 @@ __all__ = [
     "Pipeline",
     "Stage",
     "StageType",
+    "dependents",
+    "downstream",
+    "find_cycle",
+    "malformed",
     "near",
     "parse_pipeline",
+    "placeholders",
     "problems_of",
     "render_path",
+    "substitute",
+    "topological_order",
 ]
+
+
+# Dependency graphs of stages: topological order and cycles. A graph maps each node to the nodes it depends on.
+Graph = Mapping[str, Sequence[str]]
+
+
+def find_cycle(edges: Graph) -> list[str] | None:
+    """Find one cycle, as a path in data-flow direction that starts and ends with the same node, or None."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
+    return None
+
+
+def topological_order(edges: Graph) -> tuple[str, ...]:
+    """Sort all nodes after their dependencies; ties keep the order of `edges`. Raises graphlib.CycleError."""
+    rank = {node: i for i, node in enumerate(edges)}
+    sorter = TopologicalSorter(edges)
+    sorter.prepare()
+    order: list[str] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready(), key=rank.__getitem__)
+        order += ready
+        sorter.done(*ready)
+    return tuple(order)
+
+
+def dependents(edges: Graph) -> dict[str, list[str]]:
+    """Map each node to the nodes that directly depend on it."""
+    result: dict[str, list[str]] = {node: [] for node in edges}
+    for node, wanted in edges.items():
+        for dependency in wanted:
+            result[dependency].append(node)
+    return result
+
+
+def downstream(edges: Graph, node: str) -> set[str]:
+    """All nodes that depend on `node`, directly or indirectly."""
+    direct = dependents(edges)
+    found: set[str] = set()
+    todo = [node]
+    while todo:
+        for follower in direct[todo.pop()]:
+            if follower not in found:
+                found.add(follower)
+                todo.append(follower)
+    return found
 
 
 class StageType(StrEnum):
@@ -158,7 +214,7 @@ class Pipeline(_Value):
 
     def order(self) -> tuple[str, ...]:
         """Stage ids in topological order; ties keep the order of the definition."""
-        return graph.topological_order(self.dependencies())
+        return topological_order(self.dependencies())
 
     def document(self) -> dict[str, Any]:
         """The definition as JSON values, without fields that are None by default."""
@@ -235,7 +291,7 @@ def _graph_problems(stages: object) -> list[Problem]:
         if len(problems) < _MOST_PROBLEMS:
             problems += _dependency_problems(i, stage["id"], wanted, first)
         edges.setdefault(stage["id"], tuple(d for d in wanted if d in first and d != stage["id"]))
-    cycle = graph.find_cycle(edges)
+    cycle = find_cycle(edges)
     if cycle:
         problems.append(Problem("stages", f"dependency cycle: {' -> '.join(cycle)}", "cycle"))
     return problems
@@ -253,3 +309,54 @@ def _dependency_problems(index: int, stage_id: str, wanted: list[str], known: Ma
         elif dependency in wanted[:j]:
             problems.append(Problem(path, f"{quoted(dependency)} is listed twice", "duplicate_dependency"))
     return problems
+
+
+# Placeholders: `${name}` in a stage's config is replaced by the variable of that name when the stage runs.
+_MALFORMED = re.compile(r"(?<!\$)\$\{(?![A-Za-z_][A-Za-z0-9_]*\})[^}]{0,60}\}?")
+_PATTERN = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def placeholders(value: object) -> Iterator[str]:
+    """The names of all placeholders in a JSON value, in order, with duplicates."""
+    if isinstance(value, str):
+        yield from _PATTERN.findall(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from placeholders(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from placeholders(item)
+
+
+def malformed(value: object, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Find malformed placeholders such as `${my-day}` or `${ day }`: the path and text of each."""
+    if isinstance(value, str):
+        yield from ((path, found) for found in _MALFORMED.findall(value))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from malformed(item, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from malformed(item, (*path, index))
+
+
+def substitute(value: Any, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value in, the same out
+    """Replace the placeholders in a JSON value; those without a variable stay unchanged."""
+    if isinstance(value, str):
+        return _substitute_text(value, variables) if "${" in value else value
+    if isinstance(value, Mapping):
+        return {key: substitute(item, variables) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [substitute(item, variables) for item in value]
+    return value
+
+
+def _substitute_text(text: str, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a variable has any JSON type
+    whole = _PATTERN.fullmatch(text)
+    if whole and whole[1] in variables:
+        return variables[whole[1]]
+
+    def render(match: re.Match[str]) -> str:
+        return str(variables[match[1]]) if match[1] in variables else match[0]
+
+    return _PATTERN.sub(render, text).replace("$${", "${")

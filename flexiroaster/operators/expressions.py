@@ -14,7 +14,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.operators.schemas import require_columns
+from flexiroaster.operators.tables import require_columns
 
 if TYPE_CHECKING:
     from polars.datatypes import DataType

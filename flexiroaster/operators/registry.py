@@ -16,8 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flexiroaster.errors import ErrorClass, NotFoundError, Problem, StageError
-from flexiroaster.model.pipeline import Stage, StageType
-from flexiroaster.model.template import malformed, placeholders, substitute
+from flexiroaster.model.pipeline import Stage, StageType, malformed, placeholders, substitute
 from flexiroaster.model.validation_messages import (
     listing,
     located_problems,
@@ -42,11 +41,11 @@ SELECTORS: Mapping[StageType, tuple[str, str | None]] = {
 """Stage type -> (the config field that selects the operator, its default)."""
 
 _BUILT_IN: Mapping[str, str] = {
-    "input.api": "flexiroaster.operators.inputs.api:ApiInput",
+    "input.api": "flexiroaster.operators.inputs.json:ApiInput",
     "input.file": "flexiroaster.operators.inputs.file:FileInput",
     "input.http": "flexiroaster.operators.inputs.http:HttpInput",
     "input.sql": "flexiroaster.operators.inputs.sql:SqlInput",
-    "transform.normalize": "flexiroaster.operators.transforms.normalize:Normalize",
+    "transform.normalize": "flexiroaster.operators.transforms.columns:Normalize",
     "transform.select": "flexiroaster.operators.transforms.columns:Select",
     "transform.rename": "flexiroaster.operators.transforms.columns:Rename",
     "transform.cast": "flexiroaster.operators.transforms.columns:Cast",
@@ -57,7 +56,7 @@ _BUILT_IN: Mapping[str, str] = {
     "transform.sort": "flexiroaster.operators.transforms.rows:Sort",
     "transform.join": "flexiroaster.operators.transforms.combine:Join",
     "transform.concat": "flexiroaster.operators.transforms.combine:Concat",
-    "transform.aggregate": "flexiroaster.operators.transforms.aggregate:Aggregate",
+    "transform.aggregate": "flexiroaster.operators.transforms.rows:Aggregate",
     "transform.sql": "flexiroaster.operators.transforms.sql:Sql",
     "transform.python": "flexiroaster.operators.transforms.python:Python",
     "transform.passthrough": "flexiroaster.operators.transforms.rows:Passthrough",

@@ -6,20 +6,20 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from selectors import BaseSelector
 from typing import TYPE_CHECKING
 
-from flexiroaster.config import Settings, load_settings
+from flexiroaster.config import HOME, Settings, load_settings, psycopg_url, secrets_from
 from flexiroaster.errors import StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.operators.base import Access
-from flexiroaster.service.access import access_of
-from flexiroaster.store import commands, leases, migrate, pipelines, recovery
+from flexiroaster.store import commands, leases, pipelines
+from flexiroaster.store import database as migrate
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal.writer import Journal
 from flexiroaster.threads import Failure, Threads
@@ -29,16 +29,71 @@ if TYPE_CHECKING:
     from flexiroaster.engine.leases import LeaseKeeper
     from flexiroaster.engine.scheduler import Scheduler
     from flexiroaster.safety.anomaly.watch import Watch
-    from flexiroaster.service.local_copies import LocalCopies
     from flexiroaster.service.safety.learner import Learner
-    from flexiroaster.service.safety.risk_state_cache import Knowledge
-    from flexiroaster.service.signals import Signals
-    from flexiroaster.service.tracing.following import Tracing
-    from flexiroaster.service.watching import Watchers
+    from flexiroaster.service.safety.risk_state_cache import Knowledge, Watchers
+    from flexiroaster.service.signals import LocalCopies, Signals
+    from flexiroaster.service.tracing.execution import Tracing
     from flexiroaster.workers.local_runner import Runner
     from flexiroaster.workers.protocol import Message
 
 __all__ = ["Installation", "access_of", "open_installation"]
+
+
+# Stage access: the files, hosts, connections, modules and secrets that the settings let stages reach.
+def access_of(settings: Settings) -> Access:
+    """Build the access rules of stages from the settings."""
+    file = _database_file(settings)
+    return Access(
+        file_roots=settings.file_roots,
+        connections={name: psycopg_url(url) for name, url in settings.connections.items()},
+        output_url=_output_url(settings, file),
+        python_modules=settings.python_modules,
+        http_hosts=settings.http_allowed_hosts,
+        secrets=secrets_from(),
+        own_tables=_OwnTables(),
+        own_file=str(file) if file else "",
+    )
+
+
+class _OwnTables(Collection[str]):
+    """The names of FlexiRoaster's own tables, loaded on first use because most checks do not need SQLAlchemy."""
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        from flexiroaster.store.tables import OWN_TABLES
+
+        return OWN_TABLES
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _database_file(settings: Settings) -> Path | None:
+    """The path of the installation's SQLite file, which may not exist yet; None on PostgreSQL."""
+    url = psycopg_url(settings.database_url)
+    if url.startswith("postgresql"):
+        return None
+    return (Path(url.removeprefix("sqlite:///")) if url else HOME / "flexiroaster.db").resolve()
+
+
+def _output_url(settings: Settings, file: Path | None) -> str:
+    """The URL that database outputs write to when they name no connection.
+
+    On PostgreSQL this is the installation's own database. SQLite has a single writer, and a long output would block
+    every state change, so there outputs go to a separate file next to the database.
+    """
+    if settings.output_database_url:
+        return psycopg_url(settings.output_database_url)
+    if file is None:
+        return psycopg_url(settings.database_url)
+    return f"sqlite:///{file.with_name(f'{file.stem}-output.db')}"
+
 
 EXECUTIONS_PER_PROCESS = 4
 """How many executions a worker claims per stage process: enough to have another one ready while one waits."""
@@ -80,7 +135,7 @@ class Installation:
                 raise StoreError("the installation is closed: open a new one")
             if self._database is None:
                 database = open_database(self.settings)
-                migrate.upgrade(database)
+                migrate.upgrade_schema(database)
                 self._database = database
             return self._database
 
@@ -134,7 +189,7 @@ class Installation:
         """The factory of watches: each execution driven here gets one."""
         with self._lock:
             if self._watchers is None:
-                from flexiroaster.service.watching import Watchers
+                from flexiroaster.service.safety.risk_state_cache import Watchers
 
                 self._watchers = Watchers(self.database, self.settings)
             return self._watchers
@@ -218,13 +273,13 @@ class Installation:
         load = partial(pipelines.definition, self.database, pipeline_id, revision)
         return load() if self._signals is None else self._signals.definitions.stored(pipeline_id, revision, load)
 
-    def _load(self, execution_id: str) -> recovery.Stored:
-        return recovery.load(self.database, execution_id, self.definition)
+    def _load(self, execution_id: str) -> leases.Stored:
+        return leases.load_execution(self.database, execution_id, self.definition)
 
-    def _outline(self, execution_id: str) -> recovery.Stored:
-        return recovery.outline(self.database, execution_id)
+    def _outline(self, execution_id: str) -> leases.Stored:
+        return leases.outline_execution(self.database, execution_id)
 
-    def _watch(self, stored: recovery.Stored) -> Watch:
+    def _watch(self, stored: leases.Stored) -> Watch:
         return self.watchers.watch(stored.pipeline, stored.risk_level, stored.model_version)
 
     def wake(self) -> None:
@@ -326,7 +381,7 @@ class Installation:
         if "://" not in self.settings.artifacts_url:
             return None
         from flexiroaster.artifacts.store import Artifacts
-        from flexiroaster.service.local_copies import LocalCopies
+        from flexiroaster.service.signals import LocalCopies
 
         copies = LocalCopies(Artifacts(self.settings.artifacts_url), self.threads)
         driver.listen(copies.committed)
@@ -378,7 +433,8 @@ class Installation:
             return Runner(size=size, access=self.access, artifacts_url=artifacts, selector=selector, deliver=deliver)
 
         limits = Limits(self.settings.executor_default_timeout, self.settings.executor_stop_grace)
-        return Driver(lambda: self.journal, lambda ids: commands.pending(self.database, ids), start, limits)
+        database = self.database  # stays open until the driver has ended, unlike the property
+        return Driver(lambda: self.journal, lambda ids: commands.pending(database, ids), start, limits)
 
 
 @contextmanager

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
 from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline, near
 from flexiroaster.service.definition import check, check_variables, read_definition, with_defaults
-from flexiroaster.service.definition_diff import Change, differences
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import pipeline_list, pipelines
-from flexiroaster.store.pipeline_list import PipelineFilter, PipelineRow, PipelineSort, RevisionRow
-from flexiroaster.store.pipelines import Revision
+from flexiroaster.store import pipelines
+from flexiroaster.store.pipelines import PipelineFilter, PipelineRow, PipelineSort, Revision, RevisionRow
 from flexiroaster.store.sql import Page, Window, cursor_of
 
 __all__ = [
     "Change",
+    "ChangeKind",
     "PipelineFilter",
     "PipelineRow",
     "PipelineSort",
@@ -36,6 +37,7 @@ __all__ = [
     "definition",
     "delete",
     "diff",
+    "differences",
     "get",
     "listing",
     "new_id",
@@ -50,6 +52,77 @@ __all__ = [
     "validate",
     "with_defaults",
 ]
+
+
+# Diff of two definitions: field by field, with stages matched by id.
+class ChangeKind(StrEnum):
+    """What happened to a field or a stage."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. `path` looks like `variables.day` or `stages[load].config.path`; both values are JSON.
+
+    A list is compared as one value, except `stages`: a new order of stages is one change at `stages`, with their ids.
+    """
+
+    path: str
+    kind: ChangeKind
+    before: Any = None
+    after: Any = None
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """List the changes from one definition (from `Pipeline.document`) to another, in the order of their fields."""
+    old, new = ({stage["id"]: stage for stage in document["stages"]} for document in (before, after))
+    changes = list(_between("", _without_stages(before), _without_stages(after)))
+    kept = [stage_id for stage_id in old if stage_id in new]
+    if kept != [stage_id for stage_id in new if stage_id in old]:
+        changes.append(Change("stages", ChangeKind.CHANGED, list(old), list(new)))
+    for stage_id in dict.fromkeys((*old, *new)):
+        changes += _of_stage(f"stages[{stage_id}]", old.get(stage_id), new.get(stage_id))
+    return changes
+
+
+def _without_stages(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != "stages"}
+
+
+def _of_stage(path: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[Change]:
+    if before is None:
+        yield Change(path, ChangeKind.ADDED, after=after)
+    elif after is None:
+        yield Change(path, ChangeKind.REMOVED, before=before)
+    else:
+        yield from _between(path, before, after)
+
+
+def _between(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    for name in dict.fromkeys((*before, *after)):
+        here = f"{path}.{name}" if path else name
+        if name not in after:
+            yield Change(here, ChangeKind.REMOVED, before=before[name])
+        elif name not in before:
+            yield Change(here, ChangeKind.ADDED, after=after[name])
+        elif isinstance(before[name], Mapping) and isinstance(after[name], Mapping):
+            yield from _between(here, before[name], after[name])
+        elif not _equal(before[name], after[name]):
+            yield Change(here, ChangeKind.CHANGED, before[name], after[name])
+
+
+def _equal(before: object, after: object) -> bool:
+    """Compare as JSON values: 1 equals 1.0 but not True, although all three are equal in Python."""
+    if isinstance(before, bool) is not isinstance(after, bool):
+        return False
+    if isinstance(before, list) and isinstance(after, list):
+        return len(before) == len(after) and all(map(_equal, before, after))
+    if isinstance(before, dict) and isinstance(after, dict):
+        return before.keys() == after.keys() and all(_equal(before[key], after[key]) for key in before)
+    return before == after
 
 
 def new_id() -> str:
@@ -186,7 +259,7 @@ def page(
     window: Window | None = None,
 ) -> Page[PipelineRow]:
     """Read a page of the matching pipelines, without their definitions. Raises InputError (cursor)."""
-    return pipeline_list.page(installation.database, wanted or PipelineFilter(), sort, window)
+    return pipelines.pipeline_page(installation.database, wanted or PipelineFilter(), sort, window)
 
 
 def part(installation: Installation, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
@@ -194,7 +267,7 @@ def part(installation: Installation, wanted: PipelineFilter, skip: int, limit: i
 
     The cost grows with `skip`; that of `page` does not depend on the position.
     """
-    return pipeline_list.part(installation.database, wanted, skip, limit)
+    return pipelines.pipeline_part(installation.database, wanted, skip, limit)
 
 
 def cursor(row: PipelineRow, sort: PipelineSort = PipelineSort.OLDEST) -> str:
@@ -204,12 +277,12 @@ def cursor(row: PipelineRow, sort: PipelineSort = PipelineSort.OLDEST) -> str:
 
 def count(installation: Installation, wanted: PipelineFilter | None = None) -> int:
     """Count the pipelines that match."""
-    return pipeline_list.count(installation.database, wanted or PipelineFilter())
+    return pipelines.pipeline_count(installation.database, wanted or PipelineFilter())
 
 
 def by_ids(installation: Installation, pipeline_ids: Collection[str]) -> dict[str, PipelineRow]:
     """Map each id to its pipeline, without the definition, for the ids that exist and are not deleted."""
-    return pipeline_list.by_ids(installation.database, pipeline_ids)
+    return pipelines.pipelines_by_id(installation.database, pipeline_ids)
 
 
 def by_keys(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
@@ -219,7 +292,7 @@ def by_keys(installation: Installation, keys: Collection[tuple[str, int]]) -> di
 
 def revision_rows(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:
     """Map each (pipeline id, revision) that exists to its revision, without the definition."""
-    return pipeline_list.revision_rows(installation.database, keys)
+    return pipelines.revision_rows(installation.database, keys)
 
 
 def revisions(installation: Installation, pipeline_id: str, window: Window | None = None) -> Page[RevisionRow]:
@@ -227,7 +300,7 @@ def revisions(installation: Installation, pipeline_id: str, window: Window | Non
 
     Raises InputError (cursor).
     """
-    return pipeline_list.revision_page(installation.database, pipeline_id, window or Window())
+    return pipelines.revision_page(installation.database, pipeline_id, window or Window())
 
 
 def diff(installation: Installation, pipeline_id: str, before: int, after: int) -> list[Change]:

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from flexiroaster.artifacts.store import Artifacts
 from flexiroaster.config import Settings
 from flexiroaster.coordination.bus import Message, open_bus
-from flexiroaster.coordination.counters import RetryCounters
-from flexiroaster.coordination.health import Health, check
-from flexiroaster.coordination.identity import installation_id
+from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.coordination.redis.cache import DefinitionCache, StateCache
-from flexiroaster.coordination.redis.heartbeats import Heartbeats, Worker
+from flexiroaster.coordination.redis.heartbeats import Health, Heartbeats, Worker, check
 from flexiroaster.coordination.redis.link import RedisLink
-from flexiroaster.coordination.redis.locks import ExecutionLocks
-from flexiroaster.coordination.slots import PipelineSlots
+from flexiroaster.coordination.redis.locks import ExecutionLocks, PipelineSlots, RetryCounters
+from flexiroaster.coordination.redis.server import installation_id
 from flexiroaster.model.event import ENDS, Event, EventType
 from flexiroaster.store.database import Database
+from flexiroaster.store.executions import ExecutionRow
 from flexiroaster.store.journal.transitions import NewExecution
-from flexiroaster.store.queries import ExecutionRow
 from flexiroaster.threads import Threads
 
-__all__ = ["Signals"]
+__all__ = ["LocalCopies", "Signals"]
+
 
 WORK, COMMANDS, EVENTS = "work", "commands", "events"
 
@@ -166,3 +166,34 @@ class Signals:
             self._states.close()
         self._bus.close()
         self._link.close()
+
+
+# Cleanup of local copies of remote artifacts, once this process no longer drives their execution.
+_LEAVES = ENDS | {EventType.EXECUTION_RELEASED}
+"""The events after which this process no longer drives an execution: it ended or was released."""
+
+MOST_WAITING = 10_000
+
+
+class LocalCopies:
+    """Deletes local copies on its own thread, because large files take time. Copies needed again are fetched again."""
+
+    def __init__(self, artifacts: Artifacts, threads: Threads | None = None) -> None:
+        self._artifacts = artifacts
+        self._outbox: Outbox[str] = Outbox(
+            self._forget, name="flexiroaster-copies", limit=MOST_WAITING, threads=threads
+        )
+
+    def committed(self, events: Sequence[Event]) -> None:
+        """Receive committed events of one execution; a listener for the driver."""
+        if events[-1].type in _LEAVES:
+            self._outbox.put(events[-1].execution_id)
+
+    def close(self) -> None:
+        """Delete the remaining copies and stop."""
+        self._outbox.close()
+
+    def _forget(self, execution_ids: Sequence[str]) -> bool:
+        for execution_id in execution_ids:
+            self._artifacts.forget(execution_id)
+        return True

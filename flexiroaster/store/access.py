@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, insert, select
+from sqlalchemy import ColumnElement, Row, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
+from flexiroaster.errors import ConflictError, NotFoundError
+from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
 from flexiroaster.store.sql import Page, Sort, Window
-from flexiroaster.store.tables import audit_log
+from flexiroaster.store.tables import audit_log, tokens
 
-__all__ = ["NEWEST", "AuditFilter", "AuditRow", "count", "page", "record"]
+__all__ = [
+    "NEWEST_ENTRIES",
+    "AuditFilter",
+    "AuditRow",
+    "TokenRow",
+    "any_token",
+    "audit_count",
+    "audit_page",
+    "create_token",
+    "record_audit_entry",
+    "revoke_token",
+    "token_by_digest",
+    "token_page",
+    "touch_token",
+]
 
-NEWEST = Sort("audit", audit_log.c.id, descending=True)
+
+NEWEST_ENTRIES = Sort("audit", audit_log.c.id, descending=True)
 """The order of the log: newest first."""
 
 
@@ -46,24 +64,24 @@ class AuditFilter:
     before: datetime | None = None
 
 
-def record(database: Database, **entry: Any) -> None:  # noqa: ANN401 - the columns of the table except the id
+def record_audit_entry(database: Database, **entry: Any) -> None:  # noqa: ANN401 - the columns of the table except the id
     """Add an entry, with one statement."""
     with database.write() as connection:
         connection.execute(insert(audit_log).values(**entry))
 
 
-def page(database: Database, wanted: AuditFilter, window: Window) -> Page[AuditRow]:
+def audit_page(database: Database, wanted: AuditFilter, window: Window) -> Page[AuditRow]:
     """Return a page of the matching entries, newest first. Raises InputError (cursor)."""
     statement = select(*(audit_log.c[name] for name in AuditRow.__slots__)).where(*_conditions(wanted))
     with database.read() as connection:
-        return sql.page(connection, statement, NEWEST, window, _entry)
+        return sql.page(connection, statement, NEWEST_ENTRIES, window, _entry)
 
 
 def _entry(row: Row[Any]) -> AuditRow:
     return AuditRow(**{**row._mapping, "role": Role(row.role)})
 
 
-def count(database: Database, wanted: AuditFilter) -> int:
+def audit_count(database: Database, wanted: AuditFilter) -> int:
     """Count the matching entries; scans all of them."""
     statement = select(func.count()).select_from(audit_log).where(*_conditions(wanted))
     with database.read() as connection:
@@ -80,3 +98,78 @@ def _conditions(wanted: AuditFilter) -> list[ColumnElement[bool]]:
         None if wanted.before is None else columns.at < wanted.before,
     ]
     return [condition for condition in found if condition is not None]
+
+
+# Access tokens as rows. Only the digest of a secret is stored, so a reader of the database cannot use it.
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token without its secret. If `expires_at` is None, it never expires. `last_used_at` is exact to a minute."""
+
+    id: str
+    name: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+    def valid(self, now: datetime) -> bool:
+        """Return whether the token is in force at that time."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+_COLUMNS = [tokens.c[name] for name in TokenRow.__slots__]
+
+NEWEST_TOKENS = Sort("tokens", tokens.c.id, tokens.c.created_at, descending=True)
+"""The order of tokens: newest first."""
+
+
+def create_token(database: Database, token: TokenRow, digest: str) -> None:
+    """Store a token. Raises ConflictError if an unrevoked token has the same name; a revoked one frees its name."""
+    values = {name: getattr(token, name) for name in TokenRow.__slots__}
+    with database.write() as connection:
+        try:
+            connection.execute(insert(tokens).values(**values, digest=digest))
+        except IntegrityError as error:
+            raise ConflictError(f"Token already exists: {token.name}", name=token.name) from error
+
+
+def token_by_digest(database: Database, digest: str) -> TokenRow | None:
+    """Return the token whose secret has this digest, if any, whether or not it is in force."""
+    with database.read() as connection:
+        row = connection.execute(select(*_COLUMNS).where(tokens.c.digest == digest)).first()
+    return None if row is None else _row(row)
+
+
+def touch_token(database: Database, token_id: str, now: datetime, every: timedelta) -> None:
+    """Record that the token was used; writes only if the last record is older than `every`."""
+    stale = or_(tokens.c.last_used_at.is_(None), tokens.c.last_used_at < now - every)
+    with database.write() as connection:
+        connection.execute(update(tokens).where(tokens.c.id == token_id, stale).values(last_used_at=now))
+
+
+def revoke_token(database: Database, name_or_id: str) -> TokenRow:
+    """Revoke a token by its id or name and return it. Raises NotFoundError."""
+    named = or_(tokens.c.id == name_or_id, tokens.c.name == name_or_id)
+    change = update(tokens).where(named, tokens.c.revoked_at.is_(None)).values(revoked_at=utc_now())
+    with database.write() as connection:
+        row = connection.execute(change.returning(*_COLUMNS)).first()
+    if row is None:
+        raise NotFoundError(f"No token in force has the name or id: {name_or_id}", token=name_or_id)
+    return _row(row)
+
+
+def any_token(database: Database) -> bool:
+    """Return whether any token exists, in force or not."""
+    with database.read() as connection:
+        return connection.execute(select(tokens.c.id).limit(1)).first() is not None
+
+
+def token_page(database: Database, window: Window) -> Page[TokenRow]:
+    """Return a page of all tokens, in force or not, newest first. Raises InputError (cursor)."""
+    with database.read() as connection:
+        return sql.page(connection, select(*_COLUMNS), NEWEST_TOKENS, window, _row)
+
+
+def _row(row: Row[Any]) -> TokenRow:
+    return TokenRow(**{**row._mapping, "role": Role(row.role)})

@@ -11,9 +11,8 @@ from flexiroaster.errors import ConflictError, NotAllowedError, NotFoundError
 from flexiroaster.model.command import Command, CommandKind, check_command
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
-from flexiroaster.store.clock import database_now
 from flexiroaster.store.database import Database
-from flexiroaster.store.pipeline_lock import lock_pipeline
+from flexiroaster.store.sql import database_now, lock_pipeline
 from flexiroaster.store.tables import commands, executions, stage_runs
 
 __all__ = ["pending", "request"]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -31,9 +31,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flexiroaster.config import HOME, Settings, psycopg_url
 from flexiroaster.errors import ConflictError, InputError, StoreError
-from flexiroaster.store.journal.transitions import Landed, NewExecution, Transition
 
-__all__ = ["Backend", "Database", "UnreachableError", "open_database"]
+__all__ = ["HEAD", "Database", "UnreachableError", "current_version", "open_database", "upgrade_schema"]
+
 
 SQLITE_BUSY_SECONDS = 30
 
@@ -54,23 +54,6 @@ CANCEL_SECONDS = 5.0
 
 class UnreachableError(StoreError):
     """The database does not answer, or not in time."""
-
-
-class Backend(Protocol):
-    """The journal's interface to a database: apply changes in one transaction on a dedicated connection."""
-
-    def apply(
-        self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
-    ) -> dict[str, Landed]:
-        """Apply all changes in one transaction; return the results of those that landed, by execution.
-
-        The changes of `doubtful` executions may have been written before; then they count as landed. Raises
-        UnreachableError when the database does not answer, and StoreError when it rejects a change; then nothing is
-        written. After any other exception the outcome is unknown. The next call works in every case.
-        """
-
-    def close(self) -> None:
-        """Release the connection."""
 
 
 class Database:
@@ -153,16 +136,6 @@ class Database:
                 if self.is_sqlite:
                     driver.execute("PRAGMA synchronous = FULL")
 
-    def backend(self) -> Backend:
-        """Create the journal's dedicated connection to this database."""
-        if self.is_sqlite:
-            from flexiroaster.store.journal.sqlite import SqliteBackend
-
-            return SqliteBackend(self.engine)
-        from flexiroaster.store.journal.postgres import PostgresBackend
-
-        return PostgresBackend(self.engine)
-
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
@@ -238,3 +211,57 @@ def _begin_sqlite(connection: Connection) -> None:
     """Begin a transaction; a writer takes the lock at once, since a deferred upgrade fails instead of waiting."""
     reads = connection.get_execution_options().get("flexiroaster_read", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+# Schema upgrades: migrate the database to this version under a lock, once even if many processes start together.
+HEAD = "0006"
+"""The newest migration; a test compares it with the migrations. The constant saves the import of Alembic at startup."""
+
+_LOCK = 0x666C657869  # "flexi": the key of PostgreSQL's advisory lock, held until the transaction ends
+
+
+def current_version(database: Database) -> str | None:
+    """Return the schema version of the database; None if it has no tables of this project. Raises StoreError."""
+    with database.read() as connection:
+        return _version(connection)
+
+
+def upgrade_schema(database: Database) -> bool:
+    """Upgrade to HEAD; return whether this call changed the schema.
+
+    Raises StoreError when the database is newer than this code, is unreachable or rejects the upgrade.
+    """
+    if current_version(database) == HEAD:
+        return False
+    try:
+        with database.write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            if _version(connection) == HEAD:  # another process upgraded it while we waited
+                return False
+            _run_alembic(connection)
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot upgrade the database: {error.__cause__ or error}") from error
+    return True
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return version
+
+
+def _run_alembic(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        message = f"the database is at version {_version(connection)!r}, which this release does not know: {error}"
+        raise StoreError(message) from error

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.rows import event_of
+from flexiroaster.store.executions import event_of
 from flexiroaster.store.sql import Page, Sort, Window
 from flexiroaster.store.tables import events
 

@@ -2,21 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
+from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Table,
+    and_,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
-from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.errors import NotFoundError
+from flexiroaster.model.event import Event, EventType, Level
+from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.rows import ExecutionRow, execution_columns, execution_row
 from flexiroaster.store.sql import MOST, Page, Sort, Window
-from flexiroaster.store.tables import executions
+from flexiroaster.store.tables import Json, events, executions, pipelines, stage_runs
 
-__all__ = ["ExecutionFilter", "ExecutionSort", "among", "count", "ended_since", "in_statuses", "page", "part"]
+__all__ = [
+    "LARGE",
+    "STAGE_COLUMNS",
+    "ExecutionFilter",
+    "ExecutionRow",
+    "ExecutionSort",
+    "StageRow",
+    "among",
+    "by_idempotency_key",
+    "count",
+    "ended_since",
+    "event_of",
+    "events_of",
+    "events_of_types",
+    "execution",
+    "execution_columns",
+    "execution_row",
+    "executions_by_id",
+    "first_events",
+    "in_statuses",
+    "latest_executions",
+    "page",
+    "part",
+    "slot_holders",
+    "stage_row",
+    "stages_by_execution",
+    "stages_of",
+]
+
+
+# Row types of executions and stages, and the conversion of database rows to them and to events.
+LARGE: Final = frozenset({"variables", "error"})
+"""Columns of an execution that may hold megabytes, and that lists rarely show."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRow:
+    """A stored execution. `error` has at least `message`. A paused execution is stopped at its `pause_deadline`."""
+
+    id: str
+    pipeline_id: str
+    pipeline_name: str
+    revision: int
+    status: ExecutionStatus
+    variables: dict[str, Any]
+    triggered_by: str
+    total_stages: int
+    completed_stages: int
+    risk_score: float | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    error: dict[str, Any] | None
+    last_seq: int
+    pause_deadline: datetime | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end; None before the end."""
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return (self.completed_at - self.started_at).total_seconds()
+
+    @property
+    def progress(self) -> float:
+        """The percentage of completed stages, one decimal."""
+        return round(100 * self.completed_stages / self.total_stages, 1) if self.total_stages else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """A stage run of an execution. `attempt` counts from 1; 0 before the first. `retry_at`: the next attempt."""
+
+    execution_id: str
+    stage_id: str
+    position: int
+    name: str
+    status: StageStatus
+    attempt: int
+    started_at: datetime | None
+    completed_at: datetime | None
+    retry_at: datetime | None
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    is_anomaly: bool
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds of the last attempt; None before it ends."""
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return (self.completed_at - self.started_at).total_seconds()
+
+
+def execution_columns(leave_out: Collection[str] = ()) -> list[ColumnElement[Any]]:
+    """Return the columns to select for an ExecutionRow. LARGE columns in `leave_out` become empty or None, unread."""
+    empty = {"variables": literal({}, Json), "error": null()}
+    return [empty[name].label(name) if name in leave_out else executions.c[name] for name in ExecutionRow.__slots__]
+
+
+STAGE_COLUMNS = [stage_runs.c[name] for name in StageRow.__slots__]
+
+
+def execution_row(row: Row[Any]) -> ExecutionRow:
+    """Convert a row of `execution_columns`, in their order."""
+    values: list[Any] = list(row)
+    values[_STATUS] = ExecutionStatus(values[_STATUS])
+    return ExecutionRow(*values)
+
+
+def stage_row(row: Row[Any]) -> StageRow:
+    """Convert a row that has STAGE_COLUMNS."""
+    values = {name: row._mapping[name] for name in StageRow.__slots__}
+    return StageRow(**{**values, "status": StageStatus(row.status)})
+
+
+def event_of(row: Row[Any]) -> Event:
+    """Convert a row of `events`."""
+    return Event(**{**row._mapping, "type": EventType(row.type), "level": Level(row.level)})
+
+
+_STATUS = ExecutionRow.__slots__.index("status")
+
 
 _Condition = ColumnElement[bool]
 
@@ -204,3 +344,167 @@ def _containing(text: str) -> _Condition:
     return or_(
         *(field.icontains(text, autoescape=True) for field in (executions.c.id, executions.c.pipeline_name, message))
     )
+
+
+# Reads of the state of one execution; `execution_list` has lists, and `batches` reads many executions at once.
+def execution(database: Database, execution_id: str) -> ExecutionRow:
+    """Return one execution. Raises NotFoundError."""
+    with database.read() as connection:
+        row = connection.execute(select(*execution_columns()).where(executions.c.id == execution_id)).first()
+    if row is None:
+        raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
+    return execution_row(row)
+
+
+def by_idempotency_key(database: Database, key: str) -> tuple[str, str] | None:
+    """Return the id of the execution started with this key, and the digest of its request."""
+    statement = select(executions.c.id, executions.c.request_digest).where(executions.c.idempotency_key == key)
+    with database.read() as connection:
+        row = connection.execute(statement).first()
+    return None if row is None else (row.id, row.request_digest)
+
+
+def slot_holders(database: Database, pipeline_id: str, *, or_wait: bool = False) -> list[str]:
+    """Return the executions that hold a slot of the pipeline, oldest first; with `or_wait`, also the queued ones."""
+    held = executions.c.slot.is_not(None)
+    wanted = or_(held, executions.c.queued) if or_wait else held
+    statement = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, wanted)
+    with database.read() as connection:
+        return list(connection.execute(statement.order_by(executions.c.created_at, executions.c.id)).scalars())
+
+
+def stages_of(database: Database, execution_id: str) -> list[StageRow]:
+    """Return the stages of an execution, in topological order."""
+    statement = select(*STAGE_COLUMNS).where(stage_runs.c.execution_id == execution_id)
+    with database.read() as connection:
+        return [stage_row(row) for row in connection.execute(statement.order_by(stage_runs.c.position))]
+
+
+def events_of(
+    database: Database,
+    execution_id: str,
+    *,
+    after: int = 0,
+    levels: tuple[Level, ...] | None = None,
+    limit: int | None = None,
+) -> list[Event]:
+    """Return the events after number `after`, in order; only those of `levels`, if given."""
+    statement = select(events).where(events.c.execution_id == execution_id, events.c.seq > after)
+    if levels is not None:
+        statement = statement.where(events.c.level.in_(levels))
+    with database.read() as connection:
+        return [event_of(row) for row in connection.execute(statement.order_by(events.c.seq).limit(limit))]
+
+
+# Batch reads for many executions or pipelines, each with one statement.
+def executions_by_id(
+    database: Database, execution_ids: Collection[str], leave_out: Collection[str] = ()
+) -> dict[str, ExecutionRow]:
+    """Return those of these executions that exist, by id."""
+    statement = select(*execution_columns(leave_out)).where(executions.c.id.in_(execution_ids))
+    with database.read() as connection:
+        return {row.id: execution_row(row) for row in connection.execute(statement)}
+
+
+def stages_by_execution(database: Database, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
+    """Return the stages of each execution, in topological order."""
+    statement = select(*STAGE_COLUMNS).where(stage_runs.c.execution_id.in_(execution_ids))
+    found: defaultdict[str, list[StageRow]] = defaultdict(list)
+    with database.read() as connection:
+        for row in connection.execute(statement.order_by(stage_runs.c.execution_id, stage_runs.c.position)):
+            found[row.execution_id].append(stage_row(row))
+    return dict(found)
+
+
+def latest_executions(
+    database: Database, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
+) -> dict[str, list[ExecutionRow]]:
+    """Return the `limit` newest executions of each pipeline, newest first."""
+    found: defaultdict[str, list[ExecutionRow]] = defaultdict(list)
+    with database.read() as connection:
+        for row in _first_of_each(
+            connection,
+            parent=pipelines.c.id.in_(pipeline_ids),
+            child=executions,
+            link=executions.c.pipeline_id,
+            to=pipelines.c.id,
+            key=executions.c.id,
+            order=lambda table: (table.c.pipeline_id.desc(), table.c.created_at.desc(), table.c.id.desc()),
+            columns=execution_columns(leave_out),
+            limit=limit,
+        ):
+            found[row.pipeline_id].append(execution_row(row))
+    for rows in found.values():
+        rows.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+    return dict(found)
+
+
+def first_events(
+    database: Database,
+    execution_ids: Collection[str],
+    limit: int,
+    *,
+    after: int = 0,
+    levels: Collection[Level] | None = None,
+) -> dict[str, list[Event]]:
+    """Return the first `limit` events of each execution after number `after`, in order; only of `levels`, if given."""
+
+    def wanted(table: FromClause) -> list[ColumnElement[bool]]:
+        among = [] if levels is None else [table.c.level.in_(levels)]
+        return [table.c.seq > after, *among]
+
+    found: defaultdict[str, list[Event]] = defaultdict(list)
+    with database.read() as connection:
+        for row in _first_of_each(
+            connection,
+            parent=executions.c.id.in_(execution_ids),
+            child=events,
+            link=events.c.execution_id,
+            to=executions.c.id,
+            key=events.c.seq,
+            order=lambda table: (table.c.execution_id.asc(), table.c.seq.asc()),
+            columns=list(events.c),
+            limit=limit,
+            conditions=wanted,
+        ):
+            found[row.execution_id].append(event_of(row))
+    for rows in found.values():
+        rows.sort(key=lambda event: event.seq)
+    return dict(found)
+
+
+def events_of_types(database: Database, execution_ids: Collection[str], types: Collection[EventType]) -> list[Event]:
+    """Return all events of these types of these executions, in order within each execution."""
+    statement = select(events).where(events.c.execution_id.in_(execution_ids), events.c.type.in_(types))
+    with database.read() as connection:
+        return [event_of(row) for row in connection.execute(statement.order_by(events.c.execution_id, events.c.seq))]
+
+
+def _first_of_each(
+    connection: Connection,
+    *,
+    parent: ColumnElement[bool],
+    child: Table,
+    link: Column[Any],
+    to: Column[Any],
+    key: Column[Any],
+    order: Callable[[FromClause], Sequence[ColumnElement[Any]]],
+    columns: Sequence[ColumnElement[Any]],
+    limit: int,
+    conditions: Callable[[FromClause], Sequence[ColumnElement[bool]]] = lambda _table: (),
+) -> Sequence[Row[Any]]:
+    """Return the first `limit` rows of `child` for each parent row, unordered; `link` holds the parent's key (`to`).
+
+    Each database needs its own form to read only these rows. PostgreSQL uses a lateral join. It compares `link` as a
+    range and sorts by it: with an equality the planner may scan an index over the remaining order, through the rows of
+    all other parents. SQLite has no lateral join and uses a list of keys for each parent.
+    """
+    if connection.dialect.name == "postgresql":
+        each = select(*columns).where(link.between(to, to), *conditions(child)).order_by(*order(child)).limit(limit)
+        lateral = each.correlate(to.table).lateral()
+        return connection.execute(select(lateral).select_from(to.table.join(lateral, true())).where(parent)).all()
+    inner = child.alias("inner_rows")
+    keys = select(inner.c[key.name]).where(inner.c[link.name] == to, *conditions(inner)).order_by(*order(inner))
+    chosen = key.in_(keys.limit(limit).correlate(to.table))
+    joined = to.table.join(child, and_(link == to, chosen) if link.primary_key else chosen)
+    return connection.execute(select(*columns).select_from(joined).where(parent)).all()

@@ -15,21 +15,19 @@ from sqlalchemy import Column, ColumnElement, Table, and_, delete, exists, or_, 
 
 from flexiroaster.model.execution import TERMINAL
 from flexiroaster.store.database import Database
-from flexiroaster.store.safety_tables import (
-    decision_overrides,
-    decisions,
-    insights,
-    risk_assessments,
-    risk_models,
-    run_history,
-)
 from flexiroaster.store.tables import (
     audit_log,
     commands,
+    decision_overrides,
+    decisions,
     events,
     executions,
+    insights,
     pipeline_revisions,
     pipelines,
+    risk_assessments,
+    risk_models,
+    run_history,
     stage_runs,
     tokens,
 )

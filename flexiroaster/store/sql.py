@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,16 +25,36 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    bindparam,
     literal,
     select,
     tuple_,
     union_all,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import FunctionElement
 
 from flexiroaster.errors import InputError
 from flexiroaster.store.tables import UtcDateTime
 
-__all__ = ["DEFAULT", "MOST", "Page", "Sort", "Window", "cursor_of", "page", "position_of"]
+__all__ = [
+    "DEFAULT",
+    "LOCK",
+    "MOST",
+    "Page",
+    "Sort",
+    "Window",
+    "clean",
+    "cursor_of",
+    "database_now",
+    "database_then",
+    "lock_pipeline",
+    "page",
+    "position_of",
+    "to_json",
+]
+
 
 T = TypeVar("T")
 
@@ -225,3 +246,95 @@ def _value(column: Column[Any], item: object) -> Any:  # noqa: ANN401 - of the c
     if isinstance(column.type, UtcDateTime | Float | Integer) or not isinstance(item, str) or "\0" in item:
         raise ValueError("not a value of the column's type")
     return item
+
+
+# The lock on a pipeline's slots, which serializes assigning and freeing them, even if no row holds them yet.
+LOCK = """
+SELECT pg_advisory_xact_lock(hashtextextended(p.id, 7))
+FROM (SELECT unnest(%(pipelines)s::text[]) AS id ORDER BY 1) AS p
+"""
+"""Locks pipelines until the transaction ends; must precede every lock on a row of `executions`."""
+
+
+def lock_pipeline(connection: Connection, pipeline_id: str) -> None:
+    """Wait for the lock of a pipeline and hold it until the transaction ends. SQLite needs none: it has one writer."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(LOCK, {"pipelines": [pipeline_id]})
+
+
+# The database's clock as SQL expressions; it is authoritative, because the clocks of processes differ.
+class database_now(FunctionElement[datetime]):  # noqa: N801 - used like an SQL function
+    """The current time in the format of `UtcDateTime` columns; on PostgreSQL the start of the transaction."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _postgres(_element: database_now, _compiler: SQLCompiler, **_options: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    return "now()"
+
+
+@compiles(database_now, "sqlite")
+def _sqlite(_element: database_now, _compiler: SQLCompiler, **_options: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    return "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now')"
+
+
+class database_then(FunctionElement[datetime]):  # noqa: N801 - as above
+    """The time `seconds` after `database_now`."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(bindparam(None, seconds, type_=Float()))
+
+
+@compiles(database_then, "postgresql")
+def _postgres_then(element: database_then, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401 - as above
+    return f"now() + make_interval(secs => {compiler.process(element.clauses, **options)})"
+
+
+@compiles(database_then, "sqlite")
+def _sqlite_then(element: database_then, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401 - as above
+    seconds = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', {seconds} || ' seconds')"
+
+
+# Encoding of values for the database: JSON text, and text that both databases accept.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+
+
+def clean(text: str) -> str:
+    """Return the text with NUL and lone surrogates replaced by U+FFFD."""
+    return text if text.isascii() and "\x00" not in text else _UNSTORABLE.sub("\ufffd", text)
+
+
+def to_json(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
+    """Return a value as JSON text, None for None. NaN and infinities become null; unknown objects become text."""
+    if value is None:
+        return None
+    try:
+        text = orjson.dumps(value, default=str, option=_OPTIONS)
+    except orjson.JSONEncodeError:  # lone surrogates, or integers beyond 64 bits
+        text = _cleaned_json(value)
+    if b"\\u0000" in text:
+        text = _cleaned_json(value)
+    return text.decode()
+
+
+def _cleaned_json(value: Any) -> bytes:  # noqa: ANN401 - as above
+    return orjson.dumps(_cleaned(value), default=lambda unknown: clean(str(unknown)), option=_OPTIONS)
+
+
+def _cleaned(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(str(key)): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value

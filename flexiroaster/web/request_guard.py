@@ -11,7 +11,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flexiroaster.web.authentication import origin_allowed
-from graphql_api import failures, responses
 
 __all__ = ["MAX_BODY", "Answers", "Guard"]
 
@@ -31,26 +30,12 @@ class Answers(Protocol):
         """Log an unexpected error once, and return a response that masks it."""
 
 
-class GraphQLAnswers:
-    """The guard's responses as GraphQL errors."""
-
-    def refused(self, message: str, code: str, status: int) -> ASGIApp:
-        """Return a response with one error and its code."""
-        return responses.refusal(message, code, status)
-
-    def failed(self, error: Exception, request_id: str) -> ASGIApp:
-        """Log the error and return a response that shows only its id."""
-        return responses.failure([failures.internal(error, f"in request {request_id}")], 500)
-
-
 class Guard:
     """ASGI middleware that checks requests, and logs and masks unexpected errors."""
 
-    def __init__(
-        self, app: ASGIApp, origins: Collection[str] = (), max_body: int = MAX_BODY, answers: Answers | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, answers: Answers, origins: Collection[str] = (), max_body: int = MAX_BODY) -> None:
         self.app = app
-        self.answers = answers or GraphQLAnswers()
+        self.answers = answers
         self.origins = frozenset(origins)
         self.max_body = max_body
 

@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.streams import Streams
-from graphql_api.app import PATH
 
 __all__ = ["MAX_MESSAGE", "STALLED_SECONDS", "Server"]
 
@@ -53,6 +52,7 @@ class Server(uvicorn.Server):
         logging.getLogger("uvicorn.error").addFilter(_is_ours)
         self.installation = installation
         self.streams: Streams = app.state.streams
+        self.path: str = app.state.path
 
     def run_to_end(self) -> bool:
         """Serve until a signal and return success; False if the address is in use or the driver has failed."""
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
             _drop_stalled(listening)
         self._watch = asyncio.create_task(self._watched())
         address, port, *_ = self.servers[0].sockets[0].getsockname()
-        _log.info("Serving GraphQL at http://%s:%d%s", f"[{address}]" if ":" in address else address, port, PATH)
+        _log.info("Serving GraphQL at http://%s:%d%s", f"[{address}]" if ":" in address else address, port, self.path)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Hand executions over so that other workers resume them at once; end the connections and the application."""

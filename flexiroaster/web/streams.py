@@ -9,26 +9,54 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from flexiroaster.errors import StoreError
+from starlette.types import Receive, Scope, Send
+
+from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.model.event import Level, utc_now
-from flexiroaster.service import changes
+from flexiroaster.service.admin.tokens import Viewer
 from flexiroaster.service.executions import events
 from flexiroaster.service.executions.events import Batch
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow
 from flexiroaster.service.installation import Installation
-from flexiroaster.web.feeds import EventBatch, Feed, StreamsClosedError
-from graphql_api.changes import ChangeFeed, ExecutionChange
-from graphql_api.documents import RefusedError
-from graphql_api.execution import Workers
+from flexiroaster.web.authentication import authenticate, credentials_of
+from flexiroaster.web.feeds import ChangeFeed, EventBatch, ExecutionChange, Feed, StreamsClosedError
+from flexiroaster.web.thread_pool import OVERLOADED, RefusedError, ThreadPool
 
-__all__ = ["Streams", "StreamsClosedError", "Transport"]
+__all__ = ["MOST_EACH", "SIGN_OF_LIFE", "EventStreams", "Places", "Streams", "StreamsClosedError", "Transport", "alive"]
+
+
+# Connection limits: how many live connections one viewer may have open, over all transports.
+MOST_EACH = 500
+"""Maximum connections of one viewer: half of the server's limit, so that one token cannot lock out all others."""
+
+
+class Places:
+    """The open connections of one process, counted by viewer name. The object belongs to one event loop."""
+
+    def __init__(self, most_each: int = MOST_EACH) -> None:
+        self._most_each = most_each
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def taken_by(self, name: str) -> Iterator[None]:
+        """Reserve a connection for a viewer until the block ends. Raises RefusedError at the limit."""
+        if self._taken[name] >= self._most_each:
+            raise RefusedError(f"You already have {self._most_each} open connections", OVERLOADED, 503)
+        self._taken[name] += 1
+        try:
+            yield
+        finally:
+            self._taken[name] -= 1
+            if not self._taken[name]:
+                del self._taken[name]
+
 
 LOOK_SECONDS = 5.0
 """Interval at which a feed polls the database even without a hint, in case the bus is silent."""
@@ -70,7 +98,7 @@ class Streams:
         self.subscriptions: Counter[Transport] = Counter(dict.fromkeys(Transport, 0))
         """Number of open subscriptions by transport."""
         self._installation = installation
-        self._workers = Workers(_READERS)
+        self._workers = ThreadPool(_READERS)
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._shared: dict[Hashable, _Shared[Any]] = {}
         self._ended = False
@@ -103,7 +131,7 @@ class Streams:
         With a cursor, the first results include executions that have ended since. Raises InputError (cursor) before the
         first result; later StreamsClosedError.
         """
-        return self._changed(wanted, None if after is None else changes.moment(after))
+        return self._changed(wanted, None if after is None else events.list_position(after))
 
     def end(self) -> None:
         """End all streams with StreamsClosedError, and refuse new ones."""
@@ -133,7 +161,7 @@ class Streams:
                 await feed.news(number)
 
     async def _changed(self, wanted: ExecutionFilter, at: datetime | None) -> AsyncIterator[ExecutionChange]:
-        listen = partial(changes.listen, self._installation)
+        listen = partial(events.listen_to_list, self._installation)
         async with self._feed(wanted, lambda: ChangeFeed(partial(self._matching, wanted)), listen) as feed:
             number, now = feed.number, utc_now()
             found = await _patiently(partial(feed.begin, at))
@@ -153,8 +181,8 @@ class Streams:
         self, wanted: ExecutionFilter, ids: frozenset[str] | None, at: datetime | None
     ) -> list[ExecutionRow]:
         if ids is None:
-            return await self.run(lambda *_: changes.since(self._installation, wanted, at))
-        return await self.run(lambda *_: changes.among(self._installation, wanted, ids))
+            return await self.run(lambda *_: events.changes_since(self._installation, wanted, at))
+        return await self.run(lambda *_: events.changes_among(self._installation, wanted, ids))
 
     @asynccontextmanager
     async def _feed(self, key: Hashable, make: Callable[[], F], listen: _Listen) -> AsyncIterator[F]:
@@ -215,3 +243,108 @@ async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
 def _end_listening(opened: asyncio.Future[Callable[[], None]]) -> None:
     if not opened.cancelled() and opened.exception() is None:
         opened.result()()
+
+
+# Server-sent event streams, shared by GraphQL and REST: their limits, their keep-alives and their end.
+MOST_STREAMS = 1_000
+"""Maximum number of open streams in one process."""
+
+KEEP_ALIVE_SECONDS = 12.0
+"""Interval between two keep-alives, so that no proxy takes a quiet stream for a dead one."""
+
+CHECK_SECONDS = 30.0
+"""Interval between two checks that the token is still valid."""
+
+SIGN_OF_LIFE = b":\n\n"
+"""The keep-alive: an SSE comment."""
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers events before it sends them
+]
+_END = {"type": "http.response.body", "body": b""}
+
+
+class EventStreams:
+    """The open event streams of one process. The object belongs to one event loop."""
+
+    def __init__(self, installation: Installation, workers: ThreadPool, places: Places) -> None:
+        self._installation = installation
+        self._workers = workers
+        self._places = places
+        self.open = 0
+        """Number of open streams."""
+
+    async def viewer(self, scope: Scope) -> Viewer:
+        """Authenticate a request. Raises UnauthenticatedError, StoreError, RefusedError."""
+        return await self._workers.run(lambda *_: authenticate(self._installation, scope, credentials_of(scope)))
+
+    @contextmanager
+    def opened_by(self, viewer: Viewer) -> Iterator[None]:
+        """Count a stream until the block ends. Raises RefusedError if too many are open, in all or for this viewer."""
+        if self.open >= MOST_STREAMS:
+            raise RefusedError("Too many streams are open, try again later", OVERLOADED, 503)
+        with self._places.taken_by(viewer.name):
+            self.open += 1
+            try:
+                yield
+            finally:
+                self.open -= 1
+
+    async def send(self, chunks: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send) -> None:
+        """Send these chunks until they end, the client disconnects, or its token is no longer valid."""
+        stream = asyncio.create_task(_send(chunks, send))
+        gone = asyncio.create_task(_gone(receive))
+        invalid = asyncio.create_task(self._until_invalid(scope))
+        tasks = (stream, gone, invalid)
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, OSError):
+                raise result
+        if done == {invalid}:
+            await send(_END)
+
+    async def _until_invalid(self, scope: Scope) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            with suppress(StoreError, RefusedError):  # the check failed, but the token was valid before
+                try:
+                    await self.viewer(scope)
+                except UnauthenticatedError:
+                    return
+
+
+async def alive(found: AsyncIterator[T]) -> AsyncGenerator[T | None, None]:
+    """Yield the items of an iterator, and None after each `KEEP_ALIVE_SECONDS` without an item."""
+    while True:
+        coming = asyncio.ensure_future(anext(found))
+        try:
+            while not (await asyncio.wait([coming], timeout=KEEP_ALIVE_SECONDS))[0]:
+                yield None
+        finally:
+            if not coming.done():
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+        try:
+            yield coming.result()
+        except StopAsyncIteration:
+            return
+
+
+async def _send(chunks: AsyncGenerator[bytes, None], send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    async with aclosing(chunks):
+        async for chunk in chunks:  # while the client does not read, this waits and holds one chunk
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send(_END)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

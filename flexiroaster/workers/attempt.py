@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators import registry
 from flexiroaster.operators.base import Access, Operator, OutputOperator, Result, StageContext
 
-__all__ = ["IN_MEMORY_BYTES", "Attempts", "memory_limited"]
+__all__ = ["IN_MEMORY_BYTES", "Attempts", "UserModules", "memory_limited"]
+
 
 IN_MEMORY_BYTES = 256 * 1024 * 1024
 """Total size of input tables that may be read into memory; larger inputs stream. A memory limit lowers it."""
@@ -199,3 +201,38 @@ def _data_bytes() -> int:
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     raise OSError("/proc/self/status has no VmData")
+
+
+# User modules: detects edits of modules that a worker imported, so that no stage runs outdated code.
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OWN = str(Path(__file__).resolve().parents[1])
+
+
+class UserModules:
+    """Source files of all modules imported since creation, except installed modules and FlexiRoaster."""
+
+    def __init__(self) -> None:
+        self._seen = set(sys.modules)
+        self._files: dict[str, int] = {}
+
+    def remember(self) -> None:
+        """Record newly imported modules with the modification times of their files."""
+        if len(sys.modules) == len(self._seen):
+            return
+        for name in sys.modules.keys() - self._seen:
+            file = getattr(sys.modules[name], "__file__", None)
+            if isinstance(file, str) and not file.startswith((_OWN, *_INSTALLED)):
+                self._files[file] = _changed_at(file)
+        self._seen = set(sys.modules)
+
+    def changed(self) -> bool:
+        """Whether a file has changed since its import."""
+        return any(_changed_at(file) != at for file, at in self._files.items())
+
+
+def _changed_at(file: str) -> int:
+    """Modification time in nanoseconds since the epoch; 0 if the file does not exist."""
+    try:
+        return Path(file).stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -20,9 +20,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from flexiroaster.engine.frames import FrameReader, encode
-from flexiroaster.engine.setup import Setup
 from flexiroaster.workers import preload  # noqa: F401 - must run before any other import of polars
+from flexiroaster.workers.protocol import FrameReader, Setup, encode
 from flexiroaster.workers.worker import work
 
 __all__ = ["main"]

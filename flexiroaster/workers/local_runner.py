@@ -18,12 +18,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from flexiroaster.engine.setup import Setup
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.redaction import redactor
 from flexiroaster.operators.base import Access
 from flexiroaster.workers.error_classes import StageCancelled, describe
-from flexiroaster.workers.protocol import Ended, Log, Message, Progress, Task
+from flexiroaster.workers.protocol import Ended, Log, Message, Progress, Setup, Task
 from flexiroaster.workers.worker_handle import RawOutput, Worker, Zygote, death_of, out_of_memory
 
 __all__ = ["Runner"]

@@ -2,12 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
-__all__ = ["Ended", "Log", "Message", "Progress", "Task"]
+import orjson
+
+from flexiroaster.artifacts.store import SCRATCH, Artifacts
+from flexiroaster.errors import SettingsError
+from flexiroaster.operators.base import Access
+from flexiroaster.workers.error_classes import StageCancelled
+
+__all__ = [
+    "Cancellation",
+    "Ended",
+    "FrameReader",
+    "Log",
+    "Message",
+    "Progress",
+    "Setup",
+    "Task",
+    "TaskChannel",
+    "encode",
+]
+
+
+# Frames: JSON messages over a stream socket, each prefixed with its length in four bytes.
+MAX_FRAME_BYTES = 512 * 1024**2
+_PREFIX = 4
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Encode one frame. Raises TypeError if the message is not JSON; dates, UUIDs and numpy values are allowed."""
+    body = orjson.dumps(message, option=_OPTIONS)
+    return len(body).to_bytes(_PREFIX, "big") + body
+
+
+class FrameReader:
+    """Reassembles frames from the chunks of a stream."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Add a chunk and return the messages it completes. Raises ValueError for invalid frames."""
+        self._buffer += data
+        messages: list[dict[str, Any]] = []
+        start = 0
+        while (body := start + _PREFIX) <= len(self._buffer):
+            length = int.from_bytes(self._buffer[start:body], "big")
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length:,} bytes is too large")
+            end = body + length
+            if end > len(self._buffer):
+                break
+            messages.append(orjson.loads(memoryview(self._buffer)[body:end]))
+            start = end
+        del self._buffer[:start]
+        return messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +131,141 @@ class Ended:
 
 
 Message = Log | Progress | Ended
+
+
+# Cancellation of a running stage: SIGTERM raises `StageCancelled` in it.
+class TaskChannel:
+    """The read side of the worker's channel: tasks, and requests to cancel them."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.socket = channel
+        self._reader = FrameReader()
+        self._tasks: list[dict[str, Any]] = []
+        self._cancelled: set[str] = set()
+
+    def next_task(self) -> dict[str, Any] | None:
+        """Wait for the next task; None if the parent has closed the channel."""
+        while not self._tasks:
+            data = self.socket.recv(65536)
+            if not data:
+                return None
+            self._take(data)
+        self._cancelled.intersection_update([self._tasks[0]["key"]])
+        return self._tasks.pop(0)
+
+    def is_cancelled(self, key: str) -> bool:
+        """Whether a request to cancel this attempt has arrived; does not wait."""
+        try:
+            while data := self.socket.recv(65536, socket.MSG_DONTWAIT):
+                self._take(data)
+        except (BlockingIOError, ConnectionError):
+            pass
+        return key in self._cancelled
+
+    def _take(self, data: bytes) -> None:
+        for frame in self._reader.feed(data):
+            if frame["t"] == "task":
+                self._tasks.append(frame)
+            else:
+                self._cancelled.add(frame["key"])
+
+
+class Cancellation:
+    """Turns SIGTERM into `StageCancelled` while an attempt runs, except inside `with cancellation:`.
+
+    This shield prevents half-written frames. It applies to the main thread, which handles the signals.
+    """
+
+    def __init__(self, channel: TaskChannel) -> None:
+        self._channel = channel
+        self._key: str | None = None
+        self._depth = 0
+        self._waiting = False
+        self._main = threading.get_ident()
+        self.raised = False
+
+    def begin(self, key: str) -> None:
+        """Start an attempt. Raises StageCancelled if it is already cancelled."""
+        self.raised = self._waiting = False
+        signal.signal(signal.SIGTERM, self._handle)  # each time, because stage code may have set its own handler
+        self._key = key
+        self._check()
+
+    def end(self) -> None:
+        """End the attempt; from now on nothing is raised."""
+        self._key = None
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._main:
+            self._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.get_ident() != self._main:
+            return
+        self._depth -= 1
+        if self._waiting and not self._depth:
+            self._check()
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._depth:
+            self._waiting = True
+        elif self._key is not None:
+            self._check()
+
+    def _check(self) -> None:
+        """Raise once if the running attempt was cancelled. Signals that arrive meanwhile cause another check."""
+        cancelled, self._waiting = False, True
+        while self._waiting and not cancelled:
+            self._waiting = False
+            self._depth += 1
+            cancelled = self._key is not None and not self.raised and self._channel.is_cancelled(self._key)
+            self._depth -= 1
+        if cancelled:
+            self.raised = True
+            raise StageCancelled
+
+
+# Worker setup: the configuration of a runner's workers, sent in the zygote's first message, never by environment.
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The access of stages, the location of artifacts, and `work`, the parent of the workers' scratch folders."""
+
+    access: Access
+    artifacts_url: str
+    cache: str
+    work: str
+
+    @classmethod
+    def new(cls, access: Access, artifacts_url: str) -> Self:
+        """Create a setup with a new scratch folder, next to the local artifacts, where large files have space.
+
+        Raises SettingsError if the folder is not writable.
+        """
+        url = artifacts_url if "://" in artifacts_url else str(Path(artifacts_url).absolute())
+        artifacts = Artifacts(url)
+        try:
+            artifacts.folder.mkdir(parents=True, exist_ok=True)
+            work = tempfile.mkdtemp(prefix=SCRATCH, dir=artifacts.folder)
+        except OSError as error:
+            raise SettingsError(f"ARTIFACTS_URL: cannot write to {artifacts.folder}: {error}") from error
+        return cls(access, url, str(artifacts.cache), work)
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> Self:
+        """Create a setup from the result of `message`."""
+        access: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in message["access"].items()}
+        return cls(Access(**access), message["artifacts_url"], message["cache"], message["work"])
+
+    def message(self) -> dict[str, Any]:
+        """The setup as JSON."""
+        plain = {f.name: getattr(self.access, f.name) for f in fields(self.access)}
+        access = {name: _plain(value) for name, value in plain.items()}
+        return {"access": access, "artifacts_url": self.artifacts_url, "cache": self.cache, "work": self.work}
+
+
+def _plain(value: str | Mapping[str, str] | Collection[str]) -> str | dict[str, str] | list[str]:
+    if isinstance(value, str):
+        return value
+    return dict(value) if isinstance(value, Mapping) else list(value)

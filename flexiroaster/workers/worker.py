@@ -23,15 +23,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flexiroaster.artifacts.store import Artifacts
-from flexiroaster.engine.cancellation import Cancellation, TaskChannel
-from flexiroaster.engine.frames import encode
-from flexiroaster.engine.modules import UserModules
-from flexiroaster.engine.setup import Setup
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.redaction import redact_json, redactor
-from flexiroaster.workers.attempt import Attempts
+from flexiroaster.workers.attempt import Attempts, UserModules
 from flexiroaster.workers.error_classes import StageCancelled, describe
 from flexiroaster.workers.log_capture import Capture
+from flexiroaster.workers.protocol import Cancellation, Setup, TaskChannel, encode
 
 __all__ = ["MAX_ATTEMPTS", "MAX_RESIDENT_BYTES", "work"]
 

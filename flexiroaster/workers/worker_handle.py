@@ -14,11 +14,10 @@ from pathlib import Path
 from signal import SIGABRT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
-from flexiroaster.engine.frames import FrameReader, encode
-from flexiroaster.engine.lines import LINE_BYTES, Budget, LineBuffer
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.workers.error_classes import clean, describe
-from flexiroaster.workers.protocol import Log, Task
+from flexiroaster.workers.log_capture import LINE_BYTES, Budget, LineBuffer
+from flexiroaster.workers.protocol import FrameReader, Log, Task, encode
 
 __all__ = ["RawOutput", "Worker", "Zygote", "death_of", "out_of_memory"]
 

@@ -18,8 +18,7 @@ from flexiroaster.service.safety import insights, risk
 from flexiroaster.service.safety.insights import InsightFilter
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require, requires
-from graphql_api.schema.connections import Connection
-from graphql_api.schema.filters import (
+from graphql_api.schema.inputs import (
     DecisionFilterInput,
     ExecutionFilterInput,
     ExecutionSort,
@@ -27,19 +26,24 @@ from graphql_api.schema.filters import (
     PipelineSort,
     decision_filter,
     execution_filter,
+    json_object,
     pipeline_filter,
 )
-from graphql_api.schema.inputs import json_object
-from graphql_api.schema.node import Node
-from graphql_api.schema.pages import Window, connection, decision_page, execution_page, pipeline_page
-from graphql_api.schema.relay import decode, key_of
-from graphql_api.schema.scalars import JSON
-from graphql_api.schema.served import served
+from graphql_api.schema.relay import (
+    Connection,
+    Node,
+    Window,
+    connection,
+    decision_page,
+    decode,
+    execution_page,
+    key_of,
+    pipeline_page,
+)
+from graphql_api.schema.scalars import JSON, served
 from graphql_api.schema.types.execution import Execution
-from graphql_api.schema.types.operator import Operator, operators
-from graphql_api.schema.types.pipeline import Pipeline
-from graphql_api.schema.types.risk import Insight, InsightAccuracy, RiskAssessment, assessment
-from graphql_api.schema.types.safety import Decision
+from graphql_api.schema.types.pipeline import Operator, Pipeline, operators
+from graphql_api.schema.types.safety import Decision, Insight, InsightAccuracy, RiskAssessment, assessment
 from graphql_api.schema.types.system import AuditEntry, Health, Metrics, Viewer, system_health, system_metrics
 
 __all__ = ["Query"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NewType
+from typing import Annotated, Any, NewType, TypeVar, cast
 
 import strawberry
 from graphql import GraphQLError, IntValueNode, StringValueNode, ValueNode
 from strawberry.types.scalar import ScalarDefinition
 
-__all__ = ["JSON", "SCALARS", "BigInt"]
+from flexiroaster.service.safety.decisions import Action
+
+__all__ = ["JSON", "SCALARS", "BigInt", "defined_later", "served"]
+
+strawberry.enum(Action, name="DecisionAction")  # `Action` alone is too vague in the schema
 
 JSON = NewType("JSON", object)
 """Any JSON value. NaN and infinity, which JSON cannot represent, are null."""
@@ -67,3 +71,26 @@ SCALARS: Mapping[object, ScalarDefinition] = {
     ),
 }
 """For `StrawberryConfig.scalar_map`."""
+
+
+# Type cast for service rows that resolvers return in place of schema types.
+T = TypeVar("T")
+
+
+def served(row: object) -> T:  # type: ignore[type-var] # inferred from the context
+    """Cast a row to the schema type that a field declares.
+
+    The GraphQL executor reads the row's attributes under the type's field names, so nothing is copied. The cast is for
+    type checkers, because a row is not an instance of the schema type.
+    """
+    return cast("T", row)
+
+
+def defined_later(name: str, module: str) -> Any:  # noqa: ANN401 - a type as strawberry reads it
+    """Refer to a nullable type of the schema whose module imports the module that refers to it.
+
+    Object types of the schema refer to one another in circles (execution, pipeline, decision); modules do not.
+    strawberry looks the name up when it builds the schema.
+    """
+    annotated: Any = Annotated  # for type checkers: the name is a value here
+    return annotated[name, strawberry.lazy(module)] | None

@@ -3,20 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import strawberry
 
 from flexiroaster.model.event import Level
 from flexiroaster.model.viewer import Role
-from graphql_api.context import StreamInfo
+from flexiroaster.service.executions.executions import ExecutionRow
+from flexiroaster.web import feeds
+from graphql_api.context import Info, StreamInfo
 from graphql_api.permissions import fields_require
-from graphql_api.schema.filters import ExecutionFilterInput, execution_filter
-from graphql_api.schema.relay import key_of
-from graphql_api.schema.served import served
-from graphql_api.schema.types.event_batch import EventBatch
-from graphql_api.schema.types.execution_change import ExecutionChange
+from graphql_api.schema.inputs import ExecutionFilterInput, execution_filter
+from graphql_api.schema.relay import HEAVY, asked, key_of
+from graphql_api.schema.scalars import served
+from graphql_api.schema.types.execution import Event, Execution
 
-__all__ = ["Subscription"]
+__all__ = ["EventBatch", "ExecutionChange", "Subscription", "live_execution"]
+
+
+class _WithExecution(Protocol):
+    @property
+    def execution(self) -> ExecutionRow: ...
+
+
+async def live_execution(root: strawberry.Parent[_WithExecution], info: Info) -> Execution:
+    """Return the execution of a payload; its large columns are read only if requested."""
+    row = root.execution
+    if HEAVY & asked(info):
+        row = await info.context.loaders.executions.load(row.id) or row
+    return served(row)
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class EventBatch:
+    """Events of one execution that were committed together, or a part of its history."""
+
+    events: list[Event] = strawberry.field(description="Events in order; empty if only `caughtUp` has changed.")
+    cursor: str = strawberry.field(description="Pass it as `after` to resume after these events.")
+    caught_up: bool = strawberry.field(description="Whether the history is complete and all further events are live.")
+    execution: Execution = strawberry.field(
+        resolver=live_execution, description="The execution when these events were read, or slightly later."
+    )
+
+    @classmethod
+    def is_type_of(cls, value: object, _info: object) -> bool:
+        """Whether a value is resolved as this type."""
+        return isinstance(value, feeds.EventBatch)
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class ExecutionChange:
+    """An execution that has changed state, or one that was in the list when the subscription started."""
+
+    execution: Execution = strawberry.field(resolver=live_execution)
+    cursor: str = strawberry.field(
+        description="Pass it as `after` to resume from here. Some executions may be sent again. None is missed, except "
+        "one that had already ended and was rolled back in the meantime."
+    )
+
+    @classmethod
+    def is_type_of(cls, value: object, _info: object) -> bool:
+        """Whether a value is resolved as this type."""
+        return isinstance(value, feeds.ExecutionChange)
 
 
 async def _execution_events(

@@ -17,10 +17,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.authentication import authenticate, credentials_of
-from graphql_api import failures, responses
+from flexiroaster.web.thread_pool import RefusedError, ThreadPool
+from graphql_api import failures
 from graphql_api.context import Context
-from graphql_api.documents import Documents, Operation, RefusedError
-from graphql_api.execution import Workers, execute_operation
+from graphql_api.documents import Documents, Operation
+from graphql_api.operations import execute_operation
+from graphql_api.transport import requests
 from graphql_api.transport.requests import GraphQLRequest, from_body, from_query, read_body
 
 __all__ = ["GraphQLHTTP"]
@@ -36,7 +38,7 @@ class GraphQLHTTP:
         schema: strawberry.Schema,
         installation: Installation,
         documents: Documents,
-        workers: Workers,
+        workers: ThreadPool,
         *,
         page: Callable[[], ASGIApp] | None = None,
         stream: ASGIApp | None = None,
@@ -62,11 +64,11 @@ class GraphQLHTTP:
 
     async def _answered(self, request: Request, accepted: str) -> Response:
         if request.method not in {"GET", "POST"}:
-            return responses.refusal("Use GET or POST", "METHOD_NOT_ALLOWED", 405, headers=_METHODS)
+            return requests.refusal("Use GET or POST", "METHOD_NOT_ALLOWED", 405, headers=_METHODS)
         media_type = _negotiated(accepted)
         if media_type is None:
-            offered = f"The Accept header must allow {responses.GRAPHQL} or {responses.JSON}"
-            return responses.refusal(offered, "NOT_ACCEPTABLE", 406)
+            offered = f"The Accept header must allow {requests.GRAPHQL} or {requests.JSON}"
+            return requests.refusal(offered, "NOT_ACCEPTABLE", 406)
         try:
             body = await read_body(request) if request.method == "POST" else b""
             return await self.workers.run(partial(self._answer, request, body, media_type))
@@ -83,9 +85,9 @@ class GraphQLHTTP:
             viewer = authenticate(self.installation, request.scope, credentials_of(request.scope))
         except UnauthenticatedError as error:
             challenge = {"www-authenticate": "Bearer"}
-            return responses.refusal(error.message, "UNAUTHENTICATED", 401, media_type, challenge)
+            return requests.refusal(error.message, "UNAUTHENTICATED", 401, media_type, challenge)
         except StoreError as error:
-            return responses.failure([failures.internal(error)], 503, media_type)
+            return requests.failure([failures.internal(error)], 503, media_type)
         posted = request.method == "POST"
         asked = from_body(request.headers, body) if posted else from_query(request.scope["query_string"])
         operation = self.documents.operation(asked.query, viewer.role, asked.variables, asked.operation_name)
@@ -102,16 +104,16 @@ class GraphQLHTTP:
             raise
         except Exception as error:  # noqa: BLE001 - here the client's input is known, so the log line can mask it
             spoken = failures.spoken_by(operation.document, asked.variables)
-            return responses.failure([failures.internal(error, "", spoken)], 500, media_type)
+            return requests.failure([failures.internal(error, "", spoken)], 500, media_type)
 
 
 def _wrong_way(operation: Operation, posted: bool, media_type: str) -> Response | None:
     if operation.type is OperationType.SUBSCRIPTION:
         message = "Subscriptions need the WebSocket protocol graphql-transport-ws, or Accept: text/event-stream"
-        return responses.refusal(message, "BAD_REQUEST", 400, media_type)
+        return requests.refusal(message, "BAD_REQUEST", 400, media_type)
     if operation.type is OperationType.MUTATION and not posted:
         headers = {"allow": "POST"}
-        return responses.refusal("Mutations need POST", "METHOD_NOT_ALLOWED", 405, media_type, headers)
+        return requests.refusal("Mutations need POST", "METHOD_NOT_ALLOWED", 405, media_type, headers)
     return None
 
 
@@ -119,21 +121,21 @@ def _result(
     result: ExecutionResult, operation: Operation, asked: GraphQLRequest, headers: Headers, media_type: str
 ) -> Response:
     if not result.errors:
-        return responses.encoded({"data": result.data}, headers, 200, media_type)
+        return requests.encoded({"data": result.data}, headers, 200, media_type)
     spoken = failures.spoken_by(operation.document, asked.variables)
     errors = [failures.presented(error, spoken) for error in result.errors]
     if result.data is None and all(error.path is None for error in result.errors):  # bad variables, nothing ran
-        status = 400 if media_type == responses.GRAPHQL else 200
-        return responses.encoded({"errors": errors}, headers, status, media_type)
+        status = 400 if media_type == requests.GRAPHQL else 200
+        return requests.encoded({"errors": errors}, headers, status, media_type)
     content: dict[str, Any] = {"errors": errors, "data": result.data}
-    return responses.encoded(content, headers, 200, media_type)
+    return requests.encoded(content, headers, 200, media_type)
 
 
 def _refused(refused: RefusedError, media_type: str) -> Response:
-    errors = [dict(error.formatted) for error in refused.errors]
-    status = 200 if refused.well_formed and media_type == responses.JSON else refused.status
+    errors = refused.errors
+    status = 200 if refused.well_formed and media_type == requests.JSON else refused.status
     headers = {"retry-after": "1"} if status == 503 else None
-    return responses.failure(errors, status, media_type, headers)
+    return requests.failure(errors, status, media_type, headers)
 
 
 def _wants_page(request: Request, accepted: str) -> bool:
@@ -143,12 +145,12 @@ def _wants_page(request: Request, accepted: str) -> bool:
 def _negotiated(accepted: str) -> str | None:
     """The best media type that the client accepts; `application/json` without an Accept header."""
     if not accepted.strip():
-        return responses.JSON
+        return requests.JSON
     weights = dict(map(_weighted, accepted.split(",")))
     any_json = max(weights.get("*/*", 0.0), weights.get("application/*", 0.0))
     offers = [
-        (weights.get(responses.GRAPHQL, 0.0), responses.GRAPHQL),
-        (weights.get(responses.JSON, any_json), responses.JSON),
+        (weights.get(requests.GRAPHQL, 0.0), requests.GRAPHQL),
+        (weights.get(requests.JSON, any_json), requests.JSON),
     ]
     weight, media_type = max(offers, key=lambda offer: offer[0])
     return media_type if weight > 0 else None

@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.service.admin.tokens import Viewer
-from flexiroaster.web.streams import StreamsClosedError, Transport
-from graphql_api import failures, responses
-from graphql_api.documents import RefusedError
-from graphql_api.event_streams import SIGN_OF_LIFE, EventStreams, alive
+from flexiroaster.web.streams import SIGN_OF_LIFE, EventStreams, StreamsClosedError, Transport, alive
+from flexiroaster.web.thread_pool import RefusedError
+from graphql_api import failures
 from graphql_api.operations import FailedError, Operations, Response, errors_of
+from graphql_api.transport import requests
 from graphql_api.transport.requests import GraphQLRequest, from_body, from_query, read_body
 
 __all__ = ["EVENT_STREAM", "GraphQLEventStream"]
@@ -49,12 +49,12 @@ class GraphQLEventStream:
             asked, viewer = await self._begun(request)
             held.enter_context(self.event_streams.opened_by(viewer))
         except RefusedError as refused:
-            return responses.failure(errors_of(refused), refused.status)
+            return requests.failure(errors_of(refused), refused.status)
         except UnauthenticatedError as error:
             challenge = {"www-authenticate": "Bearer"}
-            return responses.refusal(error.message, "UNAUTHENTICATED", 401, headers=challenge)
+            return requests.refusal(error.message, "UNAUTHENTICATED", 401, headers=challenge)
         except StoreError as error:
-            return responses.failure([failures.internal(error)], 503)
+            return requests.failure([failures.internal(error)], 503)
         except ClientDisconnect:
             return None
         return partial(self.event_streams.send, self._events(request, asked, viewer))
@@ -62,7 +62,7 @@ class GraphQLEventStream:
     async def _begun(self, request: Request) -> tuple[GraphQLRequest, Viewer]:
         """The request and its viewer. Raises RefusedError, UnauthenticatedError, StoreError, ClientDisconnect."""
         if request.method not in {"GET", "POST"}:
-            raise RefusedError.because("Use GET or POST", "METHOD_NOT_ALLOWED", 405)
+            raise RefusedError("Use GET or POST", "METHOD_NOT_ALLOWED", 405)
         viewer = await self.event_streams.viewer(request.scope)
         if request.method == "GET":
             return from_query(request.scope["query_string"]), viewer
@@ -81,7 +81,7 @@ class GraphQLEventStream:
         except StreamsClosedError:
             return
         except (RefusedError, FailedError) as error:
-            yield _next(Response(responses.dumps({"errors": errors_of(error)}).decode()))
+            yield _next(Response(requests.dumps({"errors": errors_of(error)}).decode()))
         yield _COMPLETE
 
 

@@ -20,12 +20,11 @@ from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.service.admin.tokens import Viewer
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.authentication import authenticate, credentials_of
-from flexiroaster.web.streams import StreamsClosedError, Transport
-from graphql_api import failures, responses
-from graphql_api.documents import RefusedError
-from graphql_api.execution import Workers
+from flexiroaster.web.streams import MOST_EACH, Places, StreamsClosedError, Transport
+from flexiroaster.web.thread_pool import RefusedError, ThreadPool
+from graphql_api import failures
 from graphql_api.operations import FailedError, Operations, errors_of
-from graphql_api.places import MOST_EACH, Places
+from graphql_api.transport import requests
 from graphql_api.transport.requests import GraphQLRequest, decoded
 
 __all__ = ["PROTOCOL", "GraphQLWebSocket", "Limits"]
@@ -60,7 +59,7 @@ class GraphQLWebSocket:
         self,
         installation: Installation,
         operations: Operations,
-        workers: Workers,
+        workers: ThreadPool,
         places: Places,
         limits: Limits | None = None,
     ) -> None:
@@ -228,7 +227,7 @@ class _Connection:
         await self._finish(last)
 
     async def _refuse(self, id_: str) -> None:
-        refused = RefusedError.because("Too many operations are running on this connection", "TOO_MANY_OPERATIONS")
+        refused = RefusedError("Too many operations are running on this connection", "TOO_MANY_OPERATIONS")
         await self._finish({"id": id_, "type": "error", "payload": errors_of(refused)})
 
     async def _finish(self, last: Mapping[str, Any]) -> None:
@@ -238,7 +237,7 @@ class _Connection:
             await self._tell(last)
 
     async def _tell(self, message: Mapping[str, Any]) -> None:
-        await self._send(responses.dumps(message).decode())
+        await self._send(requests.dumps(message).decode())
 
     async def _send(self, text: str) -> None:
         """Send a message, or end the connection if the client does not read; it can resume from its last cursors."""

@@ -13,8 +13,8 @@ from flexiroaster.model.event import Event, Level
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 from rest_compat.models.base import Answer
-from rest_compat.models.risk import RiskAssessment
-from rest_compat.parameters import TEXT, TRIGGERED_BY
+from rest_compat.models.safety import RiskAssessment
+from rest_compat.requests import TEXT, TRIGGERED_BY
 
 __all__ = [
     "ExecutionDetail",

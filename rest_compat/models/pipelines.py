@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from fastapi import Body
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model import pipeline as model
-from flexiroaster.model.pipeline import OnConflict, StageType
+from flexiroaster.model.pipeline import OnConflict, Pipeline, StageType
 from flexiroaster.service.pipelines import PipelineRow, Revision
 from rest_compat.models.base import Answer
 
-__all__ = ["PipelineDetail", "PipelineList", "PipelineStage", "PipelineSummary"]
+__all__ = ["Changes", "Definition", "PipelineDetail", "PipelineList", "PipelineStage", "PipelineSummary"]
 
 
 class PipelineStage(Answer):
@@ -110,3 +113,44 @@ class PipelineList(Answer):
 def _whole(seconds: float | None) -> int | float | None:
     """Convert whole seconds to an integer, as clients expect."""
     return int(seconds) if seconds is not None and seconds.is_integer() else seconds
+
+
+# Request bodies with definitions: the model documents them, and the service validates them to report all problems.
+class _DescribedBy:
+    """Documents a mapping with the schema of a model without validating it; `partly` makes all fields optional."""
+
+    def __init__(self, model: type[BaseModel], *, partly: bool = False) -> None:
+        self.model = model
+        self.partly = partly
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(self.model.__pydantic_core_schema__)
+        if not self.partly:
+            return described
+        fields = handler.resolve_ref_schema(described)
+        return {key: value for key, value in fields.items() if key not in {"required", "title"}}
+
+
+_EXAMPLE: dict[str, Any] = {
+    "name": "My First Pipeline",
+    "description": "A simple data pipeline",
+    "stages": [
+        {"id": "load-data", "name": "Load Data", "type": "input", "config": {"source": "api"}, "dependencies": []},
+        {
+            "id": "transform",
+            "name": "Transform Data",
+            "type": "transform",
+            "config": {"operation": "normalize"},
+            "dependencies": ["load-data"],
+        },
+    ],
+}
+
+Definition = Annotated[dict[str, Any], _DescribedBy(Pipeline), Body(openapi_examples={"first": {"value": _EXAMPLE}})]
+"""A complete pipeline."""
+
+Changes = Annotated[dict[str, Any], _DescribedBy(Pipeline, partly=True), Body()]
+"""Some fields of a pipeline; each replaces the stored value."""

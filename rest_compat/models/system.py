@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flexiroaster.service.health import Status
+from flexiroaster.service.admin.metrics import Status
 from rest_compat.models.base import Answer
-from rest_compat.models.risk import Insight
-from rest_compat.parameters import TEXT
+from rest_compat.models.safety import Insight
+from rest_compat.requests import TEXT
 
 __all__ = [
     "Callback",

@@ -9,12 +9,10 @@ from fastapi import APIRouter, Header, Query, Response
 from flexiroaster.service import pipelines
 from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import PipelineFilter
-from rest_compat import etags, links
+from rest_compat import requests
 from rest_compat.models.base import Done, Refusal, Responses
-from rest_compat.models.definitions import Changes, Definition
-from rest_compat.models.pipelines import PipelineDetail, PipelineList, PipelineSummary
-from rest_compat.parameters import Cursor, EmptyIsAbsent, Limit, PipelineId, Skip
-from rest_compat.requests import Operating, Reading
+from rest_compat.models.pipelines import Changes, Definition, PipelineDetail, PipelineList, PipelineSummary
+from rest_compat.requests import Cursor, EmptyIsAbsent, Limit, Operating, PipelineId, Reading, Skip
 
 __all__ = ["router"]
 
@@ -29,7 +27,7 @@ IsActive = Annotated[
 IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of the client's copy.")]
 
 
-@router.post("", status_code=201, responses={201: links.PIPELINE, **_CONFLICT})
+@router.post("", status_code=201, responses={201: requests.PIPELINE, **_CONFLICT})
 def create_pipeline(call: Operating, definition: Definition) -> PipelineDetail:
     """Validate a definition completely and store it as a new pipeline."""
     with call.audited("createPipeline", None, definition):
@@ -62,10 +60,10 @@ def get_pipeline(
 ) -> Response | PipelineDetail:
     """A pipeline with its stages. The `ETag` changes with the pipeline."""
     revision = pipelines.get(call.installation, pipeline_id)
-    tag = etags.of(revision)
-    if etags.matches(if_none_match, tag):
-        return Response(status_code=304, headers=etags.headers(tag))
-    response.headers.update(etags.headers(tag))
+    tag = requests.of(revision)
+    if requests.matches(if_none_match, tag):
+        return Response(status_code=304, headers=requests.headers(tag))
+    response.headers.update(requests.headers(tag))
     return PipelineDetail.of_revision(revision)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, HTTPException, Path, Query
 
 from flexiroaster.errors import InputError, NotFoundError
-from flexiroaster.service.safety import decisions
+from flexiroaster.service.safety import decisions, insights
 from rest_compat.models.base import Done, Refusal, Responses
-from rest_compat.models.safety import Decision, Decisions, OverrideRequest
-from rest_compat.parameters import ExecutionId, Text
-from rest_compat.requests import Operating, Reading
+from rest_compat.models.safety import Decision, Decisions, FalseAlarms, Insight, Insights, OverrideRequest
+from rest_compat.requests import EmptyIsAbsent, ExecutionId, Hours, Limit, Operating, Reading, Text
 
-__all__ = ["router"]
+__all__ = ["decisions_router", "insights_router"]
 
-router = APIRouter(prefix="/executions/{execution_id}/decisions", tags=["executions"])
+
+decisions_router = APIRouter(prefix="/executions/{execution_id}/decisions", tags=["executions"])
 
 _UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such execution."}}
 _OVERRIDE: Responses = {
@@ -30,14 +30,14 @@ _OVERRIDE: Responses = {
 DecisionId = Annotated[Text, Path(description="The id of the decision.")]
 
 
-@router.get("", responses=_UNKNOWN)
+@decisions_router.get("", responses=_UNKNOWN)
 def list_decisions(call: Reading, execution_id: ExecutionId) -> Decisions:
     """The decisions of the safety engine about an execution, with reasons and overrides, oldest first."""
     found = decisions.of_execution(call.installation, execution_id)
     return Decisions(decisions=[Decision.of(row) for row in found], total=len(found))
 
 
-@router.post("/{decision_id}/override", responses=_OVERRIDE)
+@decisions_router.post("/{decision_id}/override", responses=_OVERRIDE)
 def override_decision(
     call: Operating, execution_id: ExecutionId, decision_id: DecisionId, asked: OverrideRequest
 ) -> Done:
@@ -52,3 +52,33 @@ def override_decision(
     except InputError as error:  # the body is valid, but the action does not fit the decision
         raise HTTPException(400, error.message) from error
     return Done(message=f"{asked.action.capitalize()} requested instead of decision {decision_id}")
+
+
+# The route of insights: findings of the safety engine.
+insights_router = APIRouter(tags=["insights"])
+
+OfPipeline = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this pipeline.")]
+OfExecution = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this execution.")]
+UnresolvedOnly = Annotated[bool, Query(description="Return only insights whose cause persists.")]
+
+
+@insights_router.get("/insights")
+def list_insights(
+    call: Reading,
+    pipeline_id: OfPipeline = None,
+    execution_id: OfExecution = None,
+    unresolved_only: UnresolvedOnly = False,
+    hours: Hours = 24,
+    limit: Limit = 50,
+) -> Insights:
+    """The insights of the safety engine from the last `hours`, newest first."""
+    rows, total = insights.listing(
+        call.installation,
+        pipeline_id=pipeline_id,
+        execution_id=execution_id,
+        unresolved_only=unresolved_only,
+        hours=hours,
+        limit=limit,
+    )
+    accuracy = [FalseAlarms.of(known) for known in insights.accuracy(call.installation)]
+    return Insights(insights=[Insight.of(row) for row in rows], total=total, false_alarms=accuracy)

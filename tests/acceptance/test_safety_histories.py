@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flexiroaster.safety.anomaly_backtest import backtest_lateness
-from flexiroaster.safety.history_file import read_history, read_stages
-from flexiroaster.safety.learning.backtest import Arm, Backtest, backtest
+from flexiroaster.safety.learning.backtest import Arm, Backtest, backtest, backtest_lateness
 from flexiroaster.safety.learning.evaluation import Metrics
-from flexiroaster.safety.prior import PRIOR
-from flexiroaster.safety.risk.history import History, feature_rows
+from flexiroaster.safety.risk.history import History, feature_rows, read_history, read_stages
+from flexiroaster.safety.risk.model import PRIOR
 from tests.unit.safety.brute_force import differences
 from tools.prior_fit import Sample, fit_prior, left_out, read_sample
 

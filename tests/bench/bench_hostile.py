@@ -5,7 +5,8 @@ from __future__ import annotations
 from time import process_time
 
 from flexiroaster.model.viewer import Role
-from graphql_api.documents import Documents, RefusedError
+from flexiroaster.web.thread_pool import RefusedError
+from graphql_api.documents import Documents
 from tests.unit.graphql_api.hostile import HOSTILE
 from tests.unit.graphql_api.small_schema import schema
 

@@ -7,18 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexiroaster.safety.examples import Examples
-from flexiroaster.safety.features import NAMES, Past
-from flexiroaster.safety.fitting import fit_boosting
-from flexiroaster.safety.learning.training import train
-from flexiroaster.safety.prior import PRIOR
+from flexiroaster.safety.learning.model_selection import Examples
+from flexiroaster.safety.learning.training import fit_boosting, train
 from flexiroaster.safety.risk.additive import score
-from flexiroaster.safety.risk.assessment import Question, assess
+from flexiroaster.safety.risk.assessment import Question, assess, what_would_lower_it
 from flexiroaster.safety.risk.calibration import sigmoid
+from flexiroaster.safety.risk.factors import NAMES, Past
 from flexiroaster.safety.risk.history import feature_rows
-from flexiroaster.safety.risk.model import Calibrated, RiskModel, Rung
-from flexiroaster.safety.runs import Ending, Outcome, Start
-from flexiroaster.safety.what_if import what_would_lower_it
+from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung
+from flexiroaster.safety.risk.state import Ending, Outcome, Start
 from tests.unit.safety.histories import BEGINNING, made_up
 
 

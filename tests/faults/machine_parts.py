@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flexiroaster.engine.state_machine.execution import Execution
-from flexiroaster.engine.state_machine.rollback import Rollback
+from flexiroaster.engine.state_machine.state import Rollback
 from flexiroaster.model.event import Event, EventType
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.model.pipeline import Pipeline

@@ -72,7 +72,7 @@ def test_what_was_undone_in_part_is_rolled_back_again_and_not_retried(played: Co
     complete(played, "d")
     fail_for_good(played, "b")
     assert (played.row.status, played.states["d"]) == ("failed", "rolled_back")
-    assert "by hand" in played.row.error["message"]
+    assert "undo manually" in played.row.error["message"]
     with pytest.raises(NotAllowedError, match=r"some of its stages were undone; allowed: rollback, rerun$"):
         commands.request(played.database, played.id, CommandKind.RETRY, {}, requested_by="ann", concurrency=1)
     ask(played, CommandKind.ROLLBACK)

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from sqlalchemy.engine import make_url
 
 from flexiroaster.config import load_settings
-from flexiroaster.engine.restore import restore
+from flexiroaster.engine.scheduler import restore
 from flexiroaster.engine.state_machine.commands import obey
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import ErrorClass, NotAllowedError
@@ -37,7 +37,7 @@ from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.safety.policy import PolicyRules
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store import commands, leases, pipelines, recovery
+from flexiroaster.store import commands, leases, pipelines
 from flexiroaster.store.journal.transitions import Transition
 from flexiroaster.store.tables import events, executions, stage_runs
 from tests.faults.checker import replayed
@@ -384,8 +384,8 @@ class Commands(RuleBasedStateMachine):
     def _pending(self) -> list[Any]:
         return commands.pending(self.database, [self.id])
 
-    def _load(self) -> recovery.Stored:
-        return recovery.load(self.database, self.id, lambda _pipeline, _revision: self.pipeline)
+    def _load(self) -> leases.Stored:
+        return leases.load_execution(self.database, self.id, lambda _pipeline, _revision: self.pipeline)
 
     def _row(self) -> Any:
         with self.database.read() as connection:

@@ -11,10 +11,9 @@ from sqlalchemy import insert
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import Event, EventType, Level
-from flexiroaster.service import attempts, pipelines
-from flexiroaster.service.attempts import AttemptOutcome
+from flexiroaster.service import pipelines
 from flexiroaster.service.executions import events, executions
-from flexiroaster.service.executions.events import EventFilter
+from flexiroaster.service.executions.events import AttemptOutcome, EventFilter
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import Page, Window
 from flexiroaster.store import tables
@@ -174,7 +173,7 @@ def replace_second(seq: int) -> Any:
 
 def test_attempts_are_folded_from_the_log() -> None:
     error = {"message": "no", "class": "transient"}
-    found = attempts.fold(
+    found = events.fold(
         [
             event(1, EventType.STAGE_STARTED),
             event(2, EventType.STAGE_STARTED, "b"),
@@ -207,6 +206,6 @@ def test_attempts_of_many(installation: Installation) -> None:
                 values = {name: getattr(made, name) for name in Event.__slots__}
                 connection.execute(insert(tables.events).values(values))
     with statements(installation) as sent:
-        found = attempts.by_execution(installation, [f"x{i}" for i in range(10)])
+        found = events.by_execution(installation, [f"x{i}" for i in range(10)])
     assert len(sent) == 1
     assert [len(found[f"x{i}"]["a"]) for i in range(10)] == [1] * 10

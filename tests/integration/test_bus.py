@@ -17,10 +17,11 @@ import pytest
 import redis
 
 from flexiroaster.config import load_settings
-from flexiroaster.coordination.bus import Bus, LocalBus, Message, SharedBus, open_bus, shared
-from flexiroaster.coordination.bus import sqlite as sqlite_bus
-from flexiroaster.coordination.identity import installation_id
+from flexiroaster.coordination import bus as shared
+from flexiroaster.coordination.bus import Bus, LocalBus, Message, SharedBus, open_bus
+from flexiroaster.coordination.bus import database as sqlite_bus
 from flexiroaster.coordination.redis.link import RedisLink
+from flexiroaster.coordination.redis.server import installation_id
 from flexiroaster.store.database import open_database
 from tests.proxy import Proxy, running_proxy
 from tests.waiting import PATIENT, eventually, open_descriptors

@@ -12,7 +12,7 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import InputError, NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import LIVE, ExecutionStatus
-from flexiroaster.service import changes, pipelines
+from flexiroaster.service import pipelines
 from flexiroaster.service.executions import events, executions
 from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
@@ -48,13 +48,13 @@ def test_what_lives_and_what_has_ended_since(installation: Installation) -> None
             and (wanted.statuses is None or row.status in wanted.statuses)
         }
         live = {id_ for id_, row in matching.items() if row.status in LIVE}
-        ended = {id_ for id_, row in matching.items() if row.completed_at and row.completed_at >= at - changes.MARGIN}
-        assert {row.id for row in changes.since(installation, wanted)} == live
-        found = changes.since(installation, wanted, at)
+        ended = {id_ for id_, row in matching.items() if row.completed_at and row.completed_at >= at - events.MARGIN}
+        assert {row.id for row in events.changes_since(installation, wanted)} == live
+        found = events.changes_since(installation, wanted, at)
         assert {row.id for row in found} == live | ended
         assert len(found) == len(live | ended)
         some = [row.id for row in rows[::2]]
-        assert {row.id for row in changes.among(installation, wanted, some)} == set(some) & set(matching)
+        assert {row.id for row in events.changes_among(installation, wanted, some)} == set(some) & set(matching)
 
 
 PAST = 5000
@@ -89,12 +89,12 @@ def test_a_look_costs_what_has_changed_however_much_ended_before(
 ) -> None:
     add_past(installation, 500)
     rows = add_executions(installation, 100)
-    at = sorted(row["completed_at"] for row in rows if row["completed_at"])[-5] + changes.MARGIN
+    at = sorted(row["completed_at"] for row in rows if row["completed_at"])[-5] + events.MARGIN
     some = [row["id"] for row in rows[:3]]
 
     def look() -> None:
-        changes.since(installation, wanted, at)
-        changes.among(installation, wanted, some)
+        events.changes_since(installation, wanted, at)
+        events.changes_among(installation, wanted, some)
 
     before = database_work(installation, look)
     add_past(installation, PAST, seed=3)
@@ -103,7 +103,7 @@ def test_a_look_costs_what_has_changed_however_much_ended_before(
 
 def test_the_bus_tells_of_an_execution_that_nobody_drives(installation: Installation) -> None:
     heard: set[str | None] = set()
-    end = changes.listen(installation, heard.add)
+    end = events.listen_to_list(installation, heard.add)
     try:
         revision = pipelines.save(installation, {"id": "daily", **DAILY})
         execution_id = executions.start(installation, revision, drive=False)
@@ -114,7 +114,7 @@ def test_the_bus_tells_of_an_execution_that_nobody_drives(installation: Installa
 
 def test_the_bus_tells_of_each_execution(installation: Installation) -> None:
     heard: set[str | None] = set()
-    end = changes.listen(installation, heard.add)
+    end = events.listen_to_list(installation, heard.add)
     try:
         execution_id = executions.start(installation, pipelines.save(installation, {"id": "daily", **DAILY}))
         eventually(lambda: execution_id in heard)
@@ -129,10 +129,10 @@ def test_the_bus_tells_of_each_execution(installation: Installation) -> None:
 
 def test_cursors_are_times() -> None:
     for at in (utc_now(), datetime(2026, 3, 1, tzinfo=UTC)):
-        assert changes.moment(changes.cursor(at)) == at
-    for garbage in ("", "x", "é", "AAAA", changes.cursor(utc_now() - timedelta(days=20_000)), "MjAyNi0wMS0wMQ"):
+        assert events.list_position(events.list_cursor(at)) == at
+    for garbage in ("", "x", "é", "AAAA", events.list_cursor(utc_now() - timedelta(days=20_000)), "MjAyNi0wMS0wMQ"):
         with pytest.raises(InputError):
-            changes.moment(garbage)
+            events.list_position(garbage)
 
 
 def test_a_batch_is_no_newer_than_its_execution(installation: Installation) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import flexiroaster as package
-from flexiroaster.store.migrate import HEAD
+from flexiroaster.store.database import HEAD
 from tests.integration.program import BIG, COMMAND, DAILY, ORDERS, environment, flexiroaster, write_definition
 
 HEAVY = {"pandas", "polars", "sklearn", "sqlalchemy", "pyarrow", "pydantic", "numpy", "httpx", "fsspec", "alembic"}

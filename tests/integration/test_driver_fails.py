@@ -14,7 +14,8 @@ from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.model.execution import TERMINAL
-from flexiroaster.service import health, local, pipelines
+from flexiroaster.service import local, pipelines
+from flexiroaster.service.admin import metrics
 from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.journal.sqlite import SqliteBackend
@@ -77,7 +78,7 @@ def test_nobody_waits_for_it(
         with pytest.raises(StoreError, match=r"^the driver failed: InjectedFault\('driver.before_start'\)$"):
             executions.wait(installation, x, timeout=120)
         eventually(lambda: not installation.healthy)
-        report = health.check(installation)
+        report = metrics.check(installation)
         assert (report.executor.status, report.ready) == ("unhealthy", False)
         assert report.executor.details["failing"] == {"flexiroaster-driver": "InjectedFault: driver.before_start"}
         y = executions.start(installation, revision)

@@ -10,10 +10,9 @@ import pytest
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import health, pipelines
+from flexiroaster.service import pipelines
 from flexiroaster.service.admin import metrics
-from flexiroaster.service.admin.metrics import Metrics
-from flexiroaster.service.health import Status
+from flexiroaster.service.admin.metrics import Metrics, Status
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.tables import executions
 from tests.history import made_up
@@ -58,7 +57,7 @@ def test_figures_are_of_the_last_30_days(installation: Installation) -> None:
 
 
 def test_health_without_redis(installation: Installation) -> None:
-    report = health.check(installation)
+    report = metrics.check(installation)
     assert (report.status, report.ready) == (Status.HEALTHY, True)
     assert report.database.latency_ms > 0
     assert report.database.details == {"dialect": installation.database.engine.dialect.name}
@@ -69,7 +68,7 @@ def test_health_without_redis(installation: Installation) -> None:
 
 def test_health_with_redis(settings: Settings, redis_url: str) -> None:
     with open_installation(settings.model_copy(update={"redis_url": redis_url})) as installation:
-        report = health.check(installation)
+        report = metrics.check(installation)
         assert (report.redis.status, report.redis.details["fallback_mode"]) == (Status.HEALTHY, False)
         assert report.redis.latency_ms > 0
 
@@ -77,7 +76,7 @@ def test_health_with_redis(settings: Settings, redis_url: str) -> None:
 @pytest.mark.parametrize("url", ["postgresql://u:geheim@127.0.0.1:1/x", "sqlite:///no/such/folder/x.db"])
 def test_health_without_its_database(url: str, tmp_path: Path) -> None:
     with open_installation(load_settings(database_url=url)) as installation:
-        report = health.check(installation)
+        report = metrics.check(installation)
     assert (report.status, report.ready, report.database.status) == (Status.DEGRADED, False, Status.UNHEALTHY)
     assert report.database.details["error"]
     assert "geheim" not in str(report)
@@ -85,7 +84,7 @@ def test_health_without_its_database(url: str, tmp_path: Path) -> None:
 
 def test_a_driver_that_died_is_told(installation: Installation) -> None:
     installation.warm_up()
-    assert health.check(installation).executor.details["started"] is True
+    assert metrics.check(installation).executor.details["started"] is True
     installation.driver.close()
-    report = health.check(installation)
+    report = metrics.check(installation)
     assert (report.status, report.executor.status) == (Status.DEGRADED, Status.UNHEALTHY)

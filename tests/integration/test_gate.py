@@ -13,7 +13,7 @@ from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import BlockedError, DefinitionError, InputError, NotAllowedError, StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.model.event import utc_now
-from flexiroaster.service import gate, pipelines
+from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.safety import history, insights, risk
@@ -121,7 +121,7 @@ def test_it_stays_blocked_where_people_cannot_be_told(
         raise StoreError("no")
 
     pipelines.save(installation, pipeline("blocked", {**RISKY, "at_high": "block"}))
-    monkeypatch.setattr(gate.insights, "note", refused)
+    monkeypatch.setattr(risk.insights, "note", refused)
     with pytest.raises(BlockedError, match="Pipeline blocked is blocked"):
         executions.start(installation, "blocked")
 

@@ -11,12 +11,12 @@ import pytest
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import ConflictError, InputError
-from flexiroaster.safety.history_file import HistoryFileError
+from flexiroaster.safety.risk.history import HistoryFileError
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.safety import history, risk
-from flexiroaster.store import risk_states
+from flexiroaster.store.safety import risk as risk_states
 from tests.waiting import blocked, eventually
 
 CSV = """pipeline_id,started_at,finished_at,status,duration_s,n_stages

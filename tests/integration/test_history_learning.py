@@ -11,15 +11,14 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
-from flexiroaster.safety.history_file import history_frame, read_history
 from flexiroaster.safety.learning.backtest import Backtest, backtest
 from flexiroaster.safety.learning.evaluation import measure
-from flexiroaster.safety.risk.history import Ledger, feature_rows
+from flexiroaster.safety.risk.history import Ledger, feature_rows, history_frame, read_history
 from flexiroaster.safety.risk.model import Rung
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.safety import history, training
-from flexiroaster.store import training_claims
 from flexiroaster.store.safety import history as run_history
+from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.history import PastRun
 from tests.unit.safety.histories import made_up
 
@@ -136,7 +135,7 @@ def test_without_the_extra_an_import_recalibrates_and_trains_no_local_model(
 
 @SQLITE
 def test_nothing_is_imported_while_a_training_is_under_way(installation: Installation, file: Path) -> None:
-    assert training_claims.claim_at_once(installation.database, "another", lease_seconds=60)
+    assert risk.claim_training_at_once(installation.database, "another", lease_seconds=60)
     with pytest.raises(ConflictError, match="A training is already in progress"):
         history.import_file(installation, file)
     assert run_history.count(installation.database) == 0

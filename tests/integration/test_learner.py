@@ -16,15 +16,15 @@ from sqlalchemy import select, text, update
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
-from flexiroaster.service import pipelines, trainer, training_process
+from flexiroaster.service import pipelines
 from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.safety import history, learner, risk, training
-from flexiroaster.service.trainer import Trainer
-from flexiroaster.store import training_claims
-from flexiroaster.store.clock import database_then
+from flexiroaster.service.safety.learner import Trainer
 from flexiroaster.store.safety import history as run_history
-from flexiroaster.store.safety_tables import risk_progress
+from flexiroaster.store.safety import risk as training_claims
+from flexiroaster.store.sql import database_then
+from flexiroaster.store.tables import risk_progress
 from tests.faults.tiers import databases
 from tests.integration.program import started
 from tests.integration.test_risk import made_up, pipeline
@@ -90,7 +90,7 @@ def trainings(process: subprocess.Popen[str]) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == process.pid and b"training_process" in (entry / "cmdline").read_bytes():
+            if parent == process.pid and b"service.safety.training" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except OSError:  # it has just ended
             continue
@@ -183,7 +183,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def test_closing_does_not_wait_for_a_training(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_process, "BOOTSTRAP", "import signal; signal.pause()")
+    monkeypatch.setattr(training, "BOOTSTRAP", "import signal; signal.pause()")
     with open_installation(untrained(settings)) as installation:
         history.add(installation, made_up(700))
     with open_installation(settings) as installation:
@@ -223,8 +223,8 @@ def test_what_goes_wrong_is_told_and_tried_again(
 def test_a_training_that_fails_is_told_once_and_waits(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, trainer.logger.name)
-    monkeypatch.setattr(trainer, "FIRST_PAUSE", 0.0)
+    caplog.set_level(logging.DEBUG, learner.logger.name)
+    monkeypatch.setattr(learner, "FIRST_PAUSE", 0.0)
     broken = settings.model_copy(update={"database_url": "sqlite:////no/such/folder/x.db"})
     with open_installation(untrained(settings)) as installation:
         history.add(installation, made_up(100))
@@ -235,28 +235,32 @@ def test_a_training_that_fails_is_told_once_and_waits(
             return [record for record in caplog.records if "failed" in record.getMessage()]
 
         eventually(lambda: len(failures()) == 2, PATIENCE)
-        monkeypatch.setattr(trainer, "FIRST_PAUSE", 600.0)
+        monkeypatch.setattr(learner, "FIRST_PAUSE", 600.0)
         eventually(lambda: len(failures()) == 3, PATIENCE)
         assert [record.levelno for record in failures()] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
         assert "the folder '/no/such/folder' does not exist" in failures()[0].getMessage()
         assert not broken_trainer.busy, "it waits"
-        assert not training_claims.claim(installation.database, "another", model_id=None, lease_seconds=9), "all wait"
+        assert not training_claims.claim_training(installation.database, "another", model_id=None, lease_seconds=9), (
+            "all wait"
+        )
         assert training.train(installation).examples > 0, "but not who asks for it"
 
 
 def test_who_trains(observer: Installation) -> None:
     database = observer.database
-    assert training_claims.claim(database, "one", model_id=None, lease_seconds=60)
-    assert not training_claims.claim(database, "two", model_id=None, lease_seconds=60)
+    assert training_claims.claim_training(database, "one", model_id=None, lease_seconds=60)
+    assert not training_claims.claim_training(database, "two", model_id=None, lease_seconds=60)
     with pytest.raises(ConflictError, match="already in progress"):
         training.train(observer)
-    assert training_claims.renew(database, "one", lease_seconds=-1)
-    assert training_claims.claim(database, "two", model_id=None, lease_seconds=60), "it has expired"
-    assert not training_claims.renew(database, "one", lease_seconds=60)
-    training_claims.release(database, "one", pause_seconds=0)
+    assert training_claims.renew_training(database, "one", lease_seconds=-1)
+    assert training_claims.claim_training(database, "two", model_id=None, lease_seconds=60), "it has expired"
+    assert not training_claims.renew_training(database, "one", lease_seconds=60)
+    training_claims.release_training(database, "one", pause_seconds=0)
     assert claim(observer)[0] == "two"
-    training_claims.release(database, "two", pause_seconds=60)
-    assert not training_claims.claim(database, "one", model_id=None, lease_seconds=60)
-    assert training_claims.claim_at_once(database, "one", lease_seconds=60)
-    training_claims.release(database, "one", pause_seconds=0)
-    assert not training_claims.claim(database, "one", model_id=7, lease_seconds=60), "it was due for another model"
+    training_claims.release_training(database, "two", pause_seconds=60)
+    assert not training_claims.claim_training(database, "one", model_id=None, lease_seconds=60)
+    assert training_claims.claim_training_at_once(database, "one", lease_seconds=60)
+    training_claims.release_training(database, "one", pause_seconds=0)
+    assert not training_claims.claim_training(database, "one", model_id=7, lease_seconds=60), (
+        "it was due for another model"
+    )

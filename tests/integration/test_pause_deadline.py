@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from flexiroaster.config import Settings
-from flexiroaster.engine.timers import Timer
+from flexiroaster.engine.event_loop import Timer
 from flexiroaster.errors import InputError
 from flexiroaster.model.event import utc_now
 from flexiroaster.service.executions import commands, executions

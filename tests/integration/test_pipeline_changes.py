@@ -11,11 +11,10 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError, DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.service import pipelines
-from flexiroaster.service.definition_diff import Change, ChangeKind, differences
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.paging import Window
-from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
+from flexiroaster.service.pipelines import Change, ChangeKind, PipelineFilter, PipelineSort, differences
 from tests.integration.test_pages import walked
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.statements import statements

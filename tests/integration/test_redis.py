@@ -242,7 +242,7 @@ def test_cut_off_and_back_again_and_again(proxy: Proxy, through: RedisLink, capl
         proxy.mend()
         eventually(lambda: through.available)
         assert ping(through)
-    assert [message.split()[4] for message in messages(caplog)] == ["away,", "back"] * 3
+    assert [message.split()[4] for message in messages(caplog)] == ["unavailable,", "available"] * 3
 
 
 def test_a_connection_that_was_closed_while_idle_is_replaced(proxy: Proxy, through: RedisLink) -> None:

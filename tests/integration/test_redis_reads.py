@@ -14,11 +14,11 @@ import redis
 from flexiroaster.config import load_settings
 from flexiroaster.coordination.redis.cache import DefinitionCache, StateCache
 from flexiroaster.coordination.redis.link import RedisLink
-from flexiroaster.coordination.slots import PipelineSlots
+from flexiroaster.coordination.redis.locks import PipelineSlots
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.pipeline import Pipeline, parse_pipeline
-from flexiroaster.store.queries import ExecutionRow
+from flexiroaster.store.executions import ExecutionRow
 from tests.proxy import Proxy, running_proxy
 from tests.waiting import PATIENT, eventually
 

@@ -19,7 +19,7 @@ from flexiroaster.service import pipelines
 from flexiroaster.service.admin import maintenance
 from flexiroaster.service.executions import commands, events, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store import queries
+from flexiroaster.store import executions as queries
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.proxy import Proxy, running_proxy
 from tests.statements import statements

@@ -14,12 +14,11 @@ import pytest
 import redis
 
 from flexiroaster.config import Settings, load_settings
-from flexiroaster.coordination import health
-from flexiroaster.coordination.counters import RetryCounters
-from flexiroaster.coordination.identity import installation_id
+from flexiroaster.coordination.redis import heartbeats
 from flexiroaster.coordination.redis.heartbeats import Heartbeats
 from flexiroaster.coordination.redis.link import RedisLink
-from flexiroaster.coordination.redis.locks import ExecutionLocks
+from flexiroaster.coordination.redis.locks import ExecutionLocks, RetryCounters
+from flexiroaster.coordination.redis.server import installation_id
 from flexiroaster.model.event import utc_now
 from flexiroaster.store.database import Database, open_database
 from tests.proxy import Proxy, running_proxy
@@ -180,19 +179,19 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 def test_health_asks_both(proxy: Proxy, link: RedisLink, database: Database) -> None:
-    found = health.check(database, link)
+    found = heartbeats.check(database, link)
     assert (found.healthy, found.redis.available, found.redis.fallback_mode) == (True, True, False)
     assert found.database.latency_ms is not None
     assert found.redis.latency_ms is not None
     proxy.cut()
-    found = health.check(database, link)
+    found = heartbeats.check(database, link)
     assert (found.healthy, found.redis.available, found.redis.fallback_mode) == (True, False, True)
     assert found.redis.latency_ms is None
 
 
 def test_a_database_that_does_not_answer_is_not_healthy(link: RedisLink) -> None:
     gone = open_database(load_settings(database_url="postgresql://bob:hunter2@127.0.0.1:1/x"))
-    found = health.check(gone, link)
+    found = heartbeats.check(gone, link)
     assert (found.healthy, found.database.latency_ms) == (False, None)
     assert found.database.error is not None
     assert "refused" in found.database.error

@@ -14,9 +14,9 @@ from sqlalchemy import update
 from flexiroaster.config import Settings
 from flexiroaster.errors import DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.event import utc_now
-from flexiroaster.safety.features import features
+from flexiroaster.safety.risk.factors import features
 from flexiroaster.safety.risk.history import Ledger
-from flexiroaster.safety.runs import Start
+from flexiroaster.safety.risk.state import Start
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
@@ -230,7 +230,7 @@ def test_many_errors_of_a_kind_are_one_insight_that_resolves_itself(installation
 
 
 def _age(installation: Installation) -> None:
-    from flexiroaster.store.safety_tables import insights as insight_table
+    from flexiroaster.store.tables import insights as insight_table
 
     with installation.database.write() as connection:
         connection.execute(update(insight_table).values(last_seen_at=utc_now() - timedelta(hours=2)))

@@ -11,7 +11,8 @@ import pytest
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.coordination.redis.link import RedisLink
-from flexiroaster.service import health, pipelines
+from flexiroaster.service import pipelines
+from flexiroaster.service.admin import metrics
 from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.threads import SupervisedThread
@@ -65,14 +66,14 @@ def test_every_thread_survives_an_error_and_health_names_it(
         opened.tell_of_work("exec-x")
         opened.signals.holds(())
         expected = {name: f"LookupError: in {name}" for name in names}
-        eventually(lambda: health.check(opened).executor.details["failing"] == expected)
-        report = health.check(opened)
+        eventually(lambda: metrics.check(opened).executor.details["failing"] == expected)
+        report = metrics.check(opened)
         assert (report.executor.status, report.status, report.ready) == ("unhealthy", "degraded", False)
         ours = {t.name for t in threading.enumerate() if t.name.startswith("flexiroaster-")}
         assert ours - PASSING == names | UNSUPERVISED
         broken.clear()
-        eventually(lambda: health.check(opened).executor.status == "healthy")
-        assert health.check(opened).ready
+        eventually(lambda: metrics.check(opened).executor.status == "healthy")
+        assert metrics.check(opened).ready
         assert completes(opened)
 
 
@@ -100,7 +101,7 @@ def test_only_what_executions_need_takes_a_process_out_of_service(
     with open_installation(settings) as opened:
         opened.take_work()
         eventually(lambda: opened.failures)
-        report = health.check(opened)
+        report = metrics.check(opened)
         found = (report.executor.status, report.status, report.ready)
         if name in ESSENTIAL:
             assert found == ("unhealthy", "degraded", False)

@@ -18,7 +18,7 @@ from flexiroaster.model.event import Event
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.tracing import following, spans
+from flexiroaster.service.tracing import execution, spans
 from flexiroaster.store import leases
 from tests.collector import Collector, Span, collecting
 from tests.integration.program import DAILY, flexiroaster_afresh, write_definition
@@ -322,7 +322,7 @@ def test_spans_of_a_database_that_was_away_come_later(
         raise StoreError("away")
 
     with open_installation(traced) as installation, monkeypatch.context() as patch:
-        patch.setattr(following.queries, "execution", away)
+        patch.setattr(execution.queries, "execution", away)
         x = begin(installation, rows("a", {"x": 1}))
         installation.driver.wait(x, 120)
         assert asked.wait(120)

@@ -19,11 +19,10 @@ from flexiroaster.model.command import Command
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.store import leases, recovery
-from flexiroaster.store.recovery import Stored
-from flexiroaster.store.safety_tables import risk_assessments
+from flexiroaster.store import leases
+from flexiroaster.store.leases import Stored
 from flexiroaster.store.tables import executions as executions_table
-from flexiroaster.store.tables import pipeline_revisions, stage_runs
+from flexiroaster.store.tables import pipeline_revisions, risk_assessments, stage_runs
 from tests.integration.test_control import seqs_have_no_gap
 from tests.integration.test_runs import rows
 from tests.waiting import eventually
@@ -201,7 +200,7 @@ def test_it_is_left_to_other_workers_until_the_last_claim(
     x, driver = begin(installation), Collected()
 
     def take() -> None:
-        read = (lambda i: recovery.load(installation.database, i), lambda _: None, installation._outline)
+        read = (lambda i: leases.load_execution(installation.database, i), lambda _: None, installation._outline)
         adopt(driver.as_driver, claim(installation, x), *read)
 
     with monkeypatch.context() as patch:
@@ -238,7 +237,7 @@ def test_a_database_that_goes_away_while_claims_are_read_costs_none_of_them(
     def load(execution_id: str) -> Stored:
         if execution_id in away:
             raise StoreError("the database is away")
-        return recovery.load(database, execution_id)
+        return leases.load_execution(database, execution_id)
 
     def give_back(given: Any, failed: str | None) -> None:
         given_back.append([each.execution_id for each in given])

@@ -16,8 +16,8 @@ from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.safety import decisions, insights
 from flexiroaster.service.safety.decisions import Action
 from flexiroaster.service.safety.insights import Accuracy, InsightFilter
-from flexiroaster.store import risk_states
-from flexiroaster.store.risk_states import STAGES
+from flexiroaster.store.safety import risk
+from flexiroaster.store.safety.risk import STAGES
 from tests.faults.tiers import databases
 from tests.integration.test_control import begin
 from tests.integration.test_runs import FUNCTIONS, python, rows
@@ -48,13 +48,13 @@ def remember(installation: Installation, pipeline_id: str, *ends: StageEnd, runs
     for _ in range(runs):
         state.execution_ended(list(ends))
     with installation.database.write() as connection:
-        risk_states.save(connection, {(STAGES, pipeline_id): state.to_json()})
+        risk.save_states(connection, {(STAGES, pipeline_id): state.to_json()})
 
 
 def remembered(installation: Installation, pipeline_id: str) -> StagesState:
     installation.knowledge.catch_up()
     with installation.database.read() as connection:
-        return StagesState.from_json(risk_states.load(connection, [(STAGES, pipeline_id)])[STAGES, pipeline_id])
+        return StagesState.from_json(risk.load_states(connection, [(STAGES, pipeline_id)])[STAGES, pipeline_id])
 
 
 def told(installation: Installation, execution_id: str) -> list[Event]:

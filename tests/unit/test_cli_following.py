@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.cli import following
+from flexiroaster.cli import progress
 
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), MemoryError()])
@@ -15,7 +15,7 @@ def test_an_error_while_waiting_for_the_end_ends_the_wait(error: Exception, monk
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(following.executions, "wait", fail)
+    monkeypatch.setattr(progress.executions, "wait", fail)
     inbox: SimpleQueue[Any] = SimpleQueue()
-    following._tell_the_end(object(), "x", inbox)  # type: ignore[arg-type]
+    progress._tell_the_end(object(), "x", inbox)  # type: ignore[arg-type]
     assert inbox.get_nowait().failure is error

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexiroaster.cli.options import parse_variables
-from flexiroaster.cli.text import duration, one_line, printable, rows
+from flexiroaster.cli.text import duration, one_line, parse_variables, printable, rows
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import flexiroaster
 from flexiroaster.model.pipeline import Stage, StageType
 from flexiroaster.operators import document, registry
 from flexiroaster.operators.base import SOME, Access, Arity, Operator, OperatorConfig, SecretRef
-from flexiroaster.operators.fields import ConfigField, config_schema, fields_of, nested_models
+from flexiroaster.operators.document import ConfigField, config_schema, fields_of, nested_models
 
 UNDESCRIBED: dict[str, list[str]] = {
     "input.file": ["has_header", "encoding", "quote", "try_parse_dates"],

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from flexiroaster.coordination.bus.base import Envelope
-from flexiroaster.coordination.bus.wire import pack
+from flexiroaster.coordination.bus.base import Envelope, pack
 from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.threads import SupervisedThread, Threads
 

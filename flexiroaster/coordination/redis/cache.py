@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.store.queries import ExecutionRow
+from flexiroaster.store.executions import ExecutionRow
 from flexiroaster.threads import Threads
 
 if TYPE_CHECKING:

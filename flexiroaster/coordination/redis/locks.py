@@ -8,12 +8,18 @@ there were no locks.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
-from typing import Any
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from flexiroaster.coordination.redis.link import RedisLink
 
-__all__ = ["ExecutionLocks"]
+if TYPE_CHECKING:
+    from redis import Redis
+
+__all__ = ["ExecutionLocks", "PipelineSlots", "RetryCounters"]
+
 
 _ACQUIRE = """
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
@@ -74,3 +80,111 @@ class ExecutionLocks:
     def _run(self, script: str, execution_ids: list[str]) -> Any:  # noqa: ANN401 - what the script returns
         keys = [self._link.key("lock", name) for name in execution_ids]
         return self._link.script(script, keys, [self._value, self._milliseconds]) if keys else []
+
+
+# A duplicate check in front of the database: the executions that probably hold a pipeline's slots.
+MOST_OWN = 10_000
+"""The maximum number of remembered executions whose slots this process reserved."""
+
+_NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
+
+_RESERVE = f"""
+{_NOW}
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+_HOLD = f"""
+{_NOW}
+redis.call('DEL', KEYS[1])
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+class PipelineSlots:
+    """One sorted set per pipeline: its running executions, each for `ttl` (s). Thread-safe."""
+
+    def __init__(self, link: RedisLink, ttl: float) -> None:
+        self._link = link
+        self._milliseconds = int(ttl * 1000)
+        self._own: OrderedDict[str, str] = OrderedDict()  # execution id -> pipeline id
+        self._lock = threading.Lock()
+
+    def reserve(self, pipeline_id: str, execution_id: str, concurrency: int) -> bool | None:
+        """Record the execution if a slot is probably free, and return True: start it, and let the database decide.
+
+        False: probably all slots are taken. Confirm this with a read before refusing. None: no answer from Redis.
+        """
+        arguments: list[str | int] = [execution_id, self._milliseconds, concurrency]
+        free = self._link.script(_RESERVE, [self._key(pipeline_id)], arguments)
+        if not free:
+            return None if free is None else False
+        with self._lock:
+            self._own[execution_id] = pipeline_id
+            if len(self._own) > MOST_OWN:
+                self._own.popitem(last=False)
+        return True
+
+    def hold(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
+        """Set the executions that hold the pipeline's slots, as read from the database."""
+        if execution_ids:
+            self._link.script(_HOLD, [self._key(pipeline_id)], [self._milliseconds, *execution_ids])
+
+    def free(self, execution_id: str) -> None:
+        """Free the slot of an execution if this process reserved it. Never blocks; an entry not deleted expires."""
+        with self._lock:
+            pipeline_id = self._own.pop(execution_id, None)
+        if pipeline_id is not None:
+            self._link.later(lambda client: client.zrem(self._key(pipeline_id), execution_id))
+
+    def _key(self, pipeline_id: str) -> str:
+        return self._link.scoped_key("slots", pipeline_id)
+
+
+# Stage retry counters: the number of attempts of each stage of an execution, for monitoring.
+TTL_SECONDS = 24 * 3600
+
+
+class RetryCounters:
+    """One Redis hash per execution, `flexiroaster:retries:{execution}`: stage -> attempts, kept a day. Thread-safe.
+
+    The counters mirror `stage_runs.attempt`, which is authoritative. A driver writes them after its transaction, as
+    absolute numbers, so a lost or repeated write does no harm.
+    """
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    def record(self, execution_id: str, attempts: Mapping[str, int]) -> None:
+        """Write the attempts of stages, in one round trip and on the link's own thread. Never blocks."""
+        if not attempts:
+            return
+        key, values = self._key(execution_id), dict(attempts)
+
+        def send(client: Redis) -> None:
+            with client.pipeline(transaction=False) as pipeline:
+                pipeline.hset(key, mapping=values)  # type: ignore[arg-type] # dict is invariant, a str key is fine
+                pipeline.expire(key, TTL_SECONDS)
+                pipeline.execute()
+
+        self._link.later(send)
+
+    def of(self, execution_id: str) -> dict[str, int] | None:
+        """Return the attempts by stage. None means that Redis is unavailable or has none: read the database."""
+        values = self._link.call(lambda client: client.hgetall(self._key(execution_id)), None)
+        return {_text(stage_id): int(count) for stage_id, count in values.items()} if values else None
+
+    def forget(self, execution_id: str) -> None:
+        """Delete the counters of an execution, on the link's own thread."""
+        self._link.later(lambda client: client.delete(self._key(execution_id)))
+
+    def _key(self, execution_id: str) -> str:
+        return self._link.key("retries", execution_id)
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name

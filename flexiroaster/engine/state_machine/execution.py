@@ -7,17 +7,16 @@ all changes since the last call as one `Transition` (`take`).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from flexiroaster.engine.stage_run import StageRun
-from flexiroaster.engine.state_machine.failure_policy import after_anomaly, after_failure, fail_as_well, failure_of
-from flexiroaster.engine.state_machine.rollback import undo_when_quiet
-from flexiroaster.engine.state_machine.state import ExecutionState
+from flexiroaster.engine.state_machine.failure_policy import after_anomaly, after_failure, fail_as_well
+from flexiroaster.engine.state_machine.rollback import start_undo, undo_completed, undo_failed, undo_when_quiet
+from flexiroaster.engine.state_machine.state import StageRun
+from flexiroaster.engine.state_machine.transitions import ExecutionTransitions, to_the_second
 from flexiroaster.errors import ErrorClass
-from flexiroaster.model import graph
+from flexiroaster.model import pipeline
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import STAGE_ENDED, TERMINAL, ExecutionStatus, Goal, StageStatus
 from flexiroaster.safety.anomaly.alarms import AnomalyKind
@@ -31,7 +30,7 @@ LATE_MARGIN_SECONDS = 0.01
 """Margin beyond the limit, so that one check is enough."""
 
 
-class Execution(ExecutionState):
+class Execution(ExecutionTransitions):
     """An execution that this process drives, as of its last event (`seq`)."""
 
     __slots__ = ()
@@ -57,7 +56,7 @@ class Execution(ExecutionState):
         if not self.startable:
             return None
         if self.rollback is not None:
-            run = self.stages[self.rollback.start(self, at)]
+            run = start_undo(self, self.rollback, at)
             return self._task(run, undo=(run.output or {}).get("effect") or {})
         run = self.stages[self.ready.popleft()]
         run.start(at)
@@ -87,7 +86,7 @@ class Execution(ExecutionState):
     def stage_completed(self, stage_id: str, output: dict[str, Any], at: datetime) -> None:
         """Process the result of a successful attempt."""
         if self.rollback is not None and self.rollback.active:
-            self.rollback.undone(self, str(output.get("undone", "")), at)
+            undo_completed(self, self.rollback, str(output.get("undone", "")), at)
             return
         run = self._end_attempt(stage_id, at)
         run.move(S.COMPLETED)
@@ -107,13 +106,13 @@ class Execution(ExecutionState):
             self._attempt_interrupted(stage_id, at)
             return
         if self.rollback is not None and self.rollback.active:
-            self.rollback.failed(self, error, at)
+            undo_failed(self, self.rollback, error, at)
             return
         run = self._end_attempt(stage_id, at)
         run.error = error
         if self.stopping is not None:
-            self._cancel_stage(run, at)
-            self._settle(at)
+            self.cancel_stage(run, at)
+            self.settle(at)
             undo_when_quiet(self, at)
         elif self.error is not None:
             fail_as_well(self, run, error, at)
@@ -160,7 +159,7 @@ class Execution(ExecutionState):
         self.give_up_held()
         self.tell(EventType.EXECUTION_STOPPING, f"Stopping: {reason}", at, Level.WARNING)
         self.cancel_unstarted(at)
-        self._settle(at)
+        self.settle(at)
 
     def time_out(self, seconds: float, at: datetime) -> None:
         """End an execution that exceeded its time limit: it fails once the running stages have ended."""
@@ -169,26 +168,11 @@ class Execution(ExecutionState):
             self.error = {"message": message, "class": ErrorClass.TIMEOUT.value, "stage_id": None}
             self.stop(message, at)
 
-    def pause(self, reason: str, at: datetime, *, interrupt: bool = False, deadline: datetime | None = None) -> None:
-        """Pause the execution: no stage starts until `resume`.
-
-        Running stages may finish; with `interrupt` they are ended and run again later. When `deadline` passes, the
-        execution is stopped (`end_pause`).
-        """
-        self.move(ExecutionStatus.PAUSED)
-        self.pause_deadline = deadline
-        if interrupt:
-            self.prepare_interrupt()
-        told = "running stages are interrupted" if interrupt else "running stages may finish"
-        if deadline is not None:
-            told += f"; it will be stopped at {_to_the_second(deadline)} unless it is resumed before"
-        self.tell(EventType.EXECUTION_PAUSED, f"Execution paused: {reason}; {told}", at, Level.WARNING)
-
     def end_pause(self, at: datetime) -> bool:
         """Stop an execution whose pause deadline has passed. Returns False if it is no longer paused."""
         if self.status is not ExecutionStatus.PAUSED or self.pause_deadline is None or self.goal is Goal.ROLLBACK:
             return False
-        self.stop(f"it was not resumed before its pause deadline, {_to_the_second(self.pause_deadline)}", at)
+        self.stop(f"it was not resumed before its pause deadline, {to_the_second(self.pause_deadline)}", at)
         return True
 
     def resume(self, reason: str, at: datetime, skip: Collection[str] = ()) -> None:
@@ -205,12 +189,12 @@ class Execution(ExecutionState):
         for run in held:
             self.unended += 1
             if run.stage.id in skip:
-                self._skip(run, "requested by a user", at)
+                self.skip(run, "requested by a user", at)
                 self.stage_over(run, at)
             else:
                 self._begin_anew(run)
                 self.ready.append(run.stage.id)
-        self._settle(at)
+        self.settle(at)
 
     def retry_failed(self, reason: str, at: datetime, skip: Collection[str] = ()) -> None:
         """Run failed, cancelled and skipped stages again with fresh attempts.
@@ -221,37 +205,21 @@ class Execution(ExecutionState):
         self.error = self.completed_at = self.stopping = None
         skipped = [i for i in skip if i in self.stages and self.stages[i].status is S.FAILED]
         edges = self.pipeline.dependencies()
-        left = {*skipped, *(i for stage_id in skipped for i in graph.downstream(edges, stage_id))}
+        left = {*skipped, *(i for stage_id in skipped for i in pipeline.downstream(edges, stage_id))}
         ended = {S.FAILED, S.CANCELLED, S.SKIPPED}
         again = [i for i, run in self.stages.items() if run.status in ended and i not in left]
         told = f"Execution retried: {reason}; rerunning: {', '.join(again)}"
         self.tell(EventType.EXECUTION_RETRIED, told, at, data={"again": again})
         for stage_id in skipped:
-            self._skip(self.stages[stage_id], "requested by a user", at)
+            self.skip(self.stages[stage_id], "requested by a user", at)
         for stage_id in again:
             self._begin_anew(self.stages[stage_id])
         self.line_up()
-        self._settle(at)
+        self.settle(at)
 
     def _begin_anew(self, run: StageRun) -> None:
         run.reset()
         self.touch(run.stage.id)
-
-    def hold(self, run: StageRun) -> None:
-        """Keep a failed stage until a user decides about it; the stages that depend on it wait."""
-        self.unended -= 1
-        self.touch(run.stage.id)
-
-    def give_up_held(self) -> None:
-        """Set the execution's error to that of the first held stage: the held stages will not run again."""
-        if held := self.held:
-            self.error = failure_of(held[0], held[0].error or {})
-
-    def prepare_interrupt(self) -> None:
-        """Mark the running attempts as interrupted, so that their end does not count."""
-        self.interrupted.update(self.running)
-        if self.rollback is not None:
-            self.rollback.interrupted = self.rollback.active
 
     def interrupt(self, at: datetime) -> None:
         """Hand the execution over: its running attempts are reverted and run again in another worker."""
@@ -286,7 +254,7 @@ class Execution(ExecutionState):
         """Cancel the stages that have not started if the execution is failing or stopping."""
         if self.error is not None or self.stopping is not None:
             self.cancel_unstarted(at)
-            self._settle(at)
+            self.settle(at)
 
     def line_up(self) -> None:
         """Recompute the ready stages from the states of all stages."""
@@ -327,79 +295,5 @@ class Execution(ExecutionState):
         self.ready.appendleft(stage_id)
         if self.stopping is not None or self.error is not None:
             self.cancel_unstarted(at)
-            self._settle(at)
+            self.settle(at)
             undo_when_quiet(self, at)
-
-    def stage_over(self, run: StageRun, at: datetime) -> None:
-        """Make the followers of an ended stage ready, or skip them recursively if the stage did not complete."""
-        ended = deque([run])
-        while ended:
-            run = ended.popleft()
-            self.unended -= 1
-            for follower_id in self.followers[run.stage.id]:
-                follower = self.stages[follower_id]
-                follower.missing -= 1
-                if follower.status is not S.PENDING:
-                    continue
-                if run.status is not S.COMPLETED:
-                    self._skip(follower, f"its dependency {run.stage.id!r} was {run.status}", at)
-                    ended.append(follower)
-                elif follower.missing == 0:
-                    self.ready.append(follower_id)
-        self._settle(at)
-
-    def _skip(self, run: StageRun, reason: str, at: datetime) -> None:
-        run.move(S.SKIPPED)
-        run.completed_at = at
-        run.error = {"message": f"skipped: {reason}", "class": ErrorClass.CANCELLED.value}
-        message = f"Stage skipped: {run.stage.title}: {reason}"
-        self.stage_event(run, EventType.STAGE_SKIPPED, message, at, Level.WARNING, {"reason": reason})
-
-    def skip_the_rest(self, reason: str, at: datetime) -> None:
-        """Skip all stages that have not started, after a critical failure. Running stages finish, for a later retry."""
-        self.ready.clear()
-        for run in self.stages.values():
-            if run.status is S.PENDING:
-                self._skip(run, reason, at)
-                self.unended -= 1
-            elif run.status is S.WAITING:
-                self._cancel_stage(run, at)
-
-    def cancel_unstarted(self, at: datetime) -> None:
-        """Cancel all stages that have not started."""
-        self.ready.clear()
-        for run in self.stages.values():
-            if run.status in {S.PENDING, S.WAITING}:
-                self._cancel_stage(run, at)
-
-    def _cancel_stage(self, run: StageRun, at: datetime) -> None:
-        """Cancel one stage. Only valid while no stage starts any more, because its followers must end as well."""
-        run.move(S.CANCELLED)
-        run.completed_at, run.retry_at = at, None
-        self.retries.pop(run.stage.id, None)
-        self.unended -= 1
-        self.stage_event(run, EventType.STAGE_CANCELLED, f"Stage cancelled: {run.stage.title}", at, Level.WARNING)
-
-    def _settle(self, at: datetime) -> None:
-        """End the execution once every stage has ended."""
-        if self.unended > 0 or self.status in TERMINAL or self.goal is Goal.ROLLBACK or self.held:
-            return
-        self.completed_at = at
-        if self.error is not None:
-            self.move(ExecutionStatus.FAILED)
-            self.tell(EventType.EXECUTION_FAILED, f"Execution failed: {self.error['message']}", at, Level.ERROR)
-        elif self.stopping is not None:
-            self.move(ExecutionStatus.CANCELLED)
-            self.tell(EventType.EXECUTION_CANCELLED, f"Execution cancelled: {self.stopping}", at, Level.WARNING)
-        else:
-            self.move(ExecutionStatus.COMPLETED)
-            self.tell(EventType.EXECUTION_COMPLETED, self._summary(), at)
-
-    def _summary(self) -> str:
-        left = [run.stage.id for run in self.stages.values() if run.status is not S.COMPLETED]
-        told = f"; not completed: {', '.join(left)}" if left else ""
-        return f"Execution completed: {self.completed} of {len(self.stages)} stages{told}"
-
-
-def _to_the_second(at: datetime) -> str:
-    return at.isoformat(sep=" ", timespec="seconds")

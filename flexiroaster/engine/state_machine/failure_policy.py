@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flexiroaster.engine.retry import backoff, worth_retrying
+from flexiroaster.engine.state_machine.retry_policy import backoff, worth_retrying
 from flexiroaster.engine.state_machine.rollback import begin_rollback
+from flexiroaster.engine.state_machine.state import StageRun
+from flexiroaster.engine.state_machine.transitions import ExecutionTransitions
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
@@ -21,16 +23,13 @@ from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
 from flexiroaster.safety.policy import Action, Situation
 from flexiroaster.store.journal.transitions import NewDecision, decision_id
 
-if TYPE_CHECKING:
-    from flexiroaster.engine.stage_run import StageRun
-    from flexiroaster.engine.state_machine.execution import Execution
+__all__ = ["after_anomaly", "after_failure", "fail_as_well"]
 
-__all__ = ["after_anomaly", "after_failure", "fail_as_well", "failure_of"]
 
 Data = dict[str, Any]
 
 
-def after_failure(execution: Execution, run: StageRun, error: Data, at: datetime) -> None:
+def after_failure(execution: ExecutionTransitions, run: StageRun, error: Data, at: datetime) -> None:
     """Decide what to do about a failed attempt, and carry it out."""
     error_class = ErrorClass(error["class"])
     usual = _usual(run, error_class)
@@ -39,12 +38,12 @@ def after_failure(execution: Execution, run: StageRun, error: Data, at: datetime
     _CARRY_OUT[taken](execution, run, data, at)
 
 
-def fail_as_well(execution: Execution, run: StageRun, error: Data, at: datetime) -> None:
+def fail_as_well(execution: ExecutionTransitions, run: StageRun, error: Data, at: datetime) -> None:
     """Record the failure of a stage while the execution is already failing, so there is nothing to decide."""
     _skip(execution, run, {"error": error}, at)
 
 
-def after_anomaly(execution: Execution, run: StageRun, anomaly: Anomaly, at: datetime) -> None:
+def after_anomaly(execution: ExecutionTransitions, run: StageRun, anomaly: Anomaly, at: datetime) -> None:
     """Record an anomaly, and decide whether the execution continues."""
     told: Data = {}
     taken = Action.CONTINUE
@@ -74,7 +73,7 @@ def _usual(run: StageRun, error_class: ErrorClass) -> Action:
 
 
 def _decided(
-    execution: Execution, run: StageRun, error_class: ErrorClass | None, usual: Action, at: datetime
+    execution: ExecutionTransitions, run: StageRun, error_class: ErrorClass | None, usual: Action, at: datetime
 ) -> tuple[Action, Data]:
     """Return the action to take, and the decision's data for the next event; record the decision for that event."""
     watch = execution.watch
@@ -106,7 +105,7 @@ def _decided(
     return taken, {"decision": told}
 
 
-def _situation(execution: Execution, run: StageRun, error_class: ErrorClass | None) -> Situation:
+def _situation(execution: ExecutionTransitions, run: StageRun, error_class: ErrorClass | None) -> Situation:
     watch = execution.watch
     if watch is None:
         raise AssertionError("only a watched execution has a situation")
@@ -131,7 +130,7 @@ def _situation(execution: Execution, run: StageRun, error_class: ErrorClass | No
     )
 
 
-def _wait_for_retry(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+def _wait_for_retry(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     error = data["error"]
     delay = backoff(run.stage, run.attempt, retry_after=error.get("retry_after"))
     run.move(StageStatus.WAITING)
@@ -141,21 +140,21 @@ def _wait_for_retry(execution: Execution, run: StageRun, data: Data, at: datetim
     execution.stage_event(run, EventType.STAGE_RETRYING, message, at, Level.WARNING, {**data, "delay": delay})
 
 
-def _fail(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+def _fail(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     """Fail the execution. Running stages may finish, for use by a later retry; no other stage starts."""
     _tell_failed(execution, run, data, at)
-    execution.error = failure_of(run, data["error"])
+    execution.error = run.failure(data["error"])
     execution.skip_the_rest(f"the critical stage {run.stage.id!r} failed", at)
     execution.stage_over(run, at)
 
 
-def _skip(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+def _skip(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     """Skip the stages that depend on this one; the other stages continue."""
     _tell_failed(execution, run, data, at)
     execution.stage_over(run, at)
 
 
-def _hold(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+def _hold(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     """Pause the execution instead of failing it: a resume runs the stage again, or a user decides otherwise."""
     _tell_failed(execution, run, data, at)
     execution.hold(run)
@@ -163,7 +162,7 @@ def _hold(execution: Execution, run: StageRun, data: Data, at: datetime) -> None
         execution.pause(f"stage {run.stage.id!r} failed: {data['decision']['reason']}", at)
 
 
-def _roll_back(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+def _roll_back(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     """Roll the execution back; it stays paused until all effects are undone."""
     _tell_failed(execution, run, data, at)
     execution.hold(run)
@@ -173,7 +172,7 @@ def _roll_back(execution: Execution, run: StageRun, data: Data, at: datetime) ->
     begin_rollback(execution, reason, at)
 
 
-_CARRY_OUT: dict[Action, Callable[[Execution, StageRun, Data, datetime], None]] = {
+_CARRY_OUT: dict[Action, Callable[[ExecutionTransitions, StageRun, Data, datetime], None]] = {
     Action.RETRY: _wait_for_retry,
     Action.SKIP: _skip,
     Action.PAUSE: _hold,
@@ -182,17 +181,8 @@ _CARRY_OUT: dict[Action, Callable[[Execution, StageRun, Data, datetime], None]] 
 }
 
 
-def _tell_failed(execution: Execution, run: StageRun, data: Data, at: datetime) -> None:
+def _tell_failed(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     run.move(StageStatus.FAILED)
     tried = f" after {run.attempt} attempts" if run.attempt > 1 else ""
     message = f"Stage failed{tried}: {run.stage.title}: {data['error']['message']}"
     execution.stage_event(run, EventType.STAGE_FAILED, message, at, Level.ERROR, data)
-
-
-def failure_of(run: StageRun, error: Data) -> Data:
-    """The error of an execution that failed because of this stage's error."""
-    return {
-        "message": f"Stage {run.stage.id!r} failed: {error['message']}",
-        "class": error["class"],
-        "stage_id": run.stage.id,
-    }

@@ -7,118 +7,24 @@ a crash in the middle does no harm. A stage that cannot be undone does not preve
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flexiroaster.engine.retry import backoff, worth_retrying
+from flexiroaster.engine.state_machine.retry_policy import backoff, worth_retrying
+from flexiroaster.engine.state_machine.state import Rollback, StageRun
+from flexiroaster.engine.state_machine.transitions import ExecutionTransitions
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 from flexiroaster.model.pipeline import StageType
 
-if TYPE_CHECKING:
-    from flexiroaster.engine.state_machine.execution import Execution
-
-__all__ = ["Rollback", "begin_rollback", "undo_when_quiet"]
+__all__ = ["begin_rollback", "stages_to_undo", "start_undo", "undo_completed", "undo_failed", "undo_when_quiet"]
 
 _UNDOABLE = frozenset({StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CANCELLED})
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass(slots=True)
-class Rollback:
-    """State of a rollback: `todo` are the stages to undo, next one first; `left` are the stages whose undo failed.
-
-    `active` is true while an undo runs. Before a retry of an undo the execution waits (`ExecutionState.retries`). The
-    time is stored as the stage's `retry_at`, so that another driver waits for it as well.
-    """
-
-    todo: deque[str]
-    attempt: int = 0
-    active: bool = False
-    interrupted: bool = False  # the engine ends the attempt, which does not count
-    left: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, execution: Execution) -> Rollback:
-        """Collect the stages to undo, last started first: every output stage that was ever started.
-
-        A failed or cancelled stage may have had an effect without reporting it; its undo finds out.
-        """
-        began = [
-            run
-            for run in execution.stages.values()
-            if run.stage.type is StageType.OUTPUT and run.started_at is not None and run.status in _UNDOABLE
-        ]
-        began.sort(key=lambda run: run.started_at or _NEVER, reverse=True)
-        execution.retries.update({run.stage.id: run.retry_at for run in began if run.retry_at is not None})
-        return cls(deque(run.stage.id for run in began))
-
-    @property
-    def finished(self) -> bool:
-        """Whether no stage is left to undo."""
-        return not self.todo
-
-    def start(self, execution: Execution, at: datetime) -> str:
-        """Start to undo the next stage and return its id."""
-        stage_id = self.todo[0]
-        self.attempt += 1
-        self.active = True
-        self._wait_until(execution, None)
-        title = execution.stages[stage_id].stage.title
-        again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
-        execution.tell(EventType.STAGE_UNDOING, f"Undoing stage: {title}{again}", at, stage_id=stage_id)
-        return stage_id
-
-    def undone(self, execution: Execution, message: str, at: datetime) -> None:
-        """Record that the stage's effect is undone."""
-        stage_id = self._next()
-        run = execution.stages[stage_id]
-        execution.completed -= run.status is StageStatus.COMPLETED
-        run.move(StageStatus.ROLLED_BACK)
-        execution.touch(stage_id)
-        execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
-        _settle(execution, at)
-
-    def failed(self, execution: Execution, error: dict[str, Any], at: datetime) -> None:
-        """Process a failed undo: schedule a retry, or leave the stage for manual undo."""
-        stage_id = self.todo[0]
-        run = execution.stages[stage_id]
-        self.active = False
-        if self.interrupted:  # it starts again and does not count
-            self.interrupted, self.attempt = False, self.attempt - 1
-            return
-        data = {"error": error}
-        if worth_retrying(run.stage, ErrorClass(error["class"]), self.attempt):
-            delay = backoff(run.stage, self.attempt, retry_after=error.get("retry_after"))
-            self._wait_until(execution, at + timedelta(seconds=delay))
-            message = f"Undoing stage failed, next attempt in {delay:.1f} s: {run.stage.title}: {error['message']}"
-            told = {**data, "delay": delay}
-            execution.tell(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, told)
-            return
-        message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
-        self._next()
-        self.left.append({"stage_id": stage_id, "message": error["message"]})
-        execution.tell(EventType.STAGE_UNDO_FAILED, f"{message}; undo it manually", at, Level.ERROR, stage_id, data)
-        _settle(execution, at)
-
-    def _wait_until(self, execution: Execution, at: datetime | None) -> None:
-        """Set the time of the next undo; None means now."""
-        stage_id = self.todo[0]
-        run = execution.stages[stage_id]
-        if at is not None:
-            execution.retries[stage_id] = at
-        if run.retry_at != at:
-            run.retry_at = at
-            execution.touch(stage_id)
-
-    def _next(self) -> str:
-        self.attempt, self.active, self.interrupted = 0, False, False
-        return self.todo.popleft()
-
-
-def begin_rollback(execution: Execution, reason: str, at: datetime) -> None:
+def begin_rollback(execution: ExecutionTransitions, reason: str, at: datetime) -> None:
     """Start a rollback: cancel unfinished stages first, then undo the effects of the stages."""
     execution.goal = Goal.ROLLBACK
     execution.stopping = execution.stopping or reason
@@ -129,15 +35,85 @@ def begin_rollback(execution: Execution, reason: str, at: datetime) -> None:
     undo_when_quiet(execution, at)
 
 
-def undo_when_quiet(execution: Execution, at: datetime) -> None:
+def undo_when_quiet(execution: ExecutionTransitions, at: datetime) -> None:
     """Start undoing once no stage runs any more: a stage that just ended may have had an effect."""
     if execution.goal is Goal.ROLLBACK and execution.rollback is None and not execution.running:
         execution.cancel_unstarted(at)
-        execution.rollback = Rollback.of(execution)
+        execution.rollback = stages_to_undo(execution)
         _settle(execution, at)
 
 
-def _settle(execution: Execution, at: datetime) -> None:
+def stages_to_undo(execution: ExecutionTransitions) -> Rollback:
+    """Collect the stages to undo, last started first: every output stage that was ever started.
+
+    A failed or cancelled stage may have had an effect without reporting it; its undo finds out.
+    """
+    began = [
+        run
+        for run in execution.stages.values()
+        if run.stage.type is StageType.OUTPUT and run.started_at is not None and run.status in _UNDOABLE
+    ]
+    began.sort(key=lambda run: run.started_at or _NEVER, reverse=True)
+    execution.retries.update({run.stage.id: run.retry_at for run in began if run.retry_at is not None})
+    return Rollback(deque(run.stage.id for run in began))
+
+
+def start_undo(execution: ExecutionTransitions, rollback: Rollback, at: datetime) -> StageRun:
+    """Start to undo the next stage and return it."""
+    run = execution.stages[rollback.todo[0]]
+    rollback.attempt += 1
+    rollback.active = True
+    _wait_until(execution, run, None)
+    again = f" (attempt {rollback.attempt})" if rollback.attempt > 1 else ""
+    message = f"Undoing stage: {run.stage.title}{again}"
+    execution.tell(EventType.STAGE_UNDOING, message, at, stage_id=run.stage.id)
+    return run
+
+
+def undo_completed(execution: ExecutionTransitions, rollback: Rollback, message: str, at: datetime) -> None:
+    """Record that the stage's effect is undone."""
+    stage_id = rollback.next()
+    run = execution.stages[stage_id]
+    execution.completed -= run.status is StageStatus.COMPLETED
+    run.move(StageStatus.ROLLED_BACK)
+    execution.touch(stage_id)
+    execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
+    _settle(execution, at)
+
+
+def undo_failed(execution: ExecutionTransitions, rollback: Rollback, error: dict[str, Any], at: datetime) -> None:
+    """Process a failed undo: schedule a retry, or leave the stage for manual undo."""
+    stage_id = rollback.todo[0]
+    run = execution.stages[stage_id]
+    rollback.active = False
+    if rollback.interrupted:  # it starts again and does not count
+        rollback.interrupted, rollback.attempt = False, rollback.attempt - 1
+        return
+    data = {"error": error}
+    if worth_retrying(run.stage, ErrorClass(error["class"]), rollback.attempt):
+        delay = backoff(run.stage, rollback.attempt, retry_after=error.get("retry_after"))
+        _wait_until(execution, run, at + timedelta(seconds=delay))
+        message = f"Undoing stage failed, next attempt in {delay:.1f} s: {run.stage.title}: {error['message']}"
+        told = {**data, "delay": delay}
+        execution.tell(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, told)
+        return
+    message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
+    rollback.next()
+    rollback.left.append({"stage_id": stage_id, "message": error["message"]})
+    execution.tell(EventType.STAGE_UNDO_FAILED, f"{message}; undo it manually", at, Level.ERROR, stage_id, data)
+    _settle(execution, at)
+
+
+def _wait_until(execution: ExecutionTransitions, run: StageRun, at: datetime | None) -> None:
+    """Set the time of the next undo; None means now."""
+    if at is not None:
+        execution.retries[run.stage.id] = at
+    if run.retry_at != at:
+        run.retry_at = at
+        execution.touch(run.stage.id)
+
+
+def _settle(execution: ExecutionTransitions, at: datetime) -> None:
     """End the rollback once no stage is left to undo; the execution fails if an undo failed."""
     if execution.rollback is None or not execution.rollback.finished or execution.running:
         return

@@ -12,16 +12,108 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flexiroaster.engine.stage_run import StageRun
-from flexiroaster.engine.state_machine.rollback import Rollback
-from flexiroaster.model import graph
 from flexiroaster.model.event import Event, EventType, Level
-from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal, StageStatus, check_move
-from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.model.execution import STAGE_MOVES, TERMINAL, ExecutionStatus, Goal, StageStatus, check_move
+from flexiroaster.model.pipeline import Pipeline, Stage, dependents
+from flexiroaster.safety.anomaly.stages import StageEnd
 from flexiroaster.safety.anomaly.watch import Watch
-from flexiroaster.store.journal.transitions import NewDecision, Transition
+from flexiroaster.store.journal.transitions import NewDecision, StageChange, Transition
 
-__all__ = ["ExecutionState"]
+__all__ = ["ExecutionState", "Rollback", "StageRun"]
+
+
+@dataclass(slots=True)
+class StageRun:
+    """State of a stage. `missing` counts unfinished dependencies; `attempt` counts from 1 and is 0 before the first."""
+
+    stage: Stage
+    missing: int
+    status: StageStatus = StageStatus.PENDING
+    attempt: int = 0
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    retry_at: datetime | None = None
+    output: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    is_anomaly: bool = False
+
+    def move(self, status: StageStatus) -> None:
+        """Change the state. Raises AssertionError, since a transition outside the table is a defect."""
+        if status not in STAGE_MOVES[self.status]:
+            raise AssertionError(f"stage {self.stage.id}: {self.status} -> {status}")
+        self.status = status
+
+    def start(self, at: datetime) -> None:
+        """Start the next attempt."""
+        self.move(StageStatus.RUNNING)
+        self.attempt += 1
+        self.started_at, self.completed_at, self.retry_at = at, None, None
+
+    def interrupt(self) -> None:
+        """Revert an attempt that the engine ended; it does not count."""
+        self.move(StageStatus.PENDING)
+        self.attempt -= 1
+        self.completed_at = None  # started_at stays, because the attempt may have had an effect
+
+    def reset(self) -> None:
+        """Reset the stage as if it had never run."""
+        self.move(StageStatus.PENDING)
+        self.attempt = 0
+        self.started_at = self.completed_at = self.retry_at = self.output = self.error = None
+        self.is_anomaly = False
+
+    def end(self) -> StageEnd | None:
+        """Result of a completed stage for the safety engine; None if it has not completed or was undone."""
+        if self.status is not StageStatus.COMPLETED or self.started_at is None or self.completed_at is None:
+            return None
+        rows, size = ((self.output or {}).get(name) for name in ("rows", "bytes"))
+        return StageEnd(
+            self.stage.id,
+            self.attempt,
+            completed=True,
+            duration_s=(self.completed_at - self.started_at).total_seconds(),
+            rows=rows if isinstance(rows, int) else None,
+            bytes=size if isinstance(size, int) else None,
+        )
+
+    def change(self) -> StageChange:
+        """The current row of the stage."""
+        times = (self.started_at, self.completed_at, self.retry_at)
+        return StageChange(self.stage.id, self.status, self.attempt, *times, self.output, self.error, self.is_anomaly)
+
+    def failure(self, error: dict[str, Any]) -> dict[str, Any]:
+        """The error of an execution that fails because of this stage's error."""
+        return {
+            "message": f"Stage {self.stage.id!r} failed: {error['message']}",
+            "class": error["class"],
+            "stage_id": self.stage.id,
+        }
+
+
+@dataclass(slots=True)
+class Rollback:
+    """State of a rollback: `todo` are the stages to undo, next one first; `left` are the stages whose undo failed.
+
+    `active` is true while an undo runs. Before a retry of an undo the execution waits (`ExecutionState.retries`). The
+    time is stored as the stage's `retry_at`, so that another driver waits for it as well.
+    """
+
+    todo: deque[str]
+    attempt: int = 0
+    active: bool = False
+    interrupted: bool = False  # the engine ends the attempt, which does not count
+    left: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no stage is left to undo."""
+        return not self.todo
+
+    def next(self) -> str:
+        """Remove the stage whose undo has ended, and return its id."""
+        self.attempt, self.active, self.interrupted = 0, False, False
+        return self.todo.popleft()
+
 
 S = StageStatus
 
@@ -68,7 +160,7 @@ class ExecutionState:
     def __post_init__(self) -> None:
         self._written = self.status
         dependencies = self.pipeline.dependencies()
-        self.followers = graph.dependents(dependencies)
+        self.followers = dependents(dependencies)
         by_id = {stage.id: stage for stage in self.pipeline.stages}
         self.stages = {i: StageRun(by_id[i], len(dependencies[i])) for i in self.pipeline.order()}
         self.unended = len(self.stages)

@@ -7,18 +7,22 @@ read-only transactions, use `engine_for(url).execution_options(**READS)`.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, bindparam, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from flexiroaster.config import psycopg_url
 from flexiroaster.errors import ErrorClass, StageError
 
-__all__ = ["READS", "engine_for", "normalize_url"]
+__all__ = ["READS", "engine_for", "normalize_url", "reading", "writing"]
+
 
 READS = MappingProxyType({"flexiroaster_read": True})
 """Execution options for read-only transactions, which take no write lock on SQLite."""
@@ -120,3 +124,187 @@ def _begin_sqlite(connection: Connection) -> None:
     """
     reads = connection.get_execution_options().get("flexiroaster_read", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+# Table guard: keeps stages away from FlexiRoaster's own tables in any database.
+_SQLITE_WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+_SQLITE_CATALOG = {"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema", "sqlite_sequence"}
+"""SQLite catalog tables without our data; sqlite_stat4 holds samples of rows, sqlite_dbpage holds all pages."""
+
+_SQLITE_TABLES = text(
+    "SELECT lower(name) FROM sqlite_master WHERE type = 'table' AND lower(name) IN :names"
+).bindparams(bindparam("names", expanding=True))
+
+_REACHING = text("""
+WITH RECURSIVE own AS (
+  SELECT oid, relname::text AS name,
+         count(*) OVER (PARTITION BY relnamespace) * 2 > cardinality(CAST(:names AS text[])) AS installed
+  FROM pg_catalog.pg_class WHERE relname = ANY(CAST(:names AS text[])) AND relkind IN ('r', 'p')
+), reaching(oid, name) AS (
+  SELECT oid, name FROM own WHERE installed
+  UNION
+  SELECT next.oid, reaching.name FROM reaching CROSS JOIN LATERAL (
+    SELECT inhrelid AS oid FROM pg_catalog.pg_inherits WHERE inhparent = reaching.oid
+    UNION ALL
+    SELECT v.oid FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = r.ev_class
+    WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+      AND d.refobjid = reaching.oid AND v.relkind IN ('v', 'm')
+  ) next
+)
+SELECT oid::bigint, name FROM reaching
+UNION ALL
+SELECT c.reltoastrelid::bigint, name FROM reaching JOIN pg_catalog.pg_class c USING (oid) WHERE c.reltoastrelid <> 0
+""")
+"""Our tables in schemas that hold an installation, with their child tables, views and TOAST tables."""
+
+_STATISTICS = text("""
+SELECT oid::bigint, relname::text AS name FROM pg_catalog.pg_class
+WHERE relnamespace = 'pg_catalog'::regnamespace AND relname IN ('pg_statistic', 'pg_statistic_ext_data')
+""")
+"""The catalogs where PostgreSQL stores frequent values of our columns; `pg_stats` reads them."""
+
+_LOCKED = text("""
+SELECT relation::bigint FROM pg_catalog.pg_locks
+WHERE locktype = 'relation' AND pid = pg_backend_pid() AND relation = ANY(CAST(:oids AS oid[]))
+  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND (mode = 'RowExclusiveLock' OR NOT :written)
+ORDER BY relation LIMIT 1
+""")
+"""INSERT, UPDATE, DELETE and COPY take ROW EXCLUSIVE; a foreign key check takes a weaker lock."""
+
+_REFUSED_FUNCTIONS = text("""
+SELECT proname::text FROM pg_catalog.pg_proc
+WHERE lower(proname) = ANY(CAST(:words AS text[]))
+  AND prorettype <> 'trigger'::regtype AND 'internal'::regtype <> ALL(proargtypes::oid[])
+  AND (oid >= 16384 OR proname LIKE '%\\_to\\_xml%'
+       OR provolatile = 'v' AND proname <> ALL(CAST(:harmless AS text[])))
+ORDER BY proname LIMIT 1
+""")
+"""Functions that are not built in (initdb assigns oids below 16384), read a table by its name, or are volatile."""
+
+_HARMLESS = [
+    *("array_sample", "array_shuffle", "clock_timestamp", "gen_random_uuid", "random", "random_normal", "setseed"),
+    *("timeofday", "uuidv4", "uuidv7"),
+]
+
+_WORD = re.compile(r"[^\W\d][\w$]*")
+"""Matches every identifier; only `U&"..."` can write an identifier in another form."""
+
+
+@contextmanager
+def reading(connection: Connection, query: str, tables: Collection[str]) -> Iterator[None]:
+    """Guard a query that the caller executes and fetches inside this context.
+
+    Raises StageError (configuration) if the query reads one of `tables` in an installation, or on SQLite if it attaches
+    a database. On PostgreSQL the error may be raised only at the end of the context: do not use the rows before.
+    """
+    if connection.dialect.name == "sqlite":
+        kept = _kept_by_sqlite(connection, tables)
+        with _authorized(connection, lambda action, table: _is_refused_read(action, table, kept), "query reads"):
+            yield
+    elif connection.dialect.name == "postgresql":
+        reaching = _reaching(connection, tables)
+        if reaching:
+            _refuse_functions(connection, query)
+            reaching |= {row.oid: row.name for row in connection.execute(_STATISTICS)}
+
+            def after_declare(*_: object) -> None:
+                """Check before the first FETCH: a query that fails on a row shows a value of it in its message."""
+                _refuse_locked(connection, reaching, written=False)
+
+            event.listen(connection, "after_cursor_execute", after_declare, once=True)
+        yield
+        _refuse_locked(connection, reaching, written=False)
+    else:
+        yield
+
+
+@contextmanager
+def writing(connection: Connection, tables: Collection[str]) -> Iterator[None]:
+    """Guard writes inside this context: a write to an installation's `tables` raises StageError (configuration).
+
+    This covers indirect writes too: triggers, rules, partitions and tables that inherit from ours.
+    """
+    if connection.dialect.name == "sqlite":
+        kept = _kept_by_sqlite(connection, tables)
+        if not kept:
+            yield
+            return
+        with _authorized(
+            connection, lambda action, table: action in _SQLITE_WRITES and table in kept, "output writes to"
+        ):
+            yield
+    else:
+        reaching = _reaching(connection, tables)
+        yield
+        _refuse_locked(connection, reaching, written=True)
+
+
+def _kept_by_sqlite(connection: Connection, tables: Collection[str]) -> set[str]:
+    """Return the lowercase names of our tables if the file holds an installation, else an empty set."""
+    found = set(connection.execute(_SQLITE_TABLES, {"names": list(tables)}).scalars())
+    return found if len(found) * 2 > len(tables) else set()
+
+
+def _is_refused_read(action: int, table: str, kept: Collection[str]) -> bool:
+    if action == sqlite3.SQLITE_ATTACH:
+        return True
+    hidden = table in kept or (table.startswith("sqlite_") and table not in _SQLITE_CATALOG)
+    return bool(kept) and action == sqlite3.SQLITE_READ and hidden
+
+
+@contextmanager
+def _authorized(connection: Connection, is_refused: Callable[[int, str], bool], subject: str) -> Iterator[None]:
+    driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+    refused: list[str] = []
+
+    def authorize(action: int, name: str | None, *_: str | None) -> int:
+        table = (name or "").lower()
+        if not is_refused(action, table):
+            return sqlite3.SQLITE_OK
+        if action != sqlite3.SQLITE_ATTACH:
+            refused.append(table)
+        return sqlite3.SQLITE_DENY
+
+    driver.set_authorizer(authorize)
+    try:
+        yield
+    except DBAPIError as error:
+        if refused:
+            raise _own(subject, refused[0]) from error
+        raise
+    finally:
+        driver.set_authorizer(None)
+
+
+def _reaching(connection: Connection, tables: Collection[str]) -> dict[int, str]:
+    if not tables:
+        return {}
+    return {row.oid: row.name for row in connection.execute(_REACHING, {"names": list(tables)})}
+
+
+def _refuse_functions(connection: Connection, query: str) -> None:
+    lower = query.lower()
+    words = sorted(set(_WORD.findall(lower)))
+    name = connection.execute(_REFUSED_FUNCTIONS, {"words": words, "harmless": _HARMLESS}).scalar()
+    if name is None and 'u&"' not in lower:
+        return
+    message = (
+        f"the query names {name or 'something by U&'!r}: in a database that holds FlexiRoaster's own tables, queries "
+        "can call only built-in functions that change nothing and do not run text as SQL"
+    )
+    raise StageError(message, ErrorClass.CONFIGURATION)
+
+
+def _refuse_locked(connection: Connection, reaching: Mapping[int, str], *, written: bool) -> None:
+    if not reaching:
+        return
+    oid = connection.execute(_LOCKED, {"oids": list(reaching), "written": written}).scalar()
+    if oid is not None:
+        raise _own("output writes to" if written else "query reads", reaching[oid])
+
+
+def _own(subject: str, table: str) -> StageError:
+    message = f"the {subject} {table!r}: stages have no access to FlexiRoaster's own tables"
+    return StageError(message, ErrorClass.CONFIGURATION)

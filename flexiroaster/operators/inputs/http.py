@@ -2,26 +2,141 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import httpx
+import polars as pl
 from pydantic import AfterValidator, Field
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.access.network_guard import shown_url
 from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, SecretRef, StageContext, reveal
-from flexiroaster.operators.inputs.pagination import DottedPath, Pagination
+from flexiroaster.operators.formats import AUTO, Format, damaged, format_of_name
+from flexiroaster.operators.inputs.json import parse_file, records_of
+from flexiroaster.operators.inputs.scanning import scan
+from flexiroaster.operators.inputs.sources import Page, ReadOptions, Source, plain_sources
+from flexiroaster.operators.inputs.type_inference import Spool
 
 if TYPE_CHECKING:
     import httpx
     import polars as pl
 
-    from flexiroaster.operators.inputs.fetching import Fetcher
-    from flexiroaster.operators.inputs.paging import Collector
+    from flexiroaster.operators.inputs.sources import Fetcher
 
-__all__ = ["HttpConfig", "HttpInput"]
+__all__ = [
+    "Collector",
+    "CursorPages",
+    "DottedPath",
+    "HttpConfig",
+    "HttpInput",
+    "LinkPages",
+    "NumberedPages",
+    "Pagination",
+    "Received",
+    "at_path",
+    "format_of_page",
+]
+
+
+# Pagination: how an API refers to its next page.
+DottedPath = Annotated[str, Field(pattern=r"^[^.]+(\.[^.]+)*$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The facts about one page that determine the next: its number from 0, its URL, the next link of its header, its
+    JSON (None for other formats), and its number of rows.
+    """
+
+    number: int
+    url: httpx.URL
+    next_link: str | None
+    value: Any
+    rows: int
+
+
+class _Pages(OperatorConfig):
+    def first(self, url: httpx.URL) -> httpx.URL:
+        """The URL of the first page."""
+        return url
+
+    @abstractmethod
+    def following(self, base: httpx.URL, page: Received) -> httpx.URL | None:
+        """The URL of the next page, None after the last; `base` is the configured URL with its parameters."""
+
+
+class LinkPages(_Pages):
+    """The response links to its next page: in the header `Link` with `rel="next"`, or at `path` in its JSON."""
+
+    type: Literal["link"]
+    path: DottedPath | None = None
+
+    def following(self, base: httpx.URL, page: Received) -> httpx.URL | None:  # noqa: ARG002 - the link is complete
+        """The link, resolved against the URL of its page."""
+        import httpx
+
+        link = page.next_link if self.path is None else at_path(page.value, self.path)
+        try:
+            return page.url.join(link) if link else None
+        except (httpx.InvalidURL, TypeError) as error:
+            raise StageError(f"the next link of page {page.number + 1} is not a valid URL", ErrorClass.DATA) from error
+
+
+class CursorPages(_Pages):
+    """The JSON has at `path` the value of the parameter `param` for the next request; the last page has none."""
+
+    type: Literal["cursor"]
+    param: str = Field(min_length=1)
+    path: DottedPath
+
+    def following(self, base: httpx.URL, page: Received) -> httpx.URL | None:
+        """The configured URL with the cursor. Raises StageError (data) if the cursor does not advance."""
+        cursor = at_path(page.value, self.path)
+        if cursor is None or cursor == "" or cursor is False:
+            return None
+        following = base.copy_set_param(self.param, str(cursor))
+        if following == page.url:
+            raise StageError(f"page {page.number + 1} has the same cursor as the previous page", ErrorClass.DATA)
+        return following
+
+
+class NumberedPages(_Pages):
+    """The parameter `param` counts the pages from `start`; a page without rows ends the count."""
+
+    type: Literal["page"]
+    param: str = Field(min_length=1)
+    start: int = Field(default=1, ge=0)
+
+    def first(self, url: httpx.URL) -> httpx.URL:
+        """The URL with the first page number."""
+        return url.copy_set_param(self.param, str(self.start))
+
+    def following(self, base: httpx.URL, page: Received) -> httpx.URL | None:
+        """The URL with the next page number, None after a page without rows."""
+        return base.copy_set_param(self.param, str(self.start + page.number + 1)) if page.rows else None
+
+
+Pagination = Annotated[LinkPages | CursorPages | NumberedPages, Field(discriminator="type")]
+
+
+def at_path(value: Any, path: str) -> Any:  # noqa: ANN401 - walks any JSON value
+    """The value at a dotted path (`data.items`, `results.0.rows`); None if the path does not exist."""
+    for part in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
 
 DEFAULT_PAGES = 1000
 
@@ -84,8 +199,8 @@ class HttpInput(Operator[HttpConfig]):
         import httpx
 
         from flexiroaster.operators.access.network_guard import guarded_client
-        from flexiroaster.operators.inputs.fetching import Fetcher
-        from flexiroaster.operators.inputs.paging import Collector
+        from flexiroaster.operators.inputs.http import Collector
+        from flexiroaster.operators.inputs.sources import Fetcher
 
         url = httpx.URL(self.config.url).copy_merge_params(self.config.params)
         with guarded_client(context.access, timeout=self.config.timeout) as client:
@@ -129,3 +244,105 @@ class HttpInput(Operator[HttpConfig]):
         if "max_pages" not in self.config.model_fields_set:
             raise StageError(f"there are more than {pages} pages: set `max_pages`", ErrorClass.CONFIGURATION)
         context.logger.warning("stopped after max_pages = %d pages, but there are more", pages)
+
+
+# Collection of pages into one table: JSON pages by their records, other formats by their files.
+_MEDIA_TYPES = {
+    "application/json": Format.JSON,
+    "text/json": Format.JSON,
+    "application/x-ndjson": Format.NDJSON,
+    "application/ndjson": Format.NDJSON,
+    "application/jsonl": Format.NDJSON,
+    "application/jsonlines": Format.NDJSON,
+    "application/x-jsonlines": Format.NDJSON,
+    "text/csv": Format.CSV,
+    "application/csv": Format.CSV,
+    "text/tab-separated-values": Format.TSV,
+    "application/vnd.apache.parquet": Format.PARQUET,
+    "application/x-parquet": Format.PARQUET,
+    "application/vnd.apache.arrow.file": Format.ARROW,
+    "application/vnd.apache.arrow.stream": Format.ARROW,
+}
+
+
+def format_of_page(page: Page, given: str) -> Format:
+    """The requested format, else the format of the content type, else that of the URL's extension.
+
+    Raises StageError (configuration) if none of them determines the format.
+    """
+    if given != AUTO:
+        return Format(given)
+    media_type = page.headers.get("content-type", "").partition(";")[0].strip().lower()
+    structured = Format.JSON if media_type.endswith("+json") else None
+    found = _MEDIA_TYPES.get(media_type) or structured or format_of_name(page.url.path)
+    if found is None:
+        content = f"content type {media_type!r}" if media_type else "no content type"
+        message = f"{shown_url(page.url)}: cannot tell the format ({content}): set `format`"
+        raise StageError(message, ErrorClass.CONFIGURATION)
+    return found
+
+
+class Collector:
+    """Collects pages one after the other; memory holds at most one of them."""
+
+    def __init__(self, given: str, records_path: str | None, folder: Path) -> None:
+        self._given, self._records_path, self._folder = given, records_path, folder
+        self._spool = Spool(folder / "records")
+        self._sources: list[Source] = []
+        self._format: Format | None = None
+
+    def take(self, page: Page, number: int, *, count: bool) -> Received:
+        """Keep a page and return the facts that determine the next. Rows of files are counted only if `count`."""
+        label = shown_url(page.url)
+        link = _next_link(page.headers)
+        if page.status == httpx.codes.NO_CONTENT:
+            return Received(number, page.url, link, None, 0)
+        kind = format_of_page(page, self._given)
+        self._format = self._format or kind
+        if kind is not self._format:
+            raise damaged(label, f"page {number + 1} is {kind}, but the previous pages are {self._format}")
+        if kind is Format.JSON:
+            value, rows = self._take_json(page, label)
+            return Received(number, page.url, link, value, rows)
+        if self._records_path is not None:
+            raise StageError(f"records_path: {label} is {kind}, not json", ErrorClass.CONFIGURATION)
+        sources = list(plain_sources(page.path, label, kind, self._folder / "unpacked"))
+        if number and not page.path.stat().st_size:
+            return Received(number, page.url, link, None, 0)
+        rows = self._scan(sources).select(pl.len()).collect().item() if count else 0
+        if rows or not number:
+            self._sources += sources
+        return Received(number, page.url, link, None, rows)
+
+    def _take_json(self, page: Page, label: str) -> tuple[Any, int]:
+        (source,) = plain_sources(page.path, label, Format.JSON, self._folder / "unpacked")
+        value = parse_file(source.path, label)
+        records = self._records(value, label)
+        self._spool.append_records(records)
+        return value, len(records)
+
+    def _records(self, value: Any, label: str) -> list[dict[str, Any]]:  # noqa: ANN401 - any JSON value
+        path = self._records_path
+        if path is None:
+            return records_of(value, label)
+        parent, _, last = path.rpartition(".")
+        above = at_path(value, parent) if parent else value
+        if at_path(value, path) is None and not (isinstance(above, dict) and last in above):
+            raise damaged(label, f"nothing at records_path {path!r}{_there(above)}")
+        return records_of(at_path(value, path) or [], f"{label} at {path}")
+
+    def _scan(self, sources: list[Source]) -> pl.LazyFrame:
+        return scan(sources, ReadOptions(), self._folder / "copies")
+
+    def table(self) -> pl.LazyFrame:
+        """Return the rows of all pages. Raises StageError (data) if the pages are not compatible."""
+        return self._scan(self._sources) if self._sources else self._spool.finish()
+
+
+def _there(value: object) -> str:
+    return f"; the keys are {', '.join(map(repr, list(value)[:10]))}" if isinstance(value, dict) and value else ""
+
+
+def _next_link(headers: httpx.Headers) -> str | None:
+    links = httpx.Response(200, headers=headers).links
+    return next((link["url"] for rel, link in links.items() if "next" in str(rel).lower().split()), None)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
+from psycopg import Column, postgres
 from pydantic import Field
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType, near
 from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, StageContext
+from flexiroaster.operators.formats import first_line
+from flexiroaster.operators.inputs.type_inference import Kind, Shape
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,10 +27,10 @@ if TYPE_CHECKING:
     import psycopg
     from sqlalchemy import URL, Connection, CursorResult, TextClause
 
-    from flexiroaster.operators.inputs.spool import Spool
-    from flexiroaster.operators.inputs.type_inference import Shape
+    from flexiroaster.operators.inputs.type_inference import Shape, Spool
 
-__all__ = ["SqlConfig", "SqlInput"]
+__all__ = ["SqlConfig", "SqlInput", "connecting", "querying", "shape_of"]
+
 
 _SQLITE_STEPS = 10_000  # virtual machine instructions between two checks of the clock
 
@@ -78,9 +83,8 @@ class SqlInput(Operator[SqlConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the result as a lazy frame over a file in `workdir`. No StageError shows the statement's values."""
-        from flexiroaster.operators.access.databases import normalize_url
-        from flexiroaster.operators.inputs.sql_errors import querying
-        from flexiroaster.operators.own_tables import reading
+        from flexiroaster.operators.access.databases import normalize_url, reading
+        from flexiroaster.operators.inputs.sql import querying
 
         name = self.config.connection
         if name not in context.access.connections:
@@ -103,7 +107,7 @@ class SqlInput(Operator[SqlConfig]):
         return statement.bindparams(*(bindparam(name, expanding=True) for name in lists)).execution_options(**options)
 
     def _spooled(self, result: CursorResult[Any], folder: Path, deadline: float | None) -> Spool:
-        from flexiroaster.operators.inputs.spool import Spool
+        from flexiroaster.operators.inputs.type_inference import Spool
 
         names = _names(result)
         spool = Spool(folder, _declared(result))
@@ -127,7 +131,7 @@ def _read_only(url: URL, name: str) -> URL:
 @contextmanager
 def _connected(url: URL, name: str) -> Iterator[Connection]:
     from flexiroaster.operators.access.databases import READS, engine_for
-    from flexiroaster.operators.inputs.sql_errors import connecting
+    from flexiroaster.operators.inputs.sql import connecting
 
     with connecting(name, url):
         engine = engine_for(url.render_as_string(hide_password=False))
@@ -175,7 +179,102 @@ def _declared(result: CursorResult[Any]) -> dict[str, Shape]:
     cursor = result.cursor
     if type(cursor).__module__.partition(".")[0] != "psycopg":
         return {name: Shape() for name in names}
-    from flexiroaster.operators.inputs.postgres_types import shape_of
+    from flexiroaster.operators.inputs.sql import shape_of
 
     columns = cast("psycopg.Cursor[Any]", cursor).description or ()
     return {name: shape_of(column) for name, column in zip(names, columns, strict=True)}
+
+
+# Types that PostgreSQL declares for the columns of a result, for columns that hold no value at all.
+_KINDS: Mapping[str, Kind] = {
+    "bool": Kind.BOOLEAN,
+    "int2": Kind.INTEGER,
+    "int4": Kind.INTEGER,
+    "int8": Kind.INTEGER,
+    "float4": Kind.FLOAT,
+    "float8": Kind.FLOAT,
+    "numeric": Kind.DECIMAL,
+    "text": Kind.TEXT,
+    "varchar": Kind.TEXT,
+    "bpchar": Kind.TEXT,
+    "name": Kind.TEXT,
+    "bytea": Kind.BINARY,
+    "date": Kind.DATE,
+    "timestamp": Kind.TIMESTAMP,
+    "timestamptz": Kind.INSTANT,
+    "time": Kind.TIME,
+    "interval": Kind.DURATION,
+    "uuid": Kind.OTHER,
+}
+
+
+def shape_of(column: Column) -> Shape:
+    """The shape of a column without values; left open for types that cover many kinds (json, arrays)."""
+    info = postgres.types.get(column.type_code)
+    kind = _KINDS.get(info.name) if info is not None and info.oid == column.type_code else None
+    return Shape() if kind is None else Shape({kind}, scale=max(column.scale or 0, 0))
+
+
+# Database errors, classified by whether a retry can help. Messages contain neither the statement nor the password.
+_SQLSTATES: Mapping[str, ErrorClass] = {
+    "08": ErrorClass.TRANSIENT,  # connection exception
+    "40": ErrorClass.TRANSIENT,  # rolled back: serialization failure, deadlock
+    "53": ErrorClass.TRANSIENT,  # insufficient resources of the server
+    "55P03": ErrorClass.TRANSIENT,  # lock not available
+    "57": ErrorClass.TRANSIENT,  # operator intervention: shutdown, crash, starting up
+    "57014": ErrorClass.TIMEOUT,  # query canceled, as by statement_timeout
+    "22": ErrorClass.DATA,  # data exception: division by zero, text that is not a number
+    "28": ErrorClass.CONFIGURATION,  # not authorized to connect
+    "3D": ErrorClass.CONFIGURATION,  # no such database
+    "42501": ErrorClass.CONFIGURATION,  # insufficient privilege
+}
+"""SQLSTATE prefix -> class; the longest matching prefix decides."""
+
+_SQLITE_CODES: Mapping[int, ErrorClass] = {
+    5: ErrorClass.TRANSIENT,  # busy
+    6: ErrorClass.TRANSIENT,  # locked
+    9: ErrorClass.TIMEOUT,  # interrupted
+    10: ErrorClass.TRANSIENT,  # input/output error
+    11: ErrorClass.DATA,  # the file is corrupt
+    14: ErrorClass.CONFIGURATION,  # the file cannot be opened
+    23: ErrorClass.CONFIGURATION,  # not authorized
+    26: ErrorClass.DATA,  # the file is not a database
+}
+
+
+@contextmanager
+def connecting(name: str, url: URL) -> Iterator[None]:
+    """Raise connection failures as StageError: transient unless the database says otherwise."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        found = _class_of(error, ErrorClass.TRANSIENT)
+        raise StageError(f"connection {name!r}: {_text(error, url)}", found) from error
+
+
+@contextmanager
+def querying(name: str, url: URL) -> Iterator[None]:
+    """Raise statement failures as StageError: code unless the database says otherwise."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        found = ErrorClass.TRANSIENT if lost else _class_of(error, ErrorClass.CODE)
+        raise StageError(f"query on {name!r}: {_text(error, url)}", found) from error
+
+
+def _class_of(error: SQLAlchemyError, otherwise: ErrorClass) -> ErrorClass:
+    cause = getattr(error, "orig", None)
+    state = getattr(cause, "sqlstate", None)
+    if state:
+        prefixes = (state[:length] for length in (5, 2))
+        return next((_SQLSTATES[prefix] for prefix in prefixes if prefix in _SQLSTATES), ErrorClass.CODE)
+    code = getattr(cause, "sqlite_errorcode", None)
+    return otherwise if code is None else _SQLITE_CODES.get(code & 0xFF, otherwise)
+
+
+def _text(error: SQLAlchemyError, url: URL) -> str:
+    """The database's own message, without the statement that SQLAlchemy adds."""
+    text = first_line(getattr(error, "orig", None) or error)
+    password = url.password
+    return text.replace(password, "***") if password else text

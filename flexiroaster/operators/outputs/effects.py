@@ -7,6 +7,8 @@ an undo it takes none at all: an attempt that was frozen meanwhile must not brin
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -16,10 +18,12 @@ from flexiroaster.operators.base import Result, StageContext
 
 __all__ = [
     "EFFECTS_TABLE",
+    "MAX_NAME",
     "RESERVED_PREFIX",
     "Key",
     "already",
     "count",
+    "default_table",
     "fill",
     "gone",
     "is_reserved",
@@ -28,6 +32,7 @@ __all__ = [
     "outcome",
     "withdrawn",
 ]
+
 
 RESERVED_PREFIX = "flexiroaster_"
 """The prefix of the tables that outputs create for their own use."""
@@ -105,3 +110,26 @@ def withdrawn(at: str) -> StageError:
 def gone(what: str) -> StageError:
     """Build the error of an undo that runs after `forget`, or that a change by others made impossible."""
     return StageError(f"cannot be undone: {what}", ErrorClass.CONFIGURATION)
+
+
+# The default table of an output without `table`, named after its pipeline and stage.
+MAX_NAME = 63
+"""PostgreSQL's limit for a name, in bytes; it cuts off longer names silently."""
+
+
+def default_table(pipeline_name: str, stage_id: str, own_tables: Collection[str]) -> str:
+    """Name a table: `Daily Sales` and `save` give `daily_sales_save`, in [a-z0-9_], with at most 63 characters.
+
+    Reserved names, including `own_tables`, get the prefix `output_`. If letters are lost or the name is cut, a hash of
+    the whole keeps different names different.
+    """
+    whole = f"{pipeline_name}_{stage_id}"
+    plain = unicodedata.normalize("NFKD", whole).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9_]+", "_", plain.lower()).strip("_")
+    if is_reserved(name, own_tables) or name.startswith(("sqlite_", "pg_")):
+        name = f"output_{name}"
+    lost = any(letter.isalnum() and not unicodedata.normalize("NFKD", letter)[0].isascii() for letter in whole)
+    if not lost and 0 < len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}_{digest}".lstrip("_")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
 
+import httpx
 from pydantic import Field
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.access.network_guard import (
+    PASSING,
+    PATIENCE,
+    WORTH_ANOTHER,
+    AnotherAttempt,
+    attempts,
+    checked_headers,
+    seconds_until,
+    shown_url,
+)
 from flexiroaster.operators.base import (
     ONE,
     Access,
@@ -27,9 +39,8 @@ from flexiroaster.operators.outputs.effects import fill, gone, outcome
 if TYPE_CHECKING:
     import polars as pl
 
-    from flexiroaster.operators.outputs.delivery import Delivery
+__all__ = ["KEY_HEADER", "Delivery", "HttpOutput", "HttpOutputConfig", "UndoRequest"]
 
-__all__ = ["HttpOutput", "HttpOutputConfig", "UndoRequest"]
 
 Headers = Mapping[str, str | SecretRef]
 
@@ -134,7 +145,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
     @contextmanager
     def _delivery(self, method: str, url: str, headers: Headers, context: StageContext) -> Iterator[Delivery]:
         from flexiroaster.operators.access.network_guard import guarded_client
-        from flexiroaster.operators.outputs.delivery import Delivery
+        from flexiroaster.operators.outputs.http import Delivery
 
         revealed = {name: reveal(value, context.access) for name, value in headers.items()}
         secrets = {revealed[name] for name, value in headers.items() if isinstance(value, SecretRef)}
@@ -216,3 +227,89 @@ def _encoded(body: Any) -> bytes | None:  # noqa: ANN401 - any JSON value
     import orjson
 
     return None if body is None else orjson.dumps(body)
+
+
+# HTTP delivery: requests with an idempotency key, with retries, and with errors that explain a refusal.
+KEY_HEADER = "Idempotency-Key"
+"""A receiver that remembers the values of this header can apply a repeated request once."""
+
+_ABOUT_THE_DATA = frozenset({400, 409, 413, 415, 422})
+_GONE = frozenset({404, 410})
+_EXCERPT = 200
+
+
+class Delivery:
+    """Sends requests of one kind to one URL. `headers` contain revealed secrets; no error shows one of `secrets`."""
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        secrets: Collection[str],
+        max_retries: int,
+        logger: logging.Logger,
+    ) -> None:
+        self._client, self._method, self._url, self._headers = client, method, url, checked_headers(headers)
+        self._secrets, self._max_retries, self._logger = [s for s in secrets if s], max_retries, logger
+        self._shown = f"{method} {shown_url(url)}"
+
+    def send(self, body: bytes | None, key: str, *, gone_is_fine: bool = False) -> int:
+        """Send one request, with retries; return the response status: 2xx, or 404 and 410 if `gone_is_fine`.
+
+        Raises StageError: transient once the attempts are used up, data or configuration if the receiver refuses the
+        request.
+        """
+        try:
+            return attempts(self._max_retries, self._logger)(self._attempt, body, key, gone_is_fine)
+        except AnotherAttempt as error:
+            raise StageError(str(error), ErrorClass.TRANSIENT, retry_after=error.retry_after) from error
+
+    def _attempt(self, body: bytes | None, key: str, gone_is_fine: bool) -> int:
+        headers = {**self._headers, KEY_HEADER: key}
+        try:
+            with self._client.stream(self._method, self._url, content=body, headers=headers) as response:
+                status = response.status_code
+                if not (response.is_success or (gone_is_fine and status in _GONE)):
+                    self._refuse(response)
+                return status
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
+            raise _configuration(
+                f"{self._shown}: cannot build a valid request; check the URL and the headers"
+            ) from error
+        except httpx.TransportError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise _configuration(f"{self._shown}: the server's certificate is not valid: {error}") from error
+            raise AnotherAttempt(f"{self._shown}: {str(error) or type(error).__name__}") from error
+
+    def _refuse(self, response: httpx.Response) -> None:
+        """Raise the error that an unsuccessful response means."""
+        status = response.status_code
+        said = f"{self._shown}: {status} {response.reason_phrase}".rstrip()
+        wait = seconds_until(response.headers.get("retry-after"))
+        if status in WORTH_ANOTHER and (wait is None or wait <= PATIENCE):
+            raise AnotherAttempt(said, wait)
+        if response.is_server_error or status in PASSING or status in WORTH_ANOTHER:
+            raise StageError(said, ErrorClass.TRANSIENT, retry_after=wait)
+        if response.is_redirect:
+            raise _configuration(f"{said}; redirects are not followed, so use the URL that this one leads to")
+        kind = ErrorClass.DATA if status in _ABOUT_THE_DATA else ErrorClass.CONFIGURATION
+        raise StageError(f"{said}{self._excerpt(response)}", kind)
+
+    def _excerpt(self, response: httpx.Response) -> str:
+        """The beginning of the response body, with our secrets masked in case it repeats them."""
+        received = b""
+        for block in response.iter_bytes():
+            received += block
+            if len(received) > 4 * _EXCERPT:
+                break
+        text = " ".join(received.decode("utf-8", "replace").split())
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return f": {text[:_EXCERPT]}" if text else ""
+
+
+def _configuration(message: str) -> StageError:
+    return StageError(message, ErrorClass.CONFIGURATION)

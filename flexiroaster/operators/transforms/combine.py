@@ -13,7 +13,7 @@ from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType, near
 from flexiroaster.operators.base import SOME, Access, Arity, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.expressions import first_line
-from flexiroaster.operators.schemas import ColumnNames, listed, missing_columns, named_input, require_columns
+from flexiroaster.operators.tables import ColumnNames, listed, missing_columns, named_input, require_columns
 
 __all__ = ["Concat", "ConcatConfig", "Join", "JoinConfig"]
 

@@ -13,7 +13,7 @@ from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType, near
 from flexiroaster.operators.base import SOME, Access, Operator, OperatorConfig, StageContext
 from flexiroaster.operators.expressions import file_access, first_line
-from flexiroaster.operators.schemas import listed
+from flexiroaster.operators.tables import listed
 
 __all__ = ["Sql", "SqlConfig", "table_names"]
 

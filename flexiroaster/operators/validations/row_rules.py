@@ -6,21 +6,111 @@ whole table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import polars as pl
 from polars.datatypes import DataType
+from pydantic import Field, model_validator
 
-from flexiroaster.operators.casting import literal
-from flexiroaster.operators.dtypes import accepts, friendly_name
-from flexiroaster.operators.validations.outcome import Finding, reason
+from flexiroaster.operators.base import OperatorConfig
+from flexiroaster.operators.dtypes import accepts, friendly_name, literal
 
-if TYPE_CHECKING:
-    from flexiroaster.operators.validations.rules import RangeRule
+__all__ = [
+    "Finding",
+    "Outcome",
+    "RowRule",
+    "check",
+    "matching",
+    "not_null",
+    "one_of",
+    "plain",
+    "table_finding",
+    "unique",
+    "whole_value",
+    "within",
+]
 
-__all__ = ["RowRule", "check", "matching", "not_null", "one_of", "table_finding", "unique", "whole_value", "within"]
+
+# Validation outcome: the findings as a JSON report and as a one-line message.
+LONGEST_TEXT = 100
+
+
+def plain(value: object) -> object:
+    """Return a value as JSON: numbers, booleans and text as they are, other values as text; long text is truncated."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    text = str(value)
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 3]}..."
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A violated rule. If `table` is true, the rule concerns the whole table and `detail` is a sentence."""
+
+    rule: str
+    column: str | None
+    count: int
+    detail: str
+    examples: tuple[object, ...] = ()
+    table: bool = False
+
+    def report(self) -> dict[str, Any]:
+        """Return the finding as JSON."""
+        return {
+            "rule": self.rule,
+            "column": self.column,
+            "count": self.count,
+            "examples": [plain(value) for value in self.examples],
+            "detail": self.detail,
+        }
+
+    def sentence(self) -> str:
+        """Return a sentence such as `age: range (min 0): 3 rows, such as -1, -7`."""
+        if self.table:
+            return self.detail
+        shown = ", ".join(repr(plain(value)) for value in self.examples[:3])
+        rows = f"{self.count} row{'' if self.count == 1 else 's'}"
+        return f"{reason(self.rule, self.column, self.detail)}: {rows}{f', such as {shown}' if shown else ''}"
+
+
+def reason(rule: str, column: str | None, detail: str) -> str:
+    """Return the rule that a row violates, such as `age: range (min 0)`."""
+    return f"{f'{column}: ' if column else ''}{rule}{f' ({detail})' if detail else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The findings in a table of `rows` rows."""
+
+    rows: int
+    invalid_rows: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def concerns_table(self) -> bool:
+        """Whether a finding concerns the whole table."""
+        return any(finding.table for finding in self.findings)
+
+    def report(self) -> dict[str, Any]:
+        """Return the outcome as JSON: `valid`, `rows`, `invalid_rows`, and the violated rules."""
+        return {
+            "valid": not self.findings,
+            "rows": self.rows,
+            "invalid_rows": self.invalid_rows,
+            "rules": [finding.report() for finding in self.findings],
+        }
+
+    def message(self) -> str:
+        """Return all findings in one line."""
+        rows = f"{self.invalid_rows} of {self.rows} row{'' if self.rows == 1 else 's'}"
+        head = "the table is invalid" if self.concerns_table else f"{rows} invalid"
+        return f"{head}: {'; '.join(finding.sentence() for finding in self.findings)}"
+
 
 SHOWN_ALLOWED = 10
 
@@ -67,6 +157,24 @@ def unique(key: Sequence[str]) -> RowRule:
     complete = pl.all_horizontal(pl.col(name).is_not_null() for name in key)
     distinct = value.hash().n_unique() == pl.len()  # three times as fast for numbers; equal values have equal hashes
     return RowRule("unique", ", ".join(key), "", complete & ~value.is_first_distinct(), value, distinct)
+
+
+class RangeRule(OperatorConfig):
+    """The bounds of a column; bounds of dates and times are ISO text."""
+
+    min: int | float | str | None = Field(default=None, description="The minimum.")
+    max: int | float | str | None = Field(default=None, description="The maximum.")
+    exclusive_min: bool = Field(default=False, description="Exclude `min` itself.")
+    exclusive_max: bool = Field(default=False, description="Exclude `max` itself.")
+
+    @model_validator(mode="after")
+    def _bounds_are_there(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give 'min', 'max' or both")
+        both_numbers = isinstance(self.min, int | float) and isinstance(self.max, int | float)
+        if both_numbers and self.min > self.max:  # type: ignore[operator] # both are numbers here
+            raise ValueError(f"'min' {self.min} is above 'max' {self.max}")
+        return self
 
 
 def within(name: str, bounds: RangeRule, dtype: DataType) -> RowRule | Finding:

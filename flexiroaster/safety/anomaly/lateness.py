@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, Self
 
 from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
-from flexiroaster.safety.level import Level
+from flexiroaster.safety.risk.state import Level
 
 __all__ = ["ExecutionPace", "Lateness", "Limit", "PipelinePace"]
 

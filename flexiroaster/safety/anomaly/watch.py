@@ -11,13 +11,11 @@ from typing import Any
 
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
-from flexiroaster.safety.anomaly.alarms import Anomaly
+from flexiroaster.safety.anomaly.alarms import Anomaly, RetryPile
 from flexiroaster.safety.anomaly.lateness import ExecutionPace, PipelinePace
 from flexiroaster.safety.anomaly.stages import StageEnd, StageState
-from flexiroaster.safety.bursts import RetryPile
-from flexiroaster.safety.gate import RiskLevel
-from flexiroaster.safety.policy import Decision, PolicyRules, Situation, decide
-from flexiroaster.safety.retry_odds import RetryOdds
+from flexiroaster.safety.policy import Decision, PolicyRules, RetryOdds, Situation, decide
+from flexiroaster.safety.risk.assessment import RiskLevel
 
 __all__ = ["Remembered", "Watch"]
 

@@ -5,6 +5,7 @@ Metrics cover the newest 30 % of runs by start time; earlier runs only serve as 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,17 +15,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from flexiroaster.safety.drift import Drift, drift
-from flexiroaster.safety.features import NAMES, features
-from flexiroaster.safety.gate import Thresholds
-from flexiroaster.safety.learning.evaluation import Metrics, measure
+from flexiroaster.safety.anomaly.lateness import ExecutionPace, Lateness, PipelinePace
+from flexiroaster.safety.learning.evaluation import Drift, Metrics, drift, measure
 from flexiroaster.safety.learning.replay import Learned, learn
-from flexiroaster.safety.risk.factors import factor_score
-from flexiroaster.safety.risk.history import History, replay
+from flexiroaster.safety.risk.assessment import Thresholds
+from flexiroaster.safety.risk.factors import NAMES, factor_score, features
+from flexiroaster.safety.risk.history import History, HistoryFileError, replay
 from flexiroaster.safety.risk.model import Rung
-from flexiroaster.safety.runs import DAY
+from flexiroaster.safety.risk.state import DAY
 
-__all__ = ["ARMS", "Arm", "Backtest", "Blocked", "backtest", "report"]
+__all__ = ["ARMS", "SPIKE", "Arm", "Backtest", "Blocked", "LatenessBacktest", "backtest", "backtest_lateness", "report"]
+
 
 Floats = NDArray[np.float64]
 
@@ -207,3 +208,58 @@ def report(result: Backtest) -> Iterator[str]:
     gate = result.gate
     yield f"gate: {gate.rightly} correct blocks, {gate.wrongly} wrong blocks, {gate.missed} missed failures"
     yield from (f"{_time(at)}: {reason}" for at, reason in result.learned.steps)
+
+
+# Backtest of late-stage detection: replays stage durations to count flagged stages and the spikes it would catch.
+SPIKE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class LatenessBacktest:
+    """Counts of completed stages: all, those with a limit (`watched`), those over it (`flagged`), and the `alerts`.
+
+    `spikes_caught`: how many watched stages would have been flagged if they had taken three times as long.
+    """
+
+    stages: int
+    watched: int
+    flagged: int
+    alerts: int
+    spikes_caught: int
+
+
+def backtest_lateness(history: History, stages: pl.DataFrame) -> LatenessBacktest:
+    """Replay the stages of a history's executions, ordered by execution start, then by row in the file.
+
+    Raises HistoryFileError if no stage refers to an execution in the history.
+    """
+    counts = dict.fromkeys(("stages", "watched", "flagged", "alerts", "spikes_caught"), 0)
+    levels: defaultdict[tuple[str, str], Lateness] = defaultdict(Lateness)
+    paces: defaultdict[str, PipelinePace] = defaultdict(PipelinePace)
+    for pipeline_id, rows in _executions(history, stages):
+        execution, pipeline = ExecutionPace(), paces[pipeline_id]
+        for stage, seconds in rows:
+            known = levels[pipeline_id, stage]
+            limit = known.limit(execution, pipeline).late_s
+            found = known.ended(seconds, execution, pipeline)
+            counts["stages"] += 1
+            counts["watched"] += limit is not None
+            counts["spikes_caught"] += limit is not None and SPIKE * seconds > limit
+            counts["flagged"] += found is not None
+            counts["alerts"] += found is not None and found.alert
+        pipeline.add(execution.pace)
+    return LatenessBacktest(**counts)
+
+
+def _executions(history: History, stages: pl.DataFrame) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Yield the pipeline and completed stages of each execution, ordered by start."""
+    completed = stages.filter((pl.col("status") == "completed") & pl.col("duration_s").is_not_null())
+    rows: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
+    for execution_id, stage, seconds in completed.select("execution_id", "stage", "duration_s").iter_rows():
+        rows[execution_id].append((stage, seconds))
+    known = set(history.execution_id or ())
+    if not known & rows.keys():
+        raise HistoryFileError("no stage refers to an execution in the history (column execution_id)")
+    for execution_id, pipeline_id in zip(history.execution_id or (), history.pipeline_id, strict=True):
+        if execution_id in rows:
+            yield pipeline_id, rows[execution_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped] # ships no types
 
-__all__ = ["BINS", "Bin", "Metrics", "measure", "reliability"]
+__all__ = [
+    "BINS",
+    "LEAST_RUNS",
+    "Bin",
+    "Comparison",
+    "Drift",
+    "Metrics",
+    "compare",
+    "drift",
+    "log_loss",
+    "measure",
+    "reliability",
+]
+
 
 Floats = NDArray[np.float64]
 
@@ -109,3 +123,99 @@ def _recall(probability: Floats, failed: Floats) -> float | None:
         return None
     alerts = np.argsort(-probability, kind="stable")[: max(1, len(failed) // 10)]
     return float(failed[alerts].sum() / failed.sum())
+
+
+# Forecast comparison: tests whether one forecaster beats another on the same runs beyond noise.
+BLOCKS = 20
+LEAST_RUNS = 100
+BEYOND_NOISE = 2.093
+"""The 97.5 % point of Student's t with 19 degrees of freedom (20 blocks)."""
+
+
+def log_loss(probability: Floats, failed: Floats) -> Floats:
+    """Return -ln of the probability of each run's actual outcome; probabilities are kept 1e-6 away from 0 and 1."""
+    p = np.clip(probability, 1e-6, 1 - 1e-6)
+    return np.asarray(-np.log(np.where(failed > 0, p, 1 - p)), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Mean log loss of the present and the other forecaster over `runs` runs; `t` > 0 favors the other."""
+
+    runs: int
+    present_loss: float
+    other_loss: float
+    t: float
+
+    @property
+    def better(self) -> bool:
+        """Whether the other forecaster is better beyond noise."""
+        return self.t > BEYOND_NOISE
+
+    @property
+    def likely(self) -> bool:
+        """Whether the other forecaster is probably better (one-sided 16 %); enough where an error does little harm."""
+        return self.t > 1.0
+
+    @property
+    def worse(self) -> bool:
+        """Whether the other forecaster is worse beyond noise."""
+        return self.t < -BEYOND_NOISE
+
+    def __str__(self) -> str:
+        return f"log loss {self.other_loss:.4f} against {self.present_loss:.4f} on {self.runs} runs (t = {self.t:.1f})"
+
+
+def compare(present: Floats, other: Floats, failed: Floats) -> Comparison:
+    """Compare two forecasts of the same runs, ordered by time.
+
+    Diebold and Mariano, "Comparing Predictive Accuracy" (1995), on 20 blocks of consecutive runs, because neighboring
+    runs fail together. Runs without both forecasts (NaN) do not count; with fewer than 100 runs, t is 0.
+    """
+    known = ~(np.isnan(present) | np.isnan(other))
+    present, other, failed = present[known], other[known], failed[known]
+    first, second = log_loss(present, failed), log_loss(other, failed)
+    if len(failed) < LEAST_RUNS:
+        return Comparison(len(failed), _mean(first), _mean(second), 0.0)
+    gains = np.array([block.mean() for block in np.array_split(first - second, BLOCKS)])
+    spread = float(gains.std(ddof=1)) / math.sqrt(BLOCKS)
+    t = float(gains.mean()) / spread if spread > 0 else 0.0
+    return Comparison(len(failed), _mean(first), _mean(second), t)
+
+
+def _mean(losses: Floats) -> float:
+    return float(losses.mean()) if len(losses) else 0.0
+
+
+# Calibration drift: tests whether predictions still match outcomes.
+WATCHED = 500
+LEAST = 50
+ALARM = 3.29
+"""The two-sided 0.1 % point of the normal distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Failures expected and observed among the newest runs; `z` is their difference in standard deviations."""
+
+    runs: int
+    expected: float
+    observed: float
+    z: float
+
+    @property
+    def drifting(self) -> bool:
+        """Whether the difference is significant (p < 0.001, at least 50 runs)."""
+        return self.runs >= LEAST and abs(self.z) > ALARM
+
+
+def drift(said: Floats, failed: Floats) -> Drift:
+    """Compare the predictions for the newest 500 runs with their outcomes, oldest first; NaN means no prediction.
+
+    z = sum(y - p) / sqrt(sum(p (1 - p))) (calibration in the large).
+    """
+    answered = ~np.isnan(said)
+    p, y = np.clip(said[answered][-WATCHED:], 1e-6, 1 - 1e-6), failed[answered][-WATCHED:]
+    spread = math.sqrt(float((p * (1 - p)).sum()))
+    z = float((y - p).sum()) / spread if spread > 0 else 0.0
+    return Drift(len(y), float(p.sum()), float(y.sum()), z)

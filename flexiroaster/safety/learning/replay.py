@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.examples import Examples
-from flexiroaster.safety.learning.model_selection import CALIBRATED_ON, refresh, refresh_due, training_due
+from flexiroaster.safety.learning.model_selection import CALIBRATED_ON, Examples, refresh, refresh_due, training_due
 from flexiroaster.safety.risk.history import History
 from flexiroaster.safety.risk.model import Calibrated, RiskModel, Rung
 

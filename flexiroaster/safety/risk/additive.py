@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiroaster.errors import ConflictError
-from flexiroaster.safety.features import GROUPS, NAMES
+from flexiroaster.safety.risk.factors import GROUPS, NAMES
 
 __all__ = ["AdditiveModel", "AdditiveTrees", "LinearModel", "model_from_json", "score"]
 

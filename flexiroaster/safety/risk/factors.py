@@ -6,14 +6,15 @@ not count. The score ranks pipelines; it is not a probability.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
-from flexiroaster.safety.risk.state import PipelineState
-from flexiroaster.safety.runs import DAY, Start
+from flexiroaster.safety.risk.state import DAY, HOUR, Ending, PipelineState, Population, Start
 
-__all__ = ["Factor", "FactorScore", "factor_score"]
+__all__ = ["DIRECTIONS", "GROUPS", "NAMES", "Factor", "FactorScore", "Past", "factor_score", "features"]
+
 
 NEWEST_DURATIONS = 5
 
@@ -98,3 +99,116 @@ def _since_success(start: Start, past: PipelineState) -> Factor:
 
 def _clip(score: float) -> float:
     return min(max(score, 0.0), 1.0)
+
+
+# The features of a run start, computed from the runs that ended before it; training and serving share one function.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "recent failures": ("rate_2", "rate_5"),
+    "streak": ("after_last", "failures_in_a_row", "successes_in_a_row"),
+    "overall rate": ("rate_15", "rate_all"),
+    "experience": ("log_runs", "first_run"),
+    "rhythm": ("log_hours_since_success", "log_hours_since_last", "never_succeeded", "hour_sin", "hour_cos", "weekend"),
+    "duration": ("log_duration", "duration_spread", "duration_trend"),
+    "surroundings": ("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"),
+    "shape": ("log_stages", "stages_unknown", "cancelled_share"),
+}
+"""Correlated features under a readable name. Explanations attribute the risk to these groups."""
+
+NAMES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
+
+DIRECTIONS: dict[str, int] = {
+    **dict.fromkeys(("rate_2", "rate_5", "rate_15", "rate_all", "after_last", "failures_in_a_row"), 1),
+    "successes_in_a_row": -1,
+    **dict.fromkeys(("log_hours_since_success", "never_succeeded"), 1),
+    **dict.fromkeys(("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"), 1),
+}
+"""Features that can only raise (1) or only lower (-1) the risk, in every model: failures never reduce it."""
+
+NO_RATE = 0.2
+"""The failure rate assumed before the first run."""
+
+_LONGEST_HOURS = 24 * 60.0
+
+
+@dataclass(slots=True)
+class Past:
+    """The past known at a run start: the states of the pipeline, of its group and of the installation."""
+
+    pipeline: PipelineState = field(default_factory=PipelineState)
+    group: Population = field(default_factory=Population)
+    installation: Population = field(default_factory=Population)
+
+    def add(self, ending: Ending) -> None:
+        """Add a finished run of this pipeline."""
+        self.installation.add(ending, self.pipeline)
+        self.group.add(ending, self.pipeline)
+        self.pipeline.add(ending)
+
+
+def features(start: Start, past: Past) -> list[float]:
+    """Return the features in the order of NAMES. Rates are log-odds, times log(1 + hours), durations log(1 + s)."""
+    own = past.pipeline
+    base = past.installation.lasting.shrunk(NO_RATE, 10.0)
+    nearby = past.group.lasting.shrunk(base, 5.0)
+    rates = [_log_odds(rate.shrunk(nearby, 1.0)) for rate in own.rates]
+    overall = _log_odds((own.failures + 2.0 * nearby) / (own.runs + 2.0))
+    return [
+        *rates[:2],
+        *_streak(own, past, nearby),
+        rates[2],
+        overall,
+        math.log1p(own.runs),
+        float(own.runs == 0),
+        *_rhythm(start, own),
+        *_duration(own),
+        *_surroundings(own, past, overall, base),
+        _log_odds(nearby),
+        _log_odds(past.installation.recent.shrunk(base, 5.0)),
+        _log_odds(base),
+        math.log1p(start.n_stages or 0),
+        float(start.n_stages is None),
+        own.recently_cancelled,
+    ]
+
+
+def _log_odds(rate: float) -> float:
+    return math.log(rate / (1.0 - rate))
+
+
+def _surroundings(own: PipelineState, past: Past, overall: float, base: float) -> tuple[float, float]:
+    """Return the group's lead over the pipeline's own rate (weighted while that has few runs) and its recent rate."""
+    recent = _log_odds(past.group.recent.shrunk(base, 2.0))
+    return 5.0 / (5.0 + own.runs) * (recent - overall), recent
+
+
+def _streak(own: PipelineState, past: Past, nearby: float) -> tuple[float, float, float]:
+    before = own.last_failed
+    if before is None:
+        return _log_odds(past.installation.firsts.shrunk(nearby, 5.0)), 0.0, 0.0
+    usual = past.installation.transitions.shrunk(before=before, towards=nearby, strength=5.0)
+    after_last = own.transitions.shrunk(before=before, towards=usual, strength=3.0)
+    return _log_odds(after_last), math.log1p(max(own.streak, 0)), math.log1p(max(-own.streak, 0))
+
+
+def _rhythm(start: Start, own: PipelineState) -> tuple[float, ...]:
+    angle = 2 * math.pi * (start.at % DAY) / DAY
+    weekday = (start.at // DAY + 3) % 7  # 1970 began on a Thursday
+    return (
+        _log_hours(start.at, own.last_success_at),
+        _log_hours(start.at, own.last_ended_at),
+        float(own.last_success_at is None),
+        math.sin(angle),
+        math.cos(angle),
+        float(weekday >= 5),
+    )
+
+
+def _log_hours(now: float, then: float | None) -> float:
+    return math.log1p(_LONGEST_HOURS if then is None else min(max(now - then, 0.0) / HOUR, _LONGEST_HOURS))
+
+
+def _duration(own: PipelineState) -> tuple[float, float, float]:
+    if not own.durations:
+        return 0.0, 0.0, 0.0
+    newest = math.log1p(max(own.durations[-1], 0.0))
+    return own.log_duration, math.sqrt(own.log_duration_variance), newest - own.log_duration

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.features import DIRECTIONS, GROUPS, NAMES, Past
 from flexiroaster.safety.risk.additive import AdditiveModel
-from flexiroaster.safety.runs import DAY, HOUR, Start
+from flexiroaster.safety.risk.factors import DIRECTIONS, GROUPS, NAMES, Past
+from flexiroaster.safety.risk.state import DAY, HOUR, Start
 
 __all__ = ["Situation", "facts"]
 

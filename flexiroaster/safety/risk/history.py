@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from flexiroaster.safety.features import Past, features
-from flexiroaster.safety.risk.state import PipelineState, Population
-from flexiroaster.safety.runs import Ending, Outcome, Start, group_of
+from flexiroaster.errors import FlexiRoasterError
+from flexiroaster.model.validation_messages import shown
+from flexiroaster.safety.risk.factors import Past, features
+from flexiroaster.safety.risk.state import Ending, Outcome, PipelineState, Population, Start, group_of
 
-__all__ = ["History", "Ledger", "feature_rows", "replay"]
+__all__ = [
+    "History",
+    "HistoryFileError",
+    "Ledger",
+    "feature_rows",
+    "history_frame",
+    "read_history",
+    "read_stages",
+    "replay",
+]
+
 
 Floats = NDArray[np.float64]
 
@@ -108,3 +122,165 @@ def feature_rows(history: History) -> Floats:
     """Return the features of every start (runs x features)."""
     rows = [features(start, past) for start, past in replay(history)]
     return np.array(rows, dtype=np.float64).reshape(len(history), -1)
+
+
+# Reads histories of runs and of their stages from parquet and CSV files; errors name the first bad row.
+REQUIRED = ("pipeline_id", "started_at", "finished_at", "status")
+STAGE_COLUMNS = ("execution_id", "stage", "duration_s", "status")
+
+
+class HistoryFileError(FlexiRoasterError):
+    """A history file is unusable; the message names the file, the column and the first bad row (from 1)."""
+
+    code = "history.invalid"
+
+
+def read_history(path: Path) -> History:
+    """Read the runs of a file, ordered by start; a run without an id gets one derived from its content.
+
+    Raises HistoryFileError.
+    """
+    frame = _read(path, REQUIRED)
+    frame = frame.with_columns(
+        _text(path, frame, "pipeline_id"),
+        _time(path, frame, "started_at"),
+        _time(path, frame, "finished_at"),
+        _text(path, frame, "status").str.to_lowercase(),
+        _number(path, frame, "duration_s", pl.Float64),
+        _number(path, frame, "n_stages", pl.Int64),
+    )
+    _check(path, frame, ~pl.col("status").is_in([o.value for o in Outcome]), "status", f"is not one of {_STATUSES}")
+    _check(path, frame, pl.col("finished_at") < pl.col("started_at"), "finished_at", "is before started_at")
+    return _history(frame)
+
+
+def read_stages(path: Path) -> pl.DataFrame:
+    """Read the stage rows of a file: execution_id, stage, duration_s, status. Raises HistoryFileError."""
+    frame = _read(path, STAGE_COLUMNS)
+    return frame.select(
+        _text(path, frame, "execution_id"),
+        _text(path, frame, "stage"),
+        _number(path, frame, "duration_s", pl.Float64),
+        _text(path, frame, "status"),
+    )
+
+
+def history_frame(history: History) -> pl.DataFrame:
+    """Convert a history to the columns that `read_history` reads, to write it as parquet or CSV."""
+    return pl.DataFrame(
+        {
+            "execution_id": history.execution_id or [None] * len(history),
+            "pipeline_id": history.pipeline_id,
+            "started_at": _times(history.started_at),
+            "finished_at": _times(history.finished_at),
+            "status": [outcome.value for outcome in history.outcome],
+            "duration_s": history.duration_s,
+            "n_stages": history.n_stages,
+        },
+        schema_overrides={"execution_id": pl.String, "duration_s": pl.Float64, "n_stages": pl.Int64},
+    )
+
+
+def _times(seconds: NDArray[np.float64]) -> pl.Series:
+    return pl.Series(np.round(seconds * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC"))
+
+
+_STATUSES = ", ".join(Outcome)
+
+
+def _read(path: Path, required: tuple[str, ...]) -> pl.DataFrame:
+    frame = _rows(path)
+    missing = [name for name in required if name not in frame.columns]
+    if missing:
+        raise HistoryFileError(f"{path}: missing column {', '.join(missing)}; the file has {', '.join(frame.columns)}")
+    if frame.is_empty():
+        raise HistoryFileError(f"{path}: the file has no rows")
+    return frame
+
+
+def _rows(path: Path) -> pl.DataFrame:
+    kind = path.suffix.lower()
+    if kind not in {".parquet", ".csv"}:
+        raise HistoryFileError(f"{path}: a history must be a .parquet or .csv file")
+    try:
+        return pl.read_parquet(path) if kind == ".parquet" else pl.read_csv(path, infer_schema_length=None)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise HistoryFileError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _text(path: Path, frame: pl.DataFrame, name: str) -> pl.Expr:
+    values = pl.col(name).cast(pl.String, strict=False)
+    _check(path, frame, values.is_null() | (values == ""), name, "is empty")
+    return values
+
+
+def _time(path: Path, frame: pl.DataFrame, name: str) -> pl.Expr:
+    kind, column = frame.schema[name], pl.col(name)
+    if kind == pl.String:
+        values = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    elif isinstance(kind, pl.Datetime):
+        values = column.dt.replace_time_zone("UTC") if kind.time_zone is None else column.dt.convert_time_zone("UTC")
+    else:
+        raise HistoryFileError(f"{path}: column {name} has type {kind}, not a date and time")
+    _check(path, frame, values.is_null(), name, "is not a time such as 2026-11-25T08:30:00Z")
+    return values.dt.cast_time_unit("us").alias(name)
+
+
+def _number(path: Path, frame: pl.DataFrame, name: str, kind: type[pl.Float64 | pl.Int64]) -> pl.Expr:
+    if name not in frame.columns:
+        return pl.lit(None, dtype=kind).alias(name)
+    values = pl.col(name).cast(kind, strict=False)
+    bad = (values.is_null() & pl.col(name).is_not_null()) | (values < 0)
+    if kind is pl.Float64:
+        bad = bad | values.is_infinite()
+        values = values.fill_nan(None)
+    _check(path, frame, bad, name, "is not a number of 0 or more")
+    return values
+
+
+def _check(path: Path, frame: pl.DataFrame, bad: pl.Expr, name: str, reason: str) -> None:
+    rows = frame.with_row_index("row__", offset=1).filter(bad)
+    if not rows.is_empty():
+        first = rows.row(0, named=True)
+        more = f" ({len(rows)} such rows)" if len(rows) > 1 else ""
+        raise HistoryFileError(f"{path}: row {first['row__']}: {name} {shown(_plain(first[name]))} {reason}{more}")
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _history(frame: pl.DataFrame) -> History:
+    given = pl.col("execution_id").cast(pl.String) if "execution_id" in frame.columns else pl.lit(None, dtype=pl.String)
+    frame = frame.with_columns(given.alias("execution_id")).sort(_CONTENT)  # equal rows get interchangeable ids
+    return History(
+        pipeline_id=frame["pipeline_id"].to_list(),
+        started_at=_seconds(frame["started_at"]),
+        finished_at=_seconds(frame["finished_at"]),
+        outcome=[Outcome(status) for status in frame["status"]],
+        duration_s=frame["duration_s"].to_list(),
+        n_stages=frame["n_stages"].to_list(),
+        execution_id=_named(frame),
+    ).in_order()
+
+
+_CONTENT = (*REQUIRED, "execution_id", "duration_s", "n_stages")
+
+
+def _named(frame: pl.DataFrame) -> list[str]:
+    """Return the run ids; a missing id is derived from the run's content, so that a second import recognizes it."""
+    seen: Counter[tuple[object, ...]] = Counter()
+    names = []
+    for given, *content in frame.select("execution_id", *REQUIRED).iter_rows():
+        same = tuple(content)
+        seen[same] += 1
+        names.append(given or f"import-{_digest((*same, seen[same]))}")
+    return names
+
+
+def _digest(parts: tuple[object, ...]) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+def _seconds(times: pl.Series) -> NDArray[np.float64]:
+    return times.to_physical().to_numpy().astype(np.float64) / 1e6

@@ -9,12 +9,105 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import Any, Self
 
-from flexiroaster.safety.runs import Ending, Outcome
-from flexiroaster.safety.window import OutcomeWindow
+__all__ = [
+    "DAY",
+    "HALF_LIVES",
+    "HOUR",
+    "DecayedRate",
+    "Ending",
+    "Level",
+    "Outcome",
+    "OutcomeWindow",
+    "PipelineState",
+    "Population",
+    "Start",
+    "Transitions",
+    "group_of",
+]
 
-__all__ = ["HALF_LIVES", "DecayedRate", "PipelineState", "Population", "Transitions"]
+
+# The safety engine's view of a run: its start and its ending. Times are seconds since 1970, UTC.
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+class Outcome(StrEnum):
+    """The outcome of a run. Cancelled runs belong to the history but are never predicted."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A run that is about to start; `n_stages` is None if unknown."""
+
+    pipeline_id: str
+    at: float
+    n_stages: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a run; `duration_s` is None if unknown."""
+
+    at: float
+    outcome: Outcome
+    duration_s: float | None = None
+
+
+def group_of(pipeline_id: str) -> str:
+    """Return the group of a pipeline: its id up to the last slash, or an empty string without one."""
+    return pipeline_id.rpartition("/")[0]
+
+
+# A window of bounded size over the last 30 days that counts a pipeline's finished and failed runs.
+SPAN = 30 * DAY
+MOST_POINTS = 1500
+"""Beyond this number, points are merged by the hour, which leaves at most 721."""
+
+
+@dataclass(slots=True)
+class OutcomeWindow:
+    """Finished runs of the last 30 days, oldest first, as points (time, runs, failed).
+
+    A point is one run until there are more than 1,500; then the points of each clock hour are merged into one, at the
+    time of the latest. So rates are exact up to 1,500 runs in 30 days (one every 29 minutes); beyond that, the error is
+    limited to the runs within one hour at the window's edge.
+    """
+
+    points: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def add(self, at: float, *, failed: bool) -> None:
+        """Count one finished run; runs must be added in the order of their end times."""
+        self.points.append((at, 1, int(failed)))
+        if len(self.points) > MOST_POINTS:
+            self._merge(at)
+
+    def counts(self, now: float, days: float) -> tuple[int, int]:
+        """Return the number of runs that ended in the `days` before `now`, and how many of them failed."""
+        since, runs, failed = now - days * DAY, 0, 0
+        for at, n, bad in reversed(self.points):
+            if at < since:
+                break
+            runs += n
+            failed += bad
+        return runs, failed
+
+    def _merge(self, now: float) -> None:
+        merged: list[tuple[float, int, int]] = []
+        for at, n, bad in self.points:
+            if at < now - SPAN:
+                continue
+            same_hour = merged and merged[-1][0] // HOUR == at // HOUR
+            _, runs, failed = merged.pop() if same_hour else (at, 0, 0)
+            merged.append((at, runs + n, failed + bad))
+        self.points = merged
+
 
 HALF_LIVES = (2.0, 5.0, 15.0)
 """Half-lives, in runs, of the weight of an outcome in a pipeline's recent failure rates."""
@@ -182,3 +275,66 @@ class Population:
         """Restore the state from `to_json` output."""
         rates = {name: DecayedRate(**data[name]) for name in ("recent", "lasting", "firsts")}
         return cls(**{**data, **rates, "transitions": Transitions(**data["transitions"])})
+
+
+# The usual level and spread of a value measured once per run: an EWMA robust to outliers.
+HALF_LIFE = 20.0
+SHARE = 1 - 0.5 ** (1 / HALF_LIFE)
+LEAST_VARIANCE = 0.01
+LARGEST_STEP = 1.0
+COOLDOWN = 10
+NEW_LEVEL_AFTER = 3
+
+
+@dataclass(slots=True)
+class Level:
+    """EWMA of a logarithm (Roberts, "Control Chart Tests Based on Geometric Moving Averages", 1959)."""
+
+    mean: float = 0.0
+    variance: float = 0.1
+    values: int = 0
+    beyond: int = 0  # consecutive values beyond the limit
+    beyond_sum: float = 0.0
+    quiet_until: int = 0  # no alert until this many values have been added
+
+    @property
+    def cooling(self) -> bool:
+        """Whether the cooldown after an alert is still active."""
+        return self.values < self.quiet_until
+
+    def add(self, value: float, *, beyond: bool, expected: float = 0.0) -> bool:
+        """Add a value and return whether to alert; `expected` is its expected distance from the mean."""
+        alert = beyond and not self.cooling
+        self._learn(value, expected)
+        self._count(value, beyond=beyond)
+        if alert:
+            self.quiet_until = self.values + COOLDOWN
+        return alert
+
+    def _learn(self, value: float, expected: float) -> None:
+        share = max(SHARE, 1 / (self.values + 1))
+        away = value - self.mean
+        self.mean += share * (away if self.values == 0 else max(-LARGEST_STEP, min(away, LARGEST_STEP)))
+        surprise = 0.0 if self.values == 0 else min((away - expected) ** 2, 9 * (self.variance + LEAST_VARIANCE))
+        self.variance += share * (surprise - self.variance) if self.values else 0.0
+        self.values += 1
+
+    def _count(self, value: float, *, beyond: bool) -> None:
+        self.beyond = self.beyond + 1 if beyond else 0
+        self.beyond_sum = self.beyond_sum + value if beyond else 0.0
+        if self.beyond >= NEW_LEVEL_AFTER:
+            self.mean, self.beyond, self.beyond_sum = self.beyond_sum / self.beyond, 0, 0.0
+            self.quiet_until = self.values + COOLDOWN
+
+    def spread(self) -> float:
+        """Return the standard deviation."""
+        return math.sqrt(self.variance + LEAST_VARIANCE)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Restore the state from `to_json` output."""
+        return cls(**data)

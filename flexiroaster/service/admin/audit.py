@@ -14,13 +14,14 @@ from flexiroaster.errors import FlexiRoasterError, StoreError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.redaction import redactor
 from flexiroaster.model.viewer import Viewer
+from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import access
 from flexiroaster.store.access import AuditFilter, AuditRow
-from flexiroaster.store.encoding import clean
-from flexiroaster.store.sql import Page, Window
+from flexiroaster.store.sql import Page, Window, clean
 
-__all__ = ["AuditFilter", "AuditRow", "count", "listing", "record", "recorded"]
+__all__ = ["ACTION", "AuditFilter", "AuditRow", "count", "listing", "record", "record_callback", "recorded"]
+
 
 LONGEST_NAME = 255
 """Maximum characters of an action, a subject, an outcome or a request id."""
@@ -54,7 +55,7 @@ def record(
     Secrets of the installation, logins in URLs and values under names like `password` are replaced by `***`; large
     arguments are truncated. One SQL statement. Raises StoreError.
     """
-    access.record(
+    access.record_audit_entry(
         installation.database,
         at=utc_now(),
         viewer=_name(viewer.name),
@@ -107,12 +108,12 @@ def listing(
     installation: Installation, wanted: AuditFilter | None = None, window: Window | None = None
 ) -> Page[AuditRow]:
     """Read a page of the audit log, newest first. Raises InputError (cursor)."""
-    return access.page(installation.database, wanted or AuditFilter(), window or Window())
+    return access.audit_page(installation.database, wanted or AuditFilter(), window or Window())
 
 
 def count(installation: Installation, wanted: AuditFilter | None = None) -> int:
     """Count the entries of the audit log that match."""
-    return access.count(installation.database, wanted or AuditFilter())
+    return access.audit_count(installation.database, wanted or AuditFilter())
 
 
 def _name(text: str) -> str:
@@ -143,3 +144,35 @@ def _fields(value: Mapping[Any, Any], redact: Callable[[str], str], levels: int)
 def _items(value: list[Any] | tuple[Any, ...], redact: Callable[[str], str], levels: int) -> list[Any]:
     kept = [_shown(item, redact, levels - 1) for item in value[:MOST_ITEMS]]
     return kept if len(value) <= MOST_ITEMS else [*kept, f"... {len(value)} items"]
+
+
+# Callbacks: reports of other schedulers about their tasks, kept in the audit log with the execution they concern.
+ACTION = "airflowCallback"
+"""The action in the audit log."""
+
+
+def record_callback(
+    installation: Installation, told: Mapping[str, Any], *, viewer: Viewer, request_id: str | None = None
+) -> str | None:
+    """Record a callback: `told` has at least `dag_id` and `dag_run_id`, and optionally `context.execution_id`.
+
+    Returns the id of the execution that the callback names, if it exists. Otherwise returns None and records the
+    callback under the DAG run. Raises StoreError.
+    """
+    concerned = _execution(installation, told.get("context"))
+    record(
+        installation,
+        viewer=viewer,
+        action=ACTION,
+        subject=concerned or f"{told['dag_id']}/{told['dag_run_id']}",
+        arguments=told,
+        request_id=request_id,
+    )
+    return concerned
+
+
+def _execution(installation: Installation, context: object) -> str | None:
+    named = context.get("execution_id") if isinstance(context, Mapping) else None
+    if not isinstance(named, str) or not named.isprintable():
+        return None
+    return next(iter(executions.by_ids(installation, [named])), None)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from flexiroaster.artifacts.store import Artifacts
+from flexiroaster.config import Settings
 from flexiroaster.model.event import utc_now
 from flexiroaster.service.installation import Installation
+from flexiroaster.store import database as migrate
 from flexiroaster.store import retention
+from flexiroaster.store.database import HEAD, Database, open_database
 
-__all__ = ["prune", "prune_records", "sweep"]
+__all__ = ["HEAD", "current_schema", "prune", "prune_records", "sweep", "upgrade_schema"]
+
 
 BATCH = 200
 """Number of executions or records deleted in one transaction."""
@@ -81,3 +87,27 @@ def sweep(installation: Installation, older_than: timedelta) -> int:
 def _created_at(execution_id: str) -> datetime:
     """Return when an execution was created: its id begins with the milliseconds, see `new_id`."""
     return datetime.fromtimestamp(int(execution_id[5:17], 16) / 1000, UTC)
+
+
+# The version of the database schema: read it, and upgrade it to this release.
+def current_schema(settings: Settings) -> str | None:
+    """Return the schema version of the database; None if it has no FlexiRoaster tables. Raises StoreError."""
+    with _opened(settings) as database:
+        return migrate.current_version(database)
+
+
+def upgrade_schema(settings: Settings) -> tuple[str | None, str]:
+    """Upgrade to HEAD and return the versions before and after. Raises StoreError."""
+    with _opened(settings) as database:
+        before = migrate.current_version(database)
+        migrate.upgrade_schema(database)
+        return before, HEAD
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Database]:
+    database = open_database(settings)
+    try:
+        yield database
+    finally:
+        database.close()

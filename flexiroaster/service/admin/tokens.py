@@ -19,9 +19,9 @@ from flexiroaster.errors import InputError, StoreError, UnauthenticatedError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import tokens
+from flexiroaster.store import access
+from flexiroaster.store.access import TokenRow
 from flexiroaster.store.sql import Page, Window
-from flexiroaster.store.tokens import TokenRow
 
 __all__ = ["PREFIX", "Role", "TokenRow", "Viewer", "any_token", "authenticate", "create", "listing", "revoke"]
 
@@ -77,7 +77,7 @@ def create(installation: Installation, name: str, role: Role, expires: timedelta
         revoked_at=None,
         last_used_at=None,
     )
-    tokens.create(installation.database, row, _digest(secret))
+    access.create_token(installation.database, row, _digest(secret))
     _memory(installation).exists = True
     return secret
 
@@ -100,12 +100,12 @@ def authenticate(installation: Installation, secret: str) -> Viewer:
 
 def listing(installation: Installation, window: Window | None = None) -> Page[TokenRow]:
     """Read a page of the tokens, valid or not, newest first. Raises InputError (cursor)."""
-    return tokens.page(installation.database, window or Window())
+    return access.token_page(installation.database, window or Window())
 
 
 def revoke(installation: Installation, name_or_id: str) -> TokenRow:
     """Revoke a token: in this process at once, in other processes within seconds. Raises NotFoundError."""
-    revoked = tokens.revoke(installation.database, name_or_id)
+    revoked = access.revoke_token(installation.database, name_or_id)
     _memory(installation).verified.clear()
     return revoked
 
@@ -114,19 +114,19 @@ def any_token(installation: Installation) -> bool:
     """Whether a token was ever created. Once one was, access requires a token, even if all tokens are revoked."""
     memory = _memory(installation)
     if not memory.exists and memory.looked_until < monotonic():
-        memory.exists = tokens.any_token(installation.database)
+        memory.exists = access.any_token(installation.database)
         memory.looked_until = monotonic() + REMEMBERED_SECONDS
     return memory.exists
 
 
 def _verify(installation: Installation, digest: str, now: datetime) -> _Verified:
     until = monotonic() + REMEMBERED_SECONDS  # measured before the query, so that no token is cached longer
-    token = tokens.by_digest(installation.database, digest)
+    token = access.token_by_digest(installation.database, digest)
     if token is None or not token.valid(now):
         raise _unauthenticated()
     if token.last_used_at is None or token.last_used_at < now - USED_EVERY:
         try:
-            tokens.touch(installation.database, token.id, now, USED_EVERY)
+            access.touch_token(installation.database, token.id, now, USED_EVERY)
         except StoreError as error:  # this is no reason to refuse the request
             _log.warning("cannot record the last use of token %s: %s", token.id, error.message)
     return _Verified(token, until)

@@ -13,7 +13,7 @@ from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import commands, queries
+from flexiroaster.store import commands, executions
 
 __all__ = ["pause", "request", "resume", "retry", "rollback", "stop"]
 
@@ -94,7 +94,7 @@ def request(
     """
     concurrency = None
     if kind is CommandKind.RETRY:
-        row = queries.execution(installation.database, execution_id)
+        row = executions.execution(installation.database, execution_id)
         concurrency = installation.definition(row.pipeline_id, row.revision).concurrency
     status = commands.request(
         installation.database,

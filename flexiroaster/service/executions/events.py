@@ -6,33 +6,49 @@ reader costs nothing, and a reader that reconnects resumes exactly where it stop
 
 from __future__ import annotations
 
+import base64
+import binascii
 import threading
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from time import monotonic
+from typing import Any
 
 from flexiroaster.errors import InputError, NotFoundError
-from flexiroaster.model.event import Event, Level
-from flexiroaster.model.execution import TERMINAL
+from flexiroaster.model.event import Event, EventType, Level
+from flexiroaster.model.execution import LIVE, TERMINAL, ExecutionStatus
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import batches, queries
 from flexiroaster.store import events as event_list
+from flexiroaster.store import executions
 from flexiroaster.store.events import BY_NUMBER, EventFilter
-from flexiroaster.store.rows import LARGE, ExecutionRow
+from flexiroaster.store.executions import LARGE
 from flexiroaster.store.sql import Page, Window, cursor_of, position_of
 
 __all__ = [
+    "Attempt",
+    "AttemptOutcome",
     "Batch",
     "EventFilter",
+    "by_execution",
+    "changes_among",
+    "changes_since",
     "count",
     "cursor",
     "first",
     "follow",
+    "list_cursor",
+    "list_position",
     "listen",
+    "listen_to_list",
     "number",
     "page",
     "since",
 ]
+
 
 PAGE = 500
 """Events read at a time."""
@@ -95,7 +111,7 @@ def first(
     levels: Collection[Level] | None = None,
 ) -> dict[str, list[Event]]:
     """Read the first `limit` events of each execution after a number, in order; only of `levels`, if given."""
-    return batches.first_events(installation.database, execution_ids, limit, after=after, levels=levels)
+    return executions.first_events(installation.database, execution_ids, limit, after=after, levels=levels)
 
 
 def since(installation: Installation, execution_id: str, after: int = 0, limit: int = PAGE) -> Batch:
@@ -103,8 +119,8 @@ def since(installation: Installation, execution_id: str, after: int = 0, limit: 
 
     Raises NotFoundError; InputError (cursor) if the execution has no event with that number; StoreError.
     """
-    events = queries.events_of(installation.database, execution_id, after=after, limit=limit) if limit else []
-    found = batches.executions_by_id(installation.database, [execution_id], LARGE).get(execution_id)
+    events = executions.events_of(installation.database, execution_id, after=after, limit=limit) if limit else []
+    found = executions.executions_by_id(installation.database, [execution_id], LARGE).get(execution_id)
     if found is None:
         raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
     if not 0 <= after <= found.last_seq:
@@ -129,7 +145,7 @@ def follow(
 
     Raises NotFoundError, InputError (`after` is greater than the number of the last event), StoreError.
     """
-    queries.execution(installation.database, execution_id)
+    executions.execution(installation.database, execution_id)
     news = threading.Event()
     unsubscribe = installation.signals.on_events(execution_id, news.set)
     try:
@@ -157,3 +173,135 @@ def _until_the_end(
         else:
             news.wait(pause)
             pause = min(2 * pause, LONGEST_POLL)
+
+
+# Stage attempts, folded from the event log: the row of a stage holds only its last attempt.
+class AttemptOutcome(StrEnum):
+    """How an attempt ended, or that it is running."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a stage. `number` counts all attempts from 1; `attempt` is the stage's own count.
+
+    The stage's own count restarts when the execution is retried, and skips interrupted attempts: those that were
+    paused, handed over, or lost together with their worker. `retry_delay` is in seconds, and set only if a
+    retry was scheduled.
+    """
+
+    stage_id: str
+    number: int
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: AttemptOutcome = AttemptOutcome.RUNNING
+    error: dict[str, Any] | None = None
+    retry_delay: float | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end; None while it runs."""
+        return None if self.ended_at is None else (self.ended_at - self.started_at).total_seconds()
+
+
+_ENDS = {
+    EventType.STAGE_COMPLETED: AttemptOutcome.COMPLETED,
+    EventType.STAGE_RETRYING: AttemptOutcome.FAILED,
+    EventType.STAGE_FAILED: AttemptOutcome.FAILED,
+    EventType.STAGE_CANCELLED: AttemptOutcome.CANCELLED,
+    EventType.STAGE_INTERRUPTED: AttemptOutcome.INTERRUPTED,
+}
+
+
+def by_execution(installation: Installation, execution_ids: Collection[str]) -> dict[str, dict[str, list[Attempt]]]:
+    """Map execution id to stage id to attempts, oldest first. One SQL statement for all executions."""
+    types = (EventType.STAGE_STARTED, *_ENDS)
+    found: defaultdict[str, list[Event]] = defaultdict(list)
+    for event in executions.events_of_types(installation.database, execution_ids, types):
+        found[event.execution_id].append(event)
+    return {execution_id: fold(events) for execution_id, events in found.items()}
+
+
+def fold(events: Iterable[Event]) -> dict[str, list[Attempt]]:
+    """Fold the events of one execution into attempts by stage id."""
+    stages: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for event in events:
+        attempts = stages[event.stage_id or ""]
+        if event.type is EventType.STAGE_STARTED:
+            attempts.append(Attempt(event.stage_id or "", len(attempts) + 1, event.attempt or 1, event.at))
+        elif event.type in _ENDS and attempts and attempts[-1].outcome is AttemptOutcome.RUNNING:
+            attempts[-1] = _ended(attempts[-1], event)  # a stage that never ran can be cancelled too
+    return {stage_id: attempts for stage_id, attempts in stages.items() if attempts}
+
+
+def _ended(attempt: Attempt, event: Event) -> Attempt:
+    data = event.data or {}
+    failed = event.type in {EventType.STAGE_RETRYING, EventType.STAGE_FAILED}
+    return replace(
+        attempt,
+        ended_at=event.at,
+        outcome=_ENDS[event.type],
+        error=data.get("error") if failed else None,
+        retry_delay=data.get("delay") if event.type is EventType.STAGE_RETRYING else None,
+    )
+
+
+# Changes in the list of executions: which executions have a new state.
+MARGIN = timedelta(seconds=10)
+"""Allowance for the clock skew between two processes and for the time a commit takes."""
+
+
+def changes_since(
+    installation: Installation, wanted: ExecutionFilter, at: datetime | None = None
+) -> list[ExecutionRow]:
+    """List the matching executions that are live, followed by those that ended since `at` minus `MARGIN`.
+
+    The cost depends only on these executions, not on how many ended before. The large columns `variables` and `error`
+    are not read.
+    """
+    database = installation.database
+    found = executions.in_statuses(database, wanted, live, LARGE) if (live := _of(wanted, LIVE)) else []
+    if at is not None and (ended := _of(wanted, TERMINAL)):
+        found += executions.ended_since(database, replace(wanted, statuses=ended), at - MARGIN, LARGE)
+    return found
+
+
+def changes_among(installation: Installation, wanted: ExecutionFilter, ids: Collection[str]) -> list[ExecutionRow]:
+    """Read the current state of those executions that match."""
+    return executions.among(installation.database, wanted, ids, LARGE)
+
+
+def listen_to_list(installation: Installation, hear: Callable[[str | None], None]) -> Callable[[], None]:
+    """Call `hear`, on any thread, with the id of an execution that may have a new state; None means any execution.
+
+    Returns a function that unsubscribes. Raises StoreError.
+    """
+    return installation.signals.on_any_events(hear)
+
+
+def list_cursor(at: datetime) -> str:
+    """Encode a time as an opaque cursor from which changes can resume."""
+    return base64.urlsafe_b64encode(at.astimezone(UTC).isoformat().encode()).rstrip(b"=").decode()
+
+
+def list_position(cursor: str) -> datetime:
+    """Decode the time of a cursor. Raises InputError."""
+    try:
+        at = datetime.fromisoformat(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
+    except (binascii.Error, ValueError) as error:
+        raise InputError("the cursor is invalid: pass one that this API returned", argument="after") from error
+    if at.tzinfo is None or at.year < 2000:
+        raise InputError("the cursor is invalid: pass one that this API returned", argument="after")
+    return at
+
+
+def _of(wanted: ExecutionFilter, statuses: Collection[ExecutionStatus]) -> tuple[ExecutionStatus, ...]:
+    """The given statuses that the filter also allows."""
+    allowed = statuses if wanted.statuses is None else wanted.statuses
+    return tuple(status for status in ExecutionStatus if status in statuses and status in allowed)

@@ -25,24 +25,22 @@ from flexiroaster.errors import (
     NotFoundError,
     StoreError,
 )
-from flexiroaster.model import failpoints, graph
+from flexiroaster.model import failpoints
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import Event, EventType, Level, utc_now
-from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
-from flexiroaster.model.pipeline import OnConflict, Pipeline, near
-from flexiroaster.model.traceparent import valid_traceparent
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus, valid_traceparent
+from flexiroaster.model.pipeline import OnConflict, Pipeline, downstream, near
 from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands as control
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import batches, commands, executions, queries
+from flexiroaster.store import commands, executions
 from flexiroaster.store import events as event_list
 from flexiroaster.store import pipelines as definitions
 from flexiroaster.store.events import EventFilter
-from flexiroaster.store.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.store.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.store.journal.transitions import Landed, NewExecution, NewStage
 from flexiroaster.store.pipelines import Revision
-from flexiroaster.store.rows import ExecutionRow, StageRow
 from flexiroaster.store.sql import Page, Window, cursor_of
 
 __all__ = [
@@ -96,7 +94,8 @@ def start(
 
     This process drives the execution, or, if `drive` is False, the next worker that claims it. It may have to queue.
     The same `idempotency_key` with the same pipeline and variables returns the same execution, never a second one. If
-    the risk is high, the execution may start paused, see `service/gate.py`; `force` is the reason to start it anyway.
+    the risk is high, the execution may start paused, see `service/safety/risk.py`; `force` is the reason to start it
+    anyway.
     With a `traceparent`, its trace becomes part of that trace; a malformed one is ignored.
 
     Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or invalid),
@@ -136,7 +135,7 @@ def rerun(
     BlockedError and InputError as in `start`, ConflictError, StoreError.
     """
     _check_text("triggered_by", triggered_by)
-    row = queries.execution(installation.database, execution_id)
+    row = executions.execution(installation.database, execution_id)
     if row.status not in TERMINAL:
         raise NotAllowedError(f"Cannot rerun execution with status: {row.status}", status=row.status)
     revision = definitions.get(installation.database, row.pipeline_id, row.revision)
@@ -144,7 +143,7 @@ def rerun(
     edges = revision.pipeline.dependencies()
     if from_stage not in edges:
         raise NotFoundError(f"Stage not found: {from_stage}{near(from_stage, edges)}", stage_id=from_stage)
-    again = {from_stage, *graph.downstream(edges, from_stage)}
+    again = {from_stage, *downstream(edges, from_stage)}
     done = {s.stage_id: s.output for s in stages(installation, execution_id) if s.status is StageStatus.COMPLETED}
     taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in again}
     if drive:
@@ -167,7 +166,7 @@ def wait(installation: Installation, execution_id: str, timeout: float | None = 
     while True:
         with suppress(LeaseLostError):  # another process drives it now
             installation.driver.wait(execution_id, None if deadline is None else max(0.0, deadline - monotonic()))
-        row = queries.execution(installation.database, execution_id)
+        row = executions.execution(installation.database, execution_id)
         if row.status not in {ExecutionStatus.PENDING, ExecutionStatus.RUNNING}:
             return row
         if deadline is not None and monotonic() >= deadline:
@@ -186,18 +185,18 @@ def get(installation: Installation, execution_id: str) -> ExecutionRow:
     """
     signals = installation.open_signals
     if signals is None:
-        return queries.execution(installation.database, execution_id)
-    return signals.state(execution_id, lambda: queries.execution(installation.database, execution_id))
+        return executions.execution(installation.database, execution_id)
+    return signals.state(execution_id, lambda: executions.execution(installation.database, execution_id))
 
 
 def stages(installation: Installation, execution_id: str) -> list[StageRow]:
     """Read the stages of an execution, in topological order."""
-    return queries.stages_of(installation.database, execution_id)
+    return executions.stages_of(installation.database, execution_id)
 
 
 def events(installation: Installation, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
     """Read the events after a number, in order."""
-    return queries.events_of(installation.database, execution_id, after=after, limit=limit)
+    return executions.events_of(installation.database, execution_id, after=after, limit=limit)
 
 
 def logs(
@@ -205,7 +204,7 @@ def logs(
 ) -> list[Event]:
     """Read the events at or above a level, oldest first. Raises NotFoundError."""
     get(installation, execution_id)
-    return queries.events_of(installation.database, execution_id, after=after, levels=_serious(level), limit=limit)
+    return executions.events_of(installation.database, execution_id, after=after, levels=_serious(level), limit=limit)
 
 
 def count_logs(installation: Installation, execution_id: str, *, level: Level = Level.INFO) -> int:
@@ -278,19 +277,19 @@ def by_ids(
     installation: Installation, execution_ids: Collection[str], leave_out: Collection[str] = ()
 ) -> dict[str, ExecutionRow]:
     """Map each id to its execution, for the ids that exist; `leave_out` is as in `page`."""
-    return batches.executions_by_id(installation.database, execution_ids, leave_out)
+    return executions.executions_by_id(installation.database, execution_ids, leave_out)
 
 
 def stages_by_execution(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
     """Map each execution id to its stages, in topological order."""
-    return batches.stages_by_execution(installation.database, execution_ids)
+    return executions.stages_by_execution(installation.database, execution_ids)
 
 
 def latest(
     installation: Installation, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
 ) -> dict[str, list[ExecutionRow]]:
     """Map each pipeline id to its `limit` newest executions, newest first; `leave_out` is as in `page`."""
-    return batches.latest_executions(installation.database, pipeline_ids, limit, leave_out)
+    return executions.latest_executions(installation.database, pipeline_ids, limit, leave_out)
 
 
 def _check_text(argument: str, given: str | None) -> None:
@@ -310,13 +309,13 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
     If a start with the same idempotency key exists, its id is returned, even if this start is blocked or refused.
     Without an `owner`, the execution is left to workers. Raises BlockedError, InputError, ConflictError, StoreError.
     """
-    from flexiroaster.service import gate  # imports numpy, while the processes start
+    from flexiroaster.service.safety import risk  # imports numpy, while the processes start
 
     drive = new.owner is not None
     try:
-        new = gate.admit(installation, revision, new, force)
+        new = risk.admit(installation, revision, new, force)
     except BlockedError:
-        earlier = new.idempotency_key and queries.by_idempotency_key(installation.database, new.idempotency_key)
+        earlier = new.idempotency_key and executions.by_idempotency_key(installation.database, new.idempotency_key)
         if earlier:
             return _same_request(new, *earlier)
         raise
@@ -369,12 +368,12 @@ def _create(installation: Installation, new: NewExecution) -> Landed | str:
             if landed is not None:
                 return landed
         if new.idempotency_key is not None:
-            earlier = queries.by_idempotency_key(installation.database, new.idempotency_key)
+            earlier = executions.by_idempotency_key(installation.database, new.idempotency_key)
             if earlier is not None:
                 return _same_request(new, *earlier)
         if new.parent_id is not None:
-            queries.execution(installation.database, new.parent_id)  # NotFoundError: the parent was pruned meanwhile
-        holders = queries.slot_holders(installation.database, new.pipeline_id)
+            executions.execution(installation.database, new.parent_id)  # NotFoundError: the parent was pruned meanwhile
+        holders = executions.slot_holders(installation.database, new.pipeline_id)
         if new.concurrency is not None and not new.queue and len(holders) >= new.concurrency:
             break
     if signals is not None:
@@ -392,7 +391,7 @@ def _same_request(new: NewExecution, execution_id: str, digest: str) -> str:
 
 def _make_room(installation: Installation, new: NewExecution) -> None:
     """Stop the oldest executions of the pipeline, including queued ones, so that the new one gets a slot."""
-    line = queries.slot_holders(installation.database, new.pipeline_id, or_wait=True)
+    line = executions.slot_holders(installation.database, new.pipeline_id, or_wait=True)
     ahead = line[: line.index(new.execution_id)] if new.execution_id in line else []
     oldest = ahead[: max(0, len(ahead) + 1 - (new.concurrency or 1))]
     asked = {c.execution_id for c in commands.pending(installation.database, oldest) if c.kind is CommandKind.STOP}

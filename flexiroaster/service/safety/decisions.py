@@ -14,7 +14,7 @@ from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.safety.policy import Action
 from flexiroaster.service.executions import commands
 from flexiroaster.service.installation import Installation
-from flexiroaster.store import queries
+from flexiroaster.store import executions
 from flexiroaster.store.safety import decisions
 from flexiroaster.store.safety.decisions import DecisionFilter, DecisionRow, Override
 from flexiroaster.store.sql import Page, Window
@@ -66,7 +66,7 @@ def of_execution(installation: Installation, execution_id: str) -> list[Decision
 
     Raises NotFoundError (execution), StoreError.
     """
-    row = queries.execution(installation.database, execution_id)
+    row = executions.execution(installation.database, execution_id)
     found = of_executions(installation, [execution_id]).get(execution_id, [])
     if row.status not in TERMINAL or all(decision.outcome is not None for decision in found):
         return found
@@ -84,7 +84,7 @@ def awaits_a_person(installation: Installation, execution_id: str) -> bool:
     made = decisions.of_executions(installation.database, [execution_id]).get(execution_id, [])
     if not made or made[-1].taken != Action.PAUSE:
         return False
-    since = queries.events_of(installation.database, execution_id, after=made[-1].seq)
+    since = executions.events_of(installation.database, execution_id, after=made[-1].seq)
     return all(event.type is not EventType.EXECUTION_RESUMED for event in since)
 
 
@@ -101,7 +101,7 @@ def override(
     """
     _check_reason(reason)
     decision = decisions.get(installation.database, decision_id)
-    row = queries.execution(installation.database, decision.execution_id)
+    row = executions.execution(installation.database, decision.execution_id)
     with installation.database.read() as connection:
         _check_newest(connection, decision)
     kind, arguments = _command(decision, action, row.status)

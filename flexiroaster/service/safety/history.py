@@ -6,20 +6,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from flexiroaster.errors import InputError
-from flexiroaster.safety.history_file import read_history
-from flexiroaster.safety.risk.history import History
+from flexiroaster.safety.risk.history import History, read_history, read_stages
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.safety import training
 from flexiroaster.service.safety.history_projection import fold_anew
-from flexiroaster.store import risk_states
 from flexiroaster.store.safety import history as run_history
+from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.history import PastRun
 
-__all__ = ["Imported", "add", "export", "import_file"]
+if TYPE_CHECKING:
+    from flexiroaster.safety.learning.backtest import Backtest, LatenessBacktest
+    from flexiroaster.safety.risk.assessment import Thresholds
+
+__all__ = ["Imported", "add", "anomalies", "export", "import_file", "of_file", "write_predictions"]
+
 
 COLUMNS = ("execution_id", "pipeline_id", "started_at", "finished_at", "status", "duration_s", "n_stages")
 
@@ -58,7 +63,7 @@ def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
 def _take_in(installation: Installation, runs: Sequence[PastRun]) -> Imported:
     installation.knowledge.catch_up()
     with installation.database.write() as connection:
-        risk_states.locked_progress(connection)  # no other process adds runs until these are in
+        risk.locked_progress(connection)  # no other process adds runs until these are in
         new = run_history.missing(connection, runs)
         run_history.add(connection, new)
         run_history.refresh_statistics(connection)
@@ -111,3 +116,31 @@ def _frame(runs: Iterable[PastRun]) -> pl.DataFrame:
     kinds = (pl.String, pl.String, times, times, pl.String, pl.Float64, pl.Int64)
     rows = [tuple(getattr(run, name) for name in COLUMNS) for run in runs]
     return pl.DataFrame(rows, schema=dict(zip(COLUMNS, kinds, strict=True)), orient="row")
+
+
+# Backtests: replay a file of past runs as if the safety engine had been on. No database is needed.
+def of_file(path: Path, thresholds: Thresholds | None = None, seed: int = 0) -> Backtest:
+    """Backtest the runs of a file. Raises HistoryFileError, InputError (the extra `safety` is not installed)."""
+    try:
+        from flexiroaster.safety.learning.backtest import backtest
+    except ImportError as error:
+        raise InputError("a backtest requires the extra safety: pip install 'flexiroaster[safety]'") from error
+
+    return backtest(read_history(path), thresholds, seed=seed)
+
+
+def anomalies(path: Path, stages: Path) -> LatenessBacktest:
+    """Backtest late-stage detection on the stage durations of the runs in a file. Raises HistoryFileError."""
+    from flexiroaster.safety.learning.backtest import backtest_lateness
+
+    return backtest_lateness(read_history(path), read_stages(stages))
+
+
+def write_predictions(result: Backtest, path: Path) -> None:
+    """Write the prediction made before each run to a parquet file. Raises InputError."""
+    if path.suffix.lower() != ".parquet":
+        raise InputError(f"{path}: predictions can only be written to a .parquet file")
+    try:
+        result.predictions.write_parquet(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
-from flexiroaster.safety.gate import Gate, RiskLevel
+from flexiroaster.safety.risk.assessment import Gate, RiskLevel
 from flexiroaster.store.safety.history import PastRun
 from flexiroaster.store.safety.insights import Finding
 

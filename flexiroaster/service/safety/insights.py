@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from flexiroaster.model.event import utc_now
-from flexiroaster.safety.alarms import Alarms
+from flexiroaster.safety.anomaly.alarms import Alarms
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.safety.insight_messages import ERROR_BURST
-from flexiroaster.store import risk_states
-from flexiroaster.store.risk_states import ALARMS
-from flexiroaster.store.safety import insights
+from flexiroaster.store.safety import insights, risk
 from flexiroaster.store.safety.insights import InsightFilter, InsightRow
+from flexiroaster.store.safety.risk import ALARMS
 from flexiroaster.store.sql import Page, Window
 
 __all__ = ["Accuracy", "InsightFilter", "InsightRow", "accuracy", "count", "listing", "page"]
@@ -37,7 +36,7 @@ def accuracy(installation: Installation) -> list[Accuracy]:
     """Return the accuracy of each alarm type since this installation began, sorted by name. Raises StoreError."""
     installation.knowledge.catch_up(batches=BATCHES)
     with installation.database.read() as connection:
-        stored = risk_states.load(connection, [(ALARMS, "")])
+        stored = risk.load_states(connection, [(ALARMS, "")])
     kinds = Alarms.from_json(stored.get((ALARMS, ""), {})).kinds
     return [Accuracy(kind, known.raised, known.false, known.false_rate) for kind, known in sorted(kinds.items())]
 

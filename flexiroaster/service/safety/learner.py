@@ -4,28 +4,195 @@ anomalies do not wait for the end of the run.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from tempfile import TemporaryFile
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import ENDS, Event, EventType, utc_now
 from flexiroaster.service.safety.insight_messages import anomaly_of_event
-from flexiroaster.service.trainer import Trainer
-from flexiroaster.store.batches import executions_by_id
 from flexiroaster.store.database import Database
-from flexiroaster.store.rows import LARGE
-from flexiroaster.store.safety import insights
+from flexiroaster.store.executions import LARGE, executions_by_id
+from flexiroaster.store.safety import insights, risk
 from flexiroaster.threads import SupervisedThread, Threads
 
 if TYPE_CHECKING:
     from flexiroaster.service.safety.risk_state_cache import Knowledge
 
-__all__ = ["Learner"]
+__all__ = ["LIMIT_SECONDS", "Learner", "Trainer", "TrainingProcess"]
+
+
+# Training in a child process, because 20 s of computation must not run in the process that drives executions.
+LIMIT_SECONDS = 600
+"""The time limit of a training; 100,000 runs take about 20 s of CPU."""
+
+BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from flexiroaster.service.safety.training import main; main()"
+MOST_SAID = 4096
+
+
+class TrainingProcess:
+    """A training in a child process. Not thread-safe."""
+
+    def __init__(self, settings: Settings, limit_seconds: int) -> None:
+        """Start the child process; it ends itself after `limit_seconds`. Raises OSError."""
+        self._output: IO[bytes] = TemporaryFile()  # noqa: SIM115 - it stays open as long as the process
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", BOOTSTRAP, *map(str, sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in a terminal must reach only the parent, which ends the child
+            )
+        except OSError:
+            self._output.close()
+            raise
+        order = {"settings": settings.model_dump(mode="json"), "limit_seconds": limit_seconds}
+        with suppress(OSError):  # if the child has died, `ended` and `result` report it
+            self._stdin.write(json.dumps(order).encode() + b"\n")
+            self._stdin.flush()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child process has ended."""
+        return self._process.poll() is not None
+
+    def result(self) -> str | None:
+        """Return why an ended training failed, in one line; None if it succeeded."""
+        code = self._process.wait()
+        if code == 0:
+            return None
+        self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, self._output.tell() - MOST_SAID))
+        said = self._output.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return last if code == 1 and last else how
+
+    def end(self) -> None:
+        """Kill the child process if it still runs, and release its resources."""
+        self._process.kill()
+        self._process.wait()
+        with suppress(OSError):  # the child may not have read all of its input
+            self._stdin.close()
+        self._output.close()
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        stdin = self._process.stdin
+        assert stdin is not None  # noqa: S101 - for mypy: Popen was given a pipe
+        return stdin
+
+
+# Trains the risk model when due, in a child process; only one process of the installation trains at a time.
+PAUSE = 5.0
+"""The pause after a training, as a multiple of its duration, so that training never occupies a core permanently."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
+"""The seconds before a failed training is retried; doubled with each failure, up to the longest."""
+
+
+class Trainer:
+    """The training supervisor. One thread calls `look` repeatedly; each call takes no longer than one statement.
+
+    The claim is a lease like those of executions. It is renewed while the child process runs. If this process dies, the
+    lease expires and the child ends too.
+    """
+
+    def __init__(self, database: Database, knowledge: Knowledge, settings: Settings, owner: str) -> None:
+        self._database = database
+        self._knowledge = knowledge
+        self._settings = settings
+        self._owner = owner
+        self._lease = settings.execution_lock_ttl
+        self._process: TrainingProcess | None = None
+        self._began_at = self._renewed_at = 0.0
+        self._not_before = 0.0
+        self._failures = 0
+        self._told = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether this process has a training in progress."""
+        return self._process is not None
+
+    def look(self) -> None:
+        """Start a training if due as of the last `catch_up`, or check the one in progress. Raises StoreError."""
+        if self._process is not None:
+            self._watch(self._process)
+        elif self._due and monotonic() >= self._not_before:
+            self._begin()
+
+    def close(self) -> None:
+        """Stop a training in progress; another process can start one at once. Raises StoreError."""
+        if self._process is not None:
+            self._end(0.0)
+
+    @property
+    def _due(self) -> bool:
+        every = self._settings.ai_train_every
+        return every != 0 and self._knowledge.training_due(every)
+
+    def _begin(self) -> None:
+        self._not_before = monotonic() + self._lease / 3  # when to ask again if another process trains
+        model_id = self._knowledge.version[1]
+        if not risk.claim_training(self._database, self._owner, model_id=model_id, lease_seconds=self._lease):
+            return
+        self._began_at = self._renewed_at = monotonic()
+        try:
+            self._process = TrainingProcess(self._settings, LIMIT_SECONDS)
+        except OSError as error:
+            self._failed(f"cannot start the training process: {error}")
+
+    def _watch(self, process: TrainingProcess) -> None:
+        if process.ended:
+            failure = process.result()
+            if failure is None:
+                self._succeeded()
+            else:
+                self._failed(failure)
+        elif monotonic() - self._renewed_at > self._lease / 3:
+            self._renew()
+
+    def _renew(self) -> None:
+        at = monotonic()
+        if risk.renew_training(self._database, self._owner, lease_seconds=self._lease):
+            self._renewed_at = at
+        else:
+            logger.warning("stopped a training of the risk model: its lease has expired")
+            self._end(0.0)
+
+    def _succeeded(self) -> None:
+        took = monotonic() - self._began_at
+        logger.info("The risk model was trained in %.1f s.", took)
+        self._failures, self._told = 0, ""
+        self._end(PAUSE * took)
+
+    def _failed(self, why: str) -> None:
+        """Log the failure as a warning, and repetitions of the same reason at debug level."""
+        pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
+        self._failures += 1
+        level, self._told = logging.DEBUG if why == self._told else logging.WARNING, why
+        logger.log(level, "a training of the risk model failed; the next attempt is in %.0f s: %s", pause, why)
+        self._end(pause)
+
+    def _end(self, pause: float) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
+        self._not_before = monotonic() + pause
+        risk.release_training(self._database, self._owner, pause_seconds=pause)
+
 
 logger = logging.getLogger(__name__)
 

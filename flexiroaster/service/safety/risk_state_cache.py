@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,19 +12,23 @@ from itertools import count
 from time import monotonic
 from typing import TypeVar, cast
 
+from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
-from flexiroaster.safety.features import Past
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.safety.anomaly.watch import Remembered, Watch
 from flexiroaster.safety.learning.model_selection import refresh_due
+from flexiroaster.safety.risk.assessment import RiskLevel
+from flexiroaster.safety.risk.factors import Past
 from flexiroaster.safety.risk.model import RiskModel
-from flexiroaster.safety.risk.state import PipelineState, Population
-from flexiroaster.safety.runs import group_of
+from flexiroaster.safety.risk.state import PipelineState, Population, group_of
+from flexiroaster.service.safety.config import policy_of
 from flexiroaster.service.safety.history_projection import BATCH, fold, look
-from flexiroaster.store import risk_states
 from flexiroaster.store.database import Database
-from flexiroaster.store.risk_states import GROUP, INSTALLATION, PIPELINE, Progress
 from flexiroaster.store.safety import risk
+from flexiroaster.store.safety.risk import GROUP, INSTALLATION, ODDS, PIPELINE, STAGES, Progress
 
-__all__ = ["Knowledge"]
+__all__ = ["Knowledge", "Watchers"]
+
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +142,7 @@ class Knowledge:
 
     def _stored_model(self, number: int) -> RiskModel:
         try:
-            return RiskModel.from_json(risk.get(self._database, number))
+            return RiskModel.from_json(risk.get_model(self._database, number))
         except ConflictError as error:  # stored by a release with other features; the next training replaces it
             logger.warning("cannot use the stored risk model, so the prior assesses risk: %s", error)
             return RiskModel(reason=f"the prior answers: {error.message}")
@@ -145,9 +150,60 @@ class Knowledge:
     def _load(self, pipeline_id: str) -> Past:
         pipeline, group, everything = (PIPELINE, pipeline_id), (GROUP, group_of(pipeline_id)), (INSTALLATION, "")
         with self._database.read() as connection:
-            stored = risk_states.load(connection, (pipeline, group, everything))
+            stored = risk.load_states(connection, (pipeline, group, everything))
         return Past(
             PipelineState.from_json(stored[pipeline]) if pipeline in stored else PipelineState(),
             Population.from_json(stored[group]) if group in stored else Population(),
             Population.from_json(stored[everything]) if everything in stored else Population(),
         )
+
+
+# Creates the watch of each execution from the learned state of its pipeline's stages and the pipeline's policy.
+FRESH_SECONDS = 1.0
+"""How long a loaded state is reused for further executions of the same pipeline."""
+
+WATCHES_KEPT = 200
+"""The maximum number of pipelines whose state is cached."""
+
+MEASURED_MULTIPLIER = 3.0
+"""The value of AI_ANOMALY_TIME_MULTIPLIER that gives the measured limits."""
+
+
+class Watchers:
+    """A factory for the watches of executions. Thread-safe."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[float, Remembered]] = OrderedDict()
+
+    def watch(self, pipeline: Pipeline, risk_level: str | None, model_version: str | None) -> Watch:
+        """Create the watch for an execution of this pipeline with the assessed risk level. Raises StoreError."""
+        settings = self._settings
+        watches = settings.ai_anomaly_detection_enabled
+        patience = math.log(settings.ai_anomaly_time_multiplier) / math.log(MEASURED_MULTIPLIER)
+        return Watch(
+            remembered=self._remembered(pipeline.id or ""),
+            rules=policy_of(pipeline, settings),
+            risk=RiskLevel.LOW if risk_level is None else RiskLevel(risk_level),
+            model_version=model_version,
+            patience=max(patience, 0.0),
+            watches=watches,
+        )
+
+    def _remembered(self, pipeline_id: str) -> Remembered:
+        with self._lock:
+            at, known = self._kept.get(pipeline_id, (-math.inf, Remembered()))
+            if monotonic() - at < FRESH_SECONDS:
+                return known
+        own, everywhere = (STAGES, pipeline_id), (ODDS, "")
+        with self._database.read() as connection:
+            found = risk.load_states(connection, (own, everywhere))
+        known = Remembered(found.get(own), found.get(everywhere))
+        with self._lock:
+            self._kept[pipeline_id] = (monotonic(), known)
+            self._kept.move_to_end(pipeline_id)
+            if len(self._kept) > WATCHES_KEPT:
+                self._kept.popitem(last=False)
+        return known

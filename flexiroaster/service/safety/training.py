@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -12,19 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.errors import ConflictError, NotAllowedError
+from flexiroaster.config import Settings
+from flexiroaster.errors import ConflictError, FlexiRoasterError, NotAllowedError
 from flexiroaster.model.event import utc_now
-from flexiroaster.safety.drift import drift
-from flexiroaster.safety.examples import Examples
-from flexiroaster.safety.learning.model_selection import refresh
+from flexiroaster.safety.learning.evaluation import drift
+from flexiroaster.safety.learning.model_selection import Examples, refresh
 from flexiroaster.safety.learning.replay import Learned
 from flexiroaster.safety.learning.replay import learn as relive
 from flexiroaster.safety.risk.history import History, feature_rows
 from flexiroaster.safety.risk.model import RiskModel, Rung
-from flexiroaster.safety.runs import Outcome
+from flexiroaster.safety.risk.state import Outcome
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.training_process import LIMIT_SECONDS
-from flexiroaster.store import training_claims
+from flexiroaster.service.safety.learner import LIMIT_SECONDS
 from flexiroaster.store.safety import history as run_history
 from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.history import PastRun
@@ -33,7 +37,46 @@ from flexiroaster.store.safety.risk import ModelRow, NewModel
 if TYPE_CHECKING:
     from flexiroaster.safety.learning.training import Training
 
-__all__ = ["ModelRow", "Trained", "claimed", "due", "history_of", "learn", "models", "replay", "train"]
+__all__ = [
+    "ModelRow",
+    "Trained",
+    "claimed",
+    "due",
+    "history_of",
+    "learn",
+    "models",
+    "replay",
+    "train",
+]
+
+
+NICENESS = 10
+
+
+def main() -> None:
+    """Run the child process: train once and exit with 0, or print the error and exit with 1."""
+    os.nice(NICENESS)
+    order: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    signal.alarm(order["limit_seconds"])  # ends the process, whatever it is doing
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _train(Settings(**order["settings"]))
+    except FlexiRoasterError as error:
+        sys.exit(str(error))
+
+
+def _end_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):  # not sys.stdin, whose lock interpreter shutdown needs
+        pass
+    os._exit(1)
+
+
+def _train(settings: Settings) -> None:
+    from flexiroaster.service.installation import open_installation
+
+    with open_installation(settings) as installation:
+        learn(installation)
+
 
 CHUNK = 2000
 """The number of runs whose predictions are written per transaction."""
@@ -79,12 +122,12 @@ def train(installation: Installation, seed: int = 0) -> Trained:
 def claimed(installation: Installation) -> Iterator[None]:
     """Hold the training lease. Raises ConflictError if another process is training, StoreError."""
     database, owner = installation.database, installation.owner
-    if not training_claims.claim_at_once(database, owner, lease_seconds=LIMIT_SECONDS):
+    if not risk.claim_training_at_once(database, owner, lease_seconds=LIMIT_SECONDS):
         raise ConflictError("A training is already in progress")
     try:
         yield
     finally:
-        training_claims.release(database, owner, pause_seconds=0.0)
+        risk.release_training(database, owner, pause_seconds=0.0)
 
 
 def learn(installation: Installation, seed: int = 0) -> Trained:
@@ -105,7 +148,7 @@ def learn(installation: Installation, seed: int = 0) -> Trained:
     learned = _learn(knowledge.model, examples, knowledge.runs, seed)
     new = _stored(learned, examples)
     with installation.database.write() as connection:
-        risk.add(connection, new)
+        risk.add_model(connection, new)
     knowledge.catch_up()
     fields = ("version", "rung", "reason", "promoted", "examples", "seed", "data_hash", "metrics")
     return Trained(**{name: getattr(new, name) for name in fields}, note=learned.note)
@@ -124,7 +167,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
     older = max(0, installation.knowledge.runs - sum(run.counts for run in runs))
     with installation.database.write() as connection:  # before the predictions: after a crash in between, all is redone
         for new in _replayed(learned, history, older, seed):
-            risk.add(connection, new)
+            risk.add_model(connection, new)
     answers = {rung.value: values.tolist() for rung, values in learned.said.items()}
     columns = {**answers, "engine": learned.champion.tolist()}
     imported = [row for row, run in enumerate(runs) if run.imported]
@@ -140,7 +183,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
 
 def models(installation: Installation, limit: int = 20) -> list[ModelRow]:
     """List the newest trainings, newest first; the first one's model is in use. Raises StoreError."""
-    return risk.listing(installation.database, limit)
+    return risk.list_models(installation.database, limit)
 
 
 def history_of(runs: Sequence[PastRun]) -> History:

@@ -8,7 +8,7 @@ from flexiroaster.errors import SettingsError
 
 if TYPE_CHECKING:
     from flexiroaster.config import Settings
-    from flexiroaster.service.tracing.following import Tracing
+    from flexiroaster.service.tracing.execution import Tracing
     from flexiroaster.store.database import Database
     from flexiroaster.threads import Threads
 
@@ -21,7 +21,7 @@ def open_tracing(settings: Settings, owner: str, database: Database, threads: Th
     Raises SettingsError if OpenTelemetry is not installed.
     """
     try:
-        from flexiroaster.service.tracing.following import Tracing
+        from flexiroaster.service.tracing.execution import Tracing
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "opentelemetry":
             raise

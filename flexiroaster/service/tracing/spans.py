@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from time import monotonic
 
 from opentelemetry.context import Context
@@ -22,7 +23,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-import flexiroaster
+VERSION = version("flexiroaster")
 
 __all__ = ["Attributes", "Spans", "below", "nanoseconds", "outside"]
 
@@ -47,7 +48,7 @@ class Spans:
         self._ids = _GivenIds()
         self._provider = TracerProvider(resource=_resource(owner), id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
-        self._tracer = self._provider.get_tracer("flexiroaster", flexiroaster.__version__)
+        self._tracer = self._provider.get_tracer("flexiroaster", VERSION)
 
     def begin(self, name: str, trace: str, key: str, parent: Context, at: datetime, attributes: Attributes) -> Span:
         """Begin a span below `parent`, in its trace; if `parent` is empty, begin the root span of the trace `trace`.
@@ -116,7 +117,7 @@ def _derived(key: str, size: int) -> int:
 
 
 def _resource(owner: str) -> Resource:
-    ours = {"service.version": flexiroaster.__version__, "service.instance.id": owner}
+    ours = {"service.version": VERSION, "service.instance.id": owner}
     given = OTELResourceDetector().detect().attributes
     if "service.name" not in given:
         ours["service.name"] = "flexiroaster"

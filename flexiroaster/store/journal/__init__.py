@@ -1,1 +1,1 @@
-"""The only writer of execution state: `transitions` as values, the `writer` groups them, and a back end per database."""
+"""The only writer of execution state: `transitions` as values, the `writer` groups them for a back end."""

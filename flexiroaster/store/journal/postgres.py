@@ -23,7 +23,6 @@ from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.database import UnreachableError
-from flexiroaster.store.encoding import clean, to_json
 from flexiroaster.store.journal.transitions import (
     Change,
     Landed,
@@ -34,8 +33,8 @@ from flexiroaster.store.journal.transitions import (
     decision_id,
     landed_before,
 )
-from flexiroaster.store.pipeline_lock import LOCK
 from flexiroaster.store.safety.insights import COLUMNS, ON_CONFLICT, values
+from flexiroaster.store.sql import LOCK, clean, to_json
 
 __all__ = ["PostgresBackend"]
 

@@ -18,7 +18,6 @@ from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.database import UnreachableError
-from flexiroaster.store.encoding import clean, to_json
 from flexiroaster.store.journal.transitions import (
     Change,
     Finding,
@@ -32,6 +31,7 @@ from flexiroaster.store.journal.transitions import (
     landed_before,
 )
 from flexiroaster.store.safety.insights import NOTE, values
+from flexiroaster.store.sql import clean, to_json
 
 __all__ = ["SqliteBackend"]
 

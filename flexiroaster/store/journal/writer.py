@@ -12,16 +12,36 @@ and continues with them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from flexiroaster.errors import StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.store.database import Database, UnreachableError
+from flexiroaster.store.journal.postgres import PostgresBackend
+from flexiroaster.store.journal.sqlite import SqliteBackend
 from flexiroaster.store.journal.transitions import Change, Landed, NewExecution, Transition
 
 __all__ = ["Journal"]
+
+
+class Backend(Protocol):
+    """The journal's interface to a database: apply changes in one transaction on a dedicated connection."""
+
+    def apply(
+        self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
+    ) -> dict[str, Landed]:
+        """Apply all changes in one transaction; return the results of those that landed, by execution.
+
+        The changes of `doubtful` executions may have been written before; then they count as landed. Raises
+        UnreachableError when the database does not answer, and StoreError when it rejects a change; then nothing is
+        written. After any other exception the outcome is unknown. The next call works in every case.
+        """
+
+    def close(self) -> None:
+        """Release the connection."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +58,7 @@ class Journal:
     """Applies changes of execution state. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
-        self._backend = database.backend()
+        self._backend = _backend(database)
         self._queue: list[_Waiting] = []
         self._queue_lock = threading.Lock()
         self._writer_lock = threading.Lock()
@@ -161,3 +181,8 @@ def _split(group: Sequence[_Waiting]) -> tuple[list[NewExecution], list[Transiti
     changes = [waiting.change for waiting in group]
     new = [change for change in changes if isinstance(change, NewExecution)]
     return new, [change for change in changes if isinstance(change, Transition)]
+
+
+def _backend(database: Database) -> Backend:
+    """Open the connection of the journal."""
+    return SqliteBackend(database.engine) if database.is_sqlite else PostgresBackend(database.engine)

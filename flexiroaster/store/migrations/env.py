@@ -1,4 +1,4 @@
-"""Alembic's entry point: migrates on the connection and in the transaction that `store.migrate` opened."""
+"""Alembic's entry point: migrates on the connection and in the transaction that `store.database` opened."""
 
 from alembic import context
 

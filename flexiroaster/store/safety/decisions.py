@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, upd
 from flexiroaster.errors import NotFoundError
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.safety_tables import decision_overrides, decisions
 from flexiroaster.store.sql import Page, Sort, Window
+from flexiroaster.store.tables import decision_overrides, decisions
 
 __all__ = [
     "DecisionFilter",

@@ -11,10 +11,9 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, 
 
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.encoding import clean
 from flexiroaster.store.journal.transitions import Finding
-from flexiroaster.store.safety_tables import insights
-from flexiroaster.store.sql import Page, Sort, Window
+from flexiroaster.store.sql import Page, Sort, Window, clean
+from flexiroaster.store.tables import insights
 
 __all__ = [
     "COLUMNS",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
 import strawberry
 
+from flexiroaster.model import event
 from flexiroaster.model.command import ALLOWED, CommandKind
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
@@ -16,39 +17,54 @@ from flexiroaster.service.executions.events import EventFilter
 from flexiroaster.service.executions.executions import ExecutionRow
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require
-from graphql_api.schema.connections import Connection
-from graphql_api.schema.node import Node
-from graphql_api.schema.pages import Window, event_page
-from graphql_api.schema.relay import encode
-from graphql_api.schema.scalars import JSON, BigInt
-from graphql_api.schema.served import served
-from graphql_api.schema.types.artifact import Artifact
-from graphql_api.schema.types.event import Event
-from graphql_api.schema.types.failure import Failure, failure
-from graphql_api.schema.types.risk import RiskAssessment, stored_assessment
-from graphql_api.schema.types.safety import Decision
-from graphql_api.schema.types.stage_run import StageRun
+from graphql_api.schema.relay import Connection, Node, Window, encode, event_page
+from graphql_api.schema.scalars import JSON, BigInt, defined_later, served
+from graphql_api.schema.types.safety import Decision, RiskAssessment, stored_assessment
+from graphql_api.schema.types.stage_run import Artifact, Failure, StageRun, failure
 
-if TYPE_CHECKING:
-    from graphql_api.schema.types.pipeline import Pipeline, PipelineRevision
+__all__ = ["Event", "Execution"]
 
-__all__ = ["Execution"]
 
-_PIPELINE = strawberry.lazy("graphql_api.schema.types.pipeline")
+# Events of an execution.
+def _event_id(root: strawberry.Parent[event.Event]) -> strawberry.ID:
+    return strawberry.ID(encode("Event", root.execution_id, str(root.seq)))
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Event(Node):
+    """One event in an execution's history, such as a state change or a log line of a stage."""
+
+    id: strawberry.ID = strawberry.field(resolver=_event_id)
+    seq: BigInt = strawberry.field(description="Sequence number within the execution, from 1 without gaps.")
+    at: datetime
+    type: EventType
+    level: Level
+    execution_id: str
+    stage_id: str | None
+    attempt: int | None
+    message: str = strawberry.field(description="One human-readable line.")
+    data: JSON | None
+
+    @classmethod
+    def is_type_of(cls, value: object, _info: object) -> bool:
+        """Whether a value is resolved as this type."""
+        return isinstance(value, event.Event)
+
+
+_PIPELINES = "graphql_api.schema.types.pipeline"
 
 
 def _id(root: strawberry.Parent[ExecutionRow]) -> strawberry.ID:
     return strawberry.ID(encode("Execution", root.id))
 
 
-async def _pipeline(root: strawberry.Parent[ExecutionRow], info: Info) -> Annotated[Pipeline, _PIPELINE] | None:
-    return served(await info.context.loaders.pipelines.load(root.pipeline_id))
+async def _pipeline(root: strawberry.Parent[ExecutionRow], info: Info) -> object:
+    return await info.context.loaders.pipelines.load(root.pipeline_id)
 
 
-async def _definition(
-    root: strawberry.Parent[ExecutionRow], info: Info
-) -> Annotated[PipelineRevision, _PIPELINE] | None:
-    return served(await info.context.loaders.revision_rows.load((root.pipeline_id, root.revision)))
+async def _definition(root: strawberry.Parent[ExecutionRow], info: Info) -> object:
+    return await info.context.loaders.revision_rows.load((root.pipeline_id, root.revision))
 
 
 async def _stage_runs(
@@ -133,12 +149,16 @@ class Execution(Node):
     )
     pipeline_id: str
     pipeline_name: str
-    pipeline: Annotated[Pipeline, _PIPELINE] | None = strawberry.field(
-        resolver=_pipeline, description="The pipeline as it is now; null once it is deleted."
+    pipeline: Any = strawberry.field(
+        graphql_type=defined_later("Pipeline", _PIPELINES),
+        resolver=_pipeline,
+        description="The pipeline as it is now; null once it is deleted.",
     )
     revision: int
-    definition: Annotated[PipelineRevision, _PIPELINE] | None = strawberry.field(
-        resolver=_definition, description="The pipeline definition that it runs."
+    definition: Any = strawberry.field(
+        graphql_type=defined_later("PipelineRevision", _PIPELINES),
+        resolver=_definition,
+        description="The pipeline definition that it runs.",
     )
     variables: JSON
     triggered_by: str

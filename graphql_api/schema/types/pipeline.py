@@ -9,27 +9,57 @@ from typing import Any
 
 import strawberry
 
-from flexiroaster.errors import NotFoundError
+from flexiroaster.errors import ErrorClass, NotFoundError
+from flexiroaster.model import pipeline
 from flexiroaster.model import pipeline as model
-from flexiroaster.model.pipeline import OnConflict
+from flexiroaster.model.pipeline import OnConflict, StageType
 from flexiroaster.model.viewer import Role
+from flexiroaster.operators import document, registry
+from flexiroaster.operators.base import Operator as OperatorBase
+from flexiroaster.operators.document import config_schema
 from flexiroaster.service import pipelines
-from flexiroaster.service.definition_diff import ChangeKind
 from flexiroaster.service.executions.executions import ExecutionSort
-from flexiroaster.service.pipelines import PipelineRow, RevisionRow
+from flexiroaster.service.pipelines import ChangeKind, PipelineRow, RevisionRow
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require
-from graphql_api.schema.connections import Connection
-from graphql_api.schema.filters import ExecutionFilterInput, execution_filter
-from graphql_api.schema.node import Node
-from graphql_api.schema.pages import Window, execution_page, revision_page
-from graphql_api.schema.relay import encode
-from graphql_api.schema.scalars import JSON
-from graphql_api.schema.served import served
+from graphql_api.schema.inputs import ExecutionFilterInput, execution_filter
+from graphql_api.schema.relay import Connection, Node, Window, encode, execution_page, revision_page
+from graphql_api.schema.scalars import JSON, served
 from graphql_api.schema.types.execution import Execution
-from graphql_api.schema.types.stage import Stage
 
-__all__ = ["Definition", "Difference", "Pipeline", "PipelineRevision"]
+__all__ = ["Definition", "Difference", "Operator", "Pipeline", "PipelineRevision", "Stage", "operators"]
+
+
+# Stages in a pipeline's definition.
+def _operator(root: strawberry.Parent[pipeline.Stage]) -> str | None:
+    try:
+        return registry.operator_of(root.type, root.config)
+    except NotFoundError:  # its package is no longer installed here
+        return None
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Stage:
+    """One step of a pipeline, as defined. Times are in seconds."""
+
+    stage_id: str = strawberry.field(resolver=lambda root: root.id, description="Unique within its pipeline.")
+    name: str = strawberry.field(resolver=lambda root: root.title)
+    type: StageType
+    description: str
+    operator: str | None = strawberry.field(
+        resolver=_operator, description="Its operator, such as `transform.join`; null if it is not installed here."
+    )
+    config: JSON
+    dependencies: list[str]
+    timeout: float | None
+    max_retries: int | None
+    retry_delay: float | None
+    retry_backoff: float | None
+    max_retry_delay: float
+    retry_on: list[ErrorClass] = strawberry.field(description="The failure classes that are retried.")
+    memory_limit: int | None = strawberry.field(description="Memory that an attempt may add, in MiB.")
+    is_critical: bool = strawberry.field(description="Whether the execution fails if the stage fails.")
 
 
 async def _load(root: PipelineRow | RevisionRow, info: Info) -> model.Pipeline:
@@ -172,3 +202,59 @@ class Pipeline(Definition, Node):
     def is_type_of(cls, value: object, _info: object) -> bool:
         """Whether a value is resolved as this type."""
         return isinstance(value, PipelineRow)
+
+
+# Operators: the operations that stages can perform.
+_Root = strawberry.Parent[type[OperatorBase[Any]]]
+
+
+def _name(root: _Root) -> str:
+    return document.full_name(root)
+
+
+def _summary(root: _Root) -> str:
+    return document.description_of(root).partition("\n")[0]
+
+
+def _description(root: _Root) -> str:
+    return document.description_of(root)
+
+
+def _schema(root: _Root) -> JSON:
+    return JSON(config_schema(root))
+
+
+def _example(root: _Root) -> JSON | None:
+    example = document.example_of(root)
+    return JSON(example) if example else None
+
+
+@fields_require(Role.VIEWER)
+@strawberry.type
+class Operator:
+    """An operation that a stage can perform."""
+
+    name: str = strawberry.field(resolver=_name, description="Full name, such as `transform.join`.")
+    stage_type: StageType
+    summary: str = strawberry.field(resolver=_summary)
+    description: str = strawberry.field(resolver=_description, description="Description in Markdown.")
+    config_schema: JSON = strawberry.field(resolver=_schema, description="JSON Schema of the stage's `config`.")
+    example: JSON | None = strawberry.field(resolver=_example, description="An example of a valid `config`.")
+    least_inputs: int = strawberry.field(
+        resolver=lambda root: root.arity.least, description="Minimum number of input tables."
+    )
+    most_inputs: int | None = strawberry.field(
+        resolver=lambda root: root.arity.most, description="Maximum number of input tables; null means no limit."
+    )
+
+
+def operators(stage_type: StageType | None = None, names: list[str] | None = None) -> list[type[OperatorBase[Any]]]:
+    """List the operators that can be loaded here, by name; restrict them to a stage type or to names if given."""
+    found = []
+    for name in registry.names(stage_type):
+        if names is None or name in names:
+            try:
+                found.append(registry.find(name))
+            except NotFoundError:  # its package is broken here: `flexiroaster operators` reports the reason
+                continue
+    return found

@@ -7,13 +7,11 @@ from datetime import datetime
 import strawberry
 
 from flexiroaster.model.viewer import Role
-from flexiroaster.service import health
 from flexiroaster.service.admin import metrics
-from flexiroaster.service.health import Status
+from flexiroaster.service.admin.metrics import Status
 from graphql_api.context import Info
 from graphql_api.permissions import fields_require, permissions
-from graphql_api.schema.scalars import JSON, BigInt
-from graphql_api.schema.served import served
+from graphql_api.schema.scalars import JSON, BigInt, served
 
 __all__ = ["AuditEntry", "Health", "Metrics", "Viewer", "system_health", "system_metrics"]
 
@@ -62,7 +60,7 @@ class Health:
 
 def system_health(info: Info) -> Health:
     """Check the database, Redis and this process's driver."""
-    return served(health.check(info.context.installation))
+    return served(metrics.check(info.context.installation))
 
 
 @fields_require(Role.VIEWER)

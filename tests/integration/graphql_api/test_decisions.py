@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from flexiroaster.config import Settings
-from flexiroaster.safety.alarms import AlarmCount, Alarms
+from flexiroaster.safety.anomaly.alarms import AlarmCount, Alarms
 from flexiroaster.service import pipelines
 from flexiroaster.service.admin import audit, tokens
 from flexiroaster.service.admin.audit import AuditFilter
 from flexiroaster.service.admin.tokens import Role
 from flexiroaster.service.executions import executions
-from flexiroaster.store import risk_states
+from flexiroaster.store.safety import risk
 from graphql_api.schema.relay import encode
 from tests.integration.decided import PAUSE, decided_pipeline
 from tests.integration.graphql_api.running import Api, serving
@@ -234,7 +234,7 @@ def test_how_often_alarms_are_false(api: Api) -> None:
     assert api.data(query) == {"insightAccuracy": []}
     counts = Alarms({"stage_late": AlarmCount(raised=4, false=1), "volume": AlarmCount()})
     with api.installation.database.write() as connection:
-        risk_states.save(connection, {(risk_states.ALARMS, ""): counts.to_json()})
+        risk.save_states(connection, {(risk.ALARMS, ""): counts.to_json()})
     assert api.data(query)["insightAccuracy"] == [
         {"insightType": "stage_late", "raised": 4, "falseAlarms": 1, "falseRate": 0.25},
         {"insightType": "volume", "raised": 0, "falseAlarms": 0, "falseRate": None},

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flexiroaster.config import load_settings
-from graphql_api import execution, responses
+from graphql_api import execution
+from graphql_api.transport import requests
 from tests.integration.graphql_api.running import serving
 from tests.unit.graphql_api.small_schema import RELEASED, schema
 from tests.waiting import eventually
@@ -30,7 +31,7 @@ def _released():
 def test_a_request_out_of_time_is_answered_with_an_error(settings, query: str) -> None:
     """One that waits on its loop is cancelled; one that blocks its thread is no longer waited for."""
     with serving(settings, schema, limit=0.5) as api:
-        answer = api.post(query, accept=responses.GRAPHQL)
+        answer = api.post(query, accept=requests.GRAPHQL)
         assert answer.status_code == 503
         assert answer.json()["errors"][0]["extensions"] == {"code": "TIMEOUT"}
         echo = '{ echo(text: "still here") }'  # which may be out of time as well, as long as the machine is busy

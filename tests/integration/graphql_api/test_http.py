@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from flexiroaster.web.request_guard import MAX_BODY
-from graphql_api import responses
+from graphql_api.transport import requests
 from tests.integration.graphql_api.running import Api
 
 NAME = "{ run { name } }"
@@ -42,14 +42,14 @@ def test_a_query_by_post_and_by_get(api: Api) -> None:
 @pytest.mark.parametrize(
     ("accept", "media_type"),
     [
-        (None, responses.JSON),
-        ("*/*", responses.JSON),
-        ("application/*", responses.JSON),
-        ("application/json", responses.JSON),
-        ("application/graphql-response+json", responses.GRAPHQL),
-        ("application/graphql-response+json, application/json;q=0.9", responses.GRAPHQL),
-        ("application/graphql-response+json;q=0.5, application/json", responses.JSON),
-        ("application/graphql-response+json;q=zero, application/json;q=0.1", responses.JSON),
+        (None, requests.JSON),
+        ("*/*", requests.JSON),
+        ("application/*", requests.JSON),
+        ("application/json", requests.JSON),
+        ("application/graphql-response+json", requests.GRAPHQL),
+        ("application/graphql-response+json, application/json;q=0.9", requests.GRAPHQL),
+        ("application/graphql-response+json;q=0.5, application/json", requests.JSON),
+        ("application/graphql-response+json;q=zero, application/json;q=0.1", requests.JSON),
     ],
 )
 def test_the_client_chooses_the_media_type(api: Api, accept: str | None, media_type: str) -> None:
@@ -79,7 +79,7 @@ def test_another_media_type_cannot_be_had(api: Api) -> None:
     ],
 )
 def test_what_is_not_executed_has_no_data_and_says_why(api: Api, query: str, status: int, code: str) -> None:
-    answer = api.post(query, accept=responses.GRAPHQL)
+    answer = api.post(query, accept=requests.GRAPHQL)
     assert (answer.status_code, code_of(answer)) == (status, code)
     assert "data" not in answer.json()
 
@@ -90,7 +90,7 @@ def test_clients_that_know_only_json_get_200_for_an_operation_that_is_refused(ap
 
 
 def test_partial_data_comes_with_its_errors(api: Api) -> None:
-    answer = api.post('{ echo(text: "a") missing(name: "x") }', accept=responses.GRAPHQL)
+    answer = api.post('{ echo(text: "a") missing(name: "x") }', accept=requests.GRAPHQL)
     assert answer.status_code == 200
     assert answer.json() == {
         "data": {"echo": "a", "missing": None},

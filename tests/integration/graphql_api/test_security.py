@@ -15,7 +15,7 @@ from flexiroaster.service.admin import tokens
 from flexiroaster.service.admin.tokens import Role
 from flexiroaster.service.installation import open_installation
 from flexiroaster.web.authentication import LOCAL, authenticate, check_binding
-from graphql_api import responses
+from graphql_api.transport import requests
 from tests.integration.graphql_api.running import Api, serving
 from tests.unit.graphql_api.small_schema import schema
 
@@ -37,7 +37,7 @@ def own(settings: Settings) -> Iterator[Api]:
 
 
 def status(api: Api, query: str = "{ viewer }", **headers: str) -> int:
-    return api.post(query, accept=responses.GRAPHQL, **headers).status_code
+    return api.post(query, accept=requests.GRAPHQL, **headers).status_code
 
 
 # --- open mode --------------------------------------------------------------------------------------------------------

@@ -15,11 +15,10 @@ from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service import pipelines
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store.journal.transitions import decision_id
-from flexiroaster.store.safety_tables import decision_overrides, decisions
-from flexiroaster.store.tables import stage_runs
+from flexiroaster.store.tables import decision_overrides, decisions, stage_runs
 from graphql_api.context import Context
 from graphql_api.documents import Documents
-from graphql_api.execution import execute_operation
+from graphql_api.operations import execute_operation
 from graphql_api.schema import schema
 from tests.history import BEGINNING, add_executions
 from tests.statements import statements

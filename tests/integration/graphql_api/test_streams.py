@@ -13,9 +13,9 @@ from flexiroaster.service import pipelines
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
+from flexiroaster.web import feeds
+from flexiroaster.web.feeds import ExecutionChange
 from flexiroaster.web.streams import Streams
-from graphql_api import changes
-from graphql_api.changes import ExecutionChange
 from tests.integration.program import DAILY
 
 COMPLETED = ExecutionFilter(statuses=(ExecutionStatus.COMPLETED,))
@@ -47,7 +47,7 @@ def test_who_is_behind_the_window_reads_from_the_store(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has ended while it was away included."""
-    monkeypatch.setattr(changes, "WINDOW", 1)
+    monkeypatch.setattr(feeds, "WINDOW", 1)
 
     async def run() -> None:
         streams = Streams(installation)

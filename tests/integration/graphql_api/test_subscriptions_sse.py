@@ -15,7 +15,7 @@ from flexiroaster.config import load_settings
 from flexiroaster.service.admin import tokens
 from flexiroaster.service.admin.tokens import Role
 from flexiroaster.service.executions import executions
-from graphql_api import event_streams
+from flexiroaster.web import streams
 from tests.integration.graphql_api.following import StreamEvent, numbers, streamed
 from tests.integration.graphql_api.live import EVENTS, Live, living
 from tests.integration.graphql_api.running import Api
@@ -90,7 +90,7 @@ def test_what_cannot_begin_is_told_in_the_stream(live: Live, ended: str) -> None
 
 
 def test_a_quiet_stream_gives_signs_of_life(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.05)
     live.gate.unlink(missing_ok=True)
     execution_id = live.start("waits")
     with streamed(live.api, EVENTS, {"id": execution_id}, signs_of_life=True) as stream:
@@ -136,7 +136,7 @@ def test_what_is_no_request_is_refused_with_a_status(api: Api, caplog: pytest.Lo
 
 
 def test_too_many_streams_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_streams, "MOST_STREAMS", 1)
+    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
     silence = "subscription { silence { number } }"
     with streamed(api, silence):
         with pytest.raises(httpx.HTTPStatusError) as refused, streamed(api, silence):
@@ -147,7 +147,7 @@ def test_too_many_streams_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_token_is_needed_and_must_stay_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_streams, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "CHECK_SECONDS", 0.1)
     settings = load_settings(database_url=f"sqlite:///{tmp_path / 'api.db'}", executor_workers=1)
     with living(settings, tmp_path) as live:
         execution_id = live.start("waits")

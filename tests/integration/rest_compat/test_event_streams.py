@@ -19,7 +19,7 @@ from flexiroaster.service.admin import tokens
 from flexiroaster.service.admin.tokens import Role, Viewer
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import tables
-from graphql_api import event_streams
+from flexiroaster.web import streams
 from graphql_api.transport.websocket import Limits
 from tests.integration.rest_compat.client import Rest, assert_error, serving
 from tests.waiting import eventually
@@ -104,7 +104,7 @@ def test_all_viewers_together_have_room_for_so_many_streams(
 ) -> None:
     execution_id = closed.start(closed.pipeline())
     eventually(lambda: closed.server.config.app.state.event_streams.open == 0)  # those of other tests have ended
-    monkeypatch.setattr(event_streams, "MOST_STREAMS", 1)
+    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
     with over_graphql(closed, execution_id, follower.secret) as live:
         lines = told(live)
         assert next(lines)
@@ -116,7 +116,7 @@ def test_all_viewers_together_have_room_for_so_many_streams(
 def test_a_stream_ends_with_its_token(
     closed: Rest, follower: Follower, opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(streams, "CHECK_SECONDS", 0.01)
     execution_id = closed.start(closed.pipeline())
     with opens(closed, execution_id, follower.secret) as live:
         lines = told(live)
@@ -129,7 +129,7 @@ def test_a_stream_ends_with_its_token(
 def test_a_stream_stays_open_while_nobody_can_say_whether_its_token_is_in_force(
     closed: Rest, follower: Follower, opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(streams, "CHECK_SECONDS", 0.01)
     execution_id = closed.start(closed.pipeline())
     asked = threading.Semaphore(0)
     authenticate = tokens.authenticate

@@ -13,7 +13,7 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import EventType
-from flexiroaster.service import tallies
+from flexiroaster.service.admin import metrics
 from flexiroaster.service.executions import commands, executions
 from tests.integration.program import started
 from tests.integration.rest_compat.client import INPUT, serving, waiting
@@ -48,7 +48,7 @@ def test_a_lost_lease_is_counted_and_nothing_else_that_is_claimed(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that is told to end, a pause and a resume count nothing; one that is killed counts what it drove."""
-    monkeypatch.setattr(tallies, "SETTLED", tallies.SETTLED * 0)
+    monkeypatch.setattr(metrics, "SETTLED", metrics.SETTLED * 0)
     own = {"artifacts_url": str(tmp_path / "artifacts"), "python_modules": ("tests.integration.stages",)}
     settings = settings.model_copy(update=own)
     gate = tmp_path / "gate"

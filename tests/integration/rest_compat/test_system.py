@@ -12,10 +12,10 @@ from flexiroaster import __version__
 from flexiroaster.config import Settings
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import utc_now
-from flexiroaster.safety.alarms import AlarmCount, Alarms
+from flexiroaster.safety.anomaly.alarms import AlarmCount, Alarms
 from flexiroaster.service.admin import audit, metrics
 from flexiroaster.service.admin.audit import AuditFilter
-from flexiroaster.store import risk_states
+from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.insights import Finding, note, resolve
 from tests.integration.rest_compat.client import INPUT, Rest, assert_error, assert_invalid, assert_refused, serving
 from tests.proxy import free_port
@@ -153,7 +153,7 @@ def test_insights_are_a_list(rest: Rest) -> None:
 def test_insights_come_with_how_often_alarms_were_false(rest: Rest) -> None:
     counts = Alarms({"stage_late": AlarmCount(raised=4, false=1), "volume": AlarmCount()})
     with rest.installation.database.write() as connection:
-        risk_states.save(connection, {(risk_states.ALARMS, ""): counts.to_json()})
+        risk.save_states(connection, {(risk.ALARMS, ""): counts.to_json()})
     assert rest.json("/insights")["false_alarms"] == [
         {"insight_type": "stage_late", "raised": 4, "false_alarms": 1, "false_rate": 0.25},
         {"insight_type": "volume", "raised": 0, "false_alarms": 0, "false_rate": None},

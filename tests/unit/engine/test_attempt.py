@@ -12,7 +12,6 @@ from polars.testing import assert_frame_equal
 
 from flexiroaster.artifacts import composite
 from flexiroaster.artifacts.store import Artifacts, summary_of
-from flexiroaster.engine import mapped
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.transforms.rows import Passthrough
@@ -129,7 +128,7 @@ def test_all_ways_give_the_same_tables(
 
     monkeypatch.setattr(attempt, "IN_MEMORY_BYTES", room)
     monkeypatch.setattr(composite, "LEAST_BYTES", share)
-    monkeypatch.setattr(mapped, "LEAST_BYTES", least)
+    monkeypatch.setattr(composite, "LEAST_BYTES", least)
     other = Attempts(Artifacts(str(tmp_path / "other")), Access(), tmp_path / "work", nullcontext())
     outputs = run_all(other)
     for name, table in tables(other, outputs).items():

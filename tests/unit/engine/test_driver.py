@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine.commits import commit
-from flexiroaster.engine.driven import Driven, DrivenExecutions
+from flexiroaster.engine.driven import Driven, DrivenExecutions, commit
 from flexiroaster.engine.driver import Driver
-from flexiroaster.engine.listeners import Listeners
+from flexiroaster.engine.event_loop import Listeners
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import LeaseLostError, StoreError
 from flexiroaster.model.pipeline import parse_pipeline

@@ -167,7 +167,7 @@ def test_frames_of_ours_are_left_out_before_others() -> None:
     namespace: dict[str, Any] = {}
     source = "def theirs(action):\n    return action()\n"
     exec(compile(source, "/somewhere/else/steps.py", "exec"), namespace)  # noqa: S102 - a function in another file
-    ours = __import__("flexiroaster.model.graph", fromlist=["graph"])
+    ours = __import__("flexiroaster.model.pipeline", fromlist=["graph"])
     described = describe(raised(lambda: namespace["theirs"](lambda: ours.topological_order(None))))
     assert "/somewhere/else/steps.py" in described["traceback"]
     only_ours = describe(StageError("x").with_traceback(raised(lambda: ours.topological_order(None)).__traceback__))

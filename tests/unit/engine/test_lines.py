@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiroaster.engine.lines import LINE_BYTES, Budget, LineBuffer
+from flexiroaster.workers.log_capture import LINE_BYTES, Budget, LineBuffer
 
 
 class Reader:

@@ -15,7 +15,6 @@ from polars.testing import assert_frame_equal
 
 from flexiroaster.artifacts import composite
 from flexiroaster.artifacts.store import Artifacts, summary_of
-from flexiroaster.engine import mapped
 from flexiroaster.errors import ErrorClass, StageError
 
 TABLE = pl.DataFrame({"id": [1, 2, 3, 4], "name": ["a", "b", None, "d"], "at": [1.5, 2.5, None, 4.5]})
@@ -195,13 +194,13 @@ FLAT = pl.DataFrame({"n": range(1000)}).select(
 
 @pytest.fixture
 def everything_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "LEAST_BYTES", 1)
+    monkeypatch.setattr(composite, "LEAST_BYTES", 1)
 
 
 @pytest.mark.usefixtures("everything_is_mapped")
 def test_a_mapped_file_is_the_table(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = artifacts.write(FLAT, "e1", "load", 1)
-    assert mapped.can_map(summary["bytes"], summary["schema"].values())
+    assert composite.can_map(summary["bytes"], summary["schema"].values())
     monkeypatch.setattr(pl, "scan_ipc", None)  # not asked
     assert_frame_equal(read(artifacts, summary), FLAT)
     opened = artifacts.scan("load", summary)
@@ -216,7 +215,7 @@ def test_what_is_not_flat_is_read(artifacts: Artifacts, dtype: pl.DataType) -> N
     column = pl.col("b").cast(dtype) if dtype == pl.Categorical else pl.col("a").cast(dtype)
     table = table.with_columns(c=pl.concat_list("a", "a") if dtype == pl.List(pl.Int64) else column)
     summary = artifacts.write(table, "e1", "load", 1)
-    assert not mapped.can_map(summary["bytes"], summary["schema"].values())
+    assert not composite.can_map(summary["bytes"], summary["schema"].values())
     assert_frame_equal(read(artifacts, summary), table)
     narrower = artifacts.write_beside(table.select("b"), (), summary, "e1", "select", 1)
     assert_frame_equal(read(artifacts, narrower), table.select("b"))

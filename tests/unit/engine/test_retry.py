@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from flexiroaster.engine.retry import backoff, worth_retrying
+from flexiroaster.engine.state_machine.retry_policy import backoff, worth_retrying
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.pipeline import Stage
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine.restore import restore
+from flexiroaster.engine.scheduler import restore
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.engine.state_machine.rollback import begin_rollback
 from flexiroaster.model.pipeline import parse_pipeline
+from flexiroaster.store.executions import StageRow
 from flexiroaster.store.journal.transitions import StageChange, Transition
-from flexiroaster.store.queries import StageRow
-from flexiroaster.store.recovery import Stored
+from flexiroaster.store.leases import Stored
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 BUSY = {"type": "StageError", "message": "503", "class": "transient", "retry_after": 900.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from flexiroaster.engine.timers import Timers
+from flexiroaster.engine.event_loop import Timers
 
 
 def test_due_in_order_and_not_when_cancelled() -> None:

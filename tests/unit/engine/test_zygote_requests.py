@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine.frames import FrameReader
 from flexiroaster.workers import worker_handle
+from flexiroaster.workers.protocol import FrameReader
 from flexiroaster.workers.worker_handle import Zygote
 
 FOLDERS = [Path(f"/work/{i:06}") for i in range(50_000)]

@@ -10,8 +10,8 @@ from typing import Any
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.service.executions.executions import ExecutionRow
-from graphql_api import changes as changes_module
-from graphql_api.changes import ChangeFeed, ExecutionChange
+from flexiroaster.web import feeds as changes_module
+from flexiroaster.web.feeds import ChangeFeed, ExecutionChange
 
 E = ExecutionStatus
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flexiroaster.model.viewer import Role
+from flexiroaster.web.thread_pool import RefusedError
 from graphql_api import documents as module
-from graphql_api.documents import Documents, RefusedError
+from graphql_api.documents import Documents
 from tests.unit.graphql_api.small_schema import schema
 
 

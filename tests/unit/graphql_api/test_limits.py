@@ -10,8 +10,9 @@ import pytest
 from graphql import get_introspection_query, parse
 
 from flexiroaster.model.viewer import Role
+from flexiroaster.web.thread_pool import RefusedError
 from graphql_api import query_cost
-from graphql_api.documents import Documents, RefusedError
+from graphql_api.documents import Documents
 from tests.unit.graphql_api.hostile import HOSTILE
 from tests.unit.graphql_api.small_schema import schema
 
@@ -43,7 +44,7 @@ def refusal(text: str, **variables: object) -> RefusedError:
 
 
 def limit_of(text: str, **variables: object) -> object:
-    return (refusal(text, **variables).errors[0].extensions or {}).get("limit")
+    return refusal(text, **variables).errors[0]["extensions"].get("limit")
 
 
 def accepted(text: str, **variables: object) -> None:

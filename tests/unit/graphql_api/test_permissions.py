@@ -7,7 +7,8 @@ import strawberry
 from strawberry import relay
 
 from flexiroaster.model.viewer import Role
-from graphql_api.documents import Documents, RefusedError
+from flexiroaster.web.thread_pool import RefusedError
+from graphql_api.documents import Documents
 from graphql_api.permissions import (
     UndeclaredPermissionError,
     fields_require,
@@ -24,8 +25,10 @@ def forbidden(query: str, role: Role, *, debug: bool = False) -> list[str]:
     try:
         Documents(schema, debug=debug).operation(query, role)
     except RefusedError as refused:
-        codes = {(error.extensions or {})["code"] for error in refused.errors}
-        return [error.message for error in refused.errors] if (refused.status, codes) == (403, {"FORBIDDEN"}) else ["?"]
+        codes = {error["extensions"]["code"] for error in refused.errors}
+        return (
+            [error["message"] for error in refused.errors] if (refused.status, codes) == (403, {"FORBIDDEN"}) else ["?"]
+        )
     return []
 
 

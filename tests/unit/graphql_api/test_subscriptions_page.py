@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from flexiroaster.web import feeds, server
-from graphql_api import event_streams, places
+from flexiroaster.web import feeds, server, streams
 from graphql_api.transport import websocket
 from graphql_api.transport.websocket import Limits
 
@@ -27,9 +26,9 @@ def test_the_figures_are_those_in_force() -> None:
         f"more than {server.MAX_MESSAGE // 1024} KiB",
         f"read nothing for {limits.send_seconds:.0f} seconds",
         f"`connection_init` within {limits.init_seconds:.0f} seconds",
-        f"a keep-alive comment every {event_streams.KEEP_ALIVE_SECONDS:.0f} seconds",
-        f"room for {limits.connections:,} sockets and {event_streams.MOST_STREAMS:,} event streams",
-        f"{places.MOST_EACH} of both together",
+        f"a keep-alive comment every {streams.KEEP_ALIVE_SECONDS:.0f} seconds",
+        f"room for {limits.connections:,} sockets and {streams.MOST_STREAMS:,} event streams",
+        f"{streams.MOST_EACH} of both together",
         f"at most {limits.operations} operations at once",
         f"the last {feeds.WINDOW:,} events",
     )

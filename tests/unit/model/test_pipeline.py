@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiroaster.errors import DefinitionError
-from flexiroaster.model import graph
+from flexiroaster.model import pipeline
 from flexiroaster.model.pipeline import Pipeline, Stage, parse_pipeline
 
 BODY = {
@@ -93,7 +93,7 @@ def test_what_is_no_pipeline_at_all(raw: object, message: str) -> None:
 @given(st.integers(1, 12), st.randoms())
 def test_topological_order_puts_every_stage_after_its_dependencies(count: int, rng) -> None:
     edges = {f"s{i}": tuple(f"s{j}" for j in range(i) if rng.random() < 0.4) for i in range(count)}
-    order = graph.topological_order(edges)
+    order = pipeline.topological_order(edges)
     assert sorted(order) == sorted(edges)
     assert all(order.index(d) < order.index(s) for s, wanted in edges.items() for d in wanted)
 
@@ -102,9 +102,9 @@ def test_topological_order_puts_every_stage_after_its_dependencies(count: int, r
 def test_a_cycle_is_shown_as_a_path_that_exists(count: int, rng) -> None:
     nodes = [f"s{i}" for i in range(count)]
     edges = {n: [m for m in nodes if rng.random() < 0.3] for n in nodes}
-    cycle = graph.find_cycle(edges)
+    cycle = pipeline.find_cycle(edges)
     if cycle is None:
-        assert len(graph.topological_order(edges)) == count
+        assert len(pipeline.topological_order(edges)) == count
     else:
         assert cycle[0] == cycle[-1]
         assert all(before in edges[after] for before, after in itertools.pairwise(cycle))
@@ -112,4 +112,4 @@ def test_a_cycle_is_shown_as_a_path_that_exists(count: int, rng) -> None:
 
 def test_downstream_is_transitive() -> None:
     edges = {"a": [], "b": ["a"], "c": ["b"], "d": []}
-    assert graph.downstream(edges, "a") == {"b", "c"}
+    assert pipeline.downstream(edges, "a") == {"b", "c"}

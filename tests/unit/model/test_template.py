@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexiroaster.model.template import placeholders, substitute
+from flexiroaster.model.pipeline import placeholders, substitute
 
 
 @pytest.mark.parametrize(

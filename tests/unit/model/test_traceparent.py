@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexiroaster.model.traceparent import valid_traceparent
+from flexiroaster.model.execution import valid_traceparent
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 VALID = f"00-{TRACE}-{SPAN}-01"

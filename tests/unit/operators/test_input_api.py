@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.pipeline import Stage, StageType
 from flexiroaster.operators.base import Access, StageContext
-from flexiroaster.operators.inputs.api import ApiConfig, ApiInput
+from flexiroaster.operators.inputs.json import ApiConfig, ApiInput
 from flexiroaster.operators.inputs.type_inference import Shape, series, table_of
 from flexiroaster.operators.registry import build, check_stage, find
 

@@ -20,9 +20,9 @@ import tenacity.nap
 
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.pipeline import Stage, StageType
+from flexiroaster.operators.access.network_guard import seconds_until
 from flexiroaster.operators.base import Access, StageContext
 from flexiroaster.operators.inputs.http import HttpConfig, HttpInput
-from flexiroaster.operators.patience import seconds_until
 from flexiroaster.operators.registry import build, check_stage, find
 
 ROWS = [{"id": 1, "name": "ann"}, {"id": 2, "name": None}]

@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators.base import Access, Result, StageContext
-from flexiroaster.operators.inputs import packed
+from flexiroaster.operators.inputs import file
 from flexiroaster.operators.registry import build
 
 TABLE = pl.DataFrame({"id": range(30_000), "name": [None if i % 5 == 0 else f"name {i}" for i in range(30_000)]})
@@ -131,7 +131,7 @@ def test_damage_far_into_a_gzip(damage: str, monkeypatch: pytest.MonkeyPatch) ->
     assert found[0].startswith("t.csv.gz: cannot be decompressed: ")
     assert found[1] is ErrorClass.DATA
     assert not Path("work/input/table.arrow").exists()
-    monkeypatch.setattr(packed, "_packed", lambda *_arguments: None)
+    monkeypatch.setattr(file, "_packed", lambda *_arguments: None)
     assert failure("t.csv.gz") == found
 
 

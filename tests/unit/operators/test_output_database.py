@@ -16,7 +16,7 @@ from sqlalchemy import inspect
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access
 from flexiroaster.operators.outputs.database.operator import DatabaseOutput, DatabaseOutputConfig
-from flexiroaster.operators.outputs.naming import default_table
+from flexiroaster.operators.outputs.effects import default_table
 from tests.unit.operators.output_attempts import Base, context
 
 PEOPLE = pl.DataFrame({"id": [1, 2], "name": ["Ada", None]})

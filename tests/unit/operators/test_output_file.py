@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access
-from flexiroaster.operators.outputs import tables
+from flexiroaster.operators.outputs.file import operator as tables
 from flexiroaster.operators.outputs.file import storage
 from flexiroaster.operators.outputs.file.operator import FileOutput, FileOutputConfig
 from tests.unit.operators.output_attempts import context, run_and_die

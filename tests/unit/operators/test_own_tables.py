@@ -13,15 +13,15 @@ import pytest
 from sqlalchemy import inspect
 
 from flexiroaster.config import load_settings
-from flexiroaster.engine.setup import Setup
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.access.databases import engine_for
 from flexiroaster.operators.access.file_access import permit, resolve
 from flexiroaster.operators.base import Access, StageContext
 from flexiroaster.operators.inputs.sql import SqlConfig, SqlInput
-from flexiroaster.operators.outputs.naming import default_table
-from flexiroaster.service.access import access_of
-from flexiroaster.store.own_tables import OWN_TABLES
+from flexiroaster.operators.outputs.effects import default_table
+from flexiroaster.service.installation import access_of
+from flexiroaster.store.tables import OWN_TABLES
+from flexiroaster.workers.protocol import Setup
 from tests.conftest import postgres_database
 from tests.unit.operators.output_attempts import Base
 

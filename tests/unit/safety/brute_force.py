@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from flexiroaster.safety.features import NAMES
+from flexiroaster.safety.risk.factors import NAMES
 from flexiroaster.safety.risk.history import History
-from flexiroaster.safety.runs import DAY, HOUR, Outcome, group_of
+from flexiroaster.safety.risk.state import DAY, HOUR, Outcome, group_of
 
 
 class BruteForce:

@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 
 from flexiroaster.safety.risk.history import History
-from flexiroaster.safety.runs import HOUR, Outcome
+from flexiroaster.safety.risk.state import HOUR, Outcome
 
 BEGINNING = 1_750_000_000.0
 

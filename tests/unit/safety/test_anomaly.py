@@ -7,11 +7,10 @@ from random import Random
 
 import pytest
 
-from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
+from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind, ErrorBurst, RetryPile
 from flexiroaster.safety.anomaly.lateness import LEAST_RUNS, ExecutionPace, Lateness, PipelinePace
-from flexiroaster.safety.bursts import ErrorBurst, RetryPile
-from flexiroaster.safety.level import COOLDOWN
-from flexiroaster.safety.volume import Volume
+from flexiroaster.safety.anomaly.stages import Volume
+from flexiroaster.safety.risk.state import COOLDOWN
 
 
 class Stage:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from flexiroaster.safety.gate import Thresholds
 from flexiroaster.safety.learning.backtest import ARMS, Backtest, backtest, report
 from flexiroaster.safety.learning.evaluation import measure
+from flexiroaster.safety.risk.assessment import Thresholds
 from flexiroaster.safety.risk.history import History
-from flexiroaster.safety.runs import Outcome
+from flexiroaster.safety.risk.state import Outcome
 from tests.unit.safety.histories import made_up
 
 

@@ -9,10 +9,8 @@ import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from flexiroaster.safety.comparison import compare
-from flexiroaster.safety.drift import drift
-from flexiroaster.safety.risk.calibration import BetaCalibration, log_odds, sigmoid
-from flexiroaster.safety.venn_abers import MOST_POINTS, VennAbers
+from flexiroaster.safety.learning.evaluation import compare, drift
+from flexiroaster.safety.risk.calibration import MOST_POINTS, BetaCalibration, VennAbers, log_odds, sigmoid
 
 RNG = np.random.default_rng(1)
 

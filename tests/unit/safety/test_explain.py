@@ -13,22 +13,33 @@ import numpy as np
 import pytest
 
 from flexiroaster.errors import DefinitionError, InputError
-from flexiroaster.safety import shap_export
-from flexiroaster.safety.explain import explain_score
-from flexiroaster.safety.features import GROUPS, NAMES, Past, features
-from flexiroaster.safety.fitting import fit_boosting
-from flexiroaster.safety.gate import Gate, RiskLevel, Thresholds
-from flexiroaster.safety.prior import PRIOR
+from flexiroaster.safety.learning.training import fit_boosting
+from flexiroaster.safety.risk import explanation
 from flexiroaster.safety.risk.additive import GROUP_OF, score
-from flexiroaster.safety.risk.assessment import Assessment, Question, assess
+from flexiroaster.safety.risk.assessment import (
+    Assessment,
+    Gate,
+    Question,
+    RiskLevel,
+    Thresholds,
+    assess,
+    what_if,
+    what_would_lower_it,
+)
 from flexiroaster.safety.risk.calibration import BetaCalibration
-from flexiroaster.safety.risk.explanation import NOT_WORTH_TELLING, Contribution, Explanation, ExplanationKind
-from flexiroaster.safety.risk.factors import factor_score
+from flexiroaster.safety.risk.explanation import (
+    NOT_WORTH_TELLING,
+    Contribution,
+    Explanation,
+    ExplanationKind,
+    coalitions,
+    explain_score,
+    shapley_values,
+)
+from flexiroaster.safety.risk.factors import GROUPS, NAMES, Past, factor_score, features
 from flexiroaster.safety.risk.history import Ledger, feature_rows, replay
-from flexiroaster.safety.risk.model import Calibrated, RiskModel, Rung
-from flexiroaster.safety.runs import Ending, Outcome, Start
-from flexiroaster.safety.shapley import coalitions, shapley_values
-from flexiroaster.safety.what_if import what_if, what_would_lower_it
+from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung
+from flexiroaster.safety.risk.state import Ending, Outcome, Start
 from tests.unit.safety.histories import BEGINNING, made_up
 from tests.unit.safety.payloads import PAYLOADS
 
@@ -234,7 +245,7 @@ def test_a_number_that_is_not_there_is_drawn_as_such() -> None:
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shap_export, "find_spec", lambda name: None if name == "matplotlib" else object())
+    monkeypatch.setattr(explanation, "find_spec", lambda name: None if name == "matplotlib" else object())
     with pytest.raises(InputError, match=r"matplotlib: pip install 'flexiroaster\[plots\]'"):
         assess(Question(start(), failing())).explanation.to_shap()
 

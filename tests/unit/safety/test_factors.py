@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flexiroaster.safety.risk.factors import factor_score
-from flexiroaster.safety.risk.state import PipelineState
-from flexiroaster.safety.runs import DAY, Ending, Outcome, Start
+from flexiroaster.safety.risk.state import DAY, Ending, Outcome, PipelineState, Start
 
 NOW = 100 * DAY
 WEIGHTS = {

@@ -8,11 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexiroaster.safety.features import GROUPS, NAMES, Past, features
+from flexiroaster.safety.risk.factors import GROUPS, NAMES, Past, features
 from flexiroaster.safety.risk.history import History, Ledger, feature_rows, replay
-from flexiroaster.safety.risk.state import PipelineState, Population
-from flexiroaster.safety.runs import Ending, Outcome, Start
-from flexiroaster.safety.window import MOST_POINTS, OutcomeWindow
+from flexiroaster.safety.risk.state import MOST_POINTS, Ending, Outcome, OutcomeWindow, PipelineState, Population, Start
 from tests.faults.tiers import trials
 from tests.unit.safety.brute_force import differences
 from tests.unit.safety.histories import made_up

@@ -9,11 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flexiroaster.safety.anomaly_backtest import backtest_lateness
-from flexiroaster.safety.history_file import HistoryFileError, history_frame, read_history, read_stages
+from flexiroaster.safety.learning.backtest import backtest_lateness
 from flexiroaster.safety.learning.replay import learn
-from flexiroaster.safety.risk.history import feature_rows
-from flexiroaster.safety.runs import Outcome
+from flexiroaster.safety.risk.history import HistoryFileError, feature_rows, history_frame, read_history, read_stages
+from flexiroaster.safety.risk.state import Outcome
 from tests.unit.safety.histories import made_up
 
 HEADER = "pipeline_id,started_at,finished_at,status,duration_s,n_stages\n"

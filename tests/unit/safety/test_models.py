@@ -13,20 +13,17 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from flexiroaster.errors import ConflictError
-from flexiroaster.safety import fitting
-from flexiroaster.safety.comparison import log_loss
-from flexiroaster.safety.examples import Examples
-from flexiroaster.safety.features import DIRECTIONS, GROUPS, NAMES
-from flexiroaster.safety.learning.model_selection import refresh, refresh_due, training_due
+from flexiroaster.safety.learning import training as fitting
+from flexiroaster.safety.learning.evaluation import log_loss
+from flexiroaster.safety.learning.model_selection import Examples, refresh, refresh_due, training_due
 from flexiroaster.safety.learning.replay import Learned, learn
 from flexiroaster.safety.learning.training import train
-from flexiroaster.safety.prior import PRIOR, made_up_rows
 from flexiroaster.safety.risk.additive import GROUP_OF, AdditiveTrees, LinearModel, model_from_json, score
-from flexiroaster.safety.risk.calibration import log_odds, sigmoid
+from flexiroaster.safety.risk.calibration import VennAbers, log_odds, sigmoid
+from flexiroaster.safety.risk.factors import DIRECTIONS, GROUPS, NAMES
 from flexiroaster.safety.risk.history import History, feature_rows
-from flexiroaster.safety.risk.model import Calibrated, RiskModel, Rung
-from flexiroaster.safety.runs import Outcome
-from flexiroaster.safety.venn_abers import VennAbers
+from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung, made_up_rows
+from flexiroaster.safety.risk.state import Outcome
 from tests.unit.safety.histories import made_up
 
 
@@ -278,7 +275,7 @@ def test_an_answer_needs_neither_scikit_learn_nor_shap_nor_polars() -> None:
     code = (
         "import sys\n"
         "from flexiroaster.safety.risk.assessment import Question, assess\n"
-        "from flexiroaster.safety.runs import Start\n"
+        "from flexiroaster.safety.risk.state import Start\n"
         "assess(Question(Start('p', 0.0))).explanation.to_html()\n"
         "sys.exit(bool({'sklearn', 'shap', 'polars'} & set(sys.modules)))"
     )

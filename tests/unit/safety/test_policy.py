@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from flexiroaster.errors import ErrorClass
-from flexiroaster.safety.gate import RiskLevel
-from flexiroaster.safety.policy import Action, Costs, Situation, decide
-from flexiroaster.safety.retry_odds import RetryOdds
+from flexiroaster.safety.policy import Action, Costs, RetryOdds, Situation, decide
+from flexiroaster.safety.risk.assessment import RiskLevel
 
 TABLE = Path(__file__).with_name("decision_table.txt")
 RISKS = list(RiskLevel)

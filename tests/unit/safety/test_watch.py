@@ -8,12 +8,11 @@ import pytest
 
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
-from flexiroaster.safety.alarms import Alarms
-from flexiroaster.safety.anomaly.alarms import AnomalyKind
+from flexiroaster.safety.anomaly.alarms import Alarms, AnomalyKind
 from flexiroaster.safety.anomaly.stages import StageEnd, StagesState
 from flexiroaster.safety.anomaly.watch import Remembered, Watch
-from flexiroaster.safety.gate import RiskLevel
 from flexiroaster.safety.policy import Action, PolicyRules, Situation, decide
+from flexiroaster.safety.risk.assessment import RiskLevel
 
 
 def ended(seconds: float = 60.0, rows: int = 1000, attempt: int = 1) -> StageEnd:

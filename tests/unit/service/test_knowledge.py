@@ -12,7 +12,7 @@ from flexiroaster.config import load_settings
 from flexiroaster.service.installation import open_installation
 from flexiroaster.service.safety import risk_state_cache
 from flexiroaster.store.database import Database
-from flexiroaster.store.risk_states import Progress
+from flexiroaster.store.safety.risk import Progress
 from tests.waiting import eventually
 
 

@@ -10,10 +10,9 @@ from sqlalchemy import insert, update
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import EventType, utc_now
-from flexiroaster.service.lease_losses import SKEW, LeaseLosses
-from flexiroaster.store import take_overs
-from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.migrate import upgrade
+from flexiroaster.service.admin.metrics import SKEW, LeaseLosses
+from flexiroaster.store import leases
+from flexiroaster.store.database import Database, open_database, upgrade_schema
 from flexiroaster.store.tables import events, executions
 from tests.history import made_up
 
@@ -23,7 +22,7 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     opened = open_database(settings)
-    upgrade(opened)
+    upgrade_schema(opened)
     yield opened
     opened.close()
 
@@ -116,7 +115,7 @@ def test_one_that_is_retried_later_does_not_count_again(history: History) -> Non
 
 
 def test_many_executions_are_read_in_parts(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(take_overs, "_AT_A_TIME", 3)
+    monkeypatch.setattr(leases, "_AT_A_TIME", 3)
     losses = LeaseLosses(utc_now())
     for _ in range(10):
         history.tell(history.add("running"), TAKEN)
@@ -126,4 +125,4 @@ def test_many_executions_are_read_in_parts(history: History, monkeypatch: pytest
 
 def test_one_that_was_claimed_once_is_not_read(history: History) -> None:
     history.tell(history.add("running", token=1), LOG)
-    assert take_overs.claimed_again(history.database, utc_now() - HOUR) == {}
+    assert leases.claimed_again(history.database, utc_now() - HOUR) == {}

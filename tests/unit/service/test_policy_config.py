@@ -11,7 +11,7 @@ from flexiroaster.errors import DefinitionError
 from flexiroaster.operators.base import Access
 from flexiroaster.safety.policy import Costs, PolicyRules
 from flexiroaster.service.definition import check
-from flexiroaster.service.policy_config import policy_of
+from flexiroaster.service.safety.config import policy_of
 
 
 def pipeline(policy: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.service.admin.metrics import SECONDS, Histogram, Tallies
 from flexiroaster.service.installation import open_installation
-from flexiroaster.service.tallies import SECONDS, Histogram, Tallies
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

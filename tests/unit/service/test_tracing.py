@@ -13,7 +13,7 @@ from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.service.tracing.execution import TOLD, ExecutionTrace
 from flexiroaster.service.tracing.spans import Spans, nanoseconds
-from flexiroaster.store.rows import ExecutionRow
+from flexiroaster.store.executions import ExecutionRow
 from tests.collector import Collector, collecting
 
 BEGAN = utc_now()

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from flexiroaster.config import Settings
-from flexiroaster.store.database import Database, open_database
+from flexiroaster.store.database import Database, open_database, upgrade_schema
 from flexiroaster.store.journal.writer import Journal
-from flexiroaster.store.migrate import upgrade
 
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     opened = open_database(settings)
-    upgrade(opened)
+    upgrade_schema(opened)
     yield opened
     opened.close()
 

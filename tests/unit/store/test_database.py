@@ -12,7 +12,7 @@ from sqlalchemy import exc
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import ConflictError, InputError, StoreError
-from flexiroaster.store import leases, recovery
+from flexiroaster.store import leases
 from flexiroaster.store.database import Database, open_database
 
 GONE = sqlite3.DatabaseError("gone")
@@ -60,7 +60,7 @@ def test_so_many_connections_are_opened_as_the_settings_say_and_one_more_is_a_st
             lambda: leases.release(database, "me", {"x"}),
             lambda: leases.waiting(database),
             lambda: leases.claim(database, "me", most=1, lease_seconds=15),
-            lambda: recovery.load(database, "x"),
+            lambda: leases.load_execution(database, "x"),
         ):
             with pytest.raises(StoreError, match="QueuePool limit of size 1 overflow 1 reached"):
                 refused()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flexiroaster.store.encoding import clean, to_json
+from flexiroaster.store.sql import clean, to_json
 
 
 @pytest.mark.parametrize(

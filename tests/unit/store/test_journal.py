@@ -10,7 +10,7 @@ import pytest
 from flexiroaster.errors import StoreError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
-from flexiroaster.store import leases, queries
+from flexiroaster.store import executions, leases
 from flexiroaster.store.database import Database
 from flexiroaster.store.journal.transitions import Landed, NewExecution, NewStage, StageChange, Transition
 from flexiroaster.store.journal.writer import Journal
@@ -32,13 +32,13 @@ def started(execution_id: str, *, seq: int = 1, was: ExecutionStatus = Execution
 
 def test_a_new_execution_has_its_stages_and_first_event(journal: Journal, database: Database) -> None:
     assert set(journal.apply([new("x")])) == {"x"}
-    row = queries.execution(database, "x")
+    row = executions.execution(database, "x")
     assert (row.status, row.variables, row.total_stages, row.last_seq) == ("pending", {"a": [1, None]}, 2, 1)
-    assert [(s.stage_id, s.name, s.status, s.position) for s in queries.stages_of(database, "x")] == [
+    assert [(s.stage_id, s.name, s.status, s.position) for s in executions.stages_of(database, "x")] == [
         ("load", "Load", "pending", 0),
         ("save", "Save", "pending", 1),
     ]
-    assert [(e.seq, e.type, e.message) for e in queries.events_of(database, "x")] == [
+    assert [(e.seq, e.type, e.message) for e in executions.events_of(database, "x")] == [
         (1, "execution.created", "created")
     ]
 
@@ -46,24 +46,24 @@ def test_a_new_execution_has_its_stages_and_first_event(journal: Journal, databa
 def test_the_same_id_is_created_once(journal: Journal, database: Database) -> None:
     assert set(journal.apply([new("x")])) == {"x"}
     assert journal.apply([new("x")]) == {}
-    assert len(queries.events_of(database, "x")) == 1
+    assert len(executions.events_of(database, "x")) == 1
 
 
 def test_a_transition_writes_state_stages_and_events(journal: Journal, database: Database) -> None:
     journal.apply([new("x")])
     change = started("x")
     assert set(journal.apply([change])) == {"x"}
-    row = queries.execution(database, "x")
+    row = executions.execution(database, "x")
     assert (row.status, row.started_at, row.last_seq) == ("running", change.started_at, 3)
-    stage = queries.stages_of(database, "x")[0]
+    stage = executions.stages_of(database, "x")[0]
     assert (stage.status, stage.attempt, stage.started_at, stage.output) == (
         "running",
         1,
         change.started_at,
         {"rows": 3},
     )
-    assert [e.seq for e in queries.events_of(database, "x")] == [1, 2, 3]
-    assert [e.seq for e in queries.events_of(database, "x", after=2)] == [3]
+    assert [e.seq for e in executions.events_of(database, "x")] == [1, 2, 3]
+    assert [e.seq for e in executions.events_of(database, "x", after=2)] == [3]
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,16 @@ def test_a_transition_writes_state_stages_and_events(journal: Journal, database:
 def test_a_stale_write_leaves_no_trace(journal: Journal, database: Database, stale) -> None:
     journal.apply([new("x")])
     assert journal.apply([stale(started("x"))]) == {}
-    assert queries.execution(database, "x").status == "pending"
-    assert queries.stages_of(database, "x")[0].status == "pending"
-    assert len(queries.events_of(database, "x")) == 1
+    assert executions.execution(database, "x").status == "pending"
+    assert executions.stages_of(database, "x")[0].status == "pending"
+    assert len(executions.events_of(database, "x")) == 1
 
 
 def test_in_one_group_each_lands_by_itself(journal: Journal, database: Database) -> None:
     journal.apply([new("a"), new("b"), new("c")])
     landed = journal.apply([started("a"), replace(started("b"), token=9), started("c"), new("d")])
     assert set(landed) == {"a", "c", "d"}
-    assert queries.execution(database, "b").status == "pending"
+    assert executions.execution(database, "b").status == "pending"
 
 
 def test_text_that_no_database_takes_is_cleaned(journal: Journal, database: Database) -> None:
@@ -96,7 +96,7 @@ def test_text_that_no_database_takes_is_cleaned(journal: Journal, database: Data
     nasty = "nul \x00 and a lone surrogate \ud800"
     event = Event("x", 2, EventType.STAGE_LOG, nasty, level=Level.INFO, data={nasty: [nasty, float("nan"), 2**70]})
     journal.apply([replace(started("x"), events=(event,))])
-    stored = queries.events_of(database, "x", after=1)[0]
+    stored = executions.events_of(database, "x", after=1)[0]
     assert stored.message == "nul \ufffd and a lone surrogate \ufffd"
     assert stored.data == {stored.message: [stored.message, None, str(2**70)]}
 
@@ -160,7 +160,7 @@ def test_two_changes_of_one_execution_keep_their_order(journal: Journal, databas
     first.join()
     then.join()
     assert [set(landed) for landed in results] == [{"x"}, {"x"}]
-    assert queries.execution(database, "x").last_seq == 5
+    assert executions.execution(database, "x").last_seq == 5
 
 
 def test_who_does_not_land_takes_no_slot_from_the_next(journal: Journal, database: Database) -> None:
@@ -186,7 +186,7 @@ def test_one_that_is_stopped_in_the_queue_is_never_promoted(journal: Journal, da
     assert journal.apply([a, b]) == {"a": Landed(slot=1), "b": Landed(queued=True)}
     assert set(journal.apply([ending("b", 0, None)])) == {"b"}
     assert set(journal.apply([ending("a", 1, 1)])) == {"a"}
-    assert queries.slot_holders(database, "p1") == []
+    assert executions.slot_holders(database, "p1") == []
     assert journal.apply([c]) == {"c": Landed(slot=1)}
 
 
@@ -194,9 +194,9 @@ def test_one_that_had_its_turn_while_it_was_stopped_keeps_no_slot(journal: Journ
     a, b, c = (replace(new(i), concurrency=1, queue=True) for i in "abc")
     journal.apply([a, b, c])
     assert set(journal.apply([ending("a", 1, 1)])) == {"a"}
-    assert queries.slot_holders(database, "p1") == ["b"]
+    assert executions.slot_holders(database, "p1") == ["b"]
     assert journal.apply([ending("b", 0, None)]) == {}, "its driver does not know of its slot"
     (claimed,) = leases.claim(database, "another", most=5, lease_seconds=15)
     assert (claimed.execution_id, claimed.lost_by) == ("b", None)
     assert set(journal.apply([ending("b", claimed.token, 1)])) == {"b"}
-    assert queries.slot_holders(database, "p1") == ["c"]
+    assert executions.slot_holders(database, "p1") == ["c"]

@@ -18,7 +18,7 @@ from flexiroaster.config import load_settings
 from flexiroaster.errors import StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
-from flexiroaster.store import queries
+from flexiroaster.store import executions
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal import postgres, sqlite
 from flexiroaster.store.journal.transitions import Landed, NewDecision, NewExecution, Transition
@@ -137,7 +137,7 @@ def test_ctrl_c_is_raised_in_the_writer_and_the_others_are_written(
     (interrupted,) = [i for i, outcome in outcomes.items() if isinstance(outcome, KeyboardInterrupt)]
     assert outcomes == {i: {i: Landed()} for i in outcomes if i != interrupted} | {interrupted: outcomes[interrupted]}
     assert journal._queue == []
-    assert all(queries.execution(database, i).last_seq == 3 for i in ids if i != interrupted)
+    assert all(executions.execution(database, i).last_seq == 3 for i in ids if i != interrupted)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -177,7 +177,7 @@ def test_ctrl_c_while_a_statement_waits_leaves_the_journal_usable(postgres_url: 
             journal.apply([started("x")])
         assert others[0].outcome() == {"y": Landed()}
         blocker.rollback()
-    assert queries.execution(database, "x").last_seq == 1, "its statement was ended"
+    assert executions.execution(database, "x").last_seq == 1, "its statement was ended"
     assert journal.apply([started("x")]) == {"x": Landed()}
     journal.close()
     database.close()
@@ -188,7 +188,7 @@ def test_ctrl_c_while_it_waits_withdraws_a_change(journal: Journal, database: Da
     with journal._writer_lock, interrupted_when(lambda: len(journal._queue) == 1):
         journal.apply([started("x")])
     assert journal.apply([started("y")]) == {"y": Landed()}
-    assert queries.execution(database, "x").last_seq == 1
+    assert executions.execution(database, "x").last_seq == 1
 
 
 def test_an_interrupted_writer_withdraws_its_change_before_the_next_one_can_write(
@@ -231,7 +231,7 @@ def test_writers_that_are_interrupted_at_random_lose_and_repeat_nothing(
 
     def write(execution_id: str) -> None:
         for _ in range(20):
-            row = queries.execution(database, execution_id)
+            row = executions.execution(database, execution_id)
             try:
                 landed = journal.apply([started(execution_id, seq=row.last_seq, was=ExecutionStatus(row.status))])
             except KeyboardInterrupt:
@@ -250,8 +250,8 @@ def test_writers_that_are_interrupted_at_random_lose_and_repeat_nothing(
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
     for i in ids:
-        last = queries.execution(database, i).last_seq
-        assert [event.seq for event in queries.events_of(database, i)] == list(range(1, last + 1))
+        last = executions.execution(database, i).last_seq
+        assert [event.seq for event in executions.events_of(database, i)] == list(range(1, last + 1))
 
 
 def test_what_is_applied_twice_lands_once(journal: Journal, database: Database) -> None:
@@ -267,7 +267,7 @@ def test_what_is_applied_twice_lands_once(journal: Journal, database: Database) 
     assert journal._backend.apply([], [ended]) == {"x": Landed()}
     assert journal._backend.apply([], [ended]) == {}
     assert journal._backend.apply([first], [ended], {"x"}) == {"x": Landed()}
-    assert queries.slot_holders(database, "p1") == ["y"]
+    assert executions.slot_holders(database, "p1") == ["y"]
 
 
 def test_an_outage_is_waited_for_once_by_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-import flexiroaster.store.migrate as migrate
+import flexiroaster.store.database as migrate
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import StoreError
 from flexiroaster.store.database import open_database
-from flexiroaster.store.safety_tables import run_history
-from flexiroaster.store.tables import metadata
+from flexiroaster.store.tables import metadata, run_history
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_many_processes_may_start_together(settings: Settings) -> None:
     code = (
         "import sys; from flexiroaster.config import load_settings;"
         "from flexiroaster.store.database import open_database;"
-        "from flexiroaster.store.migrate import upgrade;"
+        "from flexiroaster.store.database import upgrade;"
         "print(upgrade(open_database(load_settings(database_url=sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, settings.database_url]

@@ -18,8 +18,7 @@ from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal.transitions import NewExecution, NewStage
 from flexiroaster.store.journal.writer import Journal
 from flexiroaster.store.retention import BOUNDED, RULES, WITH_EXECUTION
-from flexiroaster.store.safety_tables import decision_overrides
-from flexiroaster.store.tables import executions, metadata
+from flexiroaster.store.tables import decision_overrides, executions, metadata
 from tests.waiting import eventually
 
 NOW = utc_now()

@@ -12,12 +12,10 @@ from sqlalchemy import Connection, Engine, MetaData, Table, exists, func, inspec
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.access.databases import engine_for
+from flexiroaster.operators.access.databases import engine_for, writing
 from flexiroaster.operators.base import StageContext
-from flexiroaster.operators.outputs.database.ledger import Ledger
+from flexiroaster.operators.outputs.database.ledger import Ledger, LockTable, lock_name
 from flexiroaster.operators.outputs.effects import RESERVED_PREFIX, Key, gone, key_hash
-from flexiroaster.operators.outputs.statements import LockTable, lock_name
-from flexiroaster.operators.own_tables import writing
 
 if TYPE_CHECKING:
     import polars as pl

@@ -9,27 +9,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Table, and_, func, insert, select, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    inspect,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import ReflectedIndex
 
+from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import StageContext
-from flexiroaster.operators.outputs.bulk import load
-from flexiroaster.operators.outputs.database.destination import Job, Undo
+from flexiroaster.operators.outputs.database.destination import Job, Undo, reflected, undo_table
+from flexiroaster.operators.outputs.database.ledger import LockTable, dependents, rename
 from flexiroaster.operators.outputs.database.tables import (
     TRACKING,
+    check_columns,
+    check_key,
     create_table,
     fill_staging,
     is_tracked,
     keep,
+    load,
     refuse_null_keys,
     refuse_tracking_columns,
 )
 from flexiroaster.operators.outputs.effects import count, gone
-from flexiroaster.operators.outputs.schema import check_columns
 
-__all__ = ["undo", "write"]
+__all__ = ["append_rows", "replace_table", "shared_keys", "undo_append", "undo_replace", "undo_upsert", "upsert_rows"]
 
 
-def write(job: Job) -> dict[str, Any]:
+def append_rows(job: Job) -> dict[str, Any]:
     """Append the rows, creating the table if it is absent; return the details of the effect."""
     job.lock(shared=job.existing() is not None)
     table = job.existing()  # check again: the table may have been created during the wait
@@ -90,7 +110,7 @@ def _append_above(job: Job, table: Table, key: Column[Any]) -> None:
     keep(job, select(key).where(key > greatest))
 
 
-def undo(task: Undo) -> str:
+def undo_append(task: Undo) -> str:
     """Delete the appended rows."""
     table = task.existing()
     if table is None:
@@ -114,3 +134,137 @@ def _kept_rows(task: Undo, table: Table) -> ColumnElement[bool]:
     kept = task.kept()
     names = kept.c.keys()
     return tuple_(*(table.c[name] for name in names)).in_(select(kept))
+
+
+# `mode: replace`: a new table, built aside and swapped in by renaming; the former one is kept for the undo.
+def replace_table(job: Job) -> dict[str, Any]:
+    """Replace the table with a new one that has the rows; return the details of the effect."""
+    new = create_table(job, job.new_table, tracked=False)
+    load(job, new)
+    job.lock()
+    former = job.existing()
+    if former is not None:
+        staying = dependents(job.connection, former)
+        if staying:
+            listed = ", ".join(staying)
+            message = f"table {job.table!r} cannot be replaced: {listed} would keep using the former one; use `upsert`"
+            raise StageError(message, ErrorClass.CONFIGURATION)
+        rename(job.connection, former, job.undo_table)
+    rename(job.connection, new, job.table)
+    return {"created": former is None}
+
+
+def undo_replace(task: Undo) -> str:
+    """Put the former table back in place, or drop the new one if there was none."""
+    current = task.existing()
+    former = None if task.effect.get("created") else task.kept()
+    if current is not None:
+        current.drop(task.connection, checkfirst=False)
+    if former is None:
+        return f"dropped table {task.table!r}, which this stage had created"
+    rename(task.connection, former, task.table)
+    return f"restored the former table {task.table!r} (it was kept as {undo_table(task.context)!r})"
+
+
+# `mode: upsert`: rows inserted if their key is new, else updated; the former values are kept for the undo.
+_EXISTED = "_flexiroaster_existed"
+
+
+def upsert_rows(job: Job) -> dict[str, Any]:
+    """Merge the rows by key, creating the table if it is absent; return the details of the effect."""
+    check_key(job)
+    job.lock()
+    table = job.existing()
+    created = table is None
+    if table is None:
+        table = create_table(job, job.table, tracked=False)
+    check_columns(job.columns, table, job.dialect)
+    _check_unique(job, table)
+    staging = fill_staging(job, table)
+    refuse_null_keys(job, staging, job.key)
+    _refuse_repeated_keys(job, staging)
+    if job.dialect == "postgresql":  # no other writer between the copy of the former rows and the merge
+        job.connection.execute(LockTable(table, "SHARE ROW EXCLUSIVE"))
+    kept = _keep_former(job, table, staging)
+    _merge(job, table, staging)
+    staging.drop(job.connection, checkfirst=False)
+    updated = job.connection.execute(select(func.count()).select_from(kept).where(kept.c[_EXISTED])).scalar_one()
+    return {"created": created, "inserted": job.rows - updated, "updated": updated, "key": list(job.key)}
+
+
+def _check_unique(job: Job, table: Table) -> None:
+    """ON CONFLICT needs an index that makes the key unique."""
+    inspector = inspect(job.connection)
+    unique: list[set[str | None]] = [{column.name for column in table.primary_key.columns}]
+    unique += [set(c["column_names"]) for c in inspector.get_unique_constraints(table.name, schema=table.schema)]
+    for index in inspector.get_indexes(table.name, schema=table.schema):
+        if index["unique"] and not _is_partial(index) and None not in index["column_names"]:
+            unique.append(set(index["column_names"]))
+    if set(job.key) not in unique:
+        listed = ", ".join(job.key)
+        message = f"table {job.table!r} has no primary key or unique index on ({listed}), which an upsert needs"
+        raise StageError(message, ErrorClass.CONFIGURATION)
+
+
+def _is_partial(index: ReflectedIndex) -> bool:
+    options = index.get("dialect_options", {})
+    return any(name.endswith("_where") and value is not None for name, value in options.items())
+
+
+def _refuse_repeated_keys(job: Job, staging: Table) -> None:
+    key = [staging.c[name] for name in job.key]
+    repeated = select(*key, func.count().label("n")).group_by(*key).having(func.count() > 1).limit(1)
+    row = job.connection.execute(repeated).first()
+    if row is not None:
+        *values, number = row
+        shown = ", ".join(f"{name}={value!r}" for name, value in zip(job.key, values, strict=True))
+        raise StageError(f"the key {shown} occurs in {number} rows of the data; deduplicate it first", ErrorClass.DATA)
+
+
+def _keep_former(job: Job, table: Table, staging: Table) -> Table:
+    """The affected keys, the values they had, and whether they existed."""
+    same = and_(*(table.c[name] == staging.c[name] for name in job.key))
+    there = table.c[job.key[0]].is_not(None).label(_EXISTED)
+    others = [table.c[name] for name in job.columns if name not in job.key]
+    joined = staging.outerjoin(table, same)
+    return keep(job, select(*(staging.c[name] for name in job.key), *others, there).select_from(joined))
+
+
+def _merge(job: Job, table: Table, staging: Table) -> None:
+    insert = (postgresql if job.dialect == "postgresql" else sqlite).insert
+    rows = select(staging).where(true())  # without WHERE, SQLite takes ON for a join condition
+    merge = insert(table).from_select(list(job.columns), rows)
+    others = {name: merge.excluded[name] for name in job.columns if name not in job.key}
+    key = [table.c[name] for name in job.key]
+    if others:
+        job.connection.execute(merge.on_conflict_do_update(index_elements=key, set_=others))
+    else:
+        job.connection.execute(merge.on_conflict_do_nothing(index_elements=key))
+
+
+def undo_upsert(task: Undo) -> str:
+    """Restore the updated rows, and delete the inserted ones."""
+    table = task.existing()
+    if table is None:
+        return f"table {task.table!r} no longer exists, so there is nothing to undo"
+    kept = task.kept()
+    key = list(task.effect["key"])
+    same = and_(*(table.c[name] == kept.c[name] for name in key))
+    former = {column.name: column for column in kept.c if column.name not in {*key, _EXISTED}}
+    restored = 0
+    if former:
+        restored = task.connection.execute(update(table).values(former).where(same, kept.c[_EXISTED])).rowcount
+    new = select(*(kept.c[name] for name in key)).where(~kept.c[_EXISTED])
+    added = tuple_(*(table.c[name] for name in key)).in_(new)
+    deleted = task.connection.execute(delete(table).where(added)).rowcount
+    done = f"restored {count(restored, 'row')} of {task.table!r} and deleted {deleted:,}"
+    return done + task.drop_if_created(table)
+
+
+def shared_keys(connection: Connection, schema: str | None, ours: str, theirs: str, key: list[str]) -> bool:
+    """Whether two upserts affected a common row, according to the tables kept for their undo."""
+    one, other = reflected(connection, ours, schema), reflected(connection, theirs, schema)
+    if one is None or other is None or any(name not in other.c for name in key):
+        return False
+    same = and_(*(one.c[name] == other.c[name] for name in key))
+    return bool(connection.execute(select(exists(select(1).select_from(one.join(other, same))))).scalar_one())

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Field
+from sqlalchemy import Connection
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType, near
 from flexiroaster.operators.base import ONE, Access, OperatorConfig, OutputOperator, Result, StageContext
 from flexiroaster.operators.outputs import effects
-from flexiroaster.operators.outputs.naming import MAX_NAME, default_table
+from flexiroaster.operators.outputs.database import modes
+from flexiroaster.operators.outputs.database.destination import Destination, Job, Undo, reflected, target, undo_table
+from flexiroaster.operators.outputs.database.ledger import Entry, lock_name
+from flexiroaster.operators.outputs.effects import (
+    EFFECTS_TABLE,
+    MAX_NAME,
+    already,
+    default_table,
+    gone,
+    outcome,
+    withdrawn,
+)
+from flexiroaster.operators.outputs.rows import count_rows
 
 if TYPE_CHECKING:
-    from flexiroaster.operators.outputs.writing import Request
+    import polars as pl
 
-__all__ = ["DatabaseOutput", "DatabaseOutputConfig", "Mode"]
+__all__ = ["DatabaseOutput", "DatabaseOutputConfig", "Mode", "Request", "forget", "undo", "write"]
 
 
 class Mode(StrEnum):
@@ -98,7 +111,7 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
 
     def run(self, context: StageContext) -> Result:
         """Write the rows once. Raises StageError (data, configuration), and SQLAlchemy's errors for the connection."""
-        from flexiroaster.operators.outputs.writing import write
+        from flexiroaster.operators.outputs.database.operator import write
 
         return write(self._request(context), context)
 
@@ -108,18 +121,18 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
         Without a record nothing was written, and from then on no late attempt can write. Raises StageError
         (configuration) if the effect cannot be reverted.
         """
-        from flexiroaster.operators.outputs.writing import undo
+        from flexiroaster.operators.outputs.database.operator import undo
 
         return undo(self._request(context), effect, context)
 
     def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
         """Drop the data kept for an undo, and the record; afterwards no undo is possible."""
-        from flexiroaster.operators.outputs.writing import forget
+        from flexiroaster.operators.outputs.database.operator import forget
 
         forget(self._request(context), context)
 
     def _request(self, context: StageContext) -> Request:
-        from flexiroaster.operators.outputs.writing import Request
+        from flexiroaster.operators.outputs.database.operator import Request
 
         for problem in self.check((), context.access):
             raise StageError(f"config.{problem}", ErrorClass.CONFIGURATION)
@@ -147,3 +160,126 @@ def _objection(table: str, *, is_reserved: bool) -> str | None:
     if len(table.encode()) > MAX_NAME:
         return f"{table!r} is longer than {MAX_NAME} bytes"
     return None
+
+
+# One effect on a database: claim its key, write, record what was done, and undo it.
+_MODES = {"append": modes, "replace": modes, "upsert": modes}
+
+
+class Request(NamedTuple):
+    """The request of a stage: the URL of the database, the name of the table, and the rest of the config."""
+
+    url: str
+    table: str
+    config: DatabaseOutputConfig
+
+
+def write(request: Request, context: StageContext) -> Result:
+    """Take effect once; return the effect of an earlier attempt if there is one."""
+    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
+    columns = context.table.collect_schema()
+    rows = count_rows(context.table)
+    if rows == 0 and not _empties(request, destination, columns):
+        context.logger.warning("the input has no rows: nothing is written to table %r", request.table)
+        return outcome({**_described(request, destination), "rows": 0, "undoable": True}, context)
+    with destination.transaction() as connection:
+        found = destination.ledger.claim(connection, context)
+        if found is not None:
+            if found.undone_at is not None:
+                raise withdrawn(found.undone_at)
+            return already(found.effect, found.created_at, context)
+        job = _job(request, destination, connection, context, columns, rows)
+        done = _MODES[request.config.mode].write(job)
+        effect = {**_described(request, destination), "rows": rows, "undoable": True, **done}
+        destination.ledger.record(connection, context, target(destination.schema, request.table), effect)
+    context.logger.info("%s: wrote %s rows to table %r", request.config.mode, f"{rows:,}", request.table)
+    return outcome(effect, context)
+
+
+def _empties(request: Request, destination: Destination, columns: pl.Schema) -> bool:
+    """Whether a write without rows makes a difference: only if it replaces an existing table."""
+    if not columns or request.config.mode != "replace":
+        return False
+    with destination.transaction() as connection:
+        return reflected(connection, request.table, destination.schema) is not None
+
+
+def _described(request: Request, destination: Destination) -> dict[str, Any]:
+    config = request.config
+    place = {"connection": config.connection, "schema": destination.schema, "table": request.table}
+    return {"kind": "database", "mode": config.mode.value, **place}
+
+
+def _job(
+    request: Request,
+    destination: Destination,
+    connection: Connection,
+    context: StageContext,
+    columns: pl.Schema,
+    rows: int,
+) -> Job:
+    config = request.config
+    return Job(
+        connection=connection,
+        context=context,
+        schema=destination.schema,
+        table=request.table,
+        data=context.table,
+        columns=columns,
+        rows=rows,
+        key=config.key,
+        track=config.track,
+        batch_size=config.batch_size,
+    )
+
+
+def undo(request: Request, effect: Mapping[str, Any], context: StageContext) -> str:
+    """Revert the recorded effect once; return a sentence that says what was done."""
+    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
+    with destination.transaction() as connection:
+        entry = destination.ledger.claim(connection, context)
+        if entry is None:
+            if effect.get("rows"):
+                raise gone(f"its record in {EFFECTS_TABLE!r} no longer exists")
+            destination.ledger.mark_undone(connection, context)
+            return f"nothing was written to table {request.table!r}"
+        if entry.undone_at is not None:
+            return f"was already undone at {entry.undone_at}"
+        task = Undo(connection, context, destination.schema, entry.effect["table"], entry.effect)
+        place = target(task.schema, task.table)
+        lock_name(connection, place)
+        _refuse_if_overtaken(task, entry, destination.ledger.later(connection, entry, place))
+        done: str = _MODES[entry.effect["mode"]].undo(task)
+        _drop_kept(connection, destination, context)
+        destination.ledger.mark_undone(connection, context)
+    return done
+
+
+def _refuse_if_overtaken(task: Undo, entry: Entry, later: list[Entry]) -> None:
+    """Refuse an undo that would lose later effects, or that later effects build on: those must be undone first."""
+    for other in later:
+        ours, theirs = entry.effect["mode"], other.effect["mode"]
+        if "replace" in {ours, theirs} or (ours == theirs == "upsert" and _overlap(task, other)):
+            raise gone(
+                f"stage {other.stage_id!r} of execution {other.execution_id} has since written to table "
+                f"{task.table!r} ({theirs}): undo that first"
+            )
+
+
+def _overlap(task: Undo, other: Entry) -> bool:
+    tables = undo_table(task.context), undo_table(other)
+    return modes.shared_keys(task.connection, task.schema, *tables, list(task.effect["key"]))
+
+
+def forget(request: Request, context: StageContext) -> None:
+    """Drop the table kept for the undo, and the record."""
+    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
+    with destination.transaction() as connection:
+        _drop_kept(connection, destination, context)
+        destination.ledger.remove(connection, context)
+
+
+def _drop_kept(connection: Connection, destination: Destination, context: StageContext) -> None:
+    kept = reflected(connection, undo_table(context), destination.schema)
+    if kept is not None:
+        kept.drop(connection, checkfirst=False)

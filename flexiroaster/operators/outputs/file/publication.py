@@ -11,8 +11,7 @@ from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.checksum import same_checksum
 from flexiroaster.operators.base import StageContext
 from flexiroaster.operators.outputs.effects import gone, key_hash, now, withdrawn
-from flexiroaster.operators.outputs.file.storage import Storage, checksum_of_file
-from flexiroaster.operators.outputs.records import Record, State
+from flexiroaster.operators.outputs.file.storage import Record, State, Storage, checksum_of_file
 
 __all__ = ["Publication"]
 

@@ -13,17 +13,65 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from pydantic import BaseModel, ConfigDict
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.checksum import checksum_of, same_checksum
 from flexiroaster.operators.access.file_access import filesystem
-from flexiroaster.operators.outputs.records import Record
 
-__all__ = ["LocalStorage", "RemoteStorage", "Storage", "checksum_of_file"]
+__all__ = ["LocalStorage", "Record", "RemoteStorage", "State", "Storage", "checksum_of_file"]
+
+
+# The record of one file that a stage writes: the step it was about to take, and the steps it has taken.
+class State(StrEnum):
+    """The step that a record has reached."""
+
+    WRITING = "writing"
+    PREPARED = "prepared"
+    DONE = "done"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+
+
+class Record(BaseModel):
+    """One record, stored as a JSON file. `attempt` is the only attempt that may continue; all others are superseded.
+
+    `replaces` says whether a former version is kept; `checksum`, `size` (bytes) and `rows` describe the new one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    execution_id: str
+    stage_id: str
+    state: State
+    at: str
+    target: str = ""
+    attempt: str = ""
+    format: str = ""
+    replaces: bool = False
+    checksum: str = ""
+    size: int = 0
+    rows: int = 0
+
+    @property
+    def effect(self) -> dict[str, object]:
+        """The effect that the stage reports."""
+        return {
+            "kind": "file",
+            "path": self.target,
+            "format": self.format,
+            "rows": self.rows,
+            "bytes": self.size,
+            "checksum": self.checksum,
+            "replaced": self.replaces,
+            "undoable": True,
+        }
+
 
 _BLOCK = 1 << 20
 _LOCK_SECONDS = 30.0

@@ -1,31 +1,24 @@
-"""Execution of operations in worker threads, each with its own event loop.
+"""The thread pool that serves requests; each thread has its own event loop.
 
-Resolvers can therefore call the synchronous service while data loaders still batch, and the server's own loop stays
-free for sockets.
+GraphQL resolvers can therefore call the synchronous service while data loaders still batch, and the server's own loop
+stays free for sockets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from inspect import isawaitable
 from time import monotonic
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import Any, TypeVar
 
-import strawberry
-from graphql import ExecutionResult, execute
-from strawberry.execution import optimized_is_awaitable
-
-from graphql_api.context import Context
-from graphql_api.documents import Operation, RefusedError
-
-__all__ = ["LIMIT_SECONDS", "OVERLOADED", "TIMEOUT", "Workers", "execute_operation"]
+__all__ = ["BAD_REQUEST", "LIMIT_SECONDS", "OVERLOADED", "TIMEOUT", "RefusedError", "ThreadPool"]
 
 LIMIT_SECONDS = 30.0
 """Time limit of a request, including the wait for a thread."""
 
+BAD_REQUEST = "BAD_REQUEST"
 TIMEOUT = "TIMEOUT"
 OVERLOADED = "OVERLOADED"
 
@@ -34,10 +27,22 @@ _MOST_WAITING = 256
 
 T = TypeVar("T")
 
-_is_awaitable = cast("Callable[[Any], TypeGuard[Awaitable[Any]]]", optimized_is_awaitable)  # faster than the default
+
+class RefusedError(Exception):
+    """A request that is not carried out; `status` is the HTTP status that says why, `errors` what the client may see.
+
+    `well_formed`: the request is valid GraphQL over HTTP, and the error is in its operation. Clients that only accept
+    `application/json` expect status 200 in this case.
+    """
+
+    def __init__(self, message: str, code: str = BAD_REQUEST, status: int = 400, *, well_formed: bool = False) -> None:
+        super().__init__(message)
+        self.errors: list[Mapping[str, Any]] = [{"message": message, "extensions": {"code": code}}]
+        self.status = status
+        self.well_formed = well_formed
 
 
-class Workers:
+class ThreadPool:
     """A bounded pool of threads, each with its own event loop. Close it at the end.
 
     `interrupt` takes a thread's identity and interrupts the database statement that the thread waits for.
@@ -63,7 +68,7 @@ class Workers:
         database reads are interrupted. Raises RefusedError at the deadline, or if the queue is full.
         """
         if not self._places.acquire(blocking=False):
-            raise RefusedError.because("The server is overloaded, try again later", OVERLOADED, 503)
+            raise RefusedError("The server is overloaded, try again later", OVERLOADED, 503)
         deadline = monotonic() + self.limit
         at_work: list[int] = []
         lock = threading.Lock()  # keeps a thread from starting other work while it is being interrupted
@@ -88,7 +93,7 @@ class Workers:
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
             await asyncio.to_thread(interrupt)
-            refused = RefusedError.because(f"The request took longer than {self.limit:g} s", TIMEOUT, 503)
+            refused = RefusedError(f"The request took longer than {self.limit:g} s", TIMEOUT, 503)
             raise refused from error
 
     def close(self) -> None:
@@ -100,41 +105,3 @@ class Workers:
     def _begin(self) -> None:
         self._own.loop = asyncio.new_event_loop()
         self._loops.append(self._own.loop)
-
-
-def execute_operation(
-    schema: strawberry.Schema,
-    operation: Operation,
-    variables: Mapping[str, Any] | None,
-    context: Context,
-    loop: asyncio.AbstractEventLoop,
-    deadline: float,
-    root: object = None,
-) -> ExecutionResult:
-    """Execute an operation in this thread, on its loop. For a subscription, `root` is the one payload to execute.
-
-    Raises RefusedError at the deadline.
-    """
-
-    async def finished() -> ExecutionResult:
-        result = execute(
-            schema._schema,  # strawberry has no public name for the schema it builds
-            operation.document,
-            root,
-            context_value=context,
-            variable_values=dict(variables) if variables else None,
-            operation_name=operation.name,
-            executor_class=schema.execution_context_class,
-            is_awaitable=_is_awaitable,
-            operation_extensions=None,
-        )
-        return await result if isawaitable(result) else result
-
-    async def limited() -> ExecutionResult:
-        async with asyncio.timeout(deadline - monotonic()):
-            return await finished()
-
-    try:
-        return loop.run_until_complete(limited())
-    except TimeoutError as error:
-        raise RefusedError.because("The request took too long", TIMEOUT, 503) from error
