@@ -18,8 +18,8 @@ from starlette.types import ASGIApp
 
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
-from flexiroaster.web.request_guard import Guard
-from flexiroaster.web.streams import EventStreams, Places, Streams
+from flexiroaster.web.request_guard import RequestGuard
+from flexiroaster.web.streams import ConnectionLimiter, EventStreams, Streams
 from flexiroaster.web.thread_pool import LIMIT_SECONDS, ThreadPool
 from graphql_api import failures, graphiql
 from graphql_api.documents import Documents
@@ -68,7 +68,7 @@ def create_app(
     documents = Documents(schema, debug=settings.debug)
     operations = Operations(schema, installation, documents, workers, streams)
     limits = limits or Limits()
-    places = Places(limits.connections_each)
+    places = ConnectionLimiter(limits.connections_each)
     event_streams = EventStreams(installation, workers, places)
     http = GraphQLHTTP(
         schema,
@@ -109,7 +109,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         expose_headers=["x-request-id"],
         max_age=600,
     )
-    guard = Middleware(Guard, answers=GraphQLAnswers(), origins=settings.cors_origins)
+    guard = Middleware(RequestGuard, answers=GraphQLErrorResponses(), origins=settings.cors_origins)
     return [guard, cors] if settings.cors_origins else [guard]
 
 
@@ -121,7 +121,7 @@ def _refused(_request: Request, error: Exception) -> Response:
     return requests.refusal(detail, "NOT_FOUND" if status == 404 else "BAD_REQUEST", status, headers=headers)
 
 
-class GraphQLAnswers:
+class GraphQLErrorResponses:
     """The guard's responses as GraphQL errors."""
 
     def refused(self, message: str, code: str, status: int) -> ASGIApp:
@@ -130,4 +130,4 @@ class GraphQLAnswers:
 
     def failed(self, error: Exception, request_id: str) -> ASGIApp:
         """Log the error and return a response that shows only its id."""
-        return requests.failure([failures.internal(error, f"in request {request_id}")], 500)
+        return requests.failure([failures.log_internal_error(error, f"in request {request_id}")], 500)

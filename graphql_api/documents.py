@@ -80,14 +80,14 @@ class Documents:
         prepare = self._remembered if len(text) <= _LONGEST_REMEMBERED else self._validated
         document, sized = prepare(text, role)
         if sized and variables:
-            _refuse(query_cost.exceeded(self._schema, document, variables))
+            _refuse(query_cost.find_exceeded_limit(self._schema, document, variables))
         return Operation(document, _chosen(document, name))
 
     def _validated(self, text: str, role: Role) -> tuple[DocumentNode, bool]:
         """Return a valid document, and whether its cost may depend on variables."""
         document = _parsed(text)
         _refuse(
-            query_cost.exceeded(self._schema, document, {})
+            query_cost.find_exceeded_limit(self._schema, document, {})
         )  # first, because the specification's rules are not linear
         introspection = self._debug or role.covers(Role.OPERATOR)
         rules = (*_RULES, permission_rule(role, introspection=introspection))

@@ -26,7 +26,7 @@ from graphql import (
 
 from flexiroaster.errors import FlexiRoasterError, StoreError
 
-__all__ = ["BAD_USER_INPUT", "EXECUTION_FAILED", "INTERNAL", "internal", "presented", "spoken_by"]
+__all__ = ["BAD_USER_INPUT", "EXECUTION_FAILED", "INTERNAL", "client_values", "error_for_client", "log_internal_error"]
 
 INTERNAL = "INTERNAL"
 """Error code of an unexpected error."""
@@ -40,7 +40,7 @@ EXECUTION_FAILED = "EXECUTION_FAILED"
 _log = logging.getLogger(__name__)
 
 
-def presented(error: GraphQLError, spoken: Iterable[str] = ()) -> dict[str, Any]:
+def error_for_client(error: GraphQLError, spoken: Iterable[str] = ()) -> dict[str, Any]:
     """Return an error as the client may see it; log an unexpected one with the words in `spoken` masked."""
     cause = _cause(error)
     if cause is None:
@@ -50,10 +50,10 @@ def presented(error: GraphQLError, spoken: Iterable[str] = ()) -> dict[str, Any]
     if isinstance(cause, FlexiRoasterError) and not isinstance(cause, StoreError):
         return {"message": cause.message, **place, "extensions": {**cause.details, "code": cause.code}}
     path = ".".join(map(str, error.path or ()))
-    return {**internal(cause, f"in {path}" if path else "", spoken), **place}
+    return {**log_internal_error(cause, f"in {path}" if path else "", spoken), **place}
 
 
-def internal(cause: BaseException, where: str = "", spoken: Iterable[str] = ()) -> dict[str, Any]:
+def log_internal_error(cause: BaseException, where: str = "", spoken: Iterable[str] = ()) -> dict[str, Any]:
     """Log an unexpected error once, and return the error to send to the client."""
     error_id = secrets.token_hex(8)
     _log.error("Internal error %s %s\n%s", error_id, where, _traceback(cause, spoken), extra={"error_id": error_id})
@@ -63,7 +63,7 @@ def internal(cause: BaseException, where: str = "", spoken: Iterable[str] = ()) 
     return {"message": message, "extensions": {"code": code, "errorId": error_id}}
 
 
-def spoken_by(document: DocumentNode, variables: Mapping[str, Any] | None) -> set[str]:
+def client_values(document: DocumentNode, variables: Mapping[str, Any] | None) -> set[str]:
     """Return the literals of a document and the values of its variables as text, which must not appear in the log."""
     literals = _Literals()
     visit(document, literals)

@@ -43,7 +43,7 @@ from graphql_api.transport.requests import GraphQLRequest
 
 __all__ = ["FailedError", "Operations", "Response", "errors_of", "execute_operation"]
 
-MOST_FORMS = 8
+MAX_CACHED_FORMS = 8
 """Maximum number of forms in which a payload is cached; further forms are encoded for each subscriber."""
 
 MOST_SUBSCRIPTIONS = 5_000
@@ -122,8 +122,8 @@ class Operations:
         except (RefusedError, FailedError, StreamsClosedError):
             raise
         except Exception as error:
-            spoken = failures.spoken_by(operation.document, asked.variables)
-            raise FailedError([failures.presented(GraphQLError("", original_error=error), spoken)]) from error
+            spoken = failures.client_values(operation.document, asked.variables)
+            raise FailedError([failures.error_for_client(GraphQLError("", original_error=error), spoken)]) from error
 
     async def _results(
         self, operation: Operation, asked: GraphQLRequest, viewer: Viewer, over: Transport, resume: str | None
@@ -169,8 +169,8 @@ class Operations:
             if isinstance(found, ExecutionResult):
                 found = found.errors or []
         if isinstance(found, list):
-            spoken = failures.spoken_by(operation.document, asked.variables)
-            raise FailedError([failures.presented(error, spoken) for error in found])
+            spoken = failures.client_values(operation.document, asked.variables)
+            raise FailedError([failures.error_for_client(error, spoken) for error in found])
         return cast("AsyncGenerator[object, None]", found)
 
     async def _text(self, form: _Form, operation: Operation, asked: GraphQLRequest, payload: object) -> str:
@@ -181,7 +181,7 @@ class Operations:
             context = Context(self._installation, Viewer(form[-1], form[-1]))  # shared by all viewers of a role
             work = partial(self._executed, operation, asked, context, payload)
             task = asyncio.create_task(self._streams.run(work))
-            if len(forms) < MOST_FORMS:
+            if len(forms) < MAX_CACHED_FORMS:
                 forms[form] = task
             task.add_done_callback(partial(_forget_failure, forms, form))
         return await asyncio.shield(task)
@@ -199,8 +199,8 @@ class Operations:
         result = execute_operation(self._schema, operation, asked.variables, context, loop, deadline, root)
         content: dict[str, Any] = {"data": result.data}
         if result.errors:
-            spoken = failures.spoken_by(operation.document, asked.variables)
-            content["errors"] = [failures.presented(error, spoken) for error in result.errors]
+            spoken = failures.client_values(operation.document, asked.variables)
+            content["errors"] = [failures.error_for_client(error, spoken) for error in result.errors]
         return requests.dumps(content).decode()
 
 

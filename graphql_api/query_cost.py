@@ -33,7 +33,7 @@ from graphql import (
     is_list_type,
 )
 
-__all__ = ["LIMIT_EXCEEDED", "MAX_TEXT", "MAX_TOKENS", "PAGE_SIZE", "exceeded"]
+__all__ = ["LIMIT_EXCEEDED", "MAX_TEXT", "MAX_TOKENS", "PAGE_SIZE", "find_exceeded_limit"]
 
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 """Error code of an operation that is too large."""
@@ -72,7 +72,9 @@ _PAGING = ("first", "last")
 _CYCLIC = frozenset({"fields", "inputFields", "interfaces", "possibleTypes"})  # lists of __Type that lead to __Type
 
 
-def exceeded(schema: GraphQLSchema, document: DocumentNode, variables: Mapping[str, Any]) -> list[GraphQLError]:
+def find_exceeded_limit(
+    schema: GraphQLSchema, document: DocumentNode, variables: Mapping[str, Any]
+) -> list[GraphQLError]:
     """Return the first limit that a document exceeds with these variables, as an error; empty if it exceeds none."""
     try:
         _Walk(schema, document, variables).check()

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flexiroaster import __version__
 from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
-from flexiroaster.web.request_guard import Guard
+from flexiroaster.web.request_guard import RequestGuard
 from flexiroaster.web.streams import EventStreams, Streams
 from rest_compat import failures
 from rest_compat.routes import executions, pipelines, safety, system
 from rest_compat.routes.system import Exposition
 
-__all__ = ["AccessLog", "Beside", "add_rest", "create_app"]
+__all__ = ["AccessLog", "RestDispatcher", "add_rest", "create_app"]
 
 
 # The access log: one line per request with its method, path, status, viewer and duration.
@@ -69,7 +69,7 @@ _COMPRESSION = 3  # a tenth of the time of the default for nearly the same size
 
 def add_rest(app: Starlette, installation: Installation) -> None:
     """Add the REST API to an application that serves GraphQL."""
-    app.add_middleware(Beside, rest=create_app(installation, app.state.streams, app.state.event_streams))
+    app.add_middleware(RestDispatcher, rest=create_app(installation, app.state.streams, app.state.event_streams))
 
 
 def create_app(installation: Installation, streams: Streams, event_streams: EventStreams) -> FastAPI:
@@ -111,7 +111,7 @@ def create_app(installation: Installation, streams: Streams, event_streams: Even
     return app
 
 
-class Beside:
+class RestDispatcher:
     """ASGI middleware that sends every HTTP request outside GraphQL to `rest`, past the middleware behind this one."""
 
     def __init__(self, app: ASGIApp, rest: ASGIApp) -> None:
@@ -126,7 +126,7 @@ class Beside:
 
 def _middleware(settings: Settings) -> list[Middleware]:
     origins = settings.cors_origins
-    guard = Middleware(Guard, origins=origins, answers=failures.Answers(debug=settings.debug))
+    guard = Middleware(RequestGuard, origins=origins, answers=failures.Answers(debug=settings.debug))
     cors = Middleware(
         CORSMiddleware,
         allow_origins=origins,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, parse_duration, reported, table
+from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, parse_duration, report_errors, table
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role
 
@@ -20,7 +20,7 @@ token_app = typer.Typer(help="Create, list and revoke access tokens of the APIs.
 
 
 @token_app.command()
-@reported
+@report_errors
 def create(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The token's user or purpose; it appears in the audit log.")
@@ -42,7 +42,7 @@ def create(
 
 
 @token_app.command("list")
-@reported
+@report_errors
 def listing(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of tokens.")] = 100,
     as_json: AsJson = False,
@@ -67,7 +67,7 @@ def listing(
 
 
 @token_app.command()
-@reported
+@report_errors
 def revoke(token: Annotated[str, typer.Argument(metavar="NAME|ID", help="The token's name or id.")]) -> None:
     """Revoke a token; servers reject it within seconds."""
     from flexiroaster.service.admin import tokens
@@ -102,7 +102,7 @@ database_app = typer.Typer(help="Migrate and prune the database.", no_args_is_he
 
 
 @database_app.command()
-@reported
+@report_errors
 def upgrade() -> None:
     """Migrate the database to the schema version of this release. Starting an execution does this too."""
     from flexiroaster.config import load_settings
@@ -113,7 +113,7 @@ def upgrade() -> None:
 
 
 @database_app.command()
-@reported
+@report_errors
 def prune(
     older_than: Annotated[str, typer.Option(metavar="AGE", help="Minimum age, such as 90d, 12h or 30m.")],
 ) -> None:
@@ -140,7 +140,7 @@ def prune(
 
 
 @database_app.command()
-@reported
+@report_errors
 def current() -> None:
     """Print the schema version of the database."""
     from flexiroaster.config import load_settings

@@ -20,7 +20,7 @@ from flexiroaster.cli.text import (
     duration,
     emit_json,
     one_line,
-    reported,
+    report_errors,
     table,
 )
 
@@ -67,7 +67,7 @@ def _data() -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-@reported
+@report_errors
 def demo(as_json: AsJson = False) -> None:
     """Run a demo pipeline of twelve stages: does wind delay the flights that left New York City in 2013?
 

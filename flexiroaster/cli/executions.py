@@ -20,7 +20,7 @@ from flexiroaster.cli.text import (
     moment,
     one_line,
     parse_duration,
-    reported,
+    report_errors,
     styled,
     table,
 )
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from flexiroaster.service.installation import Installation
     from flexiroaster.service.safety.decisions import Action, DecisionRow
 
-__all__ = ["app", "carry_out", "decisions", "override"]
+__all__ = ["app", "apply_pending_command", "decisions", "override"]
 
 
 # `flexiroaster executions decisions` and `override`: the safety engine's decisions, and manual overrides.
-@reported
+@report_errors
 def decisions(
     execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")], as_json: AsJson = False
 ) -> None:
@@ -70,7 +70,7 @@ def decisions(
     console().print(shown)
 
 
-@reported
+@report_errors
 def override(
     decision_id: Annotated[str, typer.Argument(metavar="DECISION", help="The decision's id.")],
     action: Annotated[
@@ -85,7 +85,7 @@ def override(
     wanted = _action(action)
     with open_installation() as installation:
         decision = decisions.override(installation, decision_id, wanted, reason, requested_by="cli")
-        carry_out(installation, decision.execution_id, wanted)
+        apply_pending_command(installation, decision.execution_id, wanted)
 
 
 def _action(text: str) -> Action:
@@ -105,7 +105,7 @@ def _document(row: DecisionRow) -> dict[str, Any]:
 
 
 # Apply a command to an execution in this process unless another process drives the execution.
-def carry_out(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
+def apply_pending_command(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
     """Apply the requested command and wait until it is done, unless another process drives the execution."""
     from flexiroaster.service.executions import executions
 
@@ -127,7 +127,7 @@ ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="The execution's 
 
 
 @app.command("list")
-@reported
+@report_errors
 def listing(
     status: Annotated[ExecutionStatus | None, typer.Option(help="Only executions in this state.")] = None,
     pipeline: Annotated[str | None, typer.Option(metavar="ID", help="Only executions of this pipeline.")] = None,
@@ -154,7 +154,7 @@ def listing(
 
 
 @app.command()
-@reported
+@report_errors
 def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
     """Show an execution with its stages, variables and error."""
     from flexiroaster.service.executions import executions
@@ -172,7 +172,7 @@ def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@reported
+@report_errors
 def logs(
     execution_id: ExecutionId,
     level: Annotated[Level, typer.Option(help="The minimum level.")] = Level.INFO,
@@ -206,14 +206,14 @@ Reason = Annotated[str, typer.Option(help="The reason; it is recorded in the log
 
 
 @app.command()
-@reported
+@report_errors
 def stop(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Stop an execution: its stages get a request to end and are killed after the grace period."""
     _command("stop", execution_id, reason, as_json=as_json)
 
 
 @app.command()
-@reported
+@report_errors
 def pause(
     execution_id: ExecutionId,
     reason: Reason = "",
@@ -230,28 +230,28 @@ def pause(
 
 
 @app.command()
-@reported
+@report_errors
 def resume(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Resume a paused execution."""
     _command("resume", execution_id, reason, as_json=as_json)
 
 
 @app.command()
-@reported
+@report_errors
 def retry(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Retry the failed, cancelled and skipped stages; completed stages keep their results."""
     _command("retry", execution_id, reason, as_json=as_json)
 
 
 @app.command()
-@reported
+@report_errors
 def rollback(execution_id: ExecutionId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Roll an execution back: undo the external effects of its stages in reverse order."""
     _command("rollback", execution_id, reason, as_json=as_json)
 
 
 @app.command()
-@reported
+@report_errors
 def rerun(
     execution_id: ExecutionId,
     from_stage: Annotated[
@@ -288,7 +288,7 @@ def _command(name: str, execution_id: str, reason: str, *, as_json: bool, **opti
 
     with open_installation() as installation:
         getattr(commands, name)(installation, execution_id, reason, requested_by="cli", **options)
-        carry_out(installation, execution_id, name, as_json=as_json)
+        apply_pending_command(installation, execution_id, name, as_json=as_json)
 
 
 def _print_head(row: ExecutionRow) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.text import AsJson, UsageError, console, emit_json, one_line, reported, table
+from flexiroaster.cli.text import AsJson, UsageError, console, emit_json, one_line, report_errors, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["operators"]
 
 
-@reported
+@report_errors
 def operators(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="An operator, such as `transform.join` or `join`.")
@@ -74,11 +74,11 @@ def _find(name: str) -> type[Operator[Any]]:
 
 
 def _unknown(name: str) -> str:
-    from flexiroaster.model.pipeline import near
+    from flexiroaster.model.pipeline import suggestion_hint
     from flexiroaster.operators import registry
 
     known = dict.fromkeys(full.partition(".")[2] for full in registry.names())
-    return f"unknown operator {name!r}{near(name.rpartition('.')[2], known)}"
+    return f"unknown operator {name!r}{suggestion_hint(name.rpartition('.')[2], known)}"
 
 
 def _document(operator: type[Operator[Any]]) -> dict[str, Any]:

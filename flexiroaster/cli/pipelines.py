@@ -18,7 +18,7 @@ from flexiroaster.cli.text import (
     moment,
     one_line,
     parse_variables,
-    reported,
+    report_errors,
     table,
 )
 
@@ -33,7 +33,7 @@ app = typer.Typer(help="List and show stored pipelines.", no_args_is_help=True)
 
 
 @app.command("list")
-@reported
+@report_errors
 def listing(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of pipelines.")] = 100,
     as_json: AsJson = False,
@@ -58,7 +58,7 @@ def listing(
 
 
 @app.command()
-@reported
+@report_errors
 def show(
     pipeline_id: Annotated[str, typer.Argument(metavar="ID")],
     revision: Annotated[int | None, typer.Option(min=1, help="The revision; default: the newest.")] = None,
@@ -91,7 +91,7 @@ def _summary(revision: Revision) -> dict[str, object]:
 
 
 # `flexiroaster validate`: reports every problem of a definition without running it.
-@reported
+@report_errors
 def validate(
     file: File,
     var: Variables = None,

@@ -61,7 +61,7 @@ _STATUS_AFTER = {
     EventType.STAGE_UNDONE: StageStatus.ROLLED_BACK,
 }
 
-_TABLE_TELLS = frozenset({EventType.STAGE_STARTED, EventType.STAGE_COMPLETED, EventType.STAGE_PROGRESS})
+_SHOWN_IN_TABLE = frozenset({EventType.STAGE_STARTED, EventType.STAGE_COMPLETED, EventType.STAGE_PROGRESS})
 _SERIOUS = frozenset({Level.WARNING, Level.ERROR, Level.CRITICAL})
 
 
@@ -155,7 +155,7 @@ class _Table:
     def show(self, events: Sequence[Event]) -> None:
         for event in events:
             self._board.take(event)
-            if event.level in _SERIOUS and event.type not in _TABLE_TELLS:
+            if event.level in _SERIOUS and event.type not in _SHOWN_IN_TABLE:
                 self._write(_line(event))
 
     def note(self, message: str) -> None:
@@ -261,14 +261,16 @@ def follow(
                 installation, revision, variables, triggered_by="cli", traceparent=traceparent
             )
             arguments = (installation, execution_id, inbox)
-            threading.Thread(target=_tell_the_end, args=arguments, name="flexiroaster-wait", daemon=True).start()
-            interrupted = _attend(installation, execution_id, inbox, view, timeout)
+            threading.Thread(target=_watch_for_end, args=arguments, name="flexiroaster-wait", daemon=True).start()
+            interrupted = _process_inbox(installation, execution_id, inbox, view, timeout)
     finally:
         unlisten()
     return Followed(executions.get(installation, execution_id), interrupted)
 
 
-def _attend(installation: Installation, execution_id: str, inbox: _Inbox, view: View, timeout: float | None) -> bool:
+def _process_inbox(
+    installation: Installation, execution_id: str, inbox: _Inbox, view: View, timeout: float | None
+) -> bool:
     """Process the inbox until the execution has ended; return whether a signal arrived."""
     deadline = None if timeout is None else monotonic() + timeout
     interrupted = False
@@ -297,13 +299,13 @@ def _stop(installation: Installation, execution_id: str, reason: str) -> None:
         commands.stop(installation, execution_id, reason)
 
 
-def _tell_the_end(installation: Installation, execution_id: str, inbox: _Inbox) -> None:
+def _watch_for_end(installation: Installation, execution_id: str, inbox: _Inbox) -> None:
     try:
         while executions.wait(installation, execution_id).status not in TERMINAL:
             if decisions.awaits_a_person(installation, execution_id):
                 break
             sleep(PAUSED_SECONDS)  # the execution is paused: a user may resume it
-    except Exception as error:  # noqa: BLE001 - raised again in `_attend`
+    except Exception as error:  # noqa: BLE001 - raised again in `_process_inbox`
         inbox.put(_End(error))
     else:
         inbox.put(_End(None))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, reported, table
+from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, report_errors, table
 
 if TYPE_CHECKING:
     from flexiroaster.safety.learning.backtest import Arm, Backtest
@@ -37,20 +37,20 @@ HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="Past runs in 
 
 
 @risk_app.command()
-@reported
+@report_errors
 def show(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline's id.")], as_json: AsJson = False
 ) -> None:
     """Show the failure probability of a pipeline now, its causes, and changes that would lower it."""
     from dataclasses import asdict
 
-    from flexiroaster.safety.risk.assessment import RiskLevel, what_would_lower_it
+    from flexiroaster.safety.risk.assessment import RiskLevel, risk_reductions
     from flexiroaster.service.installation import open_installation
     from flexiroaster.service.safety import risk
 
     with open_installation() as installation:
         said = risk.assess(installation, pipeline)
-    remedies = () if said.level is RiskLevel.LOW else what_would_lower_it(said.question)
+    remedies = () if said.level is RiskLevel.LOW else risk_reductions(said.question)
     if as_json:
         emit_json({**said.data(), "what_would_lower_it": [asdict(remedy) for remedy in remedies]})
         return
@@ -59,7 +59,7 @@ def show(
 
 
 @risk_app.command()
-@reported
+@report_errors
 def train(
     seed: Annotated[int, typer.Option(min=0, help="The same seed and history give the same model.")] = 0,
     if_due: Annotated[
@@ -89,7 +89,7 @@ def train(
 
 
 @risk_app.command()
-@reported
+@report_errors
 def models(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of models.")] = 20,
     as_json: AsJson = False,
@@ -112,7 +112,7 @@ def models(
 
 
 @risk_app.command()
-@reported
+@report_errors
 def backtest(
     file: HistoryFile,
     predictions: Annotated[
@@ -212,7 +212,7 @@ HistoryTarget = Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet 
 
 
 @history_app.command("import")
-@reported
+@report_errors
 def import_file(file: HistoryTarget, as_json: AsJson = False) -> None:
     """Import past runs, so that risk predictions are available from the first start. Known runs are skipped.
 
@@ -237,7 +237,7 @@ def import_file(file: HistoryTarget, as_json: AsJson = False) -> None:
 
 
 @history_app.command("export")
-@reported
+@report_errors
 def export_file(file: HistoryTarget, as_json: AsJson = False) -> None:
     """Write all finished runs in the order of their end; `import` can read the file."""
     from flexiroaster.service.installation import open_installation

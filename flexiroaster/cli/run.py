@@ -32,7 +32,7 @@ from flexiroaster.cli.text import (
     emit_json,
     one_line,
     parse_variables,
-    reported,
+    report_errors,
 )
 from flexiroaster.errors import FlexiRoasterError
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ServiceError", "run", "serve", "services", "worker"]
 
 
-@reported
+@report_errors
 def run(
     file: File,
     var: Variables = None,
@@ -113,7 +113,7 @@ def _exit_code(followed: Followed) -> int:
 
 
 # `flexiroaster serve`: the API server and, by default, a worker in the same process.
-@reported
+@report_errors
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to bind; default: the setting HOST.")] = None,
     port: Annotated[
@@ -151,7 +151,7 @@ def serve(
         logs.configure(settings, installation.access, installation.owner)
         if not no_executor:
             installation.driver.listen(logs.log_events())
-            installation.take_work()
+            installation.start_claiming()
         app = create_app(installation, settings)
         add_rest(app, installation)
         server = Server(app, installation)
@@ -163,7 +163,7 @@ def serve(
 logger = logging.getLogger(__name__)
 
 
-@reported
+@report_errors
 def worker(
     concurrency: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The number of parallel stages; default: EXECUTOR_WORKERS.")
@@ -188,7 +188,7 @@ def worker(
     with open_installation(settings) as installation:
         logs.configure(settings, installation.access, installation.owner)
         installation.driver.listen(logs.log_events())
-        installation.take_work()
+        installation.start_claiming()
         logger.info("Working; stop with SIGTERM or Ctrl-C.")
         while not asked.wait(1.0):
             if not installation.healthy:
@@ -207,7 +207,7 @@ class ServiceError(FlexiRoasterError):
     code = "services"
 
 
-@reported
+@report_errors
 def services(
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder of PostgreSQL's data.")] = Path(
         ".flexiroaster/services"

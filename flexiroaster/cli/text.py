@@ -47,7 +47,7 @@ __all__ = [
     "parse_duration",
     "parse_variables",
     "printable",
-    "reported",
+    "report_errors",
     "rows",
     "styled",
     "table",
@@ -162,7 +162,7 @@ class UsageError(FlexiRoasterError):
     code = "usage"
 
 
-def reported(command: Callable[P, R]) -> Callable[P, R]:
+def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Make a command report a FlexiRoasterError in one line (with `--json`: as a document) and set the exit code."""
 
     @functools.wraps(command)

@@ -14,11 +14,11 @@ from flexiroaster.errors import FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.store.journal.transitions import Transition
 from flexiroaster.store.journal.writer import Journal
 
-__all__ = ["Driven", "DrivenExecutions", "commit", "driver_failed", "late_timer"]
+__all__ = ["DrivenExecution", "DrivenExecutionRegistry", "commit", "driver_failed", "late_timer"]
 
 
 @dataclass(slots=True, eq=False)
-class Driven:
+class DrivenExecution:
     """An execution that this process drives.
 
     `attempts` maps the key of each running attempt to its stage id. `timers` has each attempt's time limit under its
@@ -51,25 +51,25 @@ class Driven:
             timer.cancel()
 
 
-class DrivenExecutions:
+class DrivenExecutionRegistry:
     """The executions that a process drives, by id. Thread-safe: iteration uses a copy."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_id: dict[str, Driven] = {}
+        self._by_id: dict[str, DrivenExecution] = {}
 
-    def add(self, driven: Driven) -> None:
+    def add(self, driven: DrivenExecution) -> None:
         """Add an execution; it replaces an entry with the same id."""
         with self._lock:
             self._by_id[driven.execution.id] = driven
 
-    def remove(self, driven: Driven) -> None:
+    def remove(self, driven: DrivenExecution) -> None:
         """Remove this entry; a newer entry with the same id stays."""
         with self._lock:
             if self._by_id.get(driven.execution.id) is driven:
                 del self._by_id[driven.execution.id]
 
-    def get(self, execution_id: str) -> Driven | None:
+    def get(self, execution_id: str) -> DrivenExecution | None:
         """The entry with this id, or None."""
         with self._lock:
             return self._by_id.get(execution_id)
@@ -79,7 +79,7 @@ class DrivenExecutions:
         with self._lock:
             return set(self._by_id)
 
-    def all(self) -> list[Driven]:
+    def all(self) -> list[DrivenExecution]:
         """All entries, oldest first."""
         with self._lock:
             return list(self._by_id.values())

@@ -17,9 +17,9 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from flexiroaster.engine.driven import Driven, DrivenExecutions, commit, driver_failed, late_timer
+from flexiroaster.engine.driven import DrivenExecution, DrivenExecutionRegistry, commit, driver_failed, late_timer
 from flexiroaster.engine.event_loop import Inbox, Listener, Listeners, Timer, Timers
-from flexiroaster.engine.state_machine.commands import obey
+from flexiroaster.engine.state_machine.commands import apply_command
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import ErrorClass, FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.model import failpoints
@@ -72,10 +72,10 @@ class Driver:
         self._journal = journal
         self._load_commands = load_commands
         self._limits = limits or Limits()
-        self._driven = DrivenExecutions()
-        self._keys: dict[str, Driven] = {}
-        self._line: deque[Driven] = deque()  # executions with ready stages, served round-robin
-        self._dirty: dict[str, Driven] = {}
+        self._driven = DrivenExecutionRegistry()
+        self._keys: dict[str, DrivenExecution] = {}
+        self._line: deque[DrivenExecution] = deque()  # executions with ready stages, served round-robin
+        self._dirty: dict[str, DrivenExecution] = {}
         self._timers = Timers()
         self._listeners = Listeners()
         self._selector = selectors.DefaultSelector()
@@ -114,7 +114,7 @@ class Driver:
         closed driver drives nothing: the lease expires, and `wait` raises.
         """
         execution.waits = waits
-        driven = Driven(execution)
+        driven = DrivenExecution(execution)
         self._driven.add(driven)
         self._post(lambda: self._begin(driven, commands))
         if self._over:
@@ -122,7 +122,7 @@ class Driver:
 
     def look_for_commands(self, execution_ids: Collection[str] | None = None) -> None:
         """Read and apply new commands of these executions; None means all driven executions."""
-        self._post(lambda: self._obey_pending(execution_ids))
+        self._post(lambda: self._apply_pending_commands(execution_ids))
 
     def lose(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
         """Kill the stages of executions whose leases are lost, and remove the executions."""
@@ -134,7 +134,7 @@ class Driver:
 
         self._post(abandon)
 
-    def lose_now(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
+    def kill_and_abandon(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
         """Like `lose`, but kill the processes from this thread: the driver's thread may hang in the database."""
         self._runner.kill_processes()
         self.lose(execution_ids, error)
@@ -148,7 +148,7 @@ class Driver:
         if not self.alive:  # it has abandoned all executions and cannot write
             return given
         done = threading.Event()
-        self._post(lambda: self._give_up(given, done))
+        self._post(lambda: self._begin_hand_over(given, done))
         done.wait(timeout)
         return given
 
@@ -211,7 +211,7 @@ class Driver:
                     self._runner.start(task)
 
     @contextmanager
-    def _contained(self, driven: Driven) -> Iterator[None]:
+    def _contained(self, driven: DrivenExecution) -> Iterator[None]:
         """Limit a defect to one execution, which is abandoned, and claimed again once its lease has expired.
 
         Claims are counted, so an execution that keeps causing defects finally fails.
@@ -222,7 +222,7 @@ class Driver:
             logger.exception("abandoning execution %s: the driver failed while processing it", driven.execution.id)
             self._abandon(driven, driver_failed(error))
 
-    def _later(self, driven: Driven, seconds: float, action: Callable[[], None]) -> Timer:
+    def _later(self, driven: DrivenExecution, seconds: float, action: Callable[[], None]) -> Timer:
         """Run an action for an execution after `seconds`."""
 
         def act() -> None:
@@ -231,9 +231,9 @@ class Driver:
 
         return self._timers.after(seconds, act)
 
-    def _start_ready(self) -> list[tuple[Driven, Task]]:
+    def _start_ready(self) -> list[tuple[DrivenExecution, Task]]:
         """Assign free processes to the queued executions, one stage per execution and round."""
-        tasks: list[tuple[Driven, Task]] = []
+        tasks: list[tuple[DrivenExecution, Task]] = []
         now = utc_now()
         while self._line and len(tasks) < self._runner.free:
             driven = self._line.popleft()
@@ -248,7 +248,7 @@ class Driver:
                     self._changed(driven)
         return tasks
 
-    def _register(self, driven: Driven, task: Task) -> None:
+    def _register(self, driven: DrivenExecution, task: Task) -> None:
         self._keys[task.key] = driven
         driven.attempts[task.key] = task.stage_id
         seconds = driven.execution.stages[task.stage_id].stage.timeout
@@ -258,14 +258,14 @@ class Driver:
         if task.undo is None and watch is not None and watch.looks:
             self._watch_late(driven, task.key, task.stage_id)
 
-    def _watch_late(self, driven: Driven, key: str, stage_id: str) -> None:
+    def _watch_late(self, driven: DrivenExecution, key: str, stage_id: str) -> None:
         """Schedule the check whether the stage is late; its limit may change while other stages end."""
-        seconds = driven.execution.look_late(stage_id, utc_now())
+        seconds = driven.execution.check_late(stage_id, utc_now())
         if seconds is not None:
             timer = self._later(driven, seconds, lambda: self._look_late(driven, key, stage_id))
             driven.timers[late_timer(key)] = timer
 
-    def _look_late(self, driven: Driven, key: str, stage_id: str) -> None:
+    def _look_late(self, driven: DrivenExecution, key: str, stage_id: str) -> None:
         driven.timers.pop(late_timer(key), None)
         self._watch_late(driven, key, stage_id)
         if driven.execution.changed:
@@ -276,7 +276,7 @@ class Driver:
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, {}
-        taken: list[tuple[Driven, Transition]] = []
+        taken: list[tuple[DrivenExecution, Transition]] = []
         for driven in dirty.values():
             with self._contained(driven):
                 if (transition := driven.execution.take()) is not None:
@@ -293,7 +293,7 @@ class Driver:
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    def _begin(self, driven: Driven, commands: Sequence[Command]) -> None:
+    def _begin(self, driven: DrivenExecution, commands: Sequence[Command]) -> None:
         execution = driven.execution
         with self._contained(driven):
             self._obey(driven, commands)
@@ -303,14 +303,14 @@ class Driver:
             self._limit(driven, execution.pipeline.timeout or self._limits.execution)
             self._changed(driven)
 
-    def _limit(self, driven: Driven, seconds: float) -> None:
+    def _limit(self, driven: DrivenExecution, seconds: float) -> None:
         """Start the time limit of a whole execution; a resume or a retry restarts it."""
         if (timer := driven.timers.pop("", None)) is not None:
             timer.cancel()
         left = max(0.0, seconds - driven.execution.elapsed)
         driven.timers[""] = self._later(driven, left, lambda: self._end_overdue(driven, seconds))
 
-    def _obey_pending(self, execution_ids: Collection[str] | None) -> None:
+    def _apply_pending_commands(self, execution_ids: Collection[str] | None) -> None:
         driven_here = self._driven.ids()
         wanted = driven_here if execution_ids is None else driven_here.intersection(execution_ids)
         try:
@@ -323,12 +323,12 @@ class Driver:
                 with self._contained(driven):
                     self._obey(driven, [command for command in commands if command.execution_id == execution_id])
 
-    def _obey(self, driven: Driven, commands: Sequence[Command]) -> None:
+    def _obey(self, driven: DrivenExecution, commands: Sequence[Command]) -> None:
         for command in commands:
             if command.id in driven.commands:
                 continue
             driven.commands.add(command.id)
-            if obey(driven.execution, command, utc_now()):
+            if apply_command(driven.execution, command, utc_now()):
                 self._end_attempts(driven)
             self._watch_pause(driven)
             if command.restarts_clock:
@@ -336,7 +336,7 @@ class Driver:
                 self._limit(driven, driven.execution.pipeline.timeout or self._limits.execution)
             self._changed(driven)
 
-    def _watch_pause(self, driven: Driven) -> None:
+    def _watch_pause(self, driven: DrivenExecution) -> None:
         """Stop the execution at its pause deadline while stages still run; after that, the next claim does it."""
         if (timer := driven.timers.pop("pause", None)) is not None:
             timer.cancel()
@@ -345,7 +345,7 @@ class Driver:
             seconds = max(0.0, (deadline - utc_now()).total_seconds())
             driven.timers["pause"] = self._later(driven, seconds, lambda: self._end_pause(driven))
 
-    def _end_pause(self, driven: Driven) -> None:
+    def _end_pause(self, driven: DrivenExecution) -> None:
         if driven.execution.end_pause(utc_now()):
             self._end_attempts(driven)
             self._changed(driven)
@@ -356,7 +356,7 @@ class Driver:
             with self._contained(driven):
                 self._hear(driven, message)
 
-    def _hear(self, driven: Driven, message: Message) -> None:
+    def _hear(self, driven: DrivenExecution, message: Message) -> None:
         stage_id = driven.attempts[message.key]
         if isinstance(message, Ended):
             self._attempt_ended(driven, stage_id, message)
@@ -365,11 +365,11 @@ class Driver:
             if message.traceback:
                 data["traceback"] = message.traceback
             driven.execution.log(stage_id, Level(message.level), message.message, message.at, data)
-            self._changed_softly(driven)
+            self._schedule_log_flush(driven)
         else:
             self._progressed(driven, stage_id, message)
 
-    def _attempt_ended(self, driven: Driven, stage_id: str, message: Ended) -> None:
+    def _attempt_ended(self, driven: DrivenExecution, stage_id: str, message: Ended) -> None:
         del self._keys[message.key]
         driven.attempt_ended(message.key, stage_id)
         failpoints.point("driver.after_end")
@@ -382,15 +382,15 @@ class Driver:
                 self._end_attempts(driven)
         self._changed(driven)
 
-    def _progressed(self, driven: Driven, stage_id: str, message: Progress) -> None:
+    def _progressed(self, driven: DrivenExecution, stage_id: str, message: Progress) -> None:
         now = monotonic()
         if now - driven.progressed.get(stage_id, float("-inf")) < PROGRESS_SECONDS:
             return
         driven.progressed[stage_id] = now
         driven.execution.progress(stage_id, message.fraction, message.message, utc_now())
-        self._changed_softly(driven)
+        self._schedule_log_flush(driven)
 
-    def _time_retries(self, driven: Driven) -> None:
+    def _time_retries(self, driven: DrivenExecution) -> None:
         """Synchronize the retry timers with the stages that wait for their next attempt."""
         wanted = driven.execution.retries
         for stage_id, (at, timer) in tuple(driven.retries.items()):
@@ -402,22 +402,22 @@ class Driver:
                 seconds = max(0.0, (at - utc_now()).total_seconds())
                 driven.retries[stage_id] = at, self._later(driven, seconds, partial(self._retry, driven, stage_id))
 
-    def _retry(self, driven: Driven, stage_id: str) -> None:
+    def _retry(self, driven: DrivenExecution, stage_id: str) -> None:
         driven.retries.pop(stage_id, None)
         driven.execution.retry(stage_id)
-        self._line_up(driven)
+        self._enqueue(driven)
 
     def _time_out(self, task: Task, seconds: float) -> None:
         message = f"the attempt exceeded its time limit of {seconds:g} s and was killed"
         self._runner.kill(task.key, {"type": "timeout", "message": message, "class": ErrorClass.TIMEOUT.value})
 
-    def _end_overdue(self, driven: Driven, seconds: float) -> None:
+    def _end_overdue(self, driven: DrivenExecution, seconds: float) -> None:
         if driven.execution.status is ExecutionStatus.RUNNING:
             driven.execution.time_out(seconds, utc_now())
             self._end_attempts(driven)
             self._changed(driven)
 
-    def _end_attempts(self, driven: Driven) -> None:
+    def _end_attempts(self, driven: DrivenExecution) -> None:
         """Cancel the running stages, and kill those that still run after the grace period."""
         keys = tuple(driven.attempts)
         for key in keys:
@@ -426,24 +426,24 @@ class Driver:
             grace = self._limits.stop_grace
             self._later(driven, grace, lambda: self._kill(driven, keys, "after the grace period"))
 
-    def _kill(self, driven: Driven, keys: Sequence[str], why: str) -> None:
+    def _kill(self, driven: DrivenExecution, keys: Sequence[str], why: str) -> None:
         error = {"type": "stop", "message": f"killed {why}", "class": ErrorClass.CANCELLED.value}
         for key in keys:
             if key in driven.attempts:
                 self._runner.kill(key, error)
 
-    def _give_up(self, given: set[str], done: threading.Event) -> None:
+    def _begin_hand_over(self, given: set[str], done: threading.Event) -> None:
         """Kill all attempts. Once they have ended, or after a timeout, revert them and remove the executions."""
         self._giving_up = True
         self._line.clear()
         for driven in self._driven.all():
             driven.execution.prepare_interrupt()
             self._kill(driven, tuple(driven.attempts), "to hand the execution over")
-        self._timers.after(0.0, lambda: self._gave_up(given, done, monotonic() + HAND_OVER_SECONDS))
+        self._timers.after(0.0, lambda: self._finish_hand_over(given, done, monotonic() + HAND_OVER_SECONDS))
 
-    def _gave_up(self, given: set[str], done: threading.Event, deadline: float) -> None:
+    def _finish_hand_over(self, given: set[str], done: threading.Event, deadline: float) -> None:
         if any(driven.attempts for driven in self._driven.all()) and monotonic() < deadline:
-            self._timers.after(0.01, lambda: self._gave_up(given, done, deadline))
+            self._timers.after(0.01, lambda: self._finish_hand_over(given, done, deadline))
             return
         for driven in self._driven.all():
             with self._contained(driven):
@@ -457,35 +457,35 @@ class Driver:
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
-    def _changed(self, driven: Driven) -> None:
+    def _changed(self, driven: DrivenExecution) -> None:
         """Write the execution this turn, and queue it if it has ready stages."""
         self._dirty[driven.execution.id] = driven
         if driven.retries or driven.execution.retries:
             self._time_retries(driven)
-        self._line_up(driven)
+        self._enqueue(driven)
 
-    def _line_up(self, driven: Driven) -> None:
+    def _enqueue(self, driven: DrivenExecution) -> None:
         startable = driven.execution.startable and driven.failure is None and not self._giving_up
         if startable and not driven.queued:
             driven.queued = True
             self._line.append(driven)
 
-    def _changed_softly(self, driven: Driven) -> None:
+    def _schedule_log_flush(self, driven: DrivenExecution) -> None:
         """Write a log line or progress with the next change, or after LOG_FLUSH_SECONDS."""
         if "log" not in driven.timers:
             driven.timers["log"] = self._later(driven, LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
 
-    def _flush_log(self, driven: Driven) -> None:
+    def _flush_log(self, driven: DrivenExecution) -> None:
         driven.timers.pop("log", None)
         self._changed(driven)
 
-    def _forget(self, driven: Driven) -> None:
+    def _forget(self, driven: DrivenExecution) -> None:
         driven.cancel_timers()
         self._driven.remove(driven)
         self._dirty.pop(driven.execution.id, None)
         driven.ended.set()
 
-    def _abandon(self, driven: Driven, error: FlexiRoasterError) -> None:
+    def _abandon(self, driven: DrivenExecution, error: FlexiRoasterError) -> None:
         """Kill the stages of an execution whose state we can no longer write, and remove it."""
         driven.failure = error
         for key in tuple(driven.attempts):

@@ -96,6 +96,6 @@ class LeaseKeeper:
         driven = self._driver.driven
         if driven and monotonic() - self._renewed_at > GIVE_UP * self._ttl:
             logger.error("no lease could be renewed in time: abandoning %d executions", len(driven))
-            self._driver.lose_now(driven, LeaseLostError("the lease could not be renewed in time"))
+            self._driver.kill_and_abandon(driven, LeaseLostError("the lease could not be renewed in time"))
             self._renewed_at = monotonic()
         return True

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flexiroaster.engine.driver import Driver
 from flexiroaster.engine.state_machine.execution import Execution
-from flexiroaster.engine.state_machine.rollback import undo_when_quiet
+from flexiroaster.engine.state_machine.rollback import start_undo_when_idle
 from flexiroaster.errors import FlexiRoasterError, NotAllowedError, NotFoundError, StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.model.command import CommandKind
@@ -66,21 +66,21 @@ def restore(
         run.started_at, run.completed_at, run.retry_at = row.started_at, row.completed_at, row.retry_at
         run.output, run.error, run.is_anomaly = row.output, row.error, row.is_anomaly
     if watch is not None:
-        _teach(watch, execution)
-    execution.line_up()
+        _replay_into_watch(watch, execution)
+    execution.recompute_ready_stages()
     if lost_by is not None:
         message = f"Execution taken over because the lease of its worker expired: {lost_by}"
         execution.tell(EventType.EXECUTION_CLAIMED, message, at, Level.WARNING, data={"lost_by": lost_by})
     _take_back(execution, at)
     if stored.goal is Goal.ROLLBACK:
         execution.stopping = "rollback"
-        undo_when_quiet(execution, at)
+        start_undo_when_idle(execution, at)
     elif stored.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED}:
-        execution.finish_up(at)
+        execution.cancel_unstarted_if_ending(at)
     return execution
 
 
-def _teach(watch: Watch, execution: Execution) -> None:
+def _replay_into_watch(watch: Watch, execution: Execution) -> None:
     ended = [end for run in execution.stages.values() if (end := run.end()) is not None]
     for end in sorted(ended, key=lambda end: execution.stages[end.stage_id].completed_at or _NEVER):
         watch.stage_completed(end)
@@ -241,7 +241,7 @@ def adopt(
             raise _left(claim, error) from error
         stored = outline(claim.execution_id)
         execution = _sealed(stored, claim, at, error)
-        logger.error("execution %s cannot be driven: %s", claim.execution_id, execution.sealed)  # noqa: TRY400 - the message has the cause
+        logger.error("execution %s cannot be driven: %s", claim.execution_id, execution.unreadable_reason)  # noqa: TRY400 - the message has the cause
     if (
         not last
         and (missing := _missing_operator(execution, {command.kind for command in stored.commands})) is not None
@@ -250,7 +250,7 @@ def adopt(
     execution.suspect = claim.claims > SUSPECT
     failpoints.point("scheduler.after_restore")
     if claim.claims > MAX_CLAIMS and not execution.ended:
-        execution.set_aside(f"it lost its worker {MAX_CLAIMS} times without progress", at)
+        execution.fail_permanently(f"it lost its worker {MAX_CLAIMS} times without progress", at)
     driver.submit(execution, stored.commands, waits=stored.queued)
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from flexiroaster.errors import DefinitionError, ErrorClass, Problem
 from flexiroaster.model.json_values import unstorable
-from flexiroaster.model.validation_messages import near, problems_of, quoted, render_path, shown
+from flexiroaster.model.validation_messages import problems_of, quoted, render_path, shown, suggestion_hint
 
 __all__ = [
     "RESPONSE_FIELDS",
@@ -28,12 +28,12 @@ __all__ = [
     "downstream",
     "find_cycle",
     "malformed",
-    "near",
     "parse_pipeline",
     "placeholders",
     "problems_of",
     "render_path",
     "substitute",
+    "suggestion_hint",
     "topological_order",
 ]
 
@@ -304,7 +304,7 @@ def _dependency_problems(index: int, stage_id: str, wanted: list[str], known: Ma
         if dependency == stage_id:
             problems.append(Problem(path, f"dependency cycle: {stage_id} -> {stage_id}", "cycle"))
         elif dependency not in known:
-            message = f"unknown stage {quoted(dependency)}{near(dependency, known)}"
+            message = f"unknown stage {quoted(dependency)}{suggestion_hint(dependency, known)}"
             problems.append(Problem(path, message, "unknown_dependency"))
         elif dependency in wanted[:j]:
             problems.append(Problem(path, f"{quoted(dependency)} is listed twice", "duplicate_dependency"))

@@ -26,12 +26,12 @@ __all__ = [
     "key_text",
     "listing",
     "located_problems",
-    "near",
     "problem_text",
     "problems_of",
     "quoted",
     "render_path",
     "shown",
+    "suggestion_hint",
 ]
 
 Location = tuple[int | str, ...]
@@ -42,7 +42,7 @@ _SHOWN_ITEMS, _SHOWN_LEVELS = _LONGEST_VALUE // 3, 4  # more do not fit into a m
 _SHOWN_BITS = 256
 
 
-def near(word: str, known: Iterable[str]) -> str:
+def suggestion_hint(word: str, known: Iterable[str]) -> str:
     """The hint `; did you mean 'x' or 'y'?`, or an empty text if no known word is similar."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55) if len(word) <= _LONGEST_NAME else ()
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
@@ -188,7 +188,7 @@ def _text(found: _Finding, model: type[BaseModel]) -> str:
         return f"must be {_either(found.kinds, 'or')}, not {shown(value)}"
     if found.code == "extra_forbidden":
         known = list(_fields_at(model, found.path[:-1]))
-        return f"is not a known field{near(str(found.path[-1]), known) or listing(known)}"
+        return f"is not a known field{suggestion_hint(str(found.path[-1]), known) or listing(known)}"
     if found.item["loc"][-1:] == ("[key]",) and found.code == "string_type":
         return key_text(found.item["input"])
     return f"{problem_text(found.item)}{_remedy(found, model)}"

@@ -45,7 +45,7 @@ __all__ = [
     "Result",
     "SecretRef",
     "StageContext",
-    "reveal",
+    "resolve_secret",
 ]
 
 
@@ -194,7 +194,7 @@ class OutputOperator(Operator[C]):
         """Delete external data kept only for `undo`; the effect can no longer be undone. This is idempotent."""
 
 
-def reveal(value: str | SecretRef, access: Access) -> str:
+def resolve_secret(value: str | SecretRef, access: Access) -> str:
     """Return the string or the secret that it names. Raises StageError (configuration) if the secret is not set."""
     if isinstance(value, str):
         return value

@@ -20,9 +20,9 @@ import polars as pl
 from polars.datatypes import DataType
 from pydantic import AfterValidator
 
-from flexiroaster.model.pipeline import near
+from flexiroaster.model.pipeline import suggestion_hint
 
-__all__ = ["DtypeName", "accepts", "conversion", "friendly_name", "literal", "parse_dtype", "unconverted"]
+__all__ = ["DtypeName", "accepts", "conversion", "conversion_failed", "friendly_name", "literal", "parse_dtype"]
 
 
 DECIMAL_PRECISION, DECIMAL_SCALE = 38, 9
@@ -95,7 +95,7 @@ def parse_dtype(name: str) -> DataType:
     dtype = _FRIENDLY.get(key) or _REPRESENTATIONS.get(key)
     if dtype is None:
         known = [*_FRIENDLY, *_SYNONYMS, *(width.__name__ for width in _WIDTHS)]
-        hint = near(wanted, known) or f"; known types: {', '.join(_FRIENDLY)} and polars types such as Int32"
+        hint = suggestion_hint(wanted, known) or f"; known types: {', '.join(_FRIENDLY)} and polars types such as Int32"
         raise ValueError(f"unknown type {name!r}{hint}")
     return dtype
 
@@ -139,7 +139,7 @@ def _key(name: str) -> str:
 
 def _datetime(name: str, unit: str | None, zone: str) -> DataType:
     if zone and zone not in available_timezones():
-        raise ValueError(f"unknown time zone {zone!r} in type {name!r}{near(zone, available_timezones())}")
+        raise ValueError(f"unknown time zone {zone!r} in type {name!r}{suggestion_hint(zone, available_timezones())}")
     match (unit or "us").lower():
         case "ns":
             return pl.Datetime("ns", zone or None)
@@ -181,7 +181,7 @@ def conversion(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr |
     return None
 
 
-def unconverted(before: pl.Expr, after: pl.Expr) -> pl.Expr:
+def conversion_failed(before: pl.Expr, after: pl.Expr) -> pl.Expr:
     """An expression that is true where the conversion turned a value into null."""
     return before.is_not_null() & after.is_null()
 

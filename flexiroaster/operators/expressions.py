@@ -19,7 +19,7 @@ from flexiroaster.operators.tables import require_columns
 if TYPE_CHECKING:
     from polars.datatypes import DataType
 
-__all__ = ["bind", "check_expression", "dtype_of", "file_access", "first_line", "is_aggregate", "parse"]
+__all__ = ["bind", "check_expression", "dtype_of", "find_file_function_error", "first_line", "is_aggregate", "parse"]
 
 # Match these words anywhere, also in quotes or in a comment: a false positive is harmless, but a false negative can
 # read any file. The second branch covers table functions that a later polars may add.
@@ -35,7 +35,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
 
 
-def file_access(text: str) -> str | None:
+def find_file_function_error(text: str) -> str | None:
     """Return the reason to refuse an SQL text that opens files, or None."""
     match = _FILE_FUNCTION.search(text)
     if match is None:
@@ -53,7 +53,7 @@ def check_expression(text: str, path: str) -> Iterator[Problem]:
 
 def parse(text: str, path: str) -> pl.Expr:
     """Parse an SQL text. Raises StageError (code) that names the config field `path`."""
-    reason = file_access(text)
+    reason = find_file_function_error(text)
     if reason is None and _SUBQUERY.search(_QUOTED.sub("''", text)):
         reason = "a query inside an expression is not supported: use a stage with the operation 'sql'"
     if reason is None:

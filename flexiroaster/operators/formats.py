@@ -24,7 +24,7 @@ __all__ = [
     "Format",
     "binary_format_of_file",
     "compression_of_file",
-    "damaged",
+    "data_error",
     "detect_compression",
     "detect_format",
     "first_line",
@@ -157,7 +157,7 @@ def unpack(path: Path, compression: Compression, folder: Path, label: str) -> li
     empty or encrypted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _damage_named(path, compression, label):
+    with _convert_decompression_errors(path, compression, label):
         if compression is Compression.ZIP:
             return list(_unpack_zip(path, folder, label))
         with _opened(path, compression) as source:
@@ -205,7 +205,7 @@ def _opened(path: Path, compression: Compression) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _damage_named(path: Path, compression: Compression, label: str) -> Iterator[None]:
+def _convert_decompression_errors(path: Path, compression: Compression, label: str) -> Iterator[None]:
     """Convert decompressor errors for damaged bytes to a StageError that names the file."""
     damage = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, NotImplementedError)
     try:
@@ -234,14 +234,14 @@ def reading(label: str) -> Iterator[None]:
     try:
         yield
     except pe.NoDataError as error:
-        raise damaged(label, "file is empty") from error
+        raise data_error(label, "file is empty") from error
     except (pe.PolarsError, pe.PanicException, UnicodeError) as error:  # damaged bytes can make polars panic
-        raise damaged(label, first_line(error)) from error
+        raise data_error(label, first_line(error)) from error
     except PermissionError as error:
         raise StageError(f"{label}: {error.strerror}", ErrorClass.CONFIGURATION) from error
 
 
-def damaged(label: str, what: str) -> StageError:
+def data_error(label: str, what: str) -> StageError:
     """Build the error for data that does not match its format."""
     return StageError(f"{label}: {what}", ErrorClass.DATA)
 

@@ -20,11 +20,11 @@ from flexiroaster.model.pipeline import Stage, StageType, malformed, placeholder
 from flexiroaster.model.validation_messages import (
     listing,
     located_problems,
-    near,
     problems_of,
     quoted,
     render_path,
     shown,
+    suggestion_hint,
 )
 from flexiroaster.operators.base import Access, Operator
 
@@ -93,7 +93,7 @@ def find(name: str) -> type[Operator[Any]]:
     """
     reference = _references().get(name)
     if reference is None:
-        raise NotFoundError(f"unknown operator {quoted(name)}{near(name, names())}", operator=name)
+        raise NotFoundError(f"unknown operator {quoted(name)}{suggestion_hint(name, names())}", operator=name)
     module, _, attribute = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -125,7 +125,7 @@ def operator_of(stage_type: StageType, config: Mapping[str, Any]) -> str:
         reason = (
             "; this field does not accept ${...}"
             if any(placeholders(chosen))
-            else near(chosen, known) or listing(known)
+            else suggestion_hint(chosen, known) or listing(known)
         )
         raise NotFoundError(f"unknown {field} {quoted(chosen)}{reason}", field=field, known=known)
     return f"{stage_type}.{chosen}"

@@ -19,7 +19,7 @@ import polars as pl
 from pydantic import BeforeValidator
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.model.pipeline import near
+from flexiroaster.model.pipeline import suggestion_hint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ColumnNames",
-    "from_returned",
-    "input_of",
+    "describe_input",
+    "describe_named_input",
+    "has_no_columns",
     "input_schema",
-    "is_blank",
     "listed",
     "missing_columns",
-    "named_input",
     "require_columns",
+    "table_from_return_value",
     "to_pandas",
 ]
 
@@ -63,7 +63,7 @@ def _nullable(series: pl.Series) -> Any:  # noqa: ANN401 - a pandas extension ar
     return dtype.__from_arrow__(series.to_arrow())
 
 
-def from_returned(value: object, function: str) -> pl.LazyFrame | pl.DataFrame:
+def table_from_return_value(value: object, function: str) -> pl.LazyFrame | pl.DataFrame:
     """Convert the return value of a function to a table; `function` names it in messages.
 
     Raises StageError: code for a type that is not a table, data for columns that a table cannot hold.
@@ -191,7 +191,7 @@ def input_schema(context: StageContext) -> pl.Schema:
     return context.table.collect_schema()
 
 
-def is_blank(context: StageContext) -> bool:
+def has_no_columns(context: StageContext) -> bool:
     """Return whether the single input table has no columns; if so, log a warning in the stage's log."""
     if input_schema(context):
         return False
@@ -199,12 +199,12 @@ def is_blank(context: StageContext) -> bool:
     return True
 
 
-def input_of(context: StageContext) -> str:
+def describe_input(context: StageContext) -> str:
     """Return the name of the single input for messages."""
     return f"input of stage {context.stage_id!r}"
 
 
-def named_input(context: StageContext, stage_id: str) -> str:
+def describe_named_input(context: StageContext, stage_id: str) -> str:
     """Return the name of one of several inputs for messages."""
     return f"input {stage_id!r} of stage {context.stage_id!r}"
 
@@ -227,7 +227,7 @@ def require_columns(wanted: Iterable[str], known: Sequence[str] | pl.Schema, whe
     missing = missing_columns(wanted, known)
     if not missing:
         return
-    hint = near(missing[0], known) if len(missing) == 1 else ""
+    hint = suggestion_hint(missing[0], known) if len(missing) == 1 else ""
     noun = "column" if len(missing) == 1 else "columns"
     message = f"{noun} {listed(missing)} not found in {where}{hint or ';'}{note} columns: {listed(known)}"
     raise StageError(message, ErrorClass.DATA, missing=missing)

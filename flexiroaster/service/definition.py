@@ -235,12 +235,12 @@ def _check_readable_stages(raw: object, access: Access, problems: list[Problem])
     known = variables if isinstance(variables, Mapping) else {}
     judged = {problem.path for problem in problems}
     for i, item in enumerate(stages if isinstance(stages, list | tuple) else ()):
-        stage = _as_far_as_operators_care(item)
+        stage = _stage_for_operator_check(item)
         if stage is not None:
             problems += [problem for problem in check_stage(i, stage, known, access) if problem.path not in judged]
 
 
-def _as_far_as_operators_care(item: object) -> Stage | None:
+def _stage_for_operator_check(item: object) -> Stage | None:
     """Build a stage from its type, config and dependencies alone; None if one of these is invalid."""
     if isinstance(item, Stage):
         return item

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flexiroaster.engine.scheduler import Scheduler
     from flexiroaster.safety.anomaly.watch import Watch
     from flexiroaster.service.safety.learner import Learner
-    from flexiroaster.service.safety.risk_state_cache import Knowledge, Watchers
+    from flexiroaster.service.safety.risk_state_cache import RiskStateCache, WatchFactory
     from flexiroaster.service.signals import LocalCopies, Signals
     from flexiroaster.service.tracing.execution import Tracing
     from flexiroaster.workers.local_runner import Runner
@@ -120,8 +120,8 @@ class Installation:
         self._copies: LocalCopies | None = None
         self._tracing: Tracing | None = None
         self._signals: Signals | None = None
-        self._knowledge: Knowledge | None = None
-        self._watchers: Watchers | None = None
+        self._knowledge: RiskStateCache | None = None
+        self._watchers: WatchFactory | None = None
         self._journal: Journal | None = None
         self._intake: Journal | None = None
         self._database: Database | None = None
@@ -148,7 +148,7 @@ class Installation:
             return self._journal
 
     @property
-    def intake(self) -> Journal:
+    def start_journal(self) -> Journal:
         """The writer of new executions.
 
         On PostgreSQL it is separate from `journal`, so that a start does not wait for the driver's current transaction.
@@ -167,7 +167,7 @@ class Installation:
                 self._tracing = self._tracing or self._open_tracing()  # its errors come before processes start
                 self._driver = self._start_driver()
                 self._keeper = self._keep_leases(self._driver)
-                self._copies = self._forget_copies(self._driver)
+                self._copies = self._start_local_copies(self._driver)
                 if self._tracing is not None:
                     self._driver.listen(self._tracing.committed)
                 if self._signals is not None:
@@ -175,23 +175,23 @@ class Installation:
             return self._driver
 
     @property
-    def knowledge(self) -> Knowledge:
+    def knowledge(self) -> RiskStateCache:
         """The safety engine's knowledge of past executions, held in the memory of this process."""
-        from flexiroaster.service.safety.risk_state_cache import Knowledge  # outside the lock: the import is slow
+        from flexiroaster.service.safety.risk_state_cache import RiskStateCache  # outside the lock: the import is slow
 
         with self._lock:
             if self._knowledge is None:
-                self._knowledge = Knowledge(self.database, self.settings.ai_anomaly_error_threshold)
+                self._knowledge = RiskStateCache(self.database, self.settings.ai_anomaly_error_threshold)
             return self._knowledge
 
     @property
-    def watchers(self) -> Watchers:
+    def watch_factory(self) -> WatchFactory:
         """The factory of watches: each execution driven here gets one."""
         with self._lock:
             if self._watchers is None:
-                from flexiroaster.service.safety.risk_state_cache import Watchers
+                from flexiroaster.service.safety.risk_state_cache import WatchFactory
 
-                self._watchers = Watchers(self.database, self.settings)
+                self._watchers = WatchFactory(self.database, self.settings)
             return self._watchers
 
     @property
@@ -208,7 +208,7 @@ class Installation:
         return [Failure("flexiroaster-driver", driver.failure, essential=True), *self.threads.failures]
 
     @property
-    def drives(self) -> bool:
+    def is_driving(self) -> bool:
         """Whether this process drives executions."""
         return self._driver is not None
 
@@ -233,7 +233,7 @@ class Installation:
         """The signals if they are open, as in workers and servers. A process that runs once and ends needs none."""
         return self._signals
 
-    def take_work(self) -> None:
+    def start_claiming(self) -> None:
         """Start to claim executions that no process drives, as workers and servers do."""
         with self._lock:
             if self._scheduler is None:
@@ -247,7 +247,7 @@ class Installation:
 
         Returns whether this process drives it now. Raises NotFoundError, StoreError.
         """
-        if not self.signals.may_claim(execution_id):
+        if not self.signals.try_lock(execution_id):
             return self._is_driven_here(execution_id)
         ttl = self.settings.execution_lock_ttl
         claim = leases.claim_one(self.database, self.owner, execution_id, lease_seconds=ttl)
@@ -280,7 +280,7 @@ class Installation:
         return leases.outline_execution(self.database, execution_id)
 
     def _watch(self, stored: leases.Stored) -> Watch:
-        return self.watchers.watch(stored.pipeline, stored.risk_level, stored.model_version)
+        return self.watch_factory.watch(stored.pipeline, stored.risk_level, stored.model_version)
 
     def wake(self) -> None:
         """Wake the scheduler, because there may be work for this process."""
@@ -288,11 +288,11 @@ class Installation:
         if scheduler is not None:
             scheduler.wake()
 
-    def tell_of_work(self, execution_id: str) -> None:
+    def announce_execution(self, execution_id: str) -> None:
         """Notify workers and list subscribers of a new execution that has no driver."""
         self.signals.created(execution_id)
 
-    def tell_of_command(self, execution_id: str) -> None:
+    def notify_command(self, execution_id: str) -> None:
         """Notify the driver of a stored command: the one in this process, or else that of another process."""
         if self._driver is not None and execution_id in self._driver.driven:
             self._driver.look_for_commands([execution_id])
@@ -313,7 +313,7 @@ class Installation:
             helper.close()
         if self._driver is not None and (given := self._driver.hand_over()):
             leases.release(self.database, self.owner, given)
-            self.signals.gave_up(given)
+            self.signals.publish_released(given)
             failpoints.point("leases.after_release")
 
     def close(self) -> None:
@@ -377,7 +377,7 @@ class Installation:
         driver.listen(signals.committed)
         signals.on_command(driver.look_for_commands)
 
-    def _forget_copies(self, driver: Driver) -> LocalCopies | None:
+    def _start_local_copies(self, driver: Driver) -> LocalCopies | None:
         if "://" not in self.settings.artifacts_url:
             return None
         from flexiroaster.artifacts.store import Artifacts
@@ -407,7 +407,7 @@ class Installation:
 
         def give_back(given: Sequence[leases.Claim], failed: str | None) -> None:
             leases.give_back(self.database, self.owner, given, failed)
-            self.signals.gave_up({claim.execution_id for claim in given})
+            self.signals.publish_released({claim.execution_id for claim in given})
 
         return Scheduler(
             driver,

@@ -28,7 +28,7 @@ from flexiroaster.errors import (
     StageError,
 )
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.model.pipeline import Pipeline, near
+from flexiroaster.model.pipeline import Pipeline, suggestion_hint
 from flexiroaster.service import definition
 from flexiroaster.service.installation import access_of
 
@@ -186,5 +186,5 @@ def _read(pipeline: Definition) -> object:
 def _settings(overrides: Mapping[str, Any]) -> Settings:
     for name in overrides:
         if name not in Settings.model_fields:
-            raise SettingsError(f"{name!r} is not a setting{near(name, Settings.model_fields)}")
+            raise SettingsError(f"{name!r} is not a setting{suggestion_hint(name, Settings.model_fields)}")
     return load_settings(**overrides)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
-from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline, near
+from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline, suggestion_hint
 from flexiroaster.service.definition import check, check_variables, read_definition, with_defaults
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import pipelines
@@ -189,7 +189,9 @@ def update(
     unknown = [name for name in changes if name not in Pipeline.model_fields]
     if unknown:
         known = list(Pipeline.model_fields)
-        raise DefinitionError(Problem(n, f"is not a known field{near(n, known)}", "extra_forbidden") for n in unknown)
+        raise DefinitionError(
+            Problem(n, f"is not a known field{suggestion_hint(n, known)}", "extra_forbidden") for n in unknown
+        )
     if changes.get("id", pipeline_id) != pipeline_id:
         raise DefinitionError([Problem("id", "cannot be changed", "fixed")])
     document = {**present.pipeline.document(), **changes}

@@ -63,7 +63,7 @@ class Signals:
         """Announce committed events of one execution. Runs on the driver's thread, so nothing here may block."""
         last = events[-1]
         if self._states is not None:
-            self._states.advanced(last.execution_id, last.seq)
+            self._states.invalidate_before(last.execution_id, last.seq)
         self._bus.publish(f"{EVENTS}:{last.execution_id}", {"seq": last.seq})
         retried = {e.stage_id: e.attempt for e in events if e.type is EventType.STAGE_RETRYING and e.stage_id}
         if retried:
@@ -74,7 +74,7 @@ class Signals:
                 self._slots.free(last.execution_id)
             self._bus.publish(WORK)  # its slot may have passed to the next execution
 
-    def may_claim(self, execution_id: str) -> bool:
+    def try_lock(self, execution_id: str) -> bool:
         """Whether to ask the database for this execution's lease: True unless another process holds its Redis lock."""
         return self._locks.acquire(execution_id) is not False
 
@@ -91,7 +91,7 @@ class Signals:
 
         self._link.later(show)
 
-    def gave_up(self, execution_ids: Collection[str]) -> None:
+    def publish_released(self, execution_ids: Collection[str]) -> None:
         """Publish that these leases were released. Never blocks, and keeps the order after earlier calls of `holds`."""
         given = tuple(execution_ids)
         self._link.later(lambda _client: self._locks.release(given))
@@ -107,7 +107,7 @@ class Signals:
         if self._states is not None:
             self._states.seen(execution_id, seq)
 
-    def slots_are_held(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
+    def record_full_slots(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
         """Record that, according to the database, these executions hold all slots of the pipeline."""
         if self._slots is not None:
             self._slots.hold(pipeline_id, execution_ids)
@@ -138,7 +138,7 @@ class Signals:
 
         return self._bus.subscribe(EVENTS, heard)
 
-    def may_start(self, new: NewExecution) -> bool:
+    def try_reserve_slot(self, new: NewExecution) -> bool:
         """Whether to ask the database for a slot: False if all slots are probably taken and the start does not queue.
 
         Confirm a False with a read of the database.

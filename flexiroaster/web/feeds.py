@@ -21,7 +21,7 @@ from flexiroaster.service.executions import events
 from flexiroaster.service.executions.events import Batch
 from flexiroaster.service.executions.executions import ExecutionRow
 
-__all__ = ["ChangeFeed", "EventBatch", "ExecutionChange", "Feed", "Kept", "Read", "StreamsClosedError"]
+__all__ = ["CachedBatch", "ChangeFeed", "EventBatch", "EventFeed", "ExecutionChange", "Read", "StreamsClosedError"]
 
 
 PAGE = 200
@@ -49,7 +49,7 @@ class EventBatch:
         self.execution: ExecutionRow = batch.execution
 
 
-class Kept:
+class CachedBatch:
     """A batch and the payloads made from it."""
 
     __slots__ = ("_payloads", "batch")
@@ -68,13 +68,13 @@ class Kept:
         return self._payloads[key]
 
 
-class Feed:
+class EventFeed:
     """The reader of one execution. It belongs to one event loop."""
 
     def __init__(self, read: Callable[[int, int], Awaitable[Batch]]) -> None:
         self._read = read
-        self._kept: OrderedDict[int, Kept] = OrderedDict()
-        self._reading: dict[int, asyncio.Task[Kept]] = {}
+        self._kept: OrderedDict[int, CachedBatch] = OrderedDict()
+        self._reading: dict[int, asyncio.Task[CachedBatch]] = {}
         self._news = asyncio.Event()
         self._hints = 0
         self._seen_hints = -1  # the number of hints when the newest events were read
@@ -95,7 +95,7 @@ class Feed:
     def forget(self) -> None:
         """Do nothing: the feed has no subscribers left, and running reads end by themselves."""
 
-    async def batch(self, after: int) -> Kept:
+    async def batch(self, after: int) -> CachedBatch:
         """Return the events after a number; empty if none exist yet. Raises NotFoundError, InputError, StoreError."""
         kept = self._kept.get(after)
         if kept is not None:
@@ -127,23 +127,23 @@ class Feed:
         newest = self._newest
         return newest is not None and newest.status in TERMINAL and self._is_settled(number)
 
-    def _loaded(self, after: int, task: asyncio.Task[Kept]) -> None:
+    def _loaded(self, after: int, task: asyncio.Task[CachedBatch]) -> None:
         del self._reading[after]
         if not task.cancelled():
             task.exception()  # mark it as retrieved; the waiting subscribers, if any, receive it
 
-    async def _load(self, after: int) -> Kept:
+    async def _load(self, after: int) -> CachedBatch:
         hints = self._hints
         batch = await self._read(after, self._limit(after))
         self.learn(batch.execution)
         if batch.last == batch.execution.last_seq:
             self._seen_hints = max(hints, self._seen_hints)
-        kept = Kept(batch)
+        kept = CachedBatch(batch)
         if batch.events:
             self._keep(kept)
         return kept
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: CachedBatch) -> None:
         self._kept[kept.batch.after] = kept
         total = sum(len(each.batch.events) for each in self._kept.values())
         while total > WINDOW and len(self._kept) > 1:
@@ -236,13 +236,13 @@ class ChangeFeed:
         """Wait for changes after a number and return them; None if the window no longer holds them."""
         while self.number == number and not self._closed:
             if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._look())
+                self._reading = asyncio.create_task(self._read_changes())
             await asyncio.shield(self._reading)
         if self.number - number > len(self._window):
             return None
         return list(dropwhile(lambda change: change.number <= number, self._window))
 
-    async def _look(self) -> None:
+    async def _read_changes(self) -> None:
         """Wait for a hint, then read the executions that may have changed."""
         await self._news.wait()
         await asyncio.sleep(0 if self._closed else _PAUSE_SECONDS)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flexiroaster.web.authentication import origin_allowed
 
-__all__ = ["MAX_BODY", "Answers", "Guard"]
+__all__ = ["MAX_BODY", "Answers", "RequestGuard"]
 
 MAX_BODY = 1_000_000
 """Maximum size of a request body in bytes."""
@@ -30,7 +30,7 @@ class Answers(Protocol):
         """Log an unexpected error once, and return a response that masks it."""
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware that checks requests, and logs and masks unexpected errors."""
 
     def __init__(self, app: ASGIApp, answers: Answers, origins: Collection[str] = (), max_body: int = MAX_BODY) -> None:
@@ -51,7 +51,7 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        body, answer = _Body(receive, self.max_body), _Answer(send, request_id)
+        body, answer = _Body(receive, self.max_body), _ResponseSender(send, request_id)
 
         async def unless_too_large(message: Message) -> None:
             if answer.started or not body.too_large:
@@ -97,7 +97,7 @@ class _Body:
         return message
 
 
-class _Answer:
+class _ResponseSender:
     """The response, with the request id added; `started` says whether its headers were sent."""
 
     def __init__(self, send: Send, request_id: str) -> None:

@@ -26,21 +26,30 @@ from flexiroaster.service.executions.events import Batch
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.authentication import authenticate, credentials_of
-from flexiroaster.web.feeds import ChangeFeed, EventBatch, ExecutionChange, Feed, StreamsClosedError
+from flexiroaster.web.feeds import ChangeFeed, EventBatch, EventFeed, ExecutionChange, StreamsClosedError
 from flexiroaster.web.thread_pool import OVERLOADED, RefusedError, ThreadPool
 
-__all__ = ["MOST_EACH", "SIGN_OF_LIFE", "EventStreams", "Places", "Streams", "StreamsClosedError", "Transport", "alive"]
+__all__ = [
+    "KEEP_ALIVE",
+    "MAX_CONNECTIONS_PER_VIEWER",
+    "ConnectionLimiter",
+    "EventStreams",
+    "Streams",
+    "StreamsClosedError",
+    "Transport",
+    "alive",
+]
 
 
 # Connection limits: how many live connections one viewer may have open, over all transports.
-MOST_EACH = 500
+MAX_CONNECTIONS_PER_VIEWER = 500
 """Maximum connections of one viewer: half of the server's limit, so that one token cannot lock out all others."""
 
 
-class Places:
+class ConnectionLimiter:
     """The open connections of one process, counted by viewer name. The object belongs to one event loop."""
 
-    def __init__(self, most_each: int = MOST_EACH) -> None:
+    def __init__(self, most_each: int = MAX_CONNECTIONS_PER_VIEWER) -> None:
         self._most_each = most_each
         self._taken: Counter[str] = Counter()
 
@@ -123,7 +132,7 @@ class Streams:
         """
         number = 0 if after is None else events.number(after)
         checked = await self._read(execution_id, number, 0)
-        return self._followed(checked, level)
+        return self._event_batches(checked, level)
 
     async def executions(self, wanted: ExecutionFilter, after: str | None = None) -> AsyncIterator[ExecutionChange]:
         """Return the live executions that match, then every match that changes state; the stream does not end.
@@ -143,13 +152,13 @@ class Streams:
         """End the threads after their running work; call `end` first."""
         self._workers.close()
 
-    async def _followed(self, begin: Batch, level: Level | None) -> AsyncGenerator[EventBatch, None]:
+    async def _event_batches(self, begin: Batch, level: Level | None) -> AsyncGenerator[EventBatch, None]:
         execution_id, number, caught_up = begin.execution.id, begin.after, False
         listen = partial(events.listen, self._installation, execution_id)
-        async with self._feed(execution_id, lambda: Feed(partial(self._read, execution_id)), listen) as feed:
+        async with self._feed(execution_id, lambda: EventFeed(partial(self._read, execution_id)), listen) as feed:
             feed.learn(begin.execution)
             while True:
-                kept = await _patiently(partial(feed.batch, number))
+                kept = await _retry_read(partial(feed.batch, number))
                 number = kept.batch.last
                 arrived = feed.caught_up(number) and not caught_up
                 caught_up = caught_up or arrived
@@ -164,15 +173,15 @@ class Streams:
         listen = partial(events.listen_to_list, self._installation)
         async with self._feed(wanted, lambda: ChangeFeed(partial(self._matching, wanted)), listen) as feed:
             number, now = feed.number, utc_now()
-            found = await _patiently(partial(feed.begin, at))
+            found = await _retry_read(partial(feed.begin, at))
             at = now
             while True:
                 for change in found:
                     yield change
                     at = max(at, change.at)
-                behind = await _patiently(partial(feed.behind, number))
+                behind = await _retry_read(partial(feed.behind, number))
                 number = feed.number
-                found = await _patiently(partial(feed.begin, at)) if behind is None else behind
+                found = await _retry_read(partial(feed.begin, at)) if behind is None else behind
 
     async def _read(self, execution_id: str, after: int, limit: int) -> Batch:
         return await self.run(lambda *_: events.since(self._installation, execution_id, after, limit))
@@ -212,11 +221,11 @@ class _Shared(Generic[F]):
         self.feed = feed
         self._loop = asyncio.get_running_loop()
         self.opened = asyncio.ensure_future(listen(self._heard))
-        self._look = asyncio.create_task(self._look_by_itself())
+        self._read_changes = asyncio.create_task(self._look_by_itself())
 
     def close(self) -> None:
         """Stop listening and polling; the feed has no users left."""
-        self._look.cancel()
+        self._read_changes.cancel()
         self.feed.forget()
         self.opened.add_done_callback(_end_listening)
 
@@ -230,7 +239,7 @@ class _Shared(Generic[F]):
             self.feed.hint()
 
 
-async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
+async def _retry_read(read: Callable[[], Awaitable[T]]) -> T:
     """Read, and retry while the database cannot be reached."""
     while True:
         try:
@@ -255,7 +264,7 @@ KEEP_ALIVE_SECONDS = 12.0
 CHECK_SECONDS = 30.0
 """Interval between two checks that the token is still valid."""
 
-SIGN_OF_LIFE = b":\n\n"
+KEEP_ALIVE = b":\n\n"
 """The keep-alive: an SSE comment."""
 
 _HEADERS = [
@@ -269,7 +278,7 @@ _END = {"type": "http.response.body", "body": b""}
 class EventStreams:
     """The open event streams of one process. The object belongs to one event loop."""
 
-    def __init__(self, installation: Installation, workers: ThreadPool, places: Places) -> None:
+    def __init__(self, installation: Installation, workers: ThreadPool, places: ConnectionLimiter) -> None:
         self._installation = installation
         self._workers = workers
         self._places = places
@@ -281,7 +290,7 @@ class EventStreams:
         return await self._workers.run(lambda *_: authenticate(self._installation, scope, credentials_of(scope)))
 
     @contextmanager
-    def opened_by(self, viewer: Viewer) -> Iterator[None]:
+    def count_stream(self, viewer: Viewer) -> Iterator[None]:
         """Count a stream until the block ends. Raises RefusedError if too many are open, in all or for this viewer."""
         if self.open >= MOST_STREAMS:
             raise RefusedError("Too many streams are open, try again later", OVERLOADED, 503)

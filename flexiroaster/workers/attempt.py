@@ -24,7 +24,7 @@ from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators import registry
 from flexiroaster.operators.base import Access, Operator, OutputOperator, Result, StageContext
 
-__all__ = ["IN_MEMORY_BYTES", "Attempts", "UserModules", "memory_limited"]
+__all__ = ["IN_MEMORY_BYTES", "AttemptRunner", "UserModules", "memory_limited"]
 
 
 IN_MEMORY_BYTES = 256 * 1024 * 1024
@@ -32,7 +32,7 @@ IN_MEMORY_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
+class AttemptRunner:
     """Runs attempts, with the artifact store, the access of stages, and the scratch folder of this worker.
 
     Inside `shield` no cancellation is raised.

@@ -23,7 +23,7 @@ from flexiroaster.model.redaction import redactor
 from flexiroaster.operators.base import Access
 from flexiroaster.workers.error_classes import StageCancelled, describe
 from flexiroaster.workers.protocol import Ended, Log, Message, Progress, Setup, Task
-from flexiroaster.workers.worker_handle import RawOutput, Worker, Zygote, death_of, out_of_memory
+from flexiroaster.workers.worker_handle import ForkServer, RawOutput, Worker, death_of, out_of_memory
 
 __all__ = ["Runner"]
 
@@ -56,7 +56,7 @@ class Runner:
         self._deliver = deliver
         self._redact = redactor(access)
         self._setup = Setup.new(access, artifacts_url)
-        self._zygote: Zygote | None = None
+        self._zygote: ForkServer | None = None
         self._workers: dict[int, Worker] = {}
         self._idle: list[Worker] = []  # last in, first out: its caches are warm
         self._running: dict[str, Worker] = {}
@@ -110,7 +110,7 @@ class Runner:
             self._end_early(key, dict(error))
         elif key in self._running:
             worker = self._running[key]
-            worker.fate = worker.fate or dict(error)
+            worker.kill_error = worker.kill_error or dict(error)
             worker.kill()
 
     def kill_processes(self) -> None:
@@ -131,11 +131,11 @@ class Runner:
             worker.cancel() if worker.task else worker.dismiss()
         self._turn_until(lambda: not self._running, grace)
         for worker in tuple(self._workers.values()):
-            worker.fate = worker.fate or _closed()
+            worker.kill_error = worker.kill_error or _closed()
             worker.kill()
         self._turn_until(lambda: not self._workers, CLOSE_SECONDS)
         for worker in tuple(self._workers.values()):
-            self._bury(worker, None)
+            self._clean_up_dead_worker(worker, None)
         self._deliver_early()
         self._release()
 
@@ -147,15 +147,15 @@ class Runner:
         try:
             while missing > 0 and not self._closing and self._failed_starts < MAX_FAILED_STARTS:
                 if self._zygote is None:
-                    self._zygote = Zygote(self._setup.message())
-                    self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
+                    self._zygote = ForkServer(self._setup.message())
+                    self._selector.register(self._zygote.control, selectors.EVENT_READ, self._handle_fork_server)
                 self._ask_for_worker(self._zygote)
                 missing -= 1
         except OSError as error:
             self._failed_starts = MAX_FAILED_STARTS
             self._fail_waiting(str(error))
 
-    def _ask_for_worker(self, zygote: Zygote) -> None:
+    def _ask_for_worker(self, zygote: ForkServer) -> None:
         clean, self._clean = self._clean, []
         self._number += 1
         channel, output = zygote.fork(self._number, clean)
@@ -164,7 +164,7 @@ class Runner:
         self._selector.register(channel, selectors.EVENT_READ, lambda: self._hear_channel(worker))
         self._selector.register(output, selectors.EVENT_READ, lambda: self._hear_output(worker))
 
-    def _hear_zygote(self) -> None:
+    def _handle_fork_server(self) -> None:
         zygote = self._zygote
         frames = zygote.receive() if zygote else None
         if frames is None:
@@ -174,14 +174,14 @@ class Runner:
             if frame["t"] == "died":
                 dead = next((w for w in self._workers.values() if w.pid == frame["pid"]), None)
                 if dead is not None:
-                    self._bury(dead, frame["status"])
+                    self._clean_up_dead_worker(dead, frame["status"])
             elif (worker := self._workers.get(frame["worker"])) is not None:
                 if frame["t"] == "forked":
                     worker.pid = frame["pid"]
                     self._assign()
                 else:
                     self._failed_to_start(frame["error"])
-                    self._bury(worker, None)
+                    self._clean_up_dead_worker(worker, None)
 
     def _lose_zygote(self) -> None:
         """Replace a dead zygote. Its workers die with it, which closes their channels."""
@@ -198,7 +198,7 @@ class Runner:
             if worker in self._idle:
                 self._idle.remove(worker)
             if worker.finished:
-                self._bury(worker, None)
+                self._clean_up_dead_worker(worker, None)
         self._fill()
 
     def _failed_to_start(self, why: str) -> None:
@@ -211,14 +211,14 @@ class Runner:
         for key in tuple(self._waiting):
             self._end_early(key, error)
 
-    def _bury(self, worker: Worker, status: int | None) -> None:
+    def _clean_up_dead_worker(self, worker: Worker, status: int | None) -> None:
         """Clean up after a dead process: deliver its last messages, end its attempt, replace it."""
         worker.retired = True
         if worker in self._idle:
             self._idle.remove(worker)
         for frame in worker.drain():
             self._take(worker, frame)
-        task, error = worker.task, worker.fate or death_of(worker, status)
+        task, error = worker.task, worker.kill_error or death_of(worker, status)
         if not (worker.ready or worker.orphaned or self._closing):
             self._failed_to_start(error["message"])
         logs = worker.logs(worker.output.rest())
@@ -244,7 +244,7 @@ class Runner:
         try:
             frames = worker.receive()
         except ValueError:
-            worker.fate = worker.fate or describe(
+            worker.kill_error = worker.kill_error or describe(
                 StageError("the stage's code wrote to the internal channel of its process", ErrorClass.CODE)
             )
             worker.kill()
@@ -253,7 +253,7 @@ class Runner:
             worker.finished = True
             self._selector.unregister(worker.channel)
             if worker.orphaned:
-                self._bury(worker, None)
+                self._clean_up_dead_worker(worker, None)
             return
         worker.flush()
         self._watch_for_writing(worker)
@@ -268,8 +268,8 @@ class Runner:
             self._selector.unregister(worker.output.descriptor)
         for log in worker.logs(lines):
             self._deliver(log)
-        if worker.output.starved and worker.task and worker.task.memory_limit and not worker.fate:
-            worker.fate = out_of_memory(worker.task.memory_limit)
+        if worker.output.starved and worker.task and worker.task.memory_limit and not worker.kill_error:
+            worker.kill_error = out_of_memory(worker.task.memory_limit)
             worker.kill()  # an abort without memory may hang while it prints a backtrace
 
     def _take(self, worker: Worker, frame: Mapping[str, Any]) -> None:
@@ -287,7 +287,7 @@ class Runner:
             self._deliver(Progress(frame["key"], frame["fraction"], frame["message"]))
         elif kind == "stale":
             self._run_elsewhere(worker, worker.task)
-        elif worker.fate is None:  # after a kill, only the kill counts
+        elif worker.kill_error is None:  # after a kill, only the kill counts
             self._take_end(worker, worker.task.key, frame)
 
     def _take_end(self, worker: Worker, key: str, frame: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from flexiroaster.artifacts.store import Artifacts
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.redaction import redact_json, redactor
-from flexiroaster.workers.attempt import Attempts, UserModules
+from flexiroaster.workers.attempt import AttemptRunner, UserModules
 from flexiroaster.workers.error_classes import StageCancelled, describe
 from flexiroaster.workers.log_capture import Capture
 from flexiroaster.workers.protocol import Cancellation, Setup, TaskChannel, encode
@@ -60,7 +60,7 @@ class _Worker:
         self._capture = Capture(self._channel, self._cancellation, self._redact)
         artifacts = Artifacts(setup.artifacts_url, Path(setup.cache))
         workdir = Path(setup.work) / str(number)
-        self._attempts = Attempts(artifacts, setup.access, workdir, self._cancellation)
+        self._attempts = AttemptRunner(artifacts, setup.access, workdir, self._cancellation)
         self._attempts.prepare()
         self._modules = UserModules()
         self._folder = os.open(".", os.O_RDONLY)  # a descriptor still works after the folder is renamed

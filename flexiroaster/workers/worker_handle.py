@@ -19,7 +19,7 @@ from flexiroaster.workers.error_classes import clean, describe
 from flexiroaster.workers.log_capture import LINE_BYTES, Budget, LineBuffer
 from flexiroaster.workers.protocol import FrameReader, Log, Task, encode
 
-__all__ = ["RawOutput", "Worker", "Zygote", "death_of", "out_of_memory"]
+__all__ = ["ForkServer", "RawOutput", "Worker", "death_of", "out_of_memory"]
 
 BOOTSTRAP = (
     "import gc, sys; gc.disable(); descriptor, *sys.path[:] = sys.argv[1:]; del sys.argv[1:]; "
@@ -112,7 +112,7 @@ class Worker:
     orphaned: bool = False  # the zygote is dead, so this worker's death is not reported
     finished: bool = False  # its channel is closed
     task: Task | None = None
-    fate: dict[str, Any] | None = None  # the error it was killed with
+    kill_error: dict[str, Any] | None = None  # the error it was killed with
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     _reader: FrameReader = field(default_factory=FrameReader)
     _unsent: bytearray = field(default_factory=bytearray)
@@ -207,7 +207,7 @@ def start_fork_server(control: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-class Zygote:
+class ForkServer:
     """The zygote process and its control socket."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:

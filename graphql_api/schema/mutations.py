@@ -180,7 +180,7 @@ def _start(info: Info, input: StartExecutionInput) -> StartExecutionPayload:  # 
         json_object(input.variables, "variables"),
         triggered_by=input.triggered_by,
         idempotency_key=input.idempotency_key,
-        drive=installation.drives,
+        drive=installation.is_driving,
         force=input.force,
         traceparent=info.context.traceparent,
     )
@@ -194,7 +194,7 @@ def _rerun(info: Info, input: RerunExecutionInput) -> RerunExecutionPayload:  # 
         key_of("Execution", input.id),
         input.from_stage,
         triggered_by="graphql",
-        drive=installation.drives,
+        drive=installation.is_driving,
         force=input.force,
         traceparent=info.context.traceparent,
     )

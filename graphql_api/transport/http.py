@@ -87,7 +87,7 @@ class GraphQLHTTP:
             challenge = {"www-authenticate": "Bearer"}
             return requests.refusal(error.message, "UNAUTHENTICATED", 401, media_type, challenge)
         except StoreError as error:
-            return requests.failure([failures.internal(error)], 503, media_type)
+            return requests.failure([failures.log_internal_error(error)], 503, media_type)
         posted = request.method == "POST"
         asked = from_body(request.headers, body) if posted else from_query(request.scope["query_string"])
         operation = self.documents.operation(asked.query, viewer.role, asked.variables, asked.operation_name)
@@ -103,8 +103,8 @@ class GraphQLHTTP:
         except RefusedError:
             raise
         except Exception as error:  # noqa: BLE001 - here the client's input is known, so the log line can mask it
-            spoken = failures.spoken_by(operation.document, asked.variables)
-            return requests.failure([failures.internal(error, "", spoken)], 500, media_type)
+            spoken = failures.client_values(operation.document, asked.variables)
+            return requests.failure([failures.log_internal_error(error, "", spoken)], 500, media_type)
 
 
 def _wrong_way(operation: Operation, posted: bool, media_type: str) -> Response | None:
@@ -122,8 +122,8 @@ def _result(
 ) -> Response:
     if not result.errors:
         return requests.encoded({"data": result.data}, headers, 200, media_type)
-    spoken = failures.spoken_by(operation.document, asked.variables)
-    errors = [failures.presented(error, spoken) for error in result.errors]
+    spoken = failures.client_values(operation.document, asked.variables)
+    errors = [failures.error_for_client(error, spoken) for error in result.errors]
     if result.data is None and all(error.path is None for error in result.errors):  # bad variables, nothing ran
         status = 400 if media_type == requests.GRAPHQL else 200
         return requests.encoded({"errors": errors}, headers, status, media_type)

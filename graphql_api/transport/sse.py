@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.service.admin.tokens import Viewer
-from flexiroaster.web.streams import SIGN_OF_LIFE, EventStreams, StreamsClosedError, Transport, alive
+from flexiroaster.web.streams import KEEP_ALIVE, EventStreams, StreamsClosedError, Transport, alive
 from flexiroaster.web.thread_pool import RefusedError
 from graphql_api import failures
 from graphql_api.operations import FailedError, Operations, Response, errors_of
@@ -47,14 +47,14 @@ class GraphQLEventStream:
         """The stream or an error response; None if the client has disconnected."""
         try:
             asked, viewer = await self._begun(request)
-            held.enter_context(self.event_streams.opened_by(viewer))
+            held.enter_context(self.event_streams.count_stream(viewer))
         except RefusedError as refused:
             return requests.failure(errors_of(refused), refused.status)
         except UnauthenticatedError as error:
             challenge = {"www-authenticate": "Bearer"}
             return requests.refusal(error.message, "UNAUTHENTICATED", 401, headers=challenge)
         except StoreError as error:
-            return requests.failure([failures.internal(error)], 503)
+            return requests.failure([failures.log_internal_error(error)], 503)
         except ClientDisconnect:
             return None
         return partial(self.event_streams.send, self._events(request, asked, viewer))
@@ -77,7 +77,7 @@ class GraphQLEventStream:
         try:
             async with aclosing(found), aclosing(alive(found)) as responses_or_silence:
                 async for response in responses_or_silence:
-                    yield SIGN_OF_LIFE if response is None else _next(response)
+                    yield KEEP_ALIVE if response is None else _next(response)
         except StreamsClosedError:
             return
         except (RefusedError, FailedError) as error:

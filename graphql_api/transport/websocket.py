@@ -20,7 +20,7 @@ from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.service.admin.tokens import Viewer
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.authentication import authenticate, credentials_of
-from flexiroaster.web.streams import MOST_EACH, Places, StreamsClosedError, Transport
+from flexiroaster.web.streams import MAX_CONNECTIONS_PER_VIEWER, ConnectionLimiter, StreamsClosedError, Transport
 from flexiroaster.web.thread_pool import RefusedError, ThreadPool
 from graphql_api import failures
 from graphql_api.operations import FailedError, Operations, errors_of
@@ -40,7 +40,7 @@ class Limits:
     """The limits of WebSocket connections. Times are in seconds."""
 
     connections: int = 1_000
-    connections_each: int = MOST_EACH
+    connections_each: int = MAX_CONNECTIONS_PER_VIEWER
     """Maximum connections of one viewer, including event streams."""
     operations: int = 50
     """Maximum running operations on one connection."""
@@ -60,7 +60,7 @@ class GraphQLWebSocket:
         installation: Installation,
         operations: Operations,
         workers: ThreadPool,
-        places: Places,
+        places: ConnectionLimiter,
         limits: Limits | None = None,
     ) -> None:
         self.installation = installation
@@ -121,7 +121,7 @@ class _Connection:
         except* OSError:  # the client disconnected during a send
             pass
         except* Exception as unexpected:  # noqa: BLE001 - the last resort: every unexpected error is logged here
-            failures.internal(unexpected, "in a WebSocket")
+            failures.log_internal_error(unexpected, "in a WebSocket")
             close = _CloseError(1011, "Internal error")
         if close is not None and close.code is not None:
             await self._close(close)
@@ -223,7 +223,7 @@ class _Connection:
         except (OSError, _CloseError):
             raise
         except Exception as error:  # noqa: BLE001 - one operation must not end the others
-            last = {"id": id_, "type": "error", "payload": [failures.internal(error, "in a WebSocket")]}
+            last = {"id": id_, "type": "error", "payload": [failures.log_internal_error(error, "in a WebSocket")]}
         await self._finish(last)
 
     async def _refuse(self, id_: str) -> None:

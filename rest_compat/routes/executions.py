@@ -21,7 +21,7 @@ from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.paging import Window
 from flexiroaster.service.safety import risk
 from flexiroaster.web.feeds import EventBatch, StreamsClosedError
-from flexiroaster.web.streams import SIGN_OF_LIFE, EventStreams, Streams, alive
+from flexiroaster.web.streams import KEEP_ALIVE, EventStreams, Streams, alive
 from rest_compat import requests
 from rest_compat.models.base import Done, Failure, Refusal, Responses
 from rest_compat.models.executions import (
@@ -235,7 +235,7 @@ def _started(
             variables,
             triggered_by=triggered_by,
             idempotency_key=idempotency_key,
-            drive=call.installation.drives,
+            drive=call.installation.is_driving,
             traceparent=traceparent,
         )
     said = risk.of_executions(call.installation, [execution_id]).get(execution_id)
@@ -299,7 +299,7 @@ class _EventResponse(Response):
         """Send the response. Raises RefusedError if too many streams are open."""
         event_streams: EventStreams = self._request.app.state.event_streams
         opened: set[object] = self._request.app.state.open_streams
-        with event_streams.opened_by(self._viewer):
+        with event_streams.count_stream(self._viewer):
             opened.add(self)
             try:
                 await event_streams.send(_chunks(self._batches), scope, receive, send)
@@ -313,7 +313,7 @@ async def _chunks(batches: AsyncGenerator[EventBatch, None]) -> AsyncGenerator[b
         async with aclosing(batches), aclosing(alive(batches)) as found:
             async for batch in found:
                 lines = () if batch is None else map(LogLine.of, batch.events)
-                yield b"".join(map(_text, lines)) or SIGN_OF_LIFE
+                yield b"".join(map(_text, lines)) or KEEP_ALIVE
 
 
 def _text(line: LogLine) -> bytes:

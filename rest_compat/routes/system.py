@@ -22,7 +22,7 @@ from flexiroaster.errors import UnauthenticatedError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.admin import audit, metrics
-from flexiroaster.service.admin.metrics import Counts, Histogram, Report, Status, Tallies
+from flexiroaster.service.admin.metrics import Counts, ExecutionCounters, Histogram, Report, Status
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.safety import insights
 from flexiroaster.web.streams import Streams
@@ -72,7 +72,7 @@ class Exposition(Collector):
         self._installation = installation
         self._streams = streams
         self._opened = opened
-        self._tallies = Tallies(installation)
+        self._tallies = ExecutionCounters(installation)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 

@@ -100,7 +100,7 @@ def examples() -> list[Example]:
 def test_the_examples_do_what_the_page_says(tmp_path: Path) -> None:
     settings = load_settings(database_url=f"sqlite:///{tmp_path / 'docs.db'}", redis_url="")
     with serving(settings) as api:
-        api.installation.take_work()
+        api.installation.start_claiming()
         reader = Reader(api)
         shown = examples()
         assert len(shown) >= 14

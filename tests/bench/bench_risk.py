@@ -60,7 +60,7 @@ def test_assess_when_something_has_ended_each_time(benchmark, busy: Installation
 
 def test_assess_right_after_an_end_while_the_learner_runs(benchmark, busy: Installation) -> None:
     """As in a worker or a server: a question comes the moment a run has ended, which is folded in the background."""
-    busy.take_work()
+    busy.start_claiming()
     revision = pipelines.save(busy, chain(3))
 
     def end_one() -> tuple[tuple[Installation, str], dict[str, object]]:

@@ -10,7 +10,7 @@ import pytest
 from flexiroaster.safety.learning.model_selection import Examples
 from flexiroaster.safety.learning.training import fit_boosting, train
 from flexiroaster.safety.risk.additive import score
-from flexiroaster.safety.risk.assessment import Question, assess, what_would_lower_it
+from flexiroaster.safety.risk.assessment import Question, assess, risk_reductions
 from flexiroaster.safety.risk.calibration import sigmoid
 from flexiroaster.safety.risk.factors import NAMES, Past
 from flexiroaster.safety.risk.history import feature_rows
@@ -39,7 +39,7 @@ def test_assess_and_explain(benchmark, question: Question) -> None:
 
 
 def test_what_would_lower_it(benchmark, question: Question) -> None:
-    benchmark.pedantic(what_would_lower_it, args=(question,), rounds=20)
+    benchmark.pedantic(risk_reductions, args=(question,), rounds=20)
 
 
 def test_features_of_10_000_starts(benchmark) -> None:

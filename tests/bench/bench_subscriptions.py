@@ -125,7 +125,7 @@ def installation_of(folder: Path) -> Iterator[Installation]:
         executor_workers=2,
     )
     with open_installation(settings) as opened:
-        opened.take_work()
+        opened.start_claiming()
         yield opened
 
 

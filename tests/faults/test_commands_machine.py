@@ -27,7 +27,7 @@ from sqlalchemy.engine import make_url
 
 from flexiroaster.config import load_settings
 from flexiroaster.engine.scheduler import restore
-from flexiroaster.engine.state_machine.commands import obey
+from flexiroaster.engine.state_machine.commands import apply_command
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import ErrorClass, NotAllowedError
 from flexiroaster.model.command import CommandKind
@@ -286,7 +286,7 @@ class Commands(RuleBasedStateMachine):
         found = restore(stored, self.driven.token, utc_now(), Watch(rules=self.rules))
         for command in stored.commands:  # a stop is handled only when it is over
             if command.id in self.seen:
-                obey(found, command, utc_now())
+                apply_command(found, command, utc_now())
         if found.overdue:
             found.end_pause(utc_now())
         left = deepcopy(self.driven)
@@ -343,7 +343,7 @@ class Commands(RuleBasedStateMachine):
         for command in pending:
             if command.id not in self.seen:
                 self.seen.add(command.id)
-                obey(self.driven, command, utc_now())
+                apply_command(self.driven, command, utc_now())
                 if command.id not in [number for number, outcome in self.driven.handled if outcome != "done"]:
                     self.model.carried_out(command.kind)
 

@@ -37,7 +37,7 @@ def _held(installation: Installation) -> Held:
 def installation(site: Site, redis_url: str) -> Iterator[Installation]:
     """With Redis, which is one more thing that connections and threads are held for."""
     with open_installation(site.settings.model_copy(update={"redis_url": redis_url})) as opened:
-        opened.take_work()
+        opened.start_claiming()
         yield opened
 
 

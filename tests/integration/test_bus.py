@@ -57,7 +57,7 @@ class Process:
     def hears_redis(self) -> bool:
         bus = self.bus
         assert isinstance(bus, SharedBus)
-        return bus._redis is not None and bus._redis.hears
+        return bus._redis is not None and bus._redis.is_listening
 
     @property
     def told(self) -> list[tuple[str, object]]:

@@ -44,7 +44,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture
 def installation(settings: Settings) -> Iterator[Installation]:
     with open_installation(settings) as opened:
-        opened.take_work()
+        opened.start_claiming()
         yield opened
 
 
@@ -199,7 +199,7 @@ def test_rollback_finds_the_effect_that_nobody_heard_of(
         assert table_rows(settings.output_database_url, "t") == [(1,)]
         monkeypatch.delenv(failpoints.VARIABLE)
     with open_installation(settings) as installation:
-        installation.take_work()
+        installation.start_claiming()
         commands.rollback(installation, x)
         eventually(lambda: executions.get(installation, x).status == "rolled_back")
     assert table_rows(settings.output_database_url, "t") is None

@@ -45,7 +45,7 @@ def test_its_worker_ends_and_another_goes_on(
             assert "InjectedFault" in json.dumps(grave[0]["exception"])
             assert executions.get(installation, x).status == "running", "it gave nothing up that it could not write"
             expire_leases(installation.database, worker.pid)
-            installation.take_work()
+            installation.start_claiming()
             eventually(lambda: executions.get(installation, x).status == "completed")
             assert seqs_have_no_gap(installation, x)
     finally:
@@ -71,7 +71,7 @@ def test_nobody_waits_for_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_installation(settings) as installation:
-        installation.take_work()
+        installation.start_claiming()
         revision = pipelines.create(installation, {"name": "T", "concurrency": None, "stages": [rows("a", {"x": 1})]})
         fails_once_it_is_waited_for(installation, monkeypatch)
         x = executions.start(installation, revision)
@@ -87,7 +87,7 @@ def test_nobody_waits_for_it(
     assert [r.levelno for r in caplog.records if r.name.startswith("flexiroaster")] == [logging.CRITICAL]
     with open_installation(settings) as another:
         expire_leases(another.database, installation.owner)
-        another.take_work()
+        another.start_claiming()
         eventually(lambda: {str(executions.get(another, i).status) for i in (x, y)} == {"completed"})
 
 
@@ -95,7 +95,7 @@ def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_installation(settings) as installation:
-        installation.take_work()
+        installation.start_claiming()
         revision = pipelines.create(installation, {"name": "T", "concurrency": None, "stages": [rows("a", {"x": 1})]})
         monkeypatch.setattr(failpoints, "_ARMED", failpoints._armed("driver.after_end=raise"))
         x = executions.start(installation, revision)

@@ -69,7 +69,7 @@ def test_a_run_that_needs_approval_waits_for_a_resume_and_then_runs(installation
     row = executions.wait(installation, execution_id)
     assert (row.status, row.started_at, row.completed_stages) == ("paused", None, 0)
     assert events_of(installation, execution_id) == ["execution.created", "risk.assessed", "execution.paused"]
-    installation.take_work()
+    installation.start_claiming()
     commands.resume(installation, execution_id, "looked at it")
     row = _ended(installation, execution_id)
     assert row.status == "completed"
@@ -82,7 +82,7 @@ def test_a_run_that_needs_approval_may_be_stopped(installation: Installation) ->
     execution_id = executions.start(installation, "careful")
     assert executions.get(installation, execution_id).status == "paused"
     commands.stop(installation, execution_id)
-    installation.take_work()
+    installation.start_claiming()
     assert _ended(installation, execution_id).status == "cancelled"
 
 
@@ -93,7 +93,7 @@ def test_one_that_is_queued_is_not_resumed_before_its_turn(installation: Install
     second = executions.start(installation, "careful")
     with pytest.raises(NotAllowedError, match="it is queued; allowed: stop"):
         commands.resume(installation, second)
-    installation.take_work()
+    installation.start_claiming()
     commands.resume(installation, first)
     assert _ended(installation, first).status == "completed"
     _until(lambda: _resumed(installation, second))

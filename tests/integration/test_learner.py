@@ -187,7 +187,7 @@ def test_closing_does_not_wait_for_a_training(settings: Settings, monkeypatch: p
     with open_installation(untrained(settings)) as installation:
         history.add(installation, made_up(700))
     with open_installation(settings) as installation:
-        installation.take_work()
+        installation.start_claiming()
         eventually(lambda: not nobody_trains(installation), PATIENCE)
     with open_installation(settings) as another:
         assert nobody_trains(another)
@@ -197,7 +197,7 @@ def test_closing_does_not_wait_for_a_training(settings: Settings, monkeypatch: p
 def test_a_question_finds_what_ended_folded(settings: Settings) -> None:
     with open_installation(settings) as installation:
         pipelines.save(installation, pipeline("good"))
-        installation.take_work()
+        installation.start_claiming()
         executions.wait(installation, executions.start(installation, "good"))
         eventually(lambda: run_history.count(installation.database) == 1)
         assert risk.assess(installation, "good").question.past.pipeline.runs == 1
@@ -213,7 +213,7 @@ def test_what_goes_wrong_is_told_and_tried_again(
         executions.wait(installation, execution_id)
         with installation.database.write() as connection:
             connection.execute(text("ALTER TABLE risk_progress RENAME TO elsewhere"))
-        installation.take_work()
+        installation.start_claiming()
         eventually(lambda: "background learning from finished executions is interrupted" in caplog.text)
         with installation.database.write() as connection:
             connection.execute(text("ALTER TABLE elsewhere RENAME TO risk_progress"))

@@ -29,7 +29,7 @@ SOON, FAR = timedelta(seconds=1), timedelta(hours=2)
 @pytest.fixture
 def installation(settings: Settings) -> Iterator[Installation]:
     with open_installation(settings) as opened:
-        opened.take_work()
+        opened.start_claiming()
         yield opened
 
 
@@ -117,7 +117,7 @@ def test_its_driver_was_killed_while_a_stage_ran(settings: Settings, tmp_path: P
             worker.send_signal(signal.SIGKILL)
             worker.wait(120)
             deadline = let_it_pass(installation, x)
-            installation.take_work()
+            installation.start_claiming()
             assert_stopped_at(installation, x, written(deadline))
     finally:
         if worker.poll() is None:
@@ -134,7 +134,7 @@ def test_no_process_was_there_at_the_deadline(settings: Settings, tmp_path: Path
     with open_installation(settings) as second:
         deadline = let_it_pass(second, x)
         assert executions.get(second, x).status == "paused"
-        second.take_work()
+        second.start_claiming()
         assert_stopped_at(second, x, written(deadline))
 
 
@@ -152,7 +152,7 @@ def test_who_asked_for_the_resume_in_time_gets_it(settings: Settings, tmp_path: 
         with second.database.write() as connection:
             passed = utc_now() - timedelta(seconds=1)
             connection.execute(update(table).where(table.c.id == x).values(pause_deadline=passed))
-        second.take_work()
+        second.start_claiming()
         eventually(lambda: executions.get(second, x).status == "completed")
         assert seqs_have_no_gap(second, x)
 

@@ -46,7 +46,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture
 def installation(settings: Settings) -> Iterator[Installation]:
     with open_installation(settings) as opened:
-        opened.take_work()
+        opened.start_claiming()
         yield opened
 
 
@@ -153,7 +153,7 @@ def test_a_pause_survives_its_process_and_so_does_what_is_done_about_it(settings
         assert settled(first, x).status == "paused"
     (tmp_path / "fixed").touch()
     with open_installation(settings) as second:
-        second.take_work()
+        second.start_claiming()
         commands.resume(second, x)
         assert eventually(lambda: executions.get(second, x).status == "completed")
         assert states(second, x) == {"broken": "completed", "c": "completed"}

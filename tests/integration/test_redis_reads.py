@@ -111,10 +111,10 @@ def test_who_writes_gets_what_it_wrote_and_tells_the_others(link: RedisLink) -> 
     writer, reader = state_cache(link), state_cache(link)
     reader.read("x", database.load)
     database.move(6)
-    writer.advanced("x", 6)
+    writer.invalidate_before("x", 6)
     assert writer.read("x", database.load).last_seq == 6, "at once, whether Redis has heard of it or not"
     database.move(7)
-    writer.advanced("x", 7)
+    writer.invalidate_before("x", 7)
     writer.close()
     assert reader.read("x", database.load).last_seq == 7
 
@@ -149,7 +149,7 @@ def test_a_slow_reader_does_not_bring_old_state_back(link: RedisLink) -> None:
 
     def write() -> None:
         database.move(6)
-        writer.advanced("x", 6)
+        writer.invalidate_before("x", 6)
         writer.close()
 
     database.meanwhile = write
@@ -198,7 +198,7 @@ def test_states_without_redis_and_after_a_flush(link: RedisLink, proxy: Proxy, c
     cache.read("x", database.load)
     proxy.cut()
     database.move(6)
-    cache.advanced("x", 6)
+    cache.invalidate_before("x", 6)
     assert cache.read("x", database.load).last_seq == 6
     proxy.mend()
     eventually(lambda: link.available)

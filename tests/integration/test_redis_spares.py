@@ -50,7 +50,7 @@ def shared(settings: Settings, proxy: Proxy, tmp_path: Path, request: pytest.Fix
 @pytest.fixture
 def driving(shared: Settings) -> Iterator[Installation]:
     with open_installation(shared) as opened:
-        opened.take_work()
+        opened.start_claiming()
         eventually(lambda: opened.signals.health().redis.available)
         yield opened
 
@@ -152,12 +152,12 @@ def test_states_are_right_without_redis(
 
 def test_duplicates_are_refused_without_a_transaction(driving: Installation, serving: Installation) -> None:
     revision, x = begin_long(driving)
-    commits = serving.intake.commits
+    commits = serving.start_journal.commits
     for _ in range(20):
         with pytest.raises(ConflictError, match=f"is running already: {x}$"):
             executions.start(serving, revision, drive=False)
     if is_postgres(serving):
-        assert serving.intake.commits == commits, "Redis knew of it from the one that started it"
+        assert serving.start_journal.commits == commits, "Redis knew of it from the one that started it"
     end(driving, x)
     eventually(lambda: executions.start(serving, revision, drive=False))
 
@@ -169,12 +169,12 @@ def test_duplicates_are_known_again_after_the_first_refusal(
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
         client.script_flush()
-    commits = serving.intake.commits
+    commits = serving.start_journal.commits
     for _ in range(5):
         with pytest.raises(ConflictError, match=f"is running already: {x}$"):
             executions.start(serving, revision, drive=False)
     if is_postgres(serving):
-        assert serving.intake.commits <= commits + 1
+        assert serving.start_journal.commits <= commits + 1
     end(driving, x)
 
 

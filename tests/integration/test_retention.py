@@ -19,7 +19,7 @@ from flexiroaster.service.admin import maintenance
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.store import tables
-from flexiroaster.store.journal.transitions import Landed
+from flexiroaster.store.journal.transitions import Applied
 from flexiroaster.store.journal.writer import Change
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.waiting import eventually
@@ -83,7 +83,7 @@ def test_what_a_rerun_reads_stays_until_the_rerun_goes(installation: Installatio
     age(installation, first, 100)
     age(installation, second, 100)
     assert maintenance.prune(installation, timedelta(days=90)) == 0
-    installation.take_work()
+    installation.start_claiming()
     assert executions.wait(installation, third, timeout=120).status == "completed", "it has read the table of the first"
     age(installation, third, 100)
     assert maintenance.prune(installation, timedelta(days=90)) == 3
@@ -97,13 +97,13 @@ def test_a_rerun_of_what_is_pruned_meanwhile_says_so(
     first = executions.start(installation, pipelines.create(installation, {"name": "T", "stages": stages}))
     executions.wait(installation, first, timeout=120)
     age(installation, first, 100)
-    apply = installation.intake.apply
+    apply = installation.start_journal.apply
 
-    def pruned_before(changes: Sequence[Change]) -> dict[str, Landed]:
+    def pruned_before(changes: Sequence[Change]) -> dict[str, Applied]:
         maintenance.prune(installation, timedelta(days=90))
         return apply(changes)
 
-    monkeypatch.setattr(installation.intake, "apply", pruned_before)
+    monkeypatch.setattr(installation.start_journal, "apply", pruned_before)
     with pytest.raises(NotFoundError, match=f"^Execution not found: {first}$"):
         executions.rerun(installation, first, "a")
     assert executions.count(installation) == 0

@@ -97,7 +97,7 @@ def test_a_failure_and_its_retry_are_two_ends(installation: Installation) -> Non
     pipelines.save(installation, pipeline("bad", fails=True))
     execution_id = run(installation, "bad")
     assert risk.assess(installation, "bad").question.past.pipeline.failures == 1
-    installation.take_work()
+    installation.start_claiming()
     commands.retry(installation, execution_id)
     eventually(lambda: risk.assess(installation, "bad").question.past.pipeline.failures == 2)
     assert run_history.count(installation.database) == 2

@@ -89,8 +89,8 @@ def test_the_oldest_makes_room(installation: Installation, server: Installation,
     second = BEGINNINGS[how](server if "elsewhere" in how else installation, revision, former)
     assert executions.wait(installation, first, 60).status == "cancelled"
     if "elsewhere" in how:
-        assert not server.drives
-        installation.take_work()
+        assert not server.is_driving
+        installation.start_claiming()
     eventually(lambda: status(installation, second) == "running")
     file.touch()
     eventually(lambda: status(installation, second) == "completed")
@@ -101,7 +101,7 @@ def test_the_oldest_makes_room(installation: Installation, server: Installation,
 def test_of_several_that_wait_the_newest_runs(installation: Installation, server: Installation, tmp_path: Path) -> None:
     revision = pipelines.create(installation, waiting_for(tmp_path / "go", "cancel_oldest"))
     ids = [executions.start(server, revision, drive=False) for _ in range(4)]
-    installation.take_work()
+    installation.start_claiming()
     eventually(lambda: status(installation, ids[-1]) == "running")
     assert [status(installation, each) for each in ids[:-1]] == ["cancelled"] * 3
     (tmp_path / "go").touch()
@@ -149,8 +149,8 @@ def test_a_server_that_drives_nothing_makes_room_too(
         assert executions.wait(installation, ids[0], 60).status == "cancelled"
         answer = rest.post("/graphql", {"query": START, "variables": {"id": revision.id}}).json()
         ids.append(answer["data"]["startExecution"]["execution"]["executionId"])
-        assert not rest.installation.drives
-        installation.take_work()
+        assert not rest.installation.is_driving
+        installation.start_claiming()
         eventually(lambda: status(installation, ids[2]) == "running")
         assert status(installation, ids[1]) == "cancelled"
     (tmp_path / "go").touch()
@@ -200,7 +200,7 @@ def test_a_start_queues_behind_a_retry_that_takes_the_slot_at_that_moment(postgr
         control.request(installation, former, CommandKind.RETRY, {}, "", beside=meanwhile)
         row = executions.get(installation, begun[0].result())
         assert row.status == "pending"
-        installation.take_work()
+        installation.start_claiming()
         for each in (former, row.id):
             eventually(lambda i=each: status(installation, i) == "completed")
 
@@ -232,6 +232,6 @@ def test_retries_and_starts_that_race_never_share_a_slot(postgres_url: str, tmp_
             asked = [pool.submit(what, where, each) for each, where in zip(former, (first, second) * 2, strict=True)
                      for what in (retry, start)]  # fmt: skip
             live = [each.result() for each in asked]
-        first.take_work()
+        first.start_claiming()
         for each in filter(None, live):
             eventually(lambda i=each: status(first, i) == "completed")

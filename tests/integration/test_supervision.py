@@ -62,8 +62,8 @@ def test_every_thread_survives_an_error_and_health_names_it(
     names = ESSENTIAL | OTHERS | WITH_WORK | {f"flexiroaster-bus-{database}"}
     broken |= names
     with open_installation(settings.model_copy(update={"redis_url": redis_url, "heartbeat_interval": 0.2})) as opened:
-        opened.take_work()
-        opened.tell_of_work("exec-x")
+        opened.start_claiming()
+        opened.announce_execution("exec-x")
         opened.signals.holds(())
         expected = {name: f"LookupError: in {name}" for name in names}
         eventually(lambda: metrics.check(opened).executor.details["failing"] == expected)
@@ -99,7 +99,7 @@ def test_only_what_executions_need_takes_a_process_out_of_service(
 ) -> None:
     broken.add(name)
     with open_installation(settings) as opened:
-        opened.take_work()
+        opened.start_claiming()
         eventually(lambda: opened.failures)
         report = metrics.check(opened)
         found = (report.executor.status, report.status, report.ready)

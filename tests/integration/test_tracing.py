@@ -175,7 +175,7 @@ def test_whoever_drives_it_the_trace_is_the_same(
         eventually(lambda: {s.status for s in executions.stages(first, x)} == {"completed", "running"})
         first.hand_over() if how == "handed over" else lose(first, x)
         with open_installation(traced) as second:
-            second.take_work()
+            second.start_claiming()
             eventually(lambda: len(starts(second, x)) == 3)
             go_on.touch()
             assert executions.wait(second, x, timeout=120).status == "completed"
@@ -229,7 +229,7 @@ def test_a_retry_and_a_rollback_after_the_end_go_below_it(
     path.touch()
     for ask, end in ((commands.retry, "completed"), (commands.rollback, "rolled_back")):
         with open_installation(traced) as installation:
-            installation.take_work()
+            installation.start_claiming()
             ask(installation, x)
             eventually(lambda end=end: executions.get(installation, x).status == end)
     first = assert_one_tree(collector.spans)
@@ -250,7 +250,7 @@ def test_a_retry_and_a_rollback_after_the_end_go_below_it(
 def test_a_pause_is_told_within_the_run(traced: Settings, collector: Collector, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     with open_installation(traced) as installation:
-        installation.take_work()
+        installation.start_claiming()
         x = begin(installation, waits_for(go_on))
         eventually(lambda: executions.stages(installation, x)[0].status == "running")
         commands.pause(installation, x, interrupt=True)

@@ -100,7 +100,7 @@ def test_an_undo_waits_as_long_as_its_receiver_asks_for_whoever_drives_it(
     one_process: Settings, receiver: Receiver
 ) -> None:
     with open_installation(one_process) as first:
-        first.take_work()
+        first.start_claiming()
         x = rolling_back(first, receiver)
         failed, *more = eventually(lambda: [e for e in executions.events(first, x) if e.type == "stage.undo_failed"])
         due = undo_waits_until(first, x)
@@ -112,7 +112,7 @@ def test_an_undo_waits_as_long_as_its_receiver_asks_for_whoever_drives_it(
             commands.stop(first, x, "enough")
     with open_installation(one_process) as second:  # the first one was closed without handing over
         expire_leases(second.database, first.owner)
-        second.take_work()
+        second.start_claiming()
         eventually(lambda: x in second.driver.driven)
         others_run(second)
         assert (receiver.taken_back, undo_waits_until(second, x)) == (1, due)
@@ -122,7 +122,7 @@ def test_an_undo_waits_as_long_as_its_receiver_asks_for_whoever_drives_it(
             connection.execute(update(stage_runs).where(*waiting).values(retry_at=utc_now()))
     receiver.status = 204
     with open_installation(one_process) as third:
-        third.take_work()
+        third.start_claiming()
         eventually(lambda: executions.get(third, x).status == "rolled_back")
         assert (receiver.taken_back, undo_waits_until(third, x)) == (2, None)
 
@@ -130,7 +130,7 @@ def test_an_undo_waits_as_long_as_its_receiver_asks_for_whoever_drives_it(
 def test_an_undo_that_was_ended_by_a_hand_over_is_repeated_elsewhere(one_process: Settings, receiver: Receiver) -> None:
     receiver.may_answer.clear()
     with open_installation(one_process) as first:
-        first.take_work()
+        first.start_claiming()
         x = rolling_back(first, receiver)
         eventually(lambda: receiver.taken_back)
         first.hand_over()
@@ -138,6 +138,6 @@ def test_an_undo_that_was_ended_by_a_hand_over_is_repeated_elsewhere(one_process
     receiver.status = 204
     receiver.may_answer.set()
     with open_installation(one_process) as second:
-        second.take_work()
+        second.start_claiming()
         eventually(lambda: executions.get(second, x).status in {"rolled_back", "failed"})
         assert executions.get(second, x).status == "rolled_back"

@@ -110,7 +110,7 @@ def _fails_for_good(installation: Installation, statement: Any, why: str) -> Non
     damage(installation, statement.bindparams(x=x) if isinstance(statement, TextClause) else statement)
     damage(installation, claimed_before(x))
     assert slot_of(installation, x) == 1, "it holds the only slot"
-    installation.take_work()
+    installation.start_claiming()
     assert executions.wait(installation, y, 60).status == "completed"
     repaired = update(executions_table).where(executions_table.c.id == x).values(variables={})
     damage(installation, repaired)
@@ -127,14 +127,14 @@ def _fails_for_good(installation: Installation, statement: Any, why: str) -> Non
 def test_a_retry_is_refused_and_its_slot_is_free_again(installation: Installation) -> None:
     x = begin(installation)
     commands.stop(installation, x)
-    installation.take_work()
+    installation.start_claiming()
     eventually(lambda: executions.get(installation, x).status == "cancelled" and not installation.driver.driven)
     installation.hand_over()
     commands.retry(installation, x)
     damage(installation, BAD_TYPE, claimed_before(x))
     assert slot_of(installation, x) == 1
     with open_installation(installation.settings) as another:
-        another.take_work()
+        another.start_claiming()
         eventually(lambda: slot_of(installation, x) is None)
         with pytest.raises(DefinitionError, match=r"^pipeline 'p' at revision 1 cannot be read by this release; stag"):
             commands.retry(another, x)
@@ -148,7 +148,7 @@ def test_a_rollback_that_cannot_go_on_is_told_to_be_unfinished(installation: Ins
     x = begin(installation)
     values = {"goal": "rollback", "status": status, "claims": MAX_CLAIMS - 1}
     damage(installation, BAD_TYPE, update(executions_table).values(values))
-    installation.take_work()
+    installation.start_claiming()
     eventually(lambda: executions.get(installation, x).status == "failed")
     message = (executions.get(installation, x).error or {})["message"]
     assert message.startswith("the rollback cannot be finished: pipeline 'p' at revision 1 cannot be read by this rel")
@@ -160,7 +160,7 @@ def test_what_the_safety_engine_cannot_read_costs_the_watch_and_no_execution(
 ) -> None:
     x = begin(installation)
     damage(installation, update(risk_assessments).values(level="extreme"))
-    installation.take_work()
+    installation.start_claiming()
     assert executions.wait(installation, x, 60).status == "completed"
     assert f"execution {x} runs without the safety engine" in [record.getMessage() for record in caplog.records]
 
@@ -221,7 +221,7 @@ def test_it_is_left_to_other_workers_until_the_last_claim(
         assert (taken.status, taken.slot) == ("failed", 1), "it gives that slot back with its end"
     else:
         assert taken.status == "pending", "its stage fails, and says which operator is missing"
-        assert taken.sealed is None
+        assert taken.unreadable_reason is None
 
 
 @pytest.mark.parametrize("back", ["at once", "a little later"])

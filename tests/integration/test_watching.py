@@ -38,7 +38,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture
 def installation(settings: Settings) -> Iterator[Installation]:
     with open_installation(settings) as opened:
-        opened.take_work()
+        opened.start_claiming()
         yield opened
 
 
@@ -155,7 +155,7 @@ def test_who_goes_on_with_an_execution_watches_it_as_well(settings: Settings, tm
         commands.pause(first, x, interrupt=True)
         ended(first, x, "paused")
     with open_installation(settings) as second:
-        second.take_work()
+        second.start_claiming()
         commands.resume(second, x)
         eventually(lambda: executions.stages(second, x)[1].is_anomaly)
         (tmp_path / "go").touch()

@@ -25,7 +25,7 @@ def test_queries_mutations_and_subscriptions(client: str, tmp_path: Path) -> Non
         executor_workers=1,
     )
     with serving(settings) as api:
-        api.installation.take_work()
+        api.installation.start_claiming()
         saved = api.data(CREATE, {"pipeline": {"name": "slow", "stages": slow_chain(STAGES, 0.05, tmp_path / "go")}})
         answers = run("clients.mjs", client, api.url, saved["createPipeline"]["pipeline"]["id"], str(tmp_path / "go"))
         (execution,) = executions.page(api.installation).items

@@ -17,5 +17,5 @@ def test_an_error_while_waiting_for_the_end_ends_the_wait(error: Exception, monk
 
     monkeypatch.setattr(progress.executions, "wait", fail)
     inbox: SimpleQueue[Any] = SimpleQueue()
-    progress._tell_the_end(object(), "x", inbox)  # type: ignore[arg-type]
+    progress._watch_for_end(object(), "x", inbox)  # type: ignore[arg-type]
     assert inbox.get_nowait().failure is error

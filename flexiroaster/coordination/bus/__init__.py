@@ -113,10 +113,10 @@ def open_bus(database: Database, link: RedisLink, threads: Threads | None = None
     origin = secrets.token_hex(6)
     redis = RedisChannel(link, origin, threads) if link.configured else None
     if not database.is_sqlite:
-        postgres = PostgresChannel(database, origin, lambda: redis is not None and not redis.hears, threads)
+        postgres = PostgresChannel(database, origin, lambda: redis is not None and not redis.is_listening, threads)
         return SharedBus(origin, postgres, redis, threads)
     path = database.engine.url.database
     if not path or path == ":memory:":
         return LocalBus()
-    sqlite = SqliteChannel(path, lambda: redis is not None and redis.hears, threads)
+    sqlite = SqliteChannel(path, lambda: redis is not None and redis.is_listening, threads)
     return SharedBus(origin, sqlite, redis, threads)

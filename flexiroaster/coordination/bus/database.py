@@ -139,7 +139,7 @@ class _Session:
         self._next_gap = monotonic()
         self._check = ""  # the check notification that has not arrived yet
         self._answer_due = 0.0
-        self._deaf = False
+        self._notifications_lost = False
 
     def run(self) -> None:
         """Listen until the channel is closed. Raises when the connection fails."""
@@ -149,18 +149,18 @@ class _Session:
             selector.register(self._connection, selectors.EVENT_READ)
             selector.register(channel._wake_receive, selectors.EVENT_READ)
             while not channel._closed.is_set():
-                self._look_after()
+                self._run_due_checks()
                 if selector.select(self._wait()):
                     self._read()
 
     def _wait(self) -> float:
         """Seconds until the next check, timeout or gap is due."""
         due = self._answer_due if self._check else self._next_check
-        if self._deaf or self._channel._blind():
+        if self._notifications_lost or self._channel._blind():
             due = min(due, self._next_gap)
         return min(max(0.0, due - monotonic()), BLIND_SECONDS)
 
-    def _look_after(self) -> None:
+    def _run_due_checks(self) -> None:
         now = monotonic()
         if self._check and now > self._answer_due:
             self._missed_its_check()
@@ -170,14 +170,14 @@ class _Session:
             self._check = f"{_CHECK}{self._channel._origin}:{secrets.token_hex(4)}"
             if not self._channel._notify([self._check]):
                 self._check = ""  # it was not sent, so it cannot arrive
-        if (self._deaf or self._channel._blind()) and now >= self._next_gap:
+        if (self._notifications_lost or self._channel._blind()) and now >= self._next_gap:
             self._next_gap = now + BLIND_SECONDS
             self._channel._gap()
 
     def _missed_its_check(self) -> None:
         self._check = ""
-        if not self._deaf:
-            self._deaf = True
+        if not self._notifications_lost:
+            self._notifications_lost = True
             logger.warning("notifications do not arrive (is a pooler in between?): the bus polls the database instead")
         self._connection.execute(_LISTEN)  # raises if the connection is dead
         self._read()
@@ -189,7 +189,7 @@ class _Session:
                 self._channel._receive(payload.encode())
             elif payload == self._check:
                 self._check = ""
-                self._deaf = False
+                self._notifications_lost = False
 
 
 # The bus transport over one SQLite file: processes send nothing, and poll the file for commits of others.
@@ -253,7 +253,7 @@ class SqliteChannel:
             seen: int | None = None
             while not self._closed.is_set():
                 version = connection.execute("PRAGMA data_version").fetchone()[0]
-                if version != seen and self._may_tell():
+                if version != seen and self._gap_is_due():
                     seen = version
                     self._gap_at = monotonic()
                     self._gap()
@@ -266,6 +266,6 @@ class SqliteChannel:
             connection.close()
         return False
 
-    def _may_tell(self) -> bool:
+    def _gap_is_due(self) -> bool:
         now = monotonic()
         return now - self._own_at > OWN_SECONDS or now - self._gap_at > OWN_SECONDS

@@ -42,9 +42,9 @@ class RedisChannel:
         self._origin = origin
         self._base = link.scoped_key("bus")
         self._own = f"{self._base}:@{origin}"
-        self._wanted = {self._base, self._own}
+        self._fold_pending = {self._base, self._own}
         self._closed = threading.Event()
-        self.hears = False
+        self.is_listening = False
         """Whether messages that others publish in Redis arrive here."""
         self._thread = SupervisedThread(
             self._turn, name="flexiroaster-bus-redis", closed=self._closed, threads=threads, pause=REFUSED_SECONDS
@@ -81,8 +81,8 @@ class RedisChannel:
     def want(self, root: str) -> None:
         """See `Channel`."""
         channel = self._channel(root)
-        if channel not in self._wanted:
-            self._wanted = self._wanted | {channel}
+        if channel not in self._fold_pending:
+            self._fold_pending = self._fold_pending | {channel}
             self._wake()
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class RedisChannel:
         try:
             self._listen()
         finally:
-            heard, self.hears = self.hears, False
+            heard, self.is_listening = self.is_listening, False
             if heard and not self._closed.is_set():
                 self._gap()
         self._closed.wait(AGAIN_SECONDS if heard else REFUSED_SECONDS)
@@ -140,10 +140,10 @@ class _Session:
         """Read messages until the channel is closed or Redis is unavailable. Raises when the connection fails."""
         channel = self._channel
         while not channel._closed.is_set() and channel._link.available:
-            self._subscribe(channel._wanted - self._subscribed)
+            self._subscribe(channel._fold_pending - self._subscribed)
             message = self._pubsub.get_message(timeout=WAIT_SECONDS)
             if message is None:
-                self._ask_for_life()
+                self._check_liveness()
             else:
                 self._asked_at = None
                 self._handle(message)
@@ -158,13 +158,13 @@ class _Session:
         if message["type"] == "subscribe":
             self._outstanding -= 1
             if self._outstanding == 0:
-                self._channel.hears = True
+                self._channel.is_listening = True
                 self._channel._thread.works()
                 self._channel._gap()
         elif message["type"] == "message" and message["data"]:
             self._channel._receive(message["data"])
 
-    def _ask_for_life(self) -> None:
+    def _check_liveness(self) -> None:
         if self._asked_at is None:
             self._pubsub.ping()
             self._asked_at = monotonic()

@@ -47,7 +47,7 @@ MOST_DEFINITIONS = 256
 MOST_BYTES = 1_000_000
 """Larger values are not cached."""
 
-ADVANCED_LIMIT = 10_000
+INVALIDATION_LIMIT = 10_000
 """The maximum number of queued `advanced` reports. The states of further executions expire after `STATE_SECONDS`."""
 
 _NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
@@ -87,7 +87,7 @@ class StateCache:
         self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._outbox: Outbox[tuple[str, int]] = Outbox(
-            self._tell, name="flexiroaster-cache", limit=ADVANCED_LIMIT, pace=0.005, threads=threads
+            self._tell, name="flexiroaster-cache", limit=INVALIDATION_LIMIT, pace=0.005, threads=threads
         )
 
     def read(self, execution_id: str, load: Callable[[], ExecutionRow]) -> ExecutionRow:
@@ -112,7 +112,7 @@ class StateCache:
             while self._known and next(iter(self._known.values()))[1] < now - KNOWN_SECONDS:
                 self._known.popitem(last=False)
 
-    def advanced(self, execution_id: str, seq: int) -> None:
+    def invalidate_before(self, execution_id: str, seq: int) -> None:
         """Record that this process wrote the execution up to this event, and drop older states. Never blocks."""
         self.seen(execution_id, seq)
         if self._link.available:
@@ -153,14 +153,14 @@ class DefinitionCache:
 
         Raises what `load` raises.
         """
-        return self._keeping((pipeline_id, revision)) or self._load((pipeline_id, revision), load)
+        return self._from_memory((pipeline_id, revision)) or self._load((pipeline_id, revision), load)
 
     def shown(self, pipeline_id: str, revision: int, load: Callable[[], Pipeline]) -> Pipeline:
         """Return a definition for display; it may also come from Redis. Raises what `load` raises."""
         key = (pipeline_id, revision)
-        return self._keeping(key) or self._fetch(key) or self._load(key, load)
+        return self._from_memory(key) or self._fetch(key) or self._load(key, load)
 
-    def _keeping(self, key: tuple[str, int]) -> Pipeline | None:
+    def _from_memory(self, key: tuple[str, int]) -> Pipeline | None:
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None:

@@ -113,7 +113,7 @@ class RedisLink:
         except (RedisError, OSError) as error:
             self._went_away(error, period)
             return default
-        if monotonic() - started > self._patience:
+        if monotonic() - started > self._slow_reply_seconds:
             self._went_away(TimeoutError(f"a reply took {monotonic() - started:.1f} s"), period)
         return result
 
@@ -209,7 +209,7 @@ class RedisLink:
         return self._server.address if self._server else "nowhere"
 
     @property
-    def _patience(self) -> float:
+    def _slow_reply_seconds(self) -> float:
         return self._server.probe_timeout if self._server else PROBE_TIMEOUT
 
     def _describe(self, error: Exception) -> str:
@@ -225,7 +225,7 @@ class RedisLink:
             with self._lock:
                 if not self._settled.is_set() and self._prober is None:
                     self._start_prober()
-            self._settled.wait(self._patience)
+            self._settled.wait(self._slow_reply_seconds)
         return self._client if self.available else None
 
     def _start_prober(self) -> None:

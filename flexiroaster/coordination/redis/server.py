@@ -53,7 +53,7 @@ class RedisServer:
     def open(self) -> Redis:
         """Create a client with its pool; the first command connects. Raises OSError when no server listens there."""
         if "redis" not in sys.modules:
-            self._knock()  # the import takes 0.1 s: skip it when there is no server
+            self._check_port_open()  # the import takes 0.1 s: skip it when there is no server
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -91,7 +91,7 @@ class RedisServer:
             line = line.replace(secret, "***").replace(unquote(secret), "***")
         return line
 
-    def _knock(self) -> None:
+    def _check_port_open(self) -> None:
         if self._parts.scheme == "unix":
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plain:
                 plain.settimeout(self.probe_timeout)

@@ -10,10 +10,10 @@ from flexiroaster.model.command import ALLOWED, Command, CommandKind
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 
-__all__ = ["obey"]
+__all__ = ["apply_command"]
 
 
-def obey(execution: Execution, command: Command, at: datetime) -> bool:
+def apply_command(execution: Execution, command: Command, at: datetime) -> bool:
     """Apply a command; return whether the running attempts must be ended.
 
     A command that the current state no longer allows is refused, with an event. A stop counts as handled once the
@@ -50,8 +50,8 @@ def obey(execution: Execution, command: Command, at: datetime) -> bool:
 def _refusal(execution: Execution, kind: CommandKind) -> str | None:
     """The reason why the current state does not allow the command, or None."""
     message = f"Cannot {kind} execution with status: {execution.status}"
-    if execution.sealed is not None:
-        return f"{message}; {execution.sealed}"
+    if execution.unreadable_reason is not None:
+        return f"{message}; {execution.unreadable_reason}"
     if execution.status not in ALLOWED[kind] or execution.goal is Goal.ROLLBACK:
         return message
     if kind is CommandKind.RETRY:

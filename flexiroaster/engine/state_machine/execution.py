@@ -11,8 +11,8 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from flexiroaster.engine.state_machine.failure_policy import after_anomaly, after_failure, fail_as_well
-from flexiroaster.engine.state_machine.rollback import start_undo, undo_completed, undo_failed, undo_when_quiet
+from flexiroaster.engine.state_machine.failure_policy import after_anomaly, after_failure, record_failure_while_failing
+from flexiroaster.engine.state_machine.rollback import start_undo, start_undo_when_idle, undo_completed, undo_failed
 from flexiroaster.engine.state_machine.state import StageRun
 from flexiroaster.engine.state_machine.transitions import ExecutionTransitions, to_the_second
 from flexiroaster.errors import ErrorClass
@@ -42,7 +42,7 @@ class Execution(ExecutionTransitions):
         self.move(ExecutionStatus.RUNNING)
         self.started_at = at
         self.tell(EventType.EXECUTION_STARTED, f"Execution started: {self.pipeline.name}", at)
-        self.line_up()
+        self.recompute_ready_stages()
 
     def begin_if_pending(self, at: datetime) -> None:
         """Start a pending execution unless it waits for a slot. A claim with nothing to do records an event, too."""
@@ -61,7 +61,7 @@ class Execution(ExecutionTransitions):
         run = self.stages[self.ready.popleft()]
         run.start(at)
         again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
-        self.stage_event(run, EventType.STAGE_STARTED, f"Stage started: {run.stage.title}{again}", at)
+        self.record_stage_event(run, EventType.STAGE_STARTED, f"Stage started: {run.stage.title}{again}", at)
         if self.watch is not None and (found := self.watch.attempt_starts(repeated=run.attempt > 1)) is not None:
             after_anomaly(self, run, found, at)
         return self._task(run)
@@ -95,10 +95,12 @@ class Execution(ExecutionTransitions):
         self.progressed, self.suspect = True, False
         rows = output.get("rows")
         told = "" if rows is None else f", {rows:,} rows"
-        self.stage_event(run, EventType.STAGE_COMPLETED, f"Stage completed: {run.stage.title}{told}", at, data=output)
-        self._look_at(run, at)
-        self.stage_over(run, at)
-        undo_when_quiet(self, at)
+        self.record_stage_event(
+            run, EventType.STAGE_COMPLETED, f"Stage completed: {run.stage.title}{told}", at, data=output
+        )
+        self._check_anomalies(run, at)
+        self.release_followers(run, at)
+        start_undo_when_idle(self, at)
 
     def stage_failed(self, stage_id: str, error: dict[str, Any], at: datetime) -> None:
         """Process a failed attempt. If it is retried, `retries` has the time at which to call `retry`."""
@@ -113,13 +115,13 @@ class Execution(ExecutionTransitions):
         if self.stopping is not None:
             self.cancel_stage(run, at)
             self.settle(at)
-            undo_when_quiet(self, at)
+            start_undo_when_idle(self, at)
         elif self.error is not None:
-            fail_as_well(self, run, error, at)
+            record_failure_while_failing(self, run, error, at)
         else:
             after_failure(self, run, error, at)
 
-    def look_late(self, stage_id: str, at: datetime) -> float | None:
+    def check_late(self, stage_id: str, at: datetime) -> float | None:
         """Flag a stage that runs too long. Returns the seconds until the next check, or None if none is needed."""
         run = self.stages[stage_id]
         if self.watch is None or run.status is not S.RUNNING or run.is_anomaly or run.started_at is None:
@@ -156,7 +158,7 @@ class Execution(ExecutionTransitions):
         if self.stopping is not None or self.status in TERMINAL:
             return
         self.stopping = reason
-        self.give_up_held()
+        self.fail_held_stages()
         self.tell(EventType.EXECUTION_STOPPING, f"Stopping: {reason}", at, Level.WARNING)
         self.cancel_unstarted(at)
         self.settle(at)
@@ -187,12 +189,12 @@ class Execution(ExecutionTransitions):
         told = f"; rerunning: {', '.join(again)}" if again else ""
         self.tell(EventType.EXECUTION_RESUMED, f"Execution resumed: {reason}{told}", at, data={"again": again})
         for run in held:
-            self.unended += 1
+            self.unfinished_count += 1
             if run.stage.id in skip:
                 self.skip(run, "requested by a user", at)
-                self.stage_over(run, at)
+                self.release_followers(run, at)
             else:
-                self._begin_anew(run)
+                self._reset_stage(run)
                 self.ready.append(run.stage.id)
         self.settle(at)
 
@@ -213,11 +215,11 @@ class Execution(ExecutionTransitions):
         for stage_id in skipped:
             self.skip(self.stages[stage_id], "requested by a user", at)
         for stage_id in again:
-            self._begin_anew(self.stages[stage_id])
-        self.line_up()
+            self._reset_stage(self.stages[stage_id])
+        self.recompute_ready_stages()
         self.settle(at)
 
-    def _begin_anew(self, run: StageRun) -> None:
+    def _reset_stage(self, run: StageRun) -> None:
         run.reset()
         self.touch(run.stage.id)
 
@@ -232,7 +234,7 @@ class Execution(ExecutionTransitions):
 
         An ended execution keeps its state unless it was being rolled back. From now on every command is refused.
         """
-        self.sealed = reason
+        self.unreadable_reason = reason
         if self.goal is Goal.ROLLBACK:
             self.goal, reason = Goal.RUN, f"the rollback cannot be finished: {reason}"
             if self.status in TERMINAL:
@@ -241,26 +243,26 @@ class Execution(ExecutionTransitions):
                     self.move(ExecutionStatus.FAILED)
                 self.tell(EventType.ROLLBACK_FAILED, f"Rollback failed: {reason}", at, Level.ERROR)
         if self.status not in TERMINAL:
-            self.set_aside(reason, at, ErrorClass.CONFIGURATION)
+            self.fail_permanently(reason, at, ErrorClass.CONFIGURATION)
 
-    def set_aside(self, reason: str, at: datetime, error_class: ErrorClass = ErrorClass.CRASH) -> None:
+    def fail_permanently(self, reason: str, at: datetime, error_class: ErrorClass = ErrorClass.CRASH) -> None:
         """Fail the execution permanently without running further stages."""
         self.error = {"message": reason, "class": error_class.value, "stage_id": None}
         if self.status is ExecutionStatus.PENDING:
             self.started_at = at
-        self.finish_up(at)
+        self.cancel_unstarted_if_ending(at)
 
-    def finish_up(self, at: datetime) -> None:
+    def cancel_unstarted_if_ending(self, at: datetime) -> None:
         """Cancel the stages that have not started if the execution is failing or stopping."""
         if self.error is not None or self.stopping is not None:
             self.cancel_unstarted(at)
             self.settle(at)
 
-    def line_up(self) -> None:
+    def recompute_ready_stages(self) -> None:
         """Recompute the ready stages from the states of all stages."""
         self.ready.clear()
         self.retries.clear()
-        self.unended = sum(run.status not in STAGE_ENDED for run in self.stages.values())
+        self.unfinished_count = sum(run.status not in STAGE_ENDED for run in self.stages.values())
         self.completed = sum(run.status is S.COMPLETED for run in self.stages.values())
         for stage_id, run in self.stages.items():
             run.missing = sum(self.stages[i].status is not S.COMPLETED for i in run.stage.dependencies)
@@ -269,7 +271,7 @@ class Execution(ExecutionTransitions):
             elif run.status is S.WAITING and run.retry_at is not None:
                 self.retries[stage_id] = run.retry_at
 
-    def _look_at(self, run: StageRun, at: datetime) -> None:
+    def _check_anomalies(self, run: StageRun, at: datetime) -> None:
         """Flag the anomalies of a completed stage; its lateness may already have been reported."""
         if self.watch is None or not self.watch.looks or (end := run.end()) is None:
             return
@@ -291,9 +293,9 @@ class Execution(ExecutionTransitions):
         run = self.stages[stage_id]
         run.interrupt()
         message = f"Stage interrupted, will run again: {run.stage.title}"
-        self.stage_event(run, EventType.STAGE_INTERRUPTED, message, at, Level.WARNING)
+        self.record_stage_event(run, EventType.STAGE_INTERRUPTED, message, at, Level.WARNING)
         self.ready.appendleft(stage_id)
         if self.stopping is not None or self.error is not None:
             self.cancel_unstarted(at)
             self.settle(at)
-            undo_when_quiet(self, at)
+            start_undo_when_idle(self, at)

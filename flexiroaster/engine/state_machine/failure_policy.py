@@ -23,7 +23,7 @@ from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
 from flexiroaster.safety.policy import Action, Situation
 from flexiroaster.store.journal.transitions import NewDecision, decision_id
 
-__all__ = ["after_anomaly", "after_failure", "fail_as_well"]
+__all__ = ["after_anomaly", "after_failure", "record_failure_while_failing"]
 
 
 Data = dict[str, Any]
@@ -38,7 +38,7 @@ def after_failure(execution: ExecutionTransitions, run: StageRun, error: Data, a
     _CARRY_OUT[taken](execution, run, data, at)
 
 
-def fail_as_well(execution: ExecutionTransitions, run: StageRun, error: Data, at: datetime) -> None:
+def record_failure_while_failing(execution: ExecutionTransitions, run: StageRun, error: Data, at: datetime) -> None:
     """Record the failure of a stage while the execution is already failing, so there is nothing to decide."""
     _skip(execution, run, {"error": error}, at)
 
@@ -52,7 +52,7 @@ def after_anomaly(execution: ExecutionTransitions, run: StageRun, anomaly: Anoma
     if anomaly.kind is not AnomalyKind.RETRIES:
         run.is_anomaly = True
     message = f"{_TITLES[anomaly.kind]}: {run.stage.title}: {anomaly.message}"
-    execution.stage_event(run, EventType.STAGE_ANOMALY, message, at, Level.WARNING, {**asdict(anomaly), **told})
+    execution.record_stage_event(run, EventType.STAGE_ANOMALY, message, at, Level.WARNING, {**asdict(anomaly), **told})
     if taken is Action.PAUSE:
         execution.pause(f"{told['decision']['reason']}, after an anomaly at high risk", at)
 
@@ -137,21 +137,21 @@ def _wait_for_retry(execution: ExecutionTransitions, run: StageRun, data: Data, 
     run.retry_at = execution.retries[run.stage.id] = at + timedelta(seconds=delay)
     left = (run.stage.max_retries or 0) - run.attempt + 1
     message = f"Stage failed, next attempt in {delay:.1f} s ({left} left): {run.stage.title}: {error['message']}"
-    execution.stage_event(run, EventType.STAGE_RETRYING, message, at, Level.WARNING, {**data, "delay": delay})
+    execution.record_stage_event(run, EventType.STAGE_RETRYING, message, at, Level.WARNING, {**data, "delay": delay})
 
 
 def _fail(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     """Fail the execution. Running stages may finish, for use by a later retry; no other stage starts."""
     _tell_failed(execution, run, data, at)
     execution.error = run.failure(data["error"])
-    execution.skip_the_rest(f"the critical stage {run.stage.id!r} failed", at)
-    execution.stage_over(run, at)
+    execution.skip_unstarted(f"the critical stage {run.stage.id!r} failed", at)
+    execution.release_followers(run, at)
 
 
 def _skip(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
     """Skip the stages that depend on this one; the other stages continue."""
     _tell_failed(execution, run, data, at)
-    execution.stage_over(run, at)
+    execution.release_followers(run, at)
 
 
 def _hold(execution: ExecutionTransitions, run: StageRun, data: Data, at: datetime) -> None:
@@ -185,4 +185,4 @@ def _tell_failed(execution: ExecutionTransitions, run: StageRun, data: Data, at:
     run.move(StageStatus.FAILED)
     tried = f" after {run.attempt} attempts" if run.attempt > 1 else ""
     message = f"Stage failed{tried}: {run.stage.title}: {data['error']['message']}"
-    execution.stage_event(run, EventType.STAGE_FAILED, message, at, Level.ERROR, data)
+    execution.record_stage_event(run, EventType.STAGE_FAILED, message, at, Level.ERROR, data)

@@ -18,7 +18,7 @@ from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 from flexiroaster.model.pipeline import StageType
 
-__all__ = ["begin_rollback", "stages_to_undo", "start_undo", "undo_completed", "undo_failed", "undo_when_quiet"]
+__all__ = ["begin_rollback", "stages_to_undo", "start_undo", "start_undo_when_idle", "undo_completed", "undo_failed"]
 
 _UNDOABLE = frozenset({StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CANCELLED})
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -28,19 +28,19 @@ def begin_rollback(execution: ExecutionTransitions, reason: str, at: datetime) -
     """Start a rollback: cancel unfinished stages first, then undo the effects of the stages."""
     execution.goal = Goal.ROLLBACK
     execution.stopping = execution.stopping or reason
-    execution.give_up_held()
+    execution.fail_held_stages()
     execution.prepare_interrupt()
     execution.cancel_unstarted(at)
     execution.tell(EventType.ROLLBACK_STARTED, f"Rollback started: {reason}", at, Level.WARNING)
-    undo_when_quiet(execution, at)
+    start_undo_when_idle(execution, at)
 
 
-def undo_when_quiet(execution: ExecutionTransitions, at: datetime) -> None:
+def start_undo_when_idle(execution: ExecutionTransitions, at: datetime) -> None:
     """Start undoing once no stage runs any more: a stage that just ended may have had an effect."""
     if execution.goal is Goal.ROLLBACK and execution.rollback is None and not execution.running:
         execution.cancel_unstarted(at)
         execution.rollback = stages_to_undo(execution)
-        _settle(execution, at)
+        _finish_if_done(execution, at)
 
 
 def stages_to_undo(execution: ExecutionTransitions) -> Rollback:
@@ -78,7 +78,7 @@ def undo_completed(execution: ExecutionTransitions, rollback: Rollback, message:
     run.move(StageStatus.ROLLED_BACK)
     execution.touch(stage_id)
     execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
-    _settle(execution, at)
+    _finish_if_done(execution, at)
 
 
 def undo_failed(execution: ExecutionTransitions, rollback: Rollback, error: dict[str, Any], at: datetime) -> None:
@@ -101,7 +101,7 @@ def undo_failed(execution: ExecutionTransitions, rollback: Rollback, error: dict
     rollback.next()
     rollback.left.append({"stage_id": stage_id, "message": error["message"]})
     execution.tell(EventType.STAGE_UNDO_FAILED, f"{message}; undo it manually", at, Level.ERROR, stage_id, data)
-    _settle(execution, at)
+    _finish_if_done(execution, at)
 
 
 def _wait_until(execution: ExecutionTransitions, run: StageRun, at: datetime | None) -> None:
@@ -113,7 +113,7 @@ def _wait_until(execution: ExecutionTransitions, run: StageRun, at: datetime | N
         execution.touch(run.stage.id)
 
 
-def _settle(execution: ExecutionTransitions, at: datetime) -> None:
+def _finish_if_done(execution: ExecutionTransitions, at: datetime) -> None:
     """End the rollback once no stage is left to undo; the execution fails if an undo failed."""
     if execution.rollback is None or not execution.rollback.finished or execution.running:
         return

@@ -142,14 +142,14 @@ class ExecutionState:
     retries: dict[str, datetime] = field(init=False, default_factory=dict)  # stage id -> time of the next attempt
     completed: int = 0
     waits: bool = False  # waits for a slot of its pipeline; nothing starts
-    sealed: str | None = None  # reason why it cannot be driven; commands are refused
+    unreadable_reason: str | None = None  # reason why it cannot be driven; commands are refused
     suspect: bool = False  # it lost several drivers in a row without progress
     elapsed: float = 0.0  # seconds of its time limit used before this driver claimed it
     watch: Watch | None = None  # of the safety engine; without it the stages' own rules apply
     decisions: list[NewDecision] = field(init=False, default_factory=list)  # since the last transition
     handled: list[tuple[int, str]] = field(init=False, default_factory=list)  # command id and result
     stop_commands: list[int] = field(init=False, default_factory=list)  # marked as handled once it has ended
-    unended: int = field(init=False)  # stages that have not ended
+    unfinished_count: int = field(init=False)  # stages that have not ended
     interrupted: set[str] = field(init=False, default_factory=set)  # stages whose attempts we end; these do not count
     progressed: bool = False  # a stage has completed since the last transition
     followers: dict[str, list[str]] = field(init=False)
@@ -163,7 +163,7 @@ class ExecutionState:
         self.followers = dependents(dependencies)
         by_id = {stage.id: stage for stage in self.pipeline.stages}
         self.stages = {i: StageRun(by_id[i], len(dependencies[i])) for i in self.pipeline.order()}
-        self.unended = len(self.stages)
+        self.unfinished_count = len(self.stages)
 
     @property
     def running(self) -> list[str]:
@@ -267,7 +267,7 @@ class ExecutionState:
         self.seq += 1
         self._events.append(Event(self.id, self.seq, kind, message, at, level, stage_id, attempt, data))
 
-    def stage_event(
+    def record_stage_event(
         self,
         run: StageRun,
         kind: EventType,

@@ -37,10 +37,10 @@ class ExecutionTransitions(ExecutionState):
 
     def hold(self, run: StageRun) -> None:
         """Keep a failed stage until a user decides about it; the stages that depend on it wait."""
-        self.unended -= 1
+        self.unfinished_count -= 1
         self.touch(run.stage.id)
 
-    def give_up_held(self) -> None:
+    def fail_held_stages(self) -> None:
         """Set the execution's error to that of the first held stage: the held stages will not run again."""
         if held := self.held:
             self.error = held[0].failure(held[0].error or {})
@@ -51,12 +51,12 @@ class ExecutionTransitions(ExecutionState):
         if self.rollback is not None:
             self.rollback.interrupted = self.rollback.active
 
-    def stage_over(self, run: StageRun, at: datetime) -> None:
+    def release_followers(self, run: StageRun, at: datetime) -> None:
         """Make the followers of an ended stage ready, or skip them recursively if the stage did not complete."""
         ended = deque([run])
         while ended:
             run = ended.popleft()
-            self.unended -= 1
+            self.unfinished_count -= 1
             for follower_id in self.followers[run.stage.id]:
                 follower = self.stages[follower_id]
                 follower.missing -= 1
@@ -75,15 +75,15 @@ class ExecutionTransitions(ExecutionState):
         run.completed_at = at
         run.error = {"message": f"skipped: {reason}", "class": ErrorClass.CANCELLED.value}
         message = f"Stage skipped: {run.stage.title}: {reason}"
-        self.stage_event(run, EventType.STAGE_SKIPPED, message, at, Level.WARNING, {"reason": reason})
+        self.record_stage_event(run, EventType.STAGE_SKIPPED, message, at, Level.WARNING, {"reason": reason})
 
-    def skip_the_rest(self, reason: str, at: datetime) -> None:
+    def skip_unstarted(self, reason: str, at: datetime) -> None:
         """Skip all stages that have not started, after a critical failure. Running stages finish, for a later retry."""
         self.ready.clear()
         for run in self.stages.values():
             if run.status is S.PENDING:
                 self.skip(run, reason, at)
-                self.unended -= 1
+                self.unfinished_count -= 1
             elif run.status is S.WAITING:
                 self.cancel_stage(run, at)
 
@@ -99,12 +99,14 @@ class ExecutionTransitions(ExecutionState):
         run.move(S.CANCELLED)
         run.completed_at, run.retry_at = at, None
         self.retries.pop(run.stage.id, None)
-        self.unended -= 1
-        self.stage_event(run, EventType.STAGE_CANCELLED, f"Stage cancelled: {run.stage.title}", at, Level.WARNING)
+        self.unfinished_count -= 1
+        self.record_stage_event(
+            run, EventType.STAGE_CANCELLED, f"Stage cancelled: {run.stage.title}", at, Level.WARNING
+        )
 
     def settle(self, at: datetime) -> None:
         """End the execution once every stage has ended."""
-        if self.unended > 0 or self.status in TERMINAL or self.goal is Goal.ROLLBACK or self.held:
+        if self.unfinished_count > 0 or self.status in TERMINAL or self.goal is Goal.ROLLBACK or self.held:
             return
         self.completed_at = at
         if self.error is not None:

@@ -21,10 +21,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from flexiroaster.config import psycopg_url
 from flexiroaster.errors import ErrorClass, StageError
 
-__all__ = ["READS", "engine_for", "normalize_url", "reading", "writing"]
+__all__ = ["READ_ONLY_OPTIONS", "engine_for", "normalize_url", "reading", "writing"]
 
 
-READS = MappingProxyType({"flexiroaster_read": True})
+READ_ONLY_OPTIONS = MappingProxyType({"flexiroaster_read": True})
 """Execution options for read-only transactions, which take no write lock on SQLite."""
 
 _BUSY_SECONDS = 30
@@ -204,7 +204,7 @@ def reading(connection: Connection, query: str, tables: Collection[str]) -> Iter
         with _authorized(connection, lambda action, table: _is_refused_read(action, table, kept), "query reads"):
             yield
     elif connection.dialect.name == "postgresql":
-        reaching = _reaching(connection, tables)
+        reaching = _find_protected_relations(connection, tables)
         if reaching:
             _refuse_functions(connection, query)
             reaching |= {row.oid: row.name for row in connection.execute(_STATISTICS)}
@@ -236,7 +236,7 @@ def writing(connection: Connection, tables: Collection[str]) -> Iterator[None]:
         ):
             yield
     else:
-        reaching = _reaching(connection, tables)
+        reaching = _find_protected_relations(connection, tables)
         yield
         _refuse_locked(connection, reaching, written=True)
 
@@ -278,7 +278,7 @@ def _authorized(connection: Connection, is_refused: Callable[[int, str], bool], 
         driver.set_authorizer(None)
 
 
-def _reaching(connection: Connection, tables: Collection[str]) -> dict[int, str]:
+def _find_protected_relations(connection: Connection, tables: Collection[str]) -> dict[int, str]:
     if not tables:
         return {}
     return {row.oid: row.name for row in connection.execute(_REACHING, {"names": list(tables)})}

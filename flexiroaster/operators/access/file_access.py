@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access
 
-__all__ = ["Location", "fetch", "filesystem", "permit", "resolve", "writable"]
+__all__ = ["Location", "check_file_access", "fetch", "filesystem", "resolve", "writable"]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)://")
 
@@ -48,19 +48,19 @@ def resolve(path: str, access: Access) -> list[Location]:
 
     Raises StageError (configuration) if no file matches or a file is outside `access.file_roots`.
     """
-    place = permit(path, access)
+    place = check_file_access(path, access)
     return _resolve_local(path, place.path, access) if place.is_local else _resolve_url(place.uri, access)
 
 
 def writable(path: str, access: Access) -> Location:
     """Return the location of an output file; its parents need not exist. Raises StageError (configuration)."""
-    place = permit(path, access, wildcards=False)
+    place = check_file_access(path, access, wildcards=False)
     if place.is_local and place.path.is_dir():
         raise _refused(f"{path!r} is a folder: name a file")
     return place
 
 
-def permit(path: str, access: Access, *, wildcards: bool = True) -> Location:
+def check_file_access(path: str, access: Access, *, wildcards: bool = True) -> Location:
     """Return the resolved location of a path or URL, which need not exist.
 
     Only the part of a glob before its first wildcard is checked here; `resolve` checks each match. Without `wildcards`,
@@ -85,7 +85,7 @@ def fetch(location: Location, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{sum(1 for _ in folder.iterdir()):05d}"
     files, remote = filesystem(location.uri)
-    with _failures_named(location.label):
+    with _convert_file_errors(location.label):
         files.get_file(remote, str(target))
     return target
 
@@ -217,16 +217,16 @@ def _is_below(url: str, root: str) -> bool:
 
 def _resolve_url(url: str, access: Access) -> list[Location]:
     files, path = filesystem(url)
-    with _failures_named(url):
+    with _convert_file_errors(url):
         wild = glob.has_magic(path)
         found = sorted(files.glob(path)) if wild else [path] * files.isfile(path)
     if not found:
         raise _refused(f"no file matches {url!r}" if wild else f"file {url!r} does not exist")
-    return [permit(str(files.unstrip_protocol(name)), access) for name in found]
+    return [check_file_access(str(files.unstrip_protocol(name)), access) for name in found]
 
 
 @contextmanager
-def _failures_named(label: str) -> Iterator[None]:
+def _convert_file_errors(label: str) -> Iterator[None]:
     """Convert file system errors to a StageError that names the file and tells whether a retry can help."""
     try:
         yield

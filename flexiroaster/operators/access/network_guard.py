@@ -27,16 +27,16 @@ from flexiroaster.operators.base import Access
 __all__ = [
     "PASSING",
     "PATIENCE",
-    "WORTH_ANOTHER",
-    "AnotherAttempt",
+    "RETRYABLE_STATUS_CODES",
+    "RetryRequest",
     "attempts",
     "checked_headers",
     "guarded_client",
     "is_public",
+    "redact_url",
     "require_public_literal",
     "same_origin",
     "seconds_until",
-    "shown_url",
 ]
 
 
@@ -94,7 +94,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port or _DEFAULT_PORTS.get(url.scheme)
 
 
-def shown_url(url: httpx.URL | str) -> str:
+def redact_url(url: httpx.URL | str) -> str:
     """Return a URL for messages, without user, password, fragment and query values; query names are kept."""
     parsed = httpx.URL(url)
     names = "&".join(f"{name}=..." for name in dict(parsed.params))
@@ -120,7 +120,7 @@ class _UrlsWithoutSecrets(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(shown_url(arg) if isinstance(arg, httpx.URL) else arg for arg in record.args)
+            record.args = tuple(redact_url(arg) if isinstance(arg, httpx.URL) else arg for arg in record.args)
         return True
 
 
@@ -251,7 +251,7 @@ def _as_httpx_errors(request: httpx.Request) -> Iterator[None]:
 PATIENCE = 60.0
 """The longest wait (s) for a retry within a stage attempt; a longer wait is left to the next stage attempt."""
 
-WORTH_ANOTHER = frozenset({429, 502, 503, 504})
+RETRYABLE_STATUS_CODES = frozenset({429, 502, 503, 504})
 """Status codes after which the same request is sent again."""
 
 PASSING = frozenset({408, 425})
@@ -262,7 +262,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
 
-class AnotherAttempt(Exception):  # noqa: N818 - a retry request, not an error; it never leaves an operator
+class RetryRequest(Exception):  # noqa: N818 - a retry request, not an error; it never leaves an operator
     """Requests a retry, after `retry_after` seconds if the server sent `Retry-After`."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
@@ -271,9 +271,9 @@ class AnotherAttempt(Exception):  # noqa: N818 - a retry request, not an error; 
 
 
 def attempts(max_retries: int, logger: logging.Logger) -> Retrying:
-    """Return a retrier that calls a function until it does not raise `AnotherAttempt`; it logs each wait.
+    """Return a retrier that calls a function until it does not raise `RetryRequest`; it logs each wait.
 
-    After `max_retries` retries it raises the last `AnotherAttempt`.
+    After `max_retries` retries it raises the last `RetryRequest`.
     """
 
     def log_pause(state: RetryCallState) -> None:
@@ -284,7 +284,7 @@ def attempts(max_retries: int, logger: logging.Logger) -> Retrying:
     return Retrying(
         stop=stop_after_attempt(max_retries + 1),
         wait=_pause,
-        retry=retry_if_exception_type(AnotherAttempt),
+        retry=retry_if_exception_type(RetryRequest),
         before_sleep=log_pause,
         reraise=True,
     )
@@ -316,5 +316,5 @@ def seconds_until(retry_after: str | None) -> float | None:
 
 def _pause(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, AnotherAttempt) else None
+    asked = error.retry_after if isinstance(error, RetryRequest) else None
     return _BACKOFF(state) if asked is None else asked

@@ -33,7 +33,7 @@ from flexiroaster.operators.inputs.sources import ReadOptions, Source
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["FileConfig", "FileInput", "read_packed"]
+__all__ = ["FileConfig", "FileInput", "read_compressed_csv"]
 
 
 FormatName = Literal["auto", "csv", "tsv", "parquet", "json", "ndjson", "arrow"]
@@ -67,13 +67,13 @@ class FileInput(Operator[FileConfig]):
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
         """Report paths outside the roots, and names whose format cannot be inferred."""
-        from flexiroaster.operators.access.file_access import permit
+        from flexiroaster.operators.access.file_access import check_file_access
         from flexiroaster.operators.formats import detect_compression, detect_format
 
         for index, path in enumerate(self.config.paths):
             where = "path" if isinstance(self.config.path, str) else f"path[{index}]"
             try:
-                permit(path, access)
+                check_file_access(path, access)
             except StageError as error:
                 yield Problem(where, error.message, "file")
                 continue
@@ -87,13 +87,13 @@ class FileInput(Operator[FileConfig]):
         """Return the table: lazy, or written to a file for a compressed csv. Raises StageError (configuration, data,
         transient) that names the file.
         """
-        from flexiroaster.operators.inputs.file import read_packed
+        from flexiroaster.operators.inputs.file import read_compressed_csv
         from flexiroaster.operators.inputs.scanning import scan
         from flexiroaster.operators.inputs.sources import fetched, gather
 
         folder = context.workdir / "input"
         files = fetched(self.config.paths, context.access, folder / "fetched")
-        if (file := read_packed(files, self.config, self.config.format, folder)) is not None:
+        if (file := read_compressed_csv(files, self.config, self.config.format, folder)) is not None:
             return Result(file=file)
         return scan(gather(files, self.config.format, folder / "unpacked"), self.config, folder / "copies")
 
@@ -106,7 +106,9 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 
-def read_packed(files: Sequence[tuple[Path, str]], options: ReadOptions, given: str, folder: Path) -> Path | None:
+def read_compressed_csv(
+    files: Sequence[tuple[Path, str]], options: ReadOptions, given: str, folder: Path
+) -> Path | None:
     """Write the table to an uncompressed Arrow IPC file in `folder`; None if the slow path has to read the files.
 
     `files` are local files with their labels, `given` is the requested format.

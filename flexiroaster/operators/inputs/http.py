@@ -16,9 +16,9 @@ from pydantic import AfterValidator, Field
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType
-from flexiroaster.operators.access.network_guard import shown_url
-from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, SecretRef, StageContext, reveal
-from flexiroaster.operators.formats import AUTO, Format, damaged, format_of_name
+from flexiroaster.operators.access.network_guard import redact_url
+from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, SecretRef, StageContext, resolve_secret
+from flexiroaster.operators.formats import AUTO, Format, data_error, format_of_name
 from flexiroaster.operators.inputs.json import parse_file, records_of
 from flexiroaster.operators.inputs.scanning import scan
 from flexiroaster.operators.inputs.sources import Page, ReadOptions, Source, plain_sources
@@ -218,7 +218,7 @@ class HttpInput(Operator[HttpConfig]):
 
     def _headers(self, url: httpx.URL, access: Access) -> dict[str, str]:
         """The headers with secrets filled in; a user and password in the URL become an Authorization header."""
-        headers = {name: reveal(value, access) for name, value in self.config.headers.items()}
+        headers = {name: resolve_secret(value, access) for name, value in self.config.headers.items()}
         if url.userinfo and not any(name.lower() == "authorization" for name in headers):
             credentials = f"{url.username}:{url.password}".encode()
             headers["Authorization"] = f"Basic {b64encode(credentials).decode()}"
@@ -236,10 +236,10 @@ class HttpInput(Operator[HttpConfig]):
             if following is None:
                 return collector.table()
             url = following
-        self._stopped_short(context)
+        self._handle_page_limit(context)
         return collector.table()
 
-    def _stopped_short(self, context: StageContext) -> None:
+    def _handle_page_limit(self, context: StageContext) -> None:
         pages = self.config.max_pages
         if "max_pages" not in self.config.model_fields_set:
             raise StageError(f"there are more than {pages} pages: set `max_pages`", ErrorClass.CONFIGURATION)
@@ -277,7 +277,7 @@ def format_of_page(page: Page, given: str) -> Format:
     found = _MEDIA_TYPES.get(media_type) or structured or format_of_name(page.url.path)
     if found is None:
         content = f"content type {media_type!r}" if media_type else "no content type"
-        message = f"{shown_url(page.url)}: cannot tell the format ({content}): set `format`"
+        message = f"{redact_url(page.url)}: cannot tell the format ({content}): set `format`"
         raise StageError(message, ErrorClass.CONFIGURATION)
     return found
 
@@ -293,14 +293,14 @@ class Collector:
 
     def take(self, page: Page, number: int, *, count: bool) -> Received:
         """Keep a page and return the facts that determine the next. Rows of files are counted only if `count`."""
-        label = shown_url(page.url)
+        label = redact_url(page.url)
         link = _next_link(page.headers)
         if page.status == httpx.codes.NO_CONTENT:
             return Received(number, page.url, link, None, 0)
         kind = format_of_page(page, self._given)
         self._format = self._format or kind
         if kind is not self._format:
-            raise damaged(label, f"page {number + 1} is {kind}, but the previous pages are {self._format}")
+            raise data_error(label, f"page {number + 1} is {kind}, but the previous pages are {self._format}")
         if kind is Format.JSON:
             value, rows = self._take_json(page, label)
             return Received(number, page.url, link, value, rows)
@@ -328,7 +328,7 @@ class Collector:
         parent, _, last = path.rpartition(".")
         above = at_path(value, parent) if parent else value
         if at_path(value, path) is None and not (isinstance(above, dict) and last in above):
-            raise damaged(label, f"nothing at records_path {path!r}{_there(above)}")
+            raise data_error(label, f"nothing at records_path {path!r}{_available_keys(above)}")
         return records_of(at_path(value, path) or [], f"{label} at {path}")
 
     def _scan(self, sources: list[Source]) -> pl.LazyFrame:
@@ -339,7 +339,7 @@ class Collector:
         return self._scan(self._sources) if self._sources else self._spool.finish()
 
 
-def _there(value: object) -> str:
+def _available_keys(value: object) -> str:
     return f"; the keys are {', '.join(map(repr, list(value)[:10]))}" if isinstance(value, dict) and value else ""
 
 

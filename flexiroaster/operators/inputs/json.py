@@ -14,7 +14,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators.base import NONE, Operator, OperatorConfig, StageContext
-from flexiroaster.operators.formats import damaged, not_utf8
+from flexiroaster.operators.formats import data_error, not_utf8
 from flexiroaster.operators.inputs.sources import ReadOptions, Source, require_new_column, with_types
 from flexiroaster.operators.inputs.type_inference import Spool, table_of
 
@@ -48,13 +48,13 @@ def parse_file(path: Path, label: str) -> Any:  # noqa: ANN401 - any JSON value
     """Parse the JSON value in a file. Raises StageError (data) with line and column."""
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not text.strip():
-        raise damaged(label, "file is empty")
+        raise data_error(label, "file is empty")
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         if "UTF-8" in error.msg:
-            raise damaged(label, not_utf8(path) or "is not UTF-8 text") from error
-        raise damaged(label, f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
+            raise data_error(label, not_utf8(path) or "is not UTF-8 text") from error
+        raise data_error(label, f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
 
 
 def records_of(value: object, label: str) -> list[dict[str, Any]]:
@@ -65,10 +65,10 @@ def records_of(value: object, label: str) -> list[dict[str, Any]]:
 def array_of_objects(value: object, label: str) -> list[dict[str, Any]]:
     """Return the value if it is an array of objects. Raises StageError (data) that names the index of another value."""
     if not isinstance(value, list):
-        raise damaged(label, f"expected an array of objects, found {kind_of_json(value)}")
+        raise data_error(label, f"expected an array of objects, found {kind_of_json(value)}")
     for index, record in enumerate(value):
         if not isinstance(record, dict):
-            raise damaged(label, f"record [{index}] is {kind_of_json(record)}, not an object")
+            raise data_error(label, f"record [{index}] is {kind_of_json(record)}, not an object")
     return value
 
 
@@ -180,10 +180,10 @@ def _record(text: bytes, place: str) -> dict[str, Any]:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         if "UTF-8" in error.msg:
-            raise damaged(place, "is not UTF-8 text") from error
-        raise damaged(place, f"not valid JSON: {error.msg} (column {error.colno})") from error
+            raise data_error(place, "is not UTF-8 text") from error
+        raise data_error(place, f"not valid JSON: {error.msg} (column {error.colno})") from error
     if not isinstance(value, dict):
-        raise damaged(place, f"is {kind_of_json(value)}, not an object")
+        raise data_error(place, f"is {kind_of_json(value)}, not an object")
     return value
 
 

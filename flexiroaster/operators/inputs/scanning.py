@@ -16,7 +16,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from flexiroaster.operators.dtypes import friendly_name, parse_dtype
-from flexiroaster.operators.formats import Format, binary_format_of_file, damaged, first_line, not_utf8, reading
+from flexiroaster.operators.formats import Format, binary_format_of_file, data_error, first_line, not_utf8, reading
 from flexiroaster.operators.inputs import json
 from flexiroaster.operators.inputs.json import read_json
 from flexiroaster.operators.inputs.sources import (
@@ -61,7 +61,7 @@ class CsvFile:
                 reason = self._reason(str(error))
                 if reason is None:
                     raise
-                raise damaged(self.label, reason) from error
+                raise data_error(self.label, reason) from error
 
     def _reason(self, text: str) -> str | None:
         """Explain the common errors in our own words; None for other errors."""
@@ -154,11 +154,11 @@ def _refuse_other_format(source: Source) -> None:
     shown, complete = binary_format_of_file(source.path)
     if shown is not None and shown is not source.format:
         article = "an" if shown is Format.ARROW else "a"
-        raise damaged(source.label, f"is {article} {shown} file, not {source.format}: set `format`, or rename it")
+        raise data_error(source.label, f"is {article} {shown} file, not {source.format}: set `format`, or rename it")
     if shown is None and source.format is Format.PARQUET and source.path.stat().st_size:
-        raise damaged(source.label, "is not a parquet file: it does not begin with PAR1")
+        raise data_error(source.label, "is not a parquet file: it does not begin with PAR1")
     if not complete:
-        raise damaged(source.label, "is truncated: it does not end with the marker that it begins with")
+        raise data_error(source.label, "is truncated: it does not end with the marker that it begins with")
 
 
 def _chosen(frame: pl.LazyFrame, options: ReadOptions, label: str) -> pl.LazyFrame:
@@ -215,7 +215,7 @@ def _require_same_header(
             _require_utf8(path, label)  # polars replaces undecodable bytes in a header
         first = first or names
         if names != first:
-            raise damaged(label, f"its columns are {_listed(names)}, but those of {labels[0]} are {_listed(first)}")
+            raise data_error(label, f"its columns are {_listed(names)}, but those of {labels[0]} are {_listed(first)}")
     if added:
         require_new_column(added, first, labels[0])
     require_columns(overridden, first, "schema", labels[0])
@@ -224,7 +224,7 @@ def _require_same_header(
 def _require_utf8(path: Path, label: str) -> None:
     fault = not_utf8(path)
     if fault is not None:
-        raise damaged(label, fault)
+        raise data_error(label, fault)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -237,11 +237,11 @@ def _as_utf8(source: Source, encoding: str, folder: Path) -> Path:
     if source.packed:
         return source.path
     if not source.path.stat().st_size:
-        raise damaged(source.label, "file is empty")
+        raise data_error(source.label, "file is empty")
     if encoding in {"utf-8", "ascii", LOSSY}:
         with source.path.open("rb") as file:
             if b"\0" in file.read(_SNIFFED):
-                raise damaged(source.label, "is not UTF-8 text (it has NUL bytes); if it is UTF-16, set `encoding`")
+                raise data_error(source.label, "is not UTF-8 text (it has NUL bytes); if it is UTF-16, set `encoding`")
         return source.path
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"utf8-{sum(1 for _ in folder.iterdir()):05d}"
@@ -253,7 +253,7 @@ def _as_utf8(source: Source, encoding: str, folder: Path) -> Path:
             shutil.copyfileobj(text, copy, _BLOCK)
     except UnicodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else first_line(error)
-        raise damaged(source.label, f"is not {encoding} text ({byte})") from error
+        raise data_error(source.label, f"is not {encoding} text ({byte})") from error
     return target
 
 
@@ -264,7 +264,7 @@ def _scan_columnar(
     first: pl.Schema | None = None
     for source in sources:
         if not source.path.stat().st_size:
-            raise damaged(source.label, "file is empty")
+            raise data_error(source.label, "file is empty")
         with reading(source.label):
             frame = with_types(_opened(source, folder), overrides, source.label)
             schema = frame.collect_schema()
@@ -297,15 +297,15 @@ def _arrow_file_of_stream(source: Source, folder: Path) -> Path:
             for batch in stream:
                 copy.write_batch(batch)
     except (pa.ArrowException, OSError) as error:
-        raise damaged(source.label, f"is not an Arrow file: {first_line(error)}") from error
+        raise data_error(source.label, f"is not an Arrow file: {first_line(error)}") from error
     return target
 
 
 def _require_same_schema(schema: pl.Schema, first: pl.Schema, label: str, first_label: str) -> None:
     if schema.names() != first.names():
         what = f"its columns are {_listed(schema.names())}, but those of {first_label} are {_listed(first.names())}"
-        raise damaged(label, what)
+        raise data_error(label, what)
     for name, dtype in schema.items():
         if dtype != first[name]:
             what = f"column {name!r} is {dtype}, but in {first_label} it is {first[name]}: set its type in `schema`"
-            raise damaged(label, what)
+            raise data_error(label, what)

@@ -15,26 +15,26 @@ import polars as pl
 from pydantic import AfterValidator, ConfigDict, Field
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.model.pipeline import near
+from flexiroaster.model.pipeline import suggestion_hint
 from flexiroaster.operators.access.file_access import fetch, resolve
 from flexiroaster.operators.access.network_guard import (
     PASSING,
     PATIENCE,
-    WORTH_ANOTHER,
-    AnotherAttempt,
+    RETRYABLE_STATUS_CODES,
+    RetryRequest,
     attempts,
     checked_headers,
+    redact_url,
     same_origin,
     seconds_until,
-    shown_url,
 )
 from flexiroaster.operators.base import Access, OperatorConfig
-from flexiroaster.operators.dtypes import conversion, friendly_name, unconverted
+from flexiroaster.operators.dtypes import conversion, conversion_failed, friendly_name
 from flexiroaster.operators.formats import (
     AUTO,
     Format,
     compression_of_file,
-    damaged,
+    data_error,
     detect_compression,
     detect_format,
     format_of_name,
@@ -102,7 +102,7 @@ def _refuse_mixture(sources: list[Source]) -> None:
 LOSSY = "utf8-lossy"
 
 
-def _a_type(name: str) -> str:
+def _validate_type(name: str) -> str:
     from flexiroaster.operators.dtypes import parse_dtype
 
     parse_dtype(name)
@@ -137,7 +137,7 @@ class ReadOptions(OperatorConfig):
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
     columns: list[str] | None = Field(default=None, min_length=1, description="Columns to read, in this order.")
-    schema_: dict[str, Annotated[str, AfterValidator(_a_type)]] | None = Field(default=None, alias="schema")
+    schema_: dict[str, Annotated[str, AfterValidator(_validate_type)]] | None = Field(default=None, alias="schema")
     separator: Character | None = Field(default=None, description="Default: a comma; for tsv, a tab.")
     has_header: bool = True
     encoding: Annotated[str, AfterValidator(_an_encoding)] = "utf-8"
@@ -164,8 +164,12 @@ def with_types(frame: pl.LazyFrame, types: Mapping[str, pl.DataType], label: str
     converted = {name: _converted(name, schema[name], dtype, label) for name, dtype in types.items()}
     misfits = frame.select(
         pl.struct(
-            pl.col(name).filter(unconverted(pl.col(name), after)).len().alias("count"),
-            pl.col(name).filter(unconverted(pl.col(name), after)).first().cast(pl.String, strict=False).alias("first"),
+            pl.col(name).filter(conversion_failed(pl.col(name), after)).len().alias("count"),
+            pl.col(name)
+            .filter(conversion_failed(pl.col(name), after))
+            .first()
+            .cast(pl.String, strict=False)
+            .alias("first"),
         ).alias(name)
         for name, after in converted.items()
     ).collect(engine="streaming")
@@ -173,7 +177,7 @@ def with_types(frame: pl.LazyFrame, types: Mapping[str, pl.DataType], label: str
         if found["count"]:
             values = "1 value does" if found["count"] == 1 else f"{found['count']} values do"
             what = f"{values} not fit {friendly_name(types[name])}, such as {found['first']!r}"
-            raise damaged(label, f"column {name!r}: {what}")
+            raise data_error(label, f"column {name!r}: {what}")
     return frame.with_columns(after.alias(name) for name, after in converted.items())
 
 
@@ -190,7 +194,7 @@ def require_columns(wanted: Sequence[str], there: Sequence[str], field: str, lab
     """Raise StageError (configuration), with the nearest names, for the first column that does not exist."""
     for name in wanted:
         if name not in there:
-            message = f"{field}: {label} has no column {name!r}{near(name, there)}"
+            message = f"{field}: {label} has no column {name!r}{suggestion_hint(name, there)}"
             raise StageError(message, ErrorClass.CONFIGURATION)
 
 
@@ -237,10 +241,10 @@ class Fetcher:
 
     def fetch(self, method: str, url: httpx.URL, body: Any = None) -> Page:  # noqa: ANN401 - any JSON value
         """Fetch one page. Raises StageError: transient once the attempts are used up, else configuration or data."""
-        shown = f"{method} {shown_url(url)}"
+        shown = f"{method} {redact_url(url)}"
         try:
             page = attempts(self._max_retries, self._logger)(self._attempt, method, url, body)
-        except AnotherAttempt as error:
+        except RetryRequest as error:
             raise StageError(f"{method} {error}", ErrorClass.TRANSIENT, retry_after=error.retry_after) from error
         except httpx.DecodingError as error:
             raise StageError(
@@ -259,15 +263,15 @@ class Fetcher:
         for _ in range(_MOST_REDIRECTS + 1):
             with self._sent(request) as response:
                 if response.next_request is None:
-                    _judge(response)
+                    _raise_for_status(response)
                     return self._downloaded(response)
                 request = self._redirected(request, response.next_request)
-        raise _refused(f"{shown_url(url)}: more than {_MOST_REDIRECTS} redirects")
+        raise _refused(f"{redact_url(url)}: more than {_MOST_REDIRECTS} redirects")
 
     def _request(self, method: str, url: httpx.URL, body: Any) -> httpx.Request:  # noqa: ANN401 - any JSON value
         _require_web(url)
         content = {"content": body} if isinstance(body, str) else ({} if body is None else {"json": body})
-        headers = self._headers if same_origin(self._origin, url) else _harmless(self._headers)
+        headers = self._headers if same_origin(self._origin, url) else _safe_headers(self._headers)
         return self._client.build_request(method, url.copy_with(userinfo=b""), headers=headers, **content)
 
     @contextlib.contextmanager
@@ -281,9 +285,9 @@ class Fetcher:
             raise
         except httpx.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise _refused(f"{shown_url(request.url)}: the server's certificate is not valid: {error}") from error
+                raise _refused(f"{redact_url(request.url)}: the server's certificate is not valid: {error}") from error
             what = str(error) or type(error).__name__
-            raise AnotherAttempt(f"{shown_url(request.url)}: {what}") from error
+            raise RetryRequest(f"{redact_url(request.url)}: {what}") from error
 
     def _redirected(self, request: httpx.Request, following: httpx.Request) -> httpx.Request:
         """The request that a redirect leads to, without credentials if it leaves the origin."""
@@ -292,9 +296,9 @@ class Fetcher:
         if same_origin(self._origin, following.url):
             return following
         if following.method not in {"GET", "HEAD"}:
-            message = f"redirects the {following.method} to another origin, {shown_url(following.url)}"
-            raise _refused(f"{shown_url(request.url)} {message}")
-        for name in self._headers.keys() - _harmless(self._headers).keys():
+            message = f"redirects the {following.method} to another origin, {redact_url(following.url)}"
+            raise _refused(f"{redact_url(request.url)} {message}")
+        for name in self._headers.keys() - _safe_headers(self._headers).keys():
             following.headers.pop(name, None)
         return following
 
@@ -305,34 +309,34 @@ class Fetcher:
             for block in response.iter_bytes():
                 left -= len(block)
                 if left < 0:
-                    message = f"{shown_url(response.url)}: more than max_bytes = {self._max_bytes} bytes"
+                    message = f"{redact_url(response.url)}: more than max_bytes = {self._max_bytes} bytes"
                     raise _refused(message)
                 file.write(block)
         return Page(path, response.url, response.headers, response.status_code)
 
 
-def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
+def _safe_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() in _HARMLESS_HEADERS}
 
 
 def _require_web(url: httpx.URL) -> None:
     if url.scheme not in {"http", "https"} or not url.host:
-        raise _refused(f"{shown_url(url)}: only http:// and https:// URLs may be fetched")
+        raise _refused(f"{redact_url(url)}: only http:// and https:// URLs may be fetched")
 
 
-def _judge(response: httpx.Response) -> None:
+def _raise_for_status(response: httpx.Response) -> None:
     """Accept a successful response; raise the error that any other response means."""
     if response.is_success:
         return
     status = f"{response.status_code} {response.reason_phrase}".strip()
-    shown = f"{shown_url(response.url)}: {status}"
+    shown = f"{redact_url(response.url)}: {status}"
     wait = seconds_until(response.headers.get("retry-after"))
-    if response.status_code in WORTH_ANOTHER:
+    if response.status_code in RETRYABLE_STATUS_CODES:
         if wait is not None and wait > PATIENCE:
             raise StageError(
                 f"{shown}; the server asks for a retry in {wait:.0f} s", ErrorClass.TRANSIENT, retry_after=wait
             )
-        raise AnotherAttempt(shown, wait)
+        raise RetryRequest(shown, wait)
     if response.is_server_error or response.status_code in PASSING:
         raise StageError(shown, ErrorClass.TRANSIENT, retry_after=wait)
     raise _refused(shown)

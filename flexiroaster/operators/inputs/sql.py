@@ -15,7 +15,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, StageContext
 from flexiroaster.operators.formats import first_line
 from flexiroaster.operators.inputs.type_inference import Kind, Shape
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from flexiroaster.operators.inputs.type_inference import Shape, Spool
 
-__all__ = ["SqlConfig", "SqlInput", "connecting", "querying", "shape_of"]
+__all__ = ["SqlConfig", "SqlInput", "shape_of", "translate_connection_errors", "translate_query_errors"]
 
 
 _SQLITE_STEPS = 10_000  # virtual machine instructions between two checks of the clock
@@ -69,14 +69,18 @@ class SqlInput(Operator[SqlConfig]):
         """Report an unknown connection, parameters without a value, and values without a parameter."""
         name = self.config.connection
         if name not in access.connections:
-            yield Problem("connection", f"unknown connection {name!r}{near(name, access.connections)}", "connection")
-        wanted, given = self._wanted(), self.config.parameters
+            yield Problem(
+                "connection", f"unknown connection {name!r}{suggestion_hint(name, access.connections)}", "connection"
+            )
+        wanted, given = self._fold_pending(), self.config.parameters
         for missing in sorted(wanted - given.keys()):
             yield Problem("parameters", f"has no value for :{missing} in the query", "parameter")
         for extra in sorted(given.keys() - wanted):
-            yield Problem(f"parameters.{extra}", f"the query has no :{extra}{near(extra, wanted)}", "parameter")
+            yield Problem(
+                f"parameters.{extra}", f"the query has no :{extra}{suggestion_hint(extra, wanted)}", "parameter"
+            )
 
-    def _wanted(self) -> set[str]:
+    def _fold_pending(self) -> set[str]:
         from sqlalchemy import text
 
         return set(text(self.config.query).compile().params)
@@ -84,14 +88,14 @@ class SqlInput(Operator[SqlConfig]):
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the result as a lazy frame over a file in `workdir`. No StageError shows the statement's values."""
         from flexiroaster.operators.access.databases import normalize_url, reading
-        from flexiroaster.operators.inputs.sql import querying
+        from flexiroaster.operators.inputs.sql import translate_query_errors
 
         name = self.config.connection
         if name not in context.access.connections:
-            message = f"unknown connection {name!r}{near(name, context.access.connections)}"
+            message = f"unknown connection {name!r}{suggestion_hint(name, context.access.connections)}"
             raise StageError(message, ErrorClass.CONFIGURATION)
         url = _read_only(normalize_url(context.access.connections[name]), name)
-        with _connected(url, name) as connection, querying(name, url):
+        with _connected(url, name) as connection, translate_query_errors(name, url):
             deadline = _limit(connection, self.config.timeout)
             with reading(connection, self.config.query, context.access.own_tables):
                 batches = connection.execute(self._statement(), self.config.parameters)
@@ -130,12 +134,12 @@ def _read_only(url: URL, name: str) -> URL:
 
 @contextmanager
 def _connected(url: URL, name: str) -> Iterator[Connection]:
-    from flexiroaster.operators.access.databases import READS, engine_for
-    from flexiroaster.operators.inputs.sql import connecting
+    from flexiroaster.operators.access.databases import READ_ONLY_OPTIONS, engine_for
+    from flexiroaster.operators.inputs.sql import translate_connection_errors
 
-    with connecting(name, url):
+    with translate_connection_errors(name, url):
         engine = engine_for(url.render_as_string(hide_password=False))
-        connection = engine.execution_options(**READS).connect()
+        connection = engine.execution_options(**READ_ONLY_OPTIONS).connect()
     with connection:
         if connection.dialect.name == "postgresql":
             connection.execution_options(postgresql_readonly=True)
@@ -243,7 +247,7 @@ _SQLITE_CODES: Mapping[int, ErrorClass] = {
 
 
 @contextmanager
-def connecting(name: str, url: URL) -> Iterator[None]:
+def translate_connection_errors(name: str, url: URL) -> Iterator[None]:
     """Raise connection failures as StageError: transient unless the database says otherwise."""
     try:
         yield
@@ -253,7 +257,7 @@ def connecting(name: str, url: URL) -> Iterator[None]:
 
 
 @contextmanager
-def querying(name: str, url: URL) -> Iterator[None]:
+def translate_query_errors(name: str, url: URL) -> Iterator[None]:
     """Raise statement failures as StageError: code unless the database says otherwise."""
     try:
         yield

@@ -21,7 +21,7 @@ __all__ = [
     "MAX_NAME",
     "RESERVED_PREFIX",
     "Key",
-    "already",
+    "already_undone_error",
     "count",
     "default_table",
     "fill",
@@ -30,7 +30,7 @@ __all__ = [
     "key_hash",
     "now",
     "outcome",
-    "withdrawn",
+    "repeated_result",
 ]
 
 
@@ -96,13 +96,13 @@ def outcome(effect: Mapping[str, Any], context: StageContext) -> Result:
     return Result(unchanged=only, report=report, effect=dict(effect))
 
 
-def already(effect: Mapping[str, Any], at: str, context: StageContext) -> Result:
+def repeated_result(effect: Mapping[str, Any], at: str, context: StageContext) -> Result:
     """Build the result of a repeated attempt, with a line in the log."""
     context.logger.info("an earlier attempt already took effect at %s; nothing is written again", at)
     return outcome(effect, context)
 
 
-def withdrawn(at: str) -> StageError:
+def already_undone_error(at: str) -> StageError:
     """Build the error of an attempt that runs after the undo."""
     return StageError(f"the effect of this stage was undone at {at}; it is not applied again", ErrorClass.CANCELLED)
 

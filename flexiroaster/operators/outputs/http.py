@@ -17,12 +17,12 @@ from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators.access.network_guard import (
     PASSING,
     PATIENCE,
-    WORTH_ANOTHER,
-    AnotherAttempt,
+    RETRYABLE_STATUS_CODES,
+    RetryRequest,
     attempts,
     checked_headers,
+    redact_url,
     seconds_until,
-    shown_url,
 )
 from flexiroaster.operators.base import (
     ONE,
@@ -32,7 +32,7 @@ from flexiroaster.operators.base import (
     Result,
     SecretRef,
     StageContext,
-    reveal,
+    resolve_secret,
 )
 from flexiroaster.operators.outputs.effects import fill, gone, outcome
 
@@ -110,7 +110,7 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
 
     def run(self, context: StageContext) -> Result:
         """Send all batches. Raises StageError: transient, data, configuration."""
-        from flexiroaster.operators.access.network_guard import shown_url
+        from flexiroaster.operators.access.network_guard import redact_url
 
         config = self.config
         self._refuse_problems(context.access)
@@ -120,14 +120,14 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
         if not sent["batches"]:
             context.logger.warning("the input has no rows: nothing is sent")
         undoable = config.undo is not None or not sent["batches"]
-        return outcome({"kind": "http", "url": shown_url(config.url), **sent, "undoable": undoable}, context)
+        return outcome({"kind": "http", "url": redact_url(config.url), **sent, "undoable": undoable}, context)
 
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
         """Send the request declared as `undo`; 404 and 410 are fine, because its target is already gone.
 
         Raises StageError: configuration if no request is declared, else as `run`.
         """
-        from flexiroaster.operators.access.network_guard import shown_url
+        from flexiroaster.operators.access.network_guard import redact_url
 
         if effect.get("batches") == 0:
             return "nothing was sent"
@@ -140,14 +140,14 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
         with self._delivery(request.method, url, self._undo_headers(request, url), context) as delivery:
             key = f"{context.execution_id}/{context.stage_id}/undo"
             status = delivery.send(_encoded(fill(request.body, names)), key, gone_is_fine=request.method == "DELETE")
-        return f"{request.method} {shown_url(url)} answered {status}"
+        return f"{request.method} {redact_url(url)} answered {status}"
 
     @contextmanager
     def _delivery(self, method: str, url: str, headers: Headers, context: StageContext) -> Iterator[Delivery]:
         from flexiroaster.operators.access.network_guard import guarded_client
         from flexiroaster.operators.outputs.http import Delivery
 
-        revealed = {name: reveal(value, context.access) for name, value in headers.items()}
+        revealed = {name: resolve_secret(value, context.access) for name, value in headers.items()}
         secrets = {revealed[name] for name, value in headers.items() if isinstance(value, SecretRef)}
         with guarded_client(context.access, timeout=self.config.timeout) as client:
             retries, logger = self.config.max_retries, context.logger
@@ -233,7 +233,7 @@ def _encoded(body: Any) -> bytes | None:  # noqa: ANN401 - any JSON value
 KEY_HEADER = "Idempotency-Key"
 """A receiver that remembers the values of this header can apply a repeated request once."""
 
-_ABOUT_THE_DATA = frozenset({400, 409, 413, 415, 422})
+_DATA_ERROR_STATUSES = frozenset({400, 409, 413, 415, 422})
 _GONE = frozenset({404, 410})
 _EXCERPT = 200
 
@@ -254,7 +254,7 @@ class Delivery:
     ) -> None:
         self._client, self._method, self._url, self._headers = client, method, url, checked_headers(headers)
         self._secrets, self._max_retries, self._logger = [s for s in secrets if s], max_retries, logger
-        self._shown = f"{method} {shown_url(url)}"
+        self._shown = f"{method} {redact_url(url)}"
 
     def send(self, body: bytes | None, key: str, *, gone_is_fine: bool = False) -> int:
         """Send one request, with retries; return the response status: 2xx, or 404 and 410 if `gone_is_fine`.
@@ -264,7 +264,7 @@ class Delivery:
         """
         try:
             return attempts(self._max_retries, self._logger)(self._attempt, body, key, gone_is_fine)
-        except AnotherAttempt as error:
+        except RetryRequest as error:
             raise StageError(str(error), ErrorClass.TRANSIENT, retry_after=error.retry_after) from error
 
     def _attempt(self, body: bytes | None, key: str, gone_is_fine: bool) -> int:
@@ -282,20 +282,20 @@ class Delivery:
         except httpx.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise _configuration(f"{self._shown}: the server's certificate is not valid: {error}") from error
-            raise AnotherAttempt(f"{self._shown}: {str(error) or type(error).__name__}") from error
+            raise RetryRequest(f"{self._shown}: {str(error) or type(error).__name__}") from error
 
     def _refuse(self, response: httpx.Response) -> None:
         """Raise the error that an unsuccessful response means."""
         status = response.status_code
         said = f"{self._shown}: {status} {response.reason_phrase}".rstrip()
         wait = seconds_until(response.headers.get("retry-after"))
-        if status in WORTH_ANOTHER and (wait is None or wait <= PATIENCE):
-            raise AnotherAttempt(said, wait)
-        if response.is_server_error or status in PASSING or status in WORTH_ANOTHER:
+        if status in RETRYABLE_STATUS_CODES and (wait is None or wait <= PATIENCE):
+            raise RetryRequest(said, wait)
+        if response.is_server_error or status in PASSING or status in RETRYABLE_STATUS_CODES:
             raise StageError(said, ErrorClass.TRANSIENT, retry_after=wait)
         if response.is_redirect:
             raise _configuration(f"{said}; redirects are not followed, so use the URL that this one leads to")
-        kind = ErrorClass.DATA if status in _ABOUT_THE_DATA else ErrorClass.CONFIGURATION
+        kind = ErrorClass.DATA if status in _DATA_ERROR_STATUSES else ErrorClass.CONFIGURATION
         raise StageError(f"{said}{self._excerpt(response)}", kind)
 
     def _excerpt(self, response: httpx.Response) -> str:

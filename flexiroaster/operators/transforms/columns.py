@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field, model_validator
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators.base import ONE, Access, Operator, OperatorConfig, Result, StageContext
-from flexiroaster.operators.dtypes import DtypeName, conversion, friendly_name, parse_dtype, unconverted
+from flexiroaster.operators.dtypes import DtypeName, conversion, conversion_failed, friendly_name, parse_dtype
 from flexiroaster.operators.expressions import bind, check_expression, dtype_of
-from flexiroaster.operators.tables import input_of, input_schema, is_blank, listed, require_columns
+from flexiroaster.operators.tables import describe_input, has_no_columns, input_schema, listed, require_columns
 
 __all__ = [
     "Cast",
@@ -68,10 +68,10 @@ class Select(Operator[SelectConfig]):
     def run(self, context: StageContext) -> Result:
         """Return the selected columns. Raises StageError (data) for a missing column."""
         (stage_id,) = context.inputs
-        if is_blank(context):
+        if has_no_columns(context):
             return Result(context.table)
         wanted = self.config.columns or self.config.exclude or []
-        require_columns(wanted, input_schema(context), input_of(context))
+        require_columns(wanted, input_schema(context), describe_input(context))
         narrower = context.table.select(wanted) if self.config.columns else context.table.drop(wanted)
         return Result(table=narrower, beside=stage_id)
 
@@ -99,13 +99,15 @@ class Rename(Operator[RenameConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the renamed table. Raises StageError (data) for a missing column or a name that is already taken."""
-        if is_blank(context):
+        if has_no_columns(context):
             return context.table
         schema, columns = input_schema(context), self.config.columns
-        require_columns(columns, schema, input_of(context))
+        require_columns(columns, schema, describe_input(context))
         for old, new in columns.items():
             if new in schema and new not in columns:
-                message = f"cannot rename {old!r} to {new!r}: {input_of(context)} already has a column of that name"
+                message = (
+                    f"cannot rename {old!r} to {new!r}: {describe_input(context)} already has a column of that name"
+                )
                 raise StageError(message, ErrorClass.DATA)
         return context.table.rename(columns)
 
@@ -132,10 +134,10 @@ class Cast(Operator[CastConfig]):
     def run(self, context: StageContext) -> Result:
         """Return the converted table; with `on_error: fail`, a first pass checks the columns concerned."""
         (stage_id,) = context.inputs
-        if is_blank(context):
+        if has_no_columns(context):
             return Result(context.table)
         schema = input_schema(context)
-        require_columns(self.config.columns, schema, input_of(context))
+        require_columns(self.config.columns, schema, describe_input(context))
         conversions = {name: self._converted(name, wanted, schema) for name, wanted in self.config.columns.items()}
         if self.config.on_error == "fail":
             changed = {name: after for name, after in conversions.items() if _may_fail(name, self.config, schema)}
@@ -153,7 +155,7 @@ class Cast(Operator[CastConfig]):
     def _refuse_misfits(self, table: pl.LazyFrame, conversions: dict[str, pl.Expr]) -> None:
         wanted = []
         for i, (name, after) in enumerate(conversions.items()):
-            misfit = unconverted(pl.col(name), after)
+            misfit = conversion_failed(pl.col(name), after)
             wanted.append(misfit.sum().alias(f"{i}.count"))
             wanted.append(
                 pl.col(name).filter(misfit).unique(maintain_order=True).head(SHOWN_VALUES).implode().alias(f"{i}")
@@ -207,11 +209,11 @@ class Derive(Operator[DeriveConfig]):
     def run(self, context: StageContext) -> Result:
         """Return the table with the derived columns. Raises StageError: code for syntax, data for a missing column."""
         table, (stage_id,) = context.table, context.inputs
-        if is_blank(context):
+        if has_no_columns(context):
             return Result(context.table)
         for name, text in self.config.columns.items():
             path, schema = f"columns.{name}", table.collect_schema()
-            expression = bind(text, path, schema, input_of(context))
+            expression = bind(text, path, schema, describe_input(context))
             dtype_of(expression, text, path, schema)
             table = table.with_columns(expression.alias(name))
         return Result(table=table, beside=stage_id, fresh=self.config.columns)
@@ -246,11 +248,11 @@ class Normalize(Operator[NormalizeConfig]):
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Compute the statistics in one pass, then return a row-by-row plan that can stream."""
         table = context.table
-        if is_blank(context):
+        if has_no_columns(context):
             return table
         schema = input_schema(context)
         fields = list(schema) if self.config.fields is None else list(dict.fromkeys(self.config.fields))
-        require_columns(fields, schema, input_of(context))
+        require_columns(fields, schema, describe_input(context))
         numeric = [name for name in fields if schema[name].is_numeric()]
         scaled = _scaled(table, numeric, self.config.method) if numeric else []
         text = [_clean_text(name) for name in fields if isinstance(schema[name], pl.String)]

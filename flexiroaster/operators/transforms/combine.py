@@ -10,10 +10,10 @@ from polars.exceptions import DuplicateError, PolarsError, SchemaError
 from pydantic import Field, model_validator
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.operators.base import SOME, Access, Arity, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.expressions import first_line
-from flexiroaster.operators.tables import ColumnNames, listed, missing_columns, named_input, require_columns
+from flexiroaster.operators.tables import ColumnNames, describe_named_input, listed, missing_columns, require_columns
 
 __all__ = ["Concat", "ConcatConfig", "Join", "JoinConfig"]
 
@@ -69,7 +69,7 @@ class Join(Operator[JoinConfig]):
         """Yield a problem if `left` or `right` is not a dependency, or if both are the same."""
         for field, stage_id in (("left", self.config.left), ("right", self.config.right)):
             if stage_id is not None and stage_id not in dependencies:
-                hint = near(stage_id, dependencies) or f"; dependencies are {listed(dependencies)}"
+                hint = suggestion_hint(stage_id, dependencies) or f"; dependencies are {listed(dependencies)}"
                 yield Problem(field, f"{stage_id!r} is not a dependency of this stage{hint}", "unknown_dependency")
         if self.config.left is not None and self.config.left == self.config.right:
             yield Problem("right", f"is the same table as 'left', {self.config.left!r}", "same_table")
@@ -80,7 +80,7 @@ class Join(Operator[JoinConfig]):
         left_on = self.config.on or self.config.left_on or []
         right_on = self.config.on or self.config.right_on or []
         for stage_id, keys in ((left, left_on), (right, right_on)):
-            require_columns(keys, context.inputs[stage_id].collect_schema(), named_input(context, stage_id))
+            require_columns(keys, context.inputs[stage_id].collect_schema(), describe_named_input(context, stage_id))
         joined = self._joined(context, left, right, left_on, right_on)
         for stage_id, keys, wanted in zip(
             (left, right), (left_on, right_on), self.config.validate_.split(":"), strict=True
@@ -183,7 +183,9 @@ class Concat(Operator[ConcatConfig]):
         """Return the combined table. Raises StageError (data) if the tables do not match."""
         tables: Mapping[str, pl.LazyFrame] = {i: table for i, table in context.inputs.items() if table.collect_schema()}
         for stage_id in missing_columns(context.inputs, tables):
-            context.logger.warning("%s is empty: it has no columns and no rows", named_input(context, stage_id))
+            context.logger.warning(
+                "%s is empty: it has no columns and no rows", describe_named_input(context, stage_id)
+            )
         if not tables:
             return pl.LazyFrame()
         if self.config.how == "horizontal":

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_origin
 from pydantic import Field, field_validator
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.model.validation_messages import shown
 from flexiroaster.operators.base import ANY, Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.tables import listed
@@ -121,7 +121,7 @@ def _refuse_unknown(
     known = [p.name for p in named]
     for argument in arguments:
         if argument not in known:
-            hint = near(argument, known) or f"; it has {listed(known)}"
+            hint = suggestion_hint(argument, known) or f"; it has {listed(known)}"
             raise StageError(f"{name} has no parameter {argument!r}, given in 'arguments'{hint}", ErrorClass.CODE)
 
 
@@ -208,9 +208,9 @@ class Python(Operator[PythonConfig]):
                 return Result()
             message = f"{name} returned None, expected a table; annotate it '-> None' if it returns no table"
             raise StageError(message, ErrorClass.CODE)
-        from flexiroaster.operators.tables import from_returned
+        from flexiroaster.operators.tables import table_from_return_value
 
-        return Result(table=from_returned(returned, name))
+        return Result(table=table_from_return_value(returned, name))
 
     def _table(self, context: StageContext, stage_id: str, parameter: Parameter) -> object:
         table = context.inputs[stage_id]
@@ -246,7 +246,7 @@ def load(reference: str, access: Access) -> Callable[..., Any]:
         raise StageError(f"cannot import {module_name!r}: {error}", ErrorClass.CODE) from error
     found = getattr(module, attribute, None)
     if found is None:
-        hint = near(attribute, [name for name in vars(module) if not name.startswith("_")])
+        hint = suggestion_hint(attribute, [name for name in vars(module) if not name.startswith("_")])
         raise StageError(f"module {module_name!r} has no function {attribute!r}{hint}", ErrorClass.CODE)
     if not callable(found):
         raise StageError(f"{reference} is {type(found).__name__}, not a function", ErrorClass.CODE)

@@ -14,7 +14,7 @@ from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators.base import ONE, Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.dtypes import friendly_name, literal
 from flexiroaster.operators.expressions import bind, check_expression, dtype_of, is_aggregate
-from flexiroaster.operators.tables import ColumnNames, input_of, input_schema, is_blank, require_columns
+from flexiroaster.operators.tables import ColumnNames, describe_input, has_no_columns, input_schema, require_columns
 
 __all__ = [
     "Aggregate",
@@ -53,10 +53,10 @@ class Filter(Operator[FilterConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the matching rows. Raises StageError: code for an invalid expression, data for a missing column."""
-        if is_blank(context):
+        if has_no_columns(context):
             return context.table
         schema, text = input_schema(context), self.config.where
-        condition = bind(text, "where", schema, input_of(context))
+        condition = bind(text, "where", schema, describe_input(context))
         dtype = dtype_of(condition, text, "where", schema)
         if not isinstance(dtype, pl.Boolean | pl.Null):
             message = f"where: must be boolean, returns {friendly_name(dtype)}: {text!r}"
@@ -83,9 +83,9 @@ class Deduplicate(Operator[DeduplicateConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the distinct rows. Raises StageError (data) for a missing column."""
-        if is_blank(context):
+        if has_no_columns(context):
             return context.table
-        require_columns(self.config.by or (), input_schema(context), input_of(context))
+        require_columns(self.config.by or (), input_schema(context), describe_input(context))
         return context.table.unique(self.config.by, keep=self.config.keep, maintain_order=True)
 
 
@@ -116,10 +116,10 @@ class Sort(Operator[SortConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the sorted table. Raises StageError (data) for a missing column."""
-        if is_blank(context):
+        if has_no_columns(context):
             return context.table
         config = self.config
-        require_columns(config.by, input_schema(context), input_of(context))
+        require_columns(config.by, input_schema(context), describe_input(context))
         return context.table.sort(
             config.by, descending=config.descending, nulls_last=config.nulls_last, maintain_order=True
         )
@@ -181,10 +181,10 @@ class FillMissing(Operator[FillMissingConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the filled table. Raises StageError (data) for a missing column or a value that does not fit."""
-        if is_blank(context):
+        if has_no_columns(context):
             return context.table
         schema = input_schema(context)
-        require_columns(self.config.columns or self.config.fields or (), schema, input_of(context))
+        require_columns(self.config.columns or self.config.fields or (), schema, describe_input(context))
         if self.config.columns:
             values = {name: _fitting(name, value, schema[name]) for name, value in self.config.columns.items()}
             return context.table.with_columns(self._holes(n, schema[n]).fill_null(v) for n, v in values.items())
@@ -318,12 +318,12 @@ class Aggregate(Operator[AggregateConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the summary. Raises StageError: code for an invalid expression, data for a missing column."""
-        if is_blank(context):
+        if has_no_columns(context):
             return context.table
         by, schema = self.config.by, input_schema(context)
-        require_columns(by, schema, input_of(context))
+        require_columns(by, schema, describe_input(context))
         found = [
-            _aggregated(name, wanted, schema, input_of(context)).alias(name)
+            _aggregated(name, wanted, schema, describe_input(context)).alias(name)
             for name, wanted in self.config.aggregations.items()
         ]
         return context.table.group_by(by).agg(found).sort(by) if by else context.table.select(found)

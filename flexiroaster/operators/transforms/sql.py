@@ -10,9 +10,9 @@ from polars.exceptions import ColumnNotFoundError, PolarsError
 from pydantic import Field
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.operators.base import SOME, Access, Operator, OperatorConfig, StageContext
-from flexiroaster.operators.expressions import file_access, first_line
+from flexiroaster.operators.expressions import find_file_function_error, first_line
 from flexiroaster.operators.tables import listed
 
 __all__ = ["Sql", "SqlConfig", "table_names"]
@@ -79,7 +79,7 @@ def _refused(query: str) -> str | None:
     keyword = re.match(r"\w*", rest)
     if keyword is None or keyword[0].upper() not in {"SELECT", "WITH"}:
         return "must be one SELECT, or WITH ... SELECT"
-    return file_access(query)
+    return find_file_function_error(query)
 
 
 def _executed(query: str, inputs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
@@ -93,7 +93,7 @@ def _executed(query: str, inputs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
         text = first_line(error)
         unknown = _UNKNOWN_TABLE.search(text)
         if unknown:
-            hint = near(unknown[1], table_names(inputs)) or ";"
+            hint = suggestion_hint(unknown[1], table_names(inputs)) or ";"
             text = f"unknown table {unknown[1]!r}{hint} tables: {listed(inputs)}"
         certain = bool(unknown) or text.startswith(_CERTAIN)
         raise StageError(f"query: {text}", ErrorClass.CODE, certain=certain) from error

@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators.base import ONE, Access, Operator, OperatorConfig, Result, StageContext
-from flexiroaster.operators.dtypes import DtypeName, accepts, conversion, friendly_name, parse_dtype, unconverted
+from flexiroaster.operators.dtypes import DtypeName, accepts, conversion, conversion_failed, friendly_name, parse_dtype
 from flexiroaster.operators.expressions import check_expression, dtype_of, first_line, is_aggregate, parse
-from flexiroaster.operators.tables import ColumnNames, is_blank, listed, missing_columns
+from flexiroaster.operators.tables import ColumnNames, has_no_columns, listed, missing_columns
 from flexiroaster.operators.validations import row_rules
 from flexiroaster.operators.validations.row_rules import (
     Finding,
@@ -173,10 +173,10 @@ class Plan:
         after = conversion(pl.col(name), dtype, target)
         if self._config.coerce and after is not None:
             self._conversions[name] = after
-            self._add_type_rule(name, wanted, unconverted(pl.col(self._raw(name)), pl.col(name)))
+            self._add_type_rule(name, wanted, conversion_failed(pl.col(self._raw(name)), pl.col(name)))
             return target
         if after is not None and target.is_integer() and dtype.is_numeric():  # accept whole numbers in a float column
-            self._add_type_rule(name, wanted, unconverted(pl.col(name), after))
+            self._add_type_rule(name, wanted, conversion_failed(pl.col(name), after))
             return dtype
         remedy = "; 'coerce: true' converts it" if after is not None else ""
         finding = table_finding("type", name, f"column {name!r} is {friendly_name(dtype)}, expected {wanted}{remedy}")
@@ -317,7 +317,7 @@ class Rules(Operator[RulesConfig]):
     def run(self, context: StageContext) -> Result:
         """Return the valid rows and a report. Raises StageError (data) with the report as its details."""
         (stage_id,) = context.inputs
-        if is_blank(context) and not self.config.rows.min:
+        if has_no_columns(context) and not self.config.rows.min:
             return Result(unchanged=stage_id, report={**Outcome(rows=0).report(), "warnings": ["the input is empty"]})
         plan = Plan(self.config, context.table, in_memory=context.in_memory)
         outcome = plan.evaluate()

@@ -17,11 +17,11 @@ from flexiroaster.safety.anomaly.stages import StageEnd, StageState
 from flexiroaster.safety.policy import Decision, PolicyRules, RetryOdds, Situation, decide
 from flexiroaster.safety.risk.assessment import RiskLevel
 
-__all__ = ["Remembered", "Watch"]
+__all__ = ["LearnedState", "Watch"]
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class LearnedState:
     """The learned state for a watch: a pipeline's stages (`StagesState.to_json`) and the installation's retries
     (`RetryOdds.to_json`); None before there is any.
     """
@@ -36,7 +36,7 @@ class Watch:
     measured width, 2 is twice as wide. Without `watches`, only failures are handled.
     """
 
-    remembered: Remembered = field(default_factory=Remembered)
+    remembered: LearnedState = field(default_factory=LearnedState)
     rules: PolicyRules = field(default_factory=PolicyRules)
     risk: RiskLevel = RiskLevel.LOW
     model_version: str | None = None

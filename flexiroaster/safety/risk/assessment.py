@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiroaster.errors import DefinitionError, Problem
-from flexiroaster.model.validation_messages import near
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.safety.risk.explanation import Explanation, explain_probability, explain_score
 from flexiroaster.safety.risk.factors import NAMES, FactorScore, Past, factor_score, features
 from flexiroaster.safety.risk.model import Prediction, RiskModel
@@ -27,8 +27,8 @@ __all__ = [
     "Thresholds",
     "assess",
     "judged",
+    "risk_reductions",
     "what_if",
-    "what_would_lower_it",
 ]
 
 
@@ -216,7 +216,7 @@ def what_if(question: Question, **changes: float) -> Assessment:
     return judged(changed, np.array([named[name] for name in NAMES]))
 
 
-def what_would_lower_it(question: Question, threshold: float | None = None) -> tuple[Remedy, ...]:
+def risk_reductions(question: Question, threshold: float | None = None) -> tuple[Remedy, ...]:
     """Find, per kind of change, the smallest that brings P below the threshold (default: medium), else the best one.
 
     The kinds are: successful runs first, a later start within a day, fewer stages. The best changes come first.
@@ -252,7 +252,9 @@ def _smallest(question: Question, options: list[Option], limit: float) -> Remedy
 
 def _check(changes: dict[str, float]) -> None:
     known = (*CHANGES, *NAMES)
-    problems = [Problem(n, f"cannot be changed{near(n, known)}", "unknown") for n in changes if n not in known]
+    problems = [
+        Problem(n, f"cannot be changed{suggestion_hint(n, known)}", "unknown") for n in changes if n not in known
+    ]
     counts = ("n_stages", "successes_first", "failures_first")
     problems += [Problem(name, "must be 0 or more") for name in counts if changes.get(name, 0) < 0]
     if problems:

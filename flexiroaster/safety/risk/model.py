@@ -25,7 +25,7 @@ from flexiroaster.safety.risk.factors import NAMES, features
 from flexiroaster.safety.risk.history import Ledger
 from flexiroaster.safety.risk.state import HOUR, Ending, Outcome, Start
 
-__all__ = ["PRIOR", "PRIOR_FEATURES", "Calibrated", "Prediction", "RiskModel", "Rung", "made_up_rows"]
+__all__ = ["PRIOR", "PRIOR_FEATURES", "Calibrated", "Prediction", "RiskModel", "Rung", "simulated_background"]
 
 
 # The prior: a small logistic model fitted on the histories of other systems, which works without local training.
@@ -63,7 +63,7 @@ PRIOR = LinearModel(
 
 
 @cache
-def made_up_rows() -> NDArray[np.float64]:
+def simulated_background() -> NDArray[np.float64]:
     """Return the background for explanations before the first run: 100 starts of a simulated installation.
 
     It has forty pipelines with failure rates drawn from Beta(1, 4) and about one run per hour. The sample is fixed.
@@ -155,7 +155,7 @@ class RiskModel:
     recalibrated_local: Calibrated | None = None
     rung: Rung = Rung.PRIOR
     reason: str = NO_HISTORY
-    background: Floats = field(default_factory=made_up_rows)
+    background: Floats = field(default_factory=simulated_background)
     runs_at_refresh: int = 0
     runs_at_training: int = 0
 

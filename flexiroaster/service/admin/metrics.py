@@ -35,13 +35,13 @@ __all__ = [
     "PROBABILITIES",
     "SECONDS",
     "Counts",
+    "ExecutionCounters",
     "Histogram",
     "LeaseLosses",
     "Metrics",
     "Report",
     "ServiceReport",
     "Status",
-    "Tallies",
     "check",
     "live",
     "read",
@@ -191,8 +191,8 @@ def _redis(state: RedisState) -> ServiceReport:
 
 def _executor(installation: Installation) -> ServiceReport:
     alive, failures = installation.healthy, installation.failures
-    driven = len(installation.driver.driven) if installation.drives and alive else 0
-    details = {"owner": installation.owner, "started": installation.drives, "executions": driven}
+    driven = len(installation.driver.driven) if installation.is_driving and alive else 0
+    details = {"owner": installation.owner, "started": installation.is_driving, "executions": driven}
     details["failing"] = {failure.name: failure.error for failure in failures}
     if not alive or any(failure.essential for failure in failures):
         return ServiceReport(Status.UNHEALTHY, details=details)
@@ -248,15 +248,15 @@ class Counts:
     )
 
 
-class Tallies:
+class ExecutionCounters:
     """Monotonic counters over the executions of an installation. Thread-safe."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._lock = threading.Lock()
         begun = utc_now()
-        self._ended = _Passing(installation, ExecutionSort.COMPLETED_FIRST, begun, lambda row: row.completed_at)
-        self._started = _Passing(installation, ExecutionSort.OLDEST, begun, lambda row: row.created_at)
+        self._ended = _ExecutionScan(installation, ExecutionSort.COMPLETED_FIRST, begun, lambda row: row.completed_at)
+        self._started = _ExecutionScan(installation, ExecutionSort.OLDEST, begun, lambda row: row.created_at)
         self._losses = LeaseLosses(begun)
         self._decided_until = begun
         self._counts = Counts()
@@ -307,7 +307,7 @@ class Tallies:
         return {stage.id: _operator(stage) for stage in pipeline.stages}
 
 
-class _Passing:
+class _ExecutionScan:
     """An iterator over executions in an order by time; each is visited once."""
 
     def __init__(

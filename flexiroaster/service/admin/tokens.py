@@ -31,7 +31,7 @@ PREFIX = "frt_"
 REMEMBERED_SECONDS = 5.0
 """How long a verified token is cached. A revocation by another process takes effect within this time."""
 
-USED_EVERY = timedelta(minutes=1)
+LAST_USED_RESOLUTION = timedelta(minutes=1)
 """The resolution of the time of last use: it is written at most once per interval."""
 
 _log = logging.getLogger(__name__)
@@ -124,9 +124,9 @@ def _verify(installation: Installation, digest: str, now: datetime) -> _Verified
     token = access.token_by_digest(installation.database, digest)
     if token is None or not token.valid(now):
         raise _unauthenticated()
-    if token.last_used_at is None or token.last_used_at < now - USED_EVERY:
+    if token.last_used_at is None or token.last_used_at < now - LAST_USED_RESOLUTION:
         try:
-            access.touch_token(installation.database, token.id, now, USED_EVERY)
+            access.touch_token(installation.database, token.id, now, LAST_USED_RESOLUTION)
         except StoreError as error:  # this is no reason to refuse the request
             _log.warning("cannot record the last use of token %s: %s", token.id, error.message)
     return _Verified(token, until)

@@ -173,9 +173,9 @@ class _Cells:
             return value.isoformat()
         if isinstance(value, timedelta):
             return value.total_seconds()
-        return self._of_some_length(value)
+        return self._sized_to_json(value)
 
-    def _of_some_length(self, value: Any) -> Any:  # noqa: ANN401 - as above
+    def _sized_to_json(self, value: Any) -> Any:  # noqa: ANN401 - as above
         if isinstance(value, Decimal):
             return str(value)
         if isinstance(value, bytes):

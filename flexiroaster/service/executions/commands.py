@@ -105,5 +105,5 @@ def request(
         concurrency=concurrency,
         beside=beside,
     )
-    installation.tell_of_command(execution_id)
+    installation.notify_command(execution_id)
     return status

@@ -29,7 +29,7 @@ from flexiroaster.model import failpoints
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus, valid_traceparent
-from flexiroaster.model.pipeline import OnConflict, Pipeline, downstream, near
+from flexiroaster.model.pipeline import OnConflict, Pipeline, downstream, suggestion_hint
 from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands as control
@@ -39,7 +39,7 @@ from flexiroaster.store import events as event_list
 from flexiroaster.store import pipelines as definitions
 from flexiroaster.store.events import EventFilter
 from flexiroaster.store.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
-from flexiroaster.store.journal.transitions import Landed, NewExecution, NewStage
+from flexiroaster.store.journal.transitions import Applied, NewExecution, NewStage
 from flexiroaster.store.pipelines import Revision
 from flexiroaster.store.sql import Page, Window, cursor_of
 
@@ -142,7 +142,7 @@ def rerun(
     _check_active(revision)
     edges = revision.pipeline.dependencies()
     if from_stage not in edges:
-        raise NotFoundError(f"Stage not found: {from_stage}{near(from_stage, edges)}", stage_id=from_stage)
+        raise NotFoundError(f"Stage not found: {from_stage}{suggestion_hint(from_stage, edges)}", stage_id=from_stage)
     again = {from_stage, *downstream(edges, from_stage)}
     done = {s.stage_id: s.output for s in stages(installation, execution_id) if s.status is StageStatus.COMPLETED}
     taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in again}
@@ -328,13 +328,13 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
         return new.execution_id  # a resume makes it claimable
     try:
         if landed.queued and revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
-            _make_room(installation, new)
+            _stop_oldest(installation, new)
         if not drive:
-            installation.tell_of_work(new.execution_id)
+            installation.announce_execution(new.execution_id)
     except StoreError as error:  # the execution exists, and workers also poll for work
         _log.warning("cannot notify workers of execution %s, they will find it by polling: %s", new.execution_id, error)
     if drive and landed.queued:
-        installation.take_work()  # this process can then claim it when its turn comes
+        installation.start_claiming()  # this process can then claim it when its turn comes
     elif drive:
         installation.driver.submit(_execution(revision, new, landed, watch))
     return new.execution_id
@@ -342,10 +342,10 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
 
 def _watch(installation: Installation, revision: Revision, new: NewExecution) -> Watch:
     said = (None, None) if (a := new.assessment) is None else (a.level, str(a.data["model_version"]))
-    return installation.watchers.watch(revision.pipeline, *said)
+    return installation.watch_factory.watch(revision.pipeline, *said)
 
 
-def _execution(revision: Revision, new: NewExecution, landed: Landed, watch: Watch | None) -> Execution:
+def _execution(revision: Revision, new: NewExecution, landed: Applied, watch: Watch | None) -> Execution:
     """Build a new execution for the driver, with the stages taken over from an earlier one."""
     variables, seq = new.variables, len(new.events)
     execution = Execution(
@@ -358,13 +358,13 @@ def _execution(revision: Revision, new: NewExecution, landed: Landed, watch: Wat
     return execution
 
 
-def _create(installation: Installation, new: NewExecution) -> Landed | str:
+def _create(installation: Installation, new: NewExecution) -> Applied | str:
     """Write a new execution, or return the id of the earlier one with the same request. Raises ConflictError."""
     signals = installation.open_signals
-    worth_it = signals is None or signals.may_start(new)
+    worth_it = signals is None or signals.try_reserve_slot(new)
     for turn in range(3):  # a concurrent start may have taken a slot that it then did not need
         if worth_it or turn > 0:
-            landed = installation.intake.apply([new]).get(new.execution_id)
+            landed = installation.start_journal.apply([new]).get(new.execution_id)
             if landed is not None:
                 return landed
         if new.idempotency_key is not None:
@@ -377,7 +377,7 @@ def _create(installation: Installation, new: NewExecution) -> Landed | str:
         if new.concurrency is not None and not new.queue and len(holders) >= new.concurrency:
             break
     if signals is not None:
-        signals.slots_are_held(new.pipeline_id, holders)
+        signals.record_full_slots(new.pipeline_id, holders)
     message = f"Pipeline {new.pipeline_id} is running already: {', '.join(holders)}"
     raise ConflictError(message, pipeline_id=new.pipeline_id, executions=holders)
 
@@ -389,7 +389,7 @@ def _same_request(new: NewExecution, execution_id: str, digest: str) -> str:
     raise ConflictError(message, execution_id=execution_id)
 
 
-def _make_room(installation: Installation, new: NewExecution) -> None:
+def _stop_oldest(installation: Installation, new: NewExecution) -> None:
     """Stop the oldest executions of the pipeline, including queued ones, so that the new one gets a slot."""
     line = executions.slot_holders(installation.database, new.pipeline_id, or_wait=True)
     ahead = line[: line.index(new.execution_id)] if new.execution_id in line else []

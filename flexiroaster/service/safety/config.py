@@ -13,7 +13,7 @@ from typing import Any
 from flexiroaster.config import PolicyMode, Settings
 from flexiroaster.errors import Problem
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.model.validation_messages import near, shown
+from flexiroaster.model.validation_messages import shown, suggestion_hint
 from flexiroaster.safety.policy import Costs, PolicyRules
 from flexiroaster.safety.risk.assessment import Gate, Thresholds
 
@@ -71,7 +71,7 @@ def risk_problems(pipeline: Pipeline) -> list[Problem]:
 def unknown_fields(path: str, own: Mapping[str, Any], fields: tuple[str, ...]) -> list[Problem]:
     """Return a problem for every field of a mapping that is not in `fields`."""
     return [
-        Problem(f"{path}.{name}", f"is not a known field{near(name, fields)}", "unknown")
+        Problem(f"{path}.{name}", f"is not a known field{suggestion_hint(name, fields)}", "unknown")
         for name in own
         if name not in fields
     ]

@@ -14,7 +14,7 @@ from flexiroaster.errors import InputError
 from flexiroaster.safety.risk.history import History, read_history, read_stages
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.safety import training
-from flexiroaster.service.safety.history_projection import fold_anew
+from flexiroaster.service.safety.history_projection import refold_all
 from flexiroaster.store.safety import history as run_history
 from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.history import PastRun
@@ -67,7 +67,7 @@ def _take_in(installation: Installation, runs: Sequence[PastRun]) -> Imported:
         new = run_history.missing(connection, runs)
         run_history.add(connection, new)
         run_history.refresh_statistics(connection)
-        total = fold_anew(connection, installation.settings.ai_anomaly_error_threshold)
+        total = refold_all(connection, installation.settings.ai_anomaly_error_threshold)
     installation.knowledge.catch_up()
     return Imported(len(new), len(runs) - len(new), total)
 

@@ -29,7 +29,7 @@ from flexiroaster.service.safety.insight_messages import (
     anomaly_cause,
     anomaly_of_event,
     burst,
-    causes_gone,
+    resolved_causes,
 )
 from flexiroaster.store.database import Database
 from flexiroaster.store.safety import decisions, history, insights, risk
@@ -37,7 +37,7 @@ from flexiroaster.store.safety.decisions import DecisionRow
 from flexiroaster.store.safety.history import EndedStage, PastRun
 from flexiroaster.store.safety.risk import ALARMS, BURST, GROUP, INSTALLATION, ODDS, PIPELINE, STAGES, Key, Progress
 
-__all__ = ["BATCH", "Folded", "ending_of", "fold", "fold_anew", "fold_stages", "look"]
+__all__ = ["BATCH", "Folded", "ending_of", "fold", "fold_stages", "look", "refold_all"]
 
 
 # The stage part of the history projection: learns usual durations, volumes and retry outcomes from ended executions.
@@ -52,7 +52,7 @@ def fold_stages(connection: Connection, runs: Sequence[PastRun]) -> None:
         ends = [_end(stage) for stage in stages[run.execution_id]]
         states.pipelines[run.pipeline_id].execution_ended(ends)
     _join_outcomes(connection, runs, stages, states)
-    told = history.told_anomalies(connection, _suspicious(stages))
+    told = history.reported_anomalies(connection, _with_possible_anomalies(stages))
     _count_alarms(connection, runs, told, states.alarms)
     states.save(connection)
     _note_and_resolve(connection, runs, stages, told, states)
@@ -86,7 +86,7 @@ def _end(stage: EndedStage) -> StageEnd:
     return StageEnd(stage.stage_id, stage.attempt, completed, stage.duration_s, stage.rows, stage.bytes)
 
 
-def _suspicious(stages: Mapping[str, Sequence[EndedStage]]) -> list[str]:
+def _with_possible_anomalies(stages: Mapping[str, Sequence[EndedStage]]) -> list[str]:
     """Return the executions that may have anomaly events; the events of the others are not read."""
     return [i for i, ended in stages.items() if any(stage.is_anomaly or stage.attempt > 1 for stage in ended)]
 
@@ -202,13 +202,13 @@ def fold(database: Database, error_threshold: int, most: int = BATCH) -> Folded:
             risk.save_states(connection, states.to_json())
             pasts = {name: states.ledger.past(name) for name in states.ledger.pipelines}
             now = risk.advance(connection, before, runs[-1].finished_at, sum(run.counts for run in runs))
-            insights.resolve(connection, causes_gone(runs), utc_now())
+            insights.resolve(connection, resolved_causes(runs), utc_now())
             for finding in findings:
                 insights.note(connection, finding, utc_now())
     return Folded(len(runs), now, pasts)
 
 
-def fold_anew(connection: Connection, error_threshold: int) -> int:
+def refold_all(connection: Connection, error_threshold: int) -> int:
     """Reset the states and refold the whole history (after an import); return the number of runs. Adds no insights."""
     before, states = risk.forget_states(connection), _States()
     folded, counted = 0, 0

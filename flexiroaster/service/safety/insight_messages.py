@@ -21,8 +21,8 @@ __all__ = [
     "anomaly_cause",
     "anomaly_of_event",
     "burst",
-    "causes_gone",
     "high_risk",
+    "resolved_causes",
 ]
 
 HIGH_RISK, ERROR_BURST = "high_risk", "error_burst"
@@ -30,7 +30,7 @@ HIGH_RISK, ERROR_BURST = "high_risk", "error_burst"
 ANOMALIES = (AnomalyKind.LATE.value, AnomalyKind.VOLUME.value, AnomalyKind.RETRIES.value)
 """The insight types for anomalies during a run."""
 
-_TOLD = {
+_ANOMALY_TEXTS = {
     AnomalyKind.LATE: (
         "Stage {stage} of {pipeline} takes unusually long",
         "Check the volume of its input data and the load on the machine.",
@@ -73,7 +73,7 @@ def anomaly_of_event(pipeline_id: str, execution_id: str, data: Mapping[str, Any
     if not data.get("alert"):
         return None
     kind, stage_id = AnomalyKind(data["kind"]), data.get("stage_id")
-    title, advice = _TOLD[kind]
+    title, advice = _ANOMALY_TEXTS[kind]
     decision = data.get("decision") or {}
     return Finding(
         cause=anomaly_cause(kind, pipeline_id, stage_id),
@@ -127,7 +127,7 @@ def high_risk(assessment: Assessment, execution_id: str | None, acted: Gate) -> 
     )
 
 
-def causes_gone(runs: Iterable[PastRun]) -> list[str]:
+def resolved_causes(runs: Iterable[PastRun]) -> list[str]:
     """Return the high-risk causes that are gone: those of pipelines whose newest run completed."""
     newest = {run.pipeline_id: run.status for run in runs if run.counts}
     return [f"{HIGH_RISK}:{name}" for name, status in newest.items() if status == ExecutionStatus.COMPLETED]

@@ -27,7 +27,7 @@ from flexiroaster.store.safety import insights, risk
 from flexiroaster.threads import SupervisedThread, Threads
 
 if TYPE_CHECKING:
-    from flexiroaster.service.safety.risk_state_cache import Knowledge
+    from flexiroaster.service.safety.risk_state_cache import RiskStateCache
 
 __all__ = ["LIMIT_SECONDS", "Learner", "Trainer", "TrainingProcess"]
 
@@ -109,7 +109,7 @@ class Trainer:
     lease expires and the child ends too.
     """
 
-    def __init__(self, database: Database, knowledge: Knowledge, settings: Settings, owner: str) -> None:
+    def __init__(self, database: Database, knowledge: RiskStateCache, settings: Settings, owner: str) -> None:
         self._database = database
         self._knowledge = knowledge
         self._settings = settings
@@ -214,7 +214,7 @@ class Learner:
     def __init__(
         self,
         database: Database,
-        knowledge: Callable[[], Knowledge],
+        knowledge: Callable[[], RiskStateCache],
         settings: Settings,
         owner: str,
         threads: Threads | None = None,
@@ -223,7 +223,7 @@ class Learner:
         self._knowledge = knowledge
         self._settings = settings
         self._owner = owner
-        self._wanted = True
+        self._fold_pending = True
         self._folded_at = float("-inf")
         self._ended = threading.Event()
         self._told: deque[Event] = deque()  # anomalies that still need an insight
@@ -290,18 +290,18 @@ class Learner:
                 if (finding := anomaly_of_event(pipeline_id, event.execution_id, data)) is not None:
                     insights.note(connection, finding, utc_now())
 
-    def _fold(self, knowledge: Knowledge) -> None:
+    def _fold(self, knowledge: RiskStateCache) -> None:
         """Fold one batch if there may be new runs. Only one, because starts in this process wait meanwhile."""
         if self._ended.is_set():
             self._ended.clear()
-            self._wanted = True
-        if self._wanted or monotonic() - self._folded_at >= LOOK_SECONDS:
-            self._wanted = True  # also if this fails
+            self._fold_pending = True
+        if self._fold_pending or monotonic() - self._folded_at >= LOOK_SECONDS:
+            self._fold_pending = True  # also if this fails
             self._folded_at = monotonic()
-            self._wanted = knowledge.catch_up(batches=1)
+            self._fold_pending = knowledge.catch_up(batches=1)
 
     def _wait(self, seconds: float) -> None:
-        if not self._wanted:
+        if not self._fold_pending:
             self._ended.wait(seconds)
-        if self._wanted or self._ended.is_set():
+        if self._fold_pending or self._ended.is_set():
             self._closing.wait(max(0.0, self._folded_at + FOLD_SECONDS - monotonic()))

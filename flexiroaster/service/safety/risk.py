@@ -29,8 +29,8 @@ from flexiroaster.store.safety.risk import AssessmentRow
 __all__ = [
     "Assessment",
     "AssessmentRow",
-    "Judgement",
     "Question",
+    "StoredAssessment",
     "admit",
     "assess",
     "before_start",
@@ -48,7 +48,7 @@ BATCHES_WHEN_ASKED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class StoredAssessment:
     """An assessment as stored with each start: its JSON values, every model's prediction (`said`, used later to choose
     the model that answers), and the explanation in words.
     """
@@ -77,20 +77,22 @@ def question(installation: Installation, pipeline: Pipeline) -> Question:
     return _question(installation, pipeline)
 
 
-def before_start(installation: Installation, pipeline: Pipeline, revision: int) -> Judgement:
+def before_start(installation: Installation, pipeline: Pipeline, revision: int) -> StoredAssessment:
     """Assess a run that is about to start; repeated calls within a second share one result. Raises StoreError."""
     knowledge = installation.knowledge
     knowledge.catch_up(no_older_than=STALE_SECONDS, batches=BATCHES_AT_START)
-    return knowledge.for_a_moment(
+    return knowledge.cached_briefly(
         (pipeline.id, revision), lambda: _judgement(answer(_question(installation, pipeline)))
     )
 
 
-def _judgement(said: Assessment) -> Judgement:
+def _judgement(said: Assessment) -> StoredAssessment:
     row = np.array([[said.features[name] for name in NAMES]])
     known = {rung.value: float(values[0]) for rung, values in said.question.model.probabilities(row).items()}
     answered = {name: value for name, value in known.items() if not np.isnan(value)}
-    return Judgement(said, said.data(), answered | {"engine": said.prediction.probability}, said.explanation.text)
+    return StoredAssessment(
+        said, said.data(), answered | {"engine": said.prediction.probability}, said.explanation.text
+    )
 
 
 def of_executions(installation: Installation, execution_ids: Collection[str]) -> dict[str, AssessmentRow]:
@@ -112,7 +114,7 @@ _log = logging.getLogger(__name__)
 class _Admission:
     """A run that may start: its assessment, and how it starts (`action` is never BLOCK)."""
 
-    judgement: Judgement
+    judgement: StoredAssessment
     action: Gate
     shadow: bool
     forced: str | None
@@ -139,7 +141,7 @@ class _Admission:
             new,
             paused=paused,
             assessment=self._row(),
-            more_events=(told, _waits(new.execution_id)) if paused else (told,),
+            more_events=(told, _approval_pending_event(new.execution_id)) if paused else (told,),
             findings=(high_risk(self.assessment, new.execution_id, self.action),) if high else (),
         )
 
@@ -187,7 +189,7 @@ def admit(installation: Installation, revision: Revision, new: NewExecution, for
     if shadow or force is not None:
         return _Admission(judgement, Gate.WARN, shadow, None if shadow else force).applied_to(new)
     if said.gate is Gate.BLOCK:
-        _note_blocked(installation, said)
+        _record_blocked_insight(installation, said)
         raise _blocked(revision.id, said)
     return _Admission(judgement, Gate.APPROVE, shadow, None).applied_to(new)
 
@@ -204,7 +206,7 @@ def _blocked(pipeline_id: str, said: Assessment) -> BlockedError:
     return BlockedError(message, pipeline_id=pipeline_id, risk=said.data())
 
 
-def _note_blocked(installation: Installation, said: Assessment) -> None:
+def _record_blocked_insight(installation: Installation, said: Assessment) -> None:
     """Record an insight about the blocked run. A failure here must not change the answer: the run stays blocked."""
     try:
         with installation.database.write() as connection:
@@ -213,6 +215,6 @@ def _note_blocked(installation: Installation, said: Assessment) -> None:
         _log.warning("cannot record the insight about a blocked run: %s", error)
 
 
-def _waits(execution_id: str) -> Event:
+def _approval_pending_event(execution_id: str) -> Event:
     message = "Execution paused: its risk is high; resume it to approve the run"
     return Event(execution_id, 3, EventType.EXECUTION_PAUSED, message, level=Level.WARNING)

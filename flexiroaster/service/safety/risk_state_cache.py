@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.safety.anomaly.watch import Remembered, Watch
+from flexiroaster.safety.anomaly.watch import LearnedState, Watch
 from flexiroaster.safety.learning.model_selection import refresh_due
 from flexiroaster.safety.risk.assessment import RiskLevel
 from flexiroaster.safety.risk.factors import Past
@@ -27,7 +27,7 @@ from flexiroaster.store.database import Database
 from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.risk import GROUP, INSTALLATION, ODDS, PIPELINE, STAGES, Progress
 
-__all__ = ["Knowledge", "Watchers"]
+__all__ = ["RiskStateCache", "WatchFactory"]
 
 
 logger = logging.getLogger(__name__)
@@ -42,13 +42,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
+class _CacheEntry:
     value: object
     version: tuple[int, int | None]
     made_at: float
 
 
-class Knowledge:
+class RiskStateCache:
     """The risk states and the model of an installation. Thread-safe; a returned `Past` never changes."""
 
     def __init__(self, database: Database, error_threshold: int) -> None:
@@ -60,7 +60,7 @@ class Knowledge:
         self._model = RiskModel()
         self._looked_at = float("-inf")
         self._caught_up_from = float("-inf")
-        self._moments: dict[tuple[object, ...], _Moment] = {}
+        self._moments: dict[tuple[object, ...], _CacheEntry] = {}
 
     def catch_up(self, *, no_older_than: float = 0.0, batches: int | None = None) -> bool:
         """Fold runs that ended since the last call, in at most `batches` batches; return whether there are more.
@@ -74,13 +74,13 @@ class Knowledge:
             if self._caught_up_from > asked or began - self._looked_at < no_older_than:
                 return False
             now, more = look(self._database, self._progress)
-            self._forget_what_changed(now)
+            self._invalidate(now)
             for _ in count() if batches is None else range(batches):
                 if not more:
                     break
                 folded = fold(self._database, self._error_threshold)
                 more = folded.executions == BATCH
-                self._forget_what_changed(folded.progress)
+                self._invalidate(folded.progress)
                 self._pasts.update(folded.pasts)
             self._looked_at = monotonic()
             if not more:
@@ -122,7 +122,7 @@ class Knowledge:
             self._pasts.move_to_end(pipeline_id)
             return self._pasts[pipeline_id]
 
-    def for_a_moment(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+    def cached_briefly(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Return the result of `make` for this key, cached for one second or until the version changes."""
         known, now = self._moments.get(key), monotonic()
         if known is not None and now - known.made_at < MOMENT_SECONDS and known.version == self.version:
@@ -130,10 +130,10 @@ class Knowledge:
         if len(self._moments) >= KEPT:
             self._moments.clear()
         made = make()
-        self._moments[key] = _Moment(made, self.version, now)
+        self._moments[key] = _CacheEntry(made, self.version, now)
         return made
 
-    def _forget_what_changed(self, now: Progress) -> None:
+    def _invalidate(self, now: Progress) -> None:
         before, self._progress = self._progress, now
         if before is None or before.version != now.version:
             self._pasts.clear()
@@ -169,14 +169,14 @@ MEASURED_MULTIPLIER = 3.0
 """The value of AI_ANOMALY_TIME_MULTIPLIER that gives the measured limits."""
 
 
-class Watchers:
+class WatchFactory:
     """A factory for the watches of executions. Thread-safe."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[float, Remembered]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, LearnedState]] = OrderedDict()
 
     def watch(self, pipeline: Pipeline, risk_level: str | None, model_version: str | None) -> Watch:
         """Create the watch for an execution of this pipeline with the assessed risk level. Raises StoreError."""
@@ -192,15 +192,15 @@ class Watchers:
             watches=watches,
         )
 
-    def _remembered(self, pipeline_id: str) -> Remembered:
+    def _remembered(self, pipeline_id: str) -> LearnedState:
         with self._lock:
-            at, known = self._kept.get(pipeline_id, (-math.inf, Remembered()))
+            at, known = self._kept.get(pipeline_id, (-math.inf, LearnedState()))
             if monotonic() - at < FRESH_SECONDS:
                 return known
         own, everywhere = (STAGES, pipeline_id), (ODDS, "")
         with self._database.read() as connection:
             found = risk.load_states(connection, (own, everywhere))
-        known = Remembered(found.get(own), found.get(everywhere))
+        known = LearnedState(found.get(own), found.get(everywhere))
         with self._lock:
             self._kept[pipeline_id] = (monotonic(), known)
             self._kept.move_to_end(pipeline_id)

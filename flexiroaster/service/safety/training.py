@@ -141,7 +141,7 @@ def learn(installation: Installation, seed: int = 0) -> Trained:
     if knowledge.runs == 0:
         raise NotAllowedError("There is nothing to learn from yet: no run has completed or failed")
     runs = run_history.newest(installation.database, MOST_RUNS)
-    if any(_unsaid(run) for run in runs):  # imported by a process that did not replay them
+    if any(_lacks_prediction(run) for run in runs):  # imported by a process that did not replay them
         replay(installation, seed)
         runs = run_history.newest(installation.database, MOST_RUNS)
     examples = _examples(history_of(runs), runs)
@@ -273,7 +273,7 @@ def _can_train() -> bool:
     return find_spec("sklearn") is not None
 
 
-def _unsaid(run: PastRun) -> bool:
+def _lacks_prediction(run: PastRun) -> bool:
     return run.imported and run.said is None
 
 

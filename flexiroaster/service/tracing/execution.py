@@ -30,7 +30,7 @@ from flexiroaster.store.executions import ExecutionRow
 from flexiroaster.store.sql import MOST, Window
 from flexiroaster.threads import Threads
 
-__all__ = ["TOLD", "ExecutionTrace", "Tracing"]
+__all__ = ["TRACED_EVENTS", "ExecutionTrace", "Tracing"]
 
 
 _BEGINS: Final = {
@@ -63,7 +63,7 @@ _OUTCOMES: Final = {
 }
 """Events that end an attempt, with its outcome."""
 
-_NOTED: Final = {
+_ANNOTATIONS: Final = {
     EventType.EXECUTION_PAUSED,
     EventType.EXECUTION_STOPPING,
     EventType.EXECUTION_RELEASED,
@@ -72,7 +72,7 @@ _NOTED: Final = {
 }
 """Events that are added to the span of the active run; so are events of `_BEGINS` while a run is active."""
 
-TOLD: Final = tuple({*_BEGINS, *_STATUS, *_ATTEMPTS, *_OUTCOMES, *_NOTED})
+TRACED_EVENTS: Final = tuple({*_BEGINS, *_STATUS, *_ATTEMPTS, *_OUTCOMES, *_ANNOTATIONS})
 """The events that a trace consists of, except the creation."""
 
 
@@ -112,7 +112,7 @@ class ExecutionTrace:
             self._begin_attempt(event, past)
         elif kind in _OUTCOMES:
             self._end_attempt(event, past)
-        elif kind in _NOTED or kind in _BEGINS:
+        elif kind in _ANNOTATIONS or kind in _BEGINS:
             self._note(event, past)
 
     # --- runs ----------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ MOST_DEFINITIONS = 256
 """Maximum number of pipeline revisions in memory."""
 
 _LEAVES = ENDS | {EventType.EXECUTION_RELEASED}
-_PAST = (EventType.EXECUTION_CREATED, *TOLD)
+_PAST = (EventType.EXECUTION_CREATED, *TRACED_EVENTS)
 
 
 @dataclass(slots=True, eq=False)

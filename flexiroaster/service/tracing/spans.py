@@ -77,7 +77,7 @@ class _GivenIds(IdGenerator):
         return self.span_id
 
 
-class _NowAndThen(logging.Filter):
+class _RateLimitFilter(logging.Filter):
     """Rate-limits each log message: a collector that is down fails every batch."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _NowAndThen(logging.Filter):
         return True
 
 
-_now_and_then = _NowAndThen()
+_now_and_then = _RateLimitFilter()
 
 
 def below(span: Span) -> Context:

@@ -24,14 +24,14 @@ from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.database import UnreachableError
 from flexiroaster.store.journal.transitions import (
+    Applied,
     Change,
-    Landed,
     NewAssessment,
     NewExecution,
     StageChange,
     Transition,
     decision_id,
-    landed_before,
+    previously_applied,
 )
 from flexiroaster.store.safety.insights import COLUMNS, ON_CONFLICT, values
 from flexiroaster.store.sql import LOCK, clean, to_json
@@ -204,7 +204,7 @@ class PostgresBackend:
 
     def apply(
         self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
-    ) -> dict[str, Landed]:
+    ) -> dict[str, Applied]:
         """Apply all changes in one transaction; return the results of those that landed, by execution. See `Backend`.
 
         After a lost connection it is unknown whether the transaction was committed. This method then reconnects, looks
@@ -243,7 +243,7 @@ class PostgresBackend:
                 self._pooled.invalidate()
             self._pooled = None
 
-    def _apply(self, statements: Sequence[Statement]) -> dict[str, Landed]:
+    def _apply(self, statements: Sequence[Statement]) -> dict[str, Applied]:
         if not statements:
             return {}
         connection = self._connect()
@@ -253,13 +253,15 @@ class PostgresBackend:
             cursors = [connection.execute(*statement) for statement in statements]
         return _landed(cursors)
 
-    def _landed_before(self, changes: Sequence[Change]) -> dict[str, Landed]:
+    def _landed_before(self, changes: Sequence[Change]) -> dict[str, Applied]:
         """Return the results of those changes that are in the database already."""
         if not changes:
             return {}
         rows = self._connect().execute(_LOOK, {"ids": [change.execution_id for change in changes]}).fetchall()
         found = {row[0]: row[1:] for row in rows}
-        known = {c.execution_id: landed_before(c, found[c.execution_id]) for c in changes if c.execution_id in found}
+        known = {
+            c.execution_id: previously_applied(c, found[c.execution_id]) for c in changes if c.execution_id in found
+        }
         return {execution_id: landed for execution_id, landed in known.items() if landed is not None}
 
     def _connect(self) -> psycopg.Connection[Any]:
@@ -319,10 +321,10 @@ def _parts(new: Sequence[NewExecution]) -> list[list[NewExecution]]:
     return parts
 
 
-def _landed(cursors: Sequence[Cursor[Any]]) -> dict[str, Landed]:
+def _landed(cursors: Sequence[Cursor[Any]]) -> dict[str, Applied]:
     """Return the results of the statements that return (id, slot, queued)."""
     rows = [row for c in cursors if c.description and len(c.description) == 3 for row in c.fetchall()]
-    return {execution_id: Landed(slot, queued) for execution_id, slot, queued in rows}
+    return {execution_id: Applied(slot, queued) for execution_id, slot, queued in rows}
 
 
 def _event_rows(events: Sequence[Event]) -> str | None:

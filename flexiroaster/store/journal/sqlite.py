@@ -19,16 +19,16 @@ from flexiroaster.model.event import Event
 from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.database import UnreachableError
 from flexiroaster.store.journal.transitions import (
+    Applied,
     Change,
     Finding,
-    Landed,
     NewAssessment,
     NewDecision,
     NewExecution,
     NewStage,
     Transition,
     decision_id,
-    landed_before,
+    previously_applied,
 )
 from flexiroaster.store.safety.insights import NOTE, values
 from flexiroaster.store.sql import clean, to_json
@@ -102,7 +102,7 @@ class SqliteBackend:
 
     def apply(
         self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
-    ) -> dict[str, Landed]:
+    ) -> dict[str, Applied]:
         """Apply all changes in one transaction; return the results of those that landed. See `Backend`."""
         changes: list[Change] = [*new, *transitions]
         self._roll_back()  # an interrupted writer may have left a transaction open
@@ -135,16 +135,16 @@ class SqliteBackend:
         self._pooled.close()
 
 
-def _landed_before(cursor: sqlite3.Cursor, item: Change) -> Landed | None:
+def _landed_before(cursor: sqlite3.Cursor, item: Change) -> Applied | None:
     row = cursor.execute(_LOOK, (item.execution_id,)).fetchone()
-    return None if row is None else landed_before(item, row)
+    return None if row is None else previously_applied(item, row)
 
 
-def _write(cursor: sqlite3.Cursor, item: Change) -> Landed | None:
+def _write(cursor: sqlite3.Cursor, item: Change) -> Applied | None:
     return _create(cursor, item) if isinstance(item, NewExecution) else _move(cursor, item)
 
 
-def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Landed | None:
+def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Applied | None:
     if item.parent_id is not None and cursor.execute(_PARENT, (item.parent_id,)).fetchone() is None:
         return None
     slot = _free_slot(cursor, item) if item.concurrency is not None else None
@@ -168,7 +168,7 @@ def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Landed | None:
     if item.assessment is not None:
         cursor.execute(_ASSESS, _assessment_row(item, item.assessment))
     cursor.executemany(NOTE, [_insight_row(finding, item.event.at) for finding in item.findings])
-    return Landed(slot, queued)
+    return Applied(slot, queued)
 
 
 def _assessment_row(item: NewExecution, said: NewAssessment) -> tuple[object, ...]:
@@ -194,7 +194,7 @@ def _stage_row(execution_id: str, position: int, stage: NewStage) -> tuple[objec
     return (execution_id, stage.stage_id, position, clean(stage.name), status, to_json(stage.output))
 
 
-def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
+def _move(cursor: sqlite3.Cursor, item: Transition) -> Applied | None:
     started, ended = _time(item.started_at), _time(item.completed_at)
     deadline = _time(item.pause_deadline)
     state = (item.status, item.completed_stages, item.last_seq, started, ended, to_json(item.error), item.goal)
@@ -215,7 +215,7 @@ def _move(cursor: sqlite3.Cursor, item: Transition) -> Landed | None:
         cursor.execute(_WANTED, (0, item.execution_id))
     if item.freed_slot is not None and (next_one := cursor.execute(_QUEUE, (item.pipeline_id,)).fetchone()):
         cursor.execute(_PROMOTE, (item.freed_slot, 0, next_one[0]))
-    return Landed()
+    return Applied()
 
 
 def _decision_row(item: Transition, made: NewDecision) -> tuple[object, ...]:

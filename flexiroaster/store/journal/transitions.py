@@ -10,9 +10,9 @@ from flexiroaster.model.event import Event
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, Goal, StageStatus
 
 __all__ = [
+    "Applied",
     "Change",
     "Finding",
-    "Landed",
     "NewAssessment",
     "NewDecision",
     "NewExecution",
@@ -20,7 +20,7 @@ __all__ = [
     "StageChange",
     "Transition",
     "decision_id",
-    "landed_before",
+    "previously_applied",
 ]
 
 
@@ -203,7 +203,7 @@ class NewExecution:
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class Applied:
     """The result of a change that was written. For a new execution: its slot, if any, and whether it is queued."""
 
     slot: int | None = None
@@ -213,7 +213,7 @@ class Landed:
 Change = NewExecution | Transition
 
 
-def landed_before(change: Change, row: tuple[int, int, int | None, bool]) -> Landed | None:
+def previously_applied(change: Change, row: tuple[int, int, int | None, bool]) -> Applied | None:
     """Return the result of an earlier attempt to write the change; None if it did not land.
 
     `row` is the execution's current (fencing token, last event, slot, queued). Only we write with our token, so the
@@ -221,5 +221,5 @@ def landed_before(change: Change, row: tuple[int, int, int | None, bool]) -> Lan
     """
     token, last_seq, slot, queued = row
     if isinstance(change, NewExecution):
-        return Landed(slot, bool(queued))
-    return Landed() if change.events and (token, last_seq) == (change.token, change.last_seq) else None
+        return Applied(slot, bool(queued))
+    return Applied() if change.events and (token, last_seq) == (change.token, change.last_seq) else None

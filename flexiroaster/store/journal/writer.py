@@ -22,7 +22,7 @@ from flexiroaster.model import failpoints
 from flexiroaster.store.database import Database, UnreachableError
 from flexiroaster.store.journal.postgres import PostgresBackend
 from flexiroaster.store.journal.sqlite import SqliteBackend
-from flexiroaster.store.journal.transitions import Change, Landed, NewExecution, Transition
+from flexiroaster.store.journal.transitions import Applied, Change, NewExecution, Transition
 
 __all__ = ["Journal"]
 
@@ -32,7 +32,7 @@ class Backend(Protocol):
 
     def apply(
         self, new: Sequence[NewExecution], transitions: Sequence[Transition], doubtful: Collection[str] = ()
-    ) -> dict[str, Landed]:
+    ) -> dict[str, Applied]:
         """Apply all changes in one transaction; return the results of those that landed, by execution.
 
         The changes of `doubtful` executions may have been written before; then they count as landed. Raises
@@ -47,7 +47,7 @@ class Backend(Protocol):
 @dataclass(slots=True, eq=False)
 class _Waiting:
     change: Change
-    landed: Landed | None = None
+    landed: Applied | None = None
     error: StoreError | None = None
     done: bool = False
     alone: bool = False  # its group was rejected: it gets a transaction of its own
@@ -65,7 +65,7 @@ class Journal:
         self.commits = 0
         """The number of committed transactions, for measurements."""
 
-    def apply(self, changes: Sequence[Change]) -> dict[str, Landed]:
+    def apply(self, changes: Sequence[Change]) -> dict[str, Applied]:
         """Write the changes and wait for the commit; return the results of those that landed, by execution.
 
         Each change lands independently of the others. Raises StoreError when one of them cannot be written.
@@ -75,7 +75,7 @@ class Journal:
             raise error
         return landed
 
-    def apply_each(self, changes: Sequence[Change]) -> tuple[dict[str, Landed], dict[str, StoreError]]:
+    def apply_each(self, changes: Sequence[Change]) -> tuple[dict[str, Applied], dict[str, StoreError]]:
         """Write the changes like `apply`, but return the results and the StoreErrors, each by execution.
 
         A change in neither mapping did not land.

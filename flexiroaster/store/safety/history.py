@@ -41,8 +41,8 @@ __all__ = [
     "missing",
     "newest",
     "refresh_statistics",
+    "reported_anomalies",
     "say",
-    "told_anomalies",
     "unfolded",
 ]
 
@@ -254,7 +254,7 @@ def ended_stages(connection: Connection, runs: Collection[PastRun]) -> dict[str,
     return {i: sorted(stages, key=lambda s: (s.completed_at, s.stage_id)) for i, stages in found.items()}
 
 
-def told_anomalies(connection: Connection, execution_ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+def reported_anomalies(connection: Connection, execution_ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the anomalies reported while these executions ran: by execution, the data of each event with its stage."""
     wanted = (events.c.execution_id.in_(list(execution_ids)), events.c.type == EventType.STAGE_ANOMALY)
     found: dict[str, list[dict[str, Any]]] = {}

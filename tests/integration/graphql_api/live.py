@@ -97,5 +97,5 @@ def living(settings: Settings, folder: Path, **options: Any) -> Iterator[Live]:
     """A server that runs what is started; `options` are those of `create_app`."""
     update = {"python_modules": ("tests.functions",), "artifacts_url": str(folder / "artifacts")}
     with serving(settings.model_copy(update=update), **options) as api:
-        api.installation.take_work()
+        api.installation.start_claiming()
         yield Live(api, folder)

@@ -55,7 +55,7 @@ query Listed($filter: DecisionFilter, $first: Int, $after: String, $last: Int, $
 def api(settings: Settings) -> Iterator[Api]:
     settings = settings.model_copy(update={"python_modules": ("tests.integration.stages",)})
     with serving(settings) as server:
-        server.installation.take_work()
+        server.installation.start_claiming()
         yield server
 
 

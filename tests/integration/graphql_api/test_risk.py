@@ -39,7 +39,7 @@ def pipeline(name: str, **rules: Any) -> dict[str, Any]:
 @pytest.fixture
 def api(settings: Settings) -> Iterator[Api]:
     with serving(settings) as server:
-        server.installation.take_work()
+        server.installation.start_claiming()
         yield server
 
 

@@ -89,7 +89,7 @@ def serving(settings: Settings, *, executor: bool = True, limits: Limits | None 
         app = create_app(installation, settings, limits=limits)
         add_rest(app, installation)
         if executor:
-            installation.take_work()
+            installation.start_claiming()
         server = Server(app, installation)
         thread = threading.Thread(target=server.run, name="server")
         thread.start()

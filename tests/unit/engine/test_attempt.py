@@ -16,7 +16,7 @@ from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.transforms.rows import Passthrough
 from flexiroaster.workers import attempt
-from flexiroaster.workers.attempt import Attempts
+from flexiroaster.workers.attempt import AttemptRunner
 
 ORDERS = [
     {"id": i % 97, "day": f"2026-01-{1 + i % 28:02d}", "customer": f"c{i % 9}", "amount": i * 1.5, "count": str(i)}
@@ -78,8 +78,8 @@ STAGES: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def attempts(tmp_path: Path) -> Attempts:
-    made = Attempts(Artifacts(str(tmp_path / "artifacts")), Access(), tmp_path / "work", nullcontext())
+def attempts(tmp_path: Path) -> AttemptRunner:
+    made = AttemptRunner(Artifacts(str(tmp_path / "artifacts")), Access(), tmp_path / "work", nullcontext())
     made.prepare()
     return made
 
@@ -100,14 +100,14 @@ def task(stage: dict[str, Any], outputs: dict[str, Any], memory_limit: int | Non
     }
 
 
-def run_all(attempts: Attempts) -> dict[str, Any]:
+def run_all(attempts: AttemptRunner) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
     for stage in STAGES:
         outputs[stage["id"]] = attempts.run(task(stage, outputs), lambda _fraction, _message: None)
     return outputs
 
 
-def tables(attempts: Attempts, outputs: dict[str, Any]) -> dict[str, pl.DataFrame]:
+def tables(attempts: AttemptRunner, outputs: dict[str, Any]) -> dict[str, pl.DataFrame]:
     found = {name: attempts.artifacts.scan(name, summary_of(output)).collect() for name, output in outputs.items()}
     quarantine = outputs["checked"]["side_tables"]["quarantine"]
     return {**found, "quarantine": attempts.artifacts.scan("checked", quarantine).collect()}
@@ -117,7 +117,7 @@ def tables(attempts: Attempts, outputs: dict[str, Any]) -> dict[str, pl.DataFram
 @pytest.mark.parametrize("share", [1, 1 << 20], ids=["shared", "copied"])
 @pytest.mark.parametrize("least", [1, 1 << 20], ids=["mapped", "read"])
 def test_all_ways_give_the_same_tables(
-    attempts: Attempts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: int, share: int, least: int
+    attempts: AttemptRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: int, share: int, least: int
 ) -> None:
     plain = run_all(attempts)
     expected = tables(attempts, plain)
@@ -129,7 +129,7 @@ def test_all_ways_give_the_same_tables(
     monkeypatch.setattr(attempt, "IN_MEMORY_BYTES", room)
     monkeypatch.setattr(composite, "LEAST_BYTES", share)
     monkeypatch.setattr(composite, "LEAST_BYTES", least)
-    other = Attempts(Artifacts(str(tmp_path / "other")), Access(), tmp_path / "work", nullcontext())
+    other = AttemptRunner(Artifacts(str(tmp_path / "other")), Access(), tmp_path / "work", nullcontext())
     outputs = run_all(other)
     for name, table in tables(other, outputs).items():
         assert_frame_equal(table, expected[name])
@@ -141,7 +141,7 @@ def test_all_ways_give_the_same_tables(
 
 @pytest.mark.parametrize(("limit", "fits"), [(None, True), (8, True), (1, False)])
 def test_a_memory_limit_leaves_less_room(
-    attempts: Attempts, monkeypatch: pytest.MonkeyPatch, limit: int | None, fits: bool
+    attempts: AttemptRunner, monkeypatch: pytest.MonkeyPatch, limit: int | None, fits: bool
 ) -> None:
     outputs = run_all(attempts)
     outputs["orders"] = {**outputs["orders"], "bytes": 1 << 18}
@@ -172,7 +172,7 @@ def test_a_memory_limit_leaves_less_room(
     ],
 )
 def test_what_an_operator_may_not_give(
-    attempts: Attempts, monkeypatch: pytest.MonkeyPatch, result: Result, message: str
+    attempts: AttemptRunner, monkeypatch: pytest.MonkeyPatch, result: Result, message: str
 ) -> None:
     outputs = run_all(attempts)
     monkeypatch.setattr(Passthrough, "run", lambda _self, _context: result)
@@ -182,7 +182,9 @@ def test_what_an_operator_may_not_give(
     assert (caught.value.message, caught.value.error_class) == (message, ErrorClass.CODE)
 
 
-def test_a_file_in_the_scratch_folder_becomes_the_artifact(attempts: Attempts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_scratch_folder_becomes_the_artifact(
+    attempts: AttemptRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = pl.DataFrame({"a": [1, 2, 3]})
 
     def write(_self: Operator[OperatorConfig], context: StageContext) -> Result:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine.driven import Driven, DrivenExecutions, commit
+from flexiroaster.engine.driven import DrivenExecution, DrivenExecutionRegistry, commit
 from flexiroaster.engine.driver import Driver
 from flexiroaster.engine.event_loop import Listeners
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import LeaseLostError, StoreError
 from flexiroaster.model.pipeline import parse_pipeline
-from flexiroaster.store.journal.transitions import Landed, Transition
+from flexiroaster.store.journal.transitions import Applied, Transition
 from tests.waiting import eventually
 
 PIPELINE = parse_pipeline({"id": "p", "name": "Pipe", "stages": [{"id": "a", "type": "transform"}]})
@@ -37,11 +37,11 @@ class Written:
         self.refused = refused
         self.calls: list[list[str]] = []
 
-    def apply_each(self, changes: Sequence[Transition]) -> tuple[dict[str, Landed], dict[str, StoreError]]:
+    def apply_each(self, changes: Sequence[Transition]) -> tuple[dict[str, Applied], dict[str, StoreError]]:
         ids = [change.execution_id for change in changes]
         self.calls.append(ids)
         refused = {i: error for i in ids if (error := self.refused(i)) is not None}
-        return {i: Landed() for i in ids if i not in refused}, refused
+        return {i: Applied() for i in ids if i not in refused}, refused
 
 
 def execution(name: str) -> Execution:
@@ -86,13 +86,13 @@ def test_it_survives_what_is_submitted_while_it_looks_at_all_it_drives(driver: D
 
 
 def test_what_is_iterated_over_is_a_copy() -> None:
-    known = DrivenExecutions()
-    known.add(Driven(execution("a")))
+    known = DrivenExecutionRegistry()
+    known.add(DrivenExecution(execution("a")))
     for each in known.all():
         known.remove(each)
-        known.add(Driven(execution("b")))
+        known.add(DrivenExecution(execution("b")))
     assert known.ids() == {"b"}
-    known.remove(Driven(execution("b")))
+    known.remove(DrivenExecution(execution("b")))
     assert known.ids() == {"b"}, "another one under that id"
 
 
@@ -150,7 +150,7 @@ def test_without_a_journal_no_change_is_written() -> None:
 
 def test_what_did_not_land_has_lost_its_lease() -> None:
     class Lossy(Written):
-        def apply_each(self, changes: Sequence[Transition]) -> tuple[dict[str, Landed], dict[str, StoreError]]:
+        def apply_each(self, changes: Sequence[Transition]) -> tuple[dict[str, Applied], dict[str, StoreError]]:
             landed, refused = super().apply_each(changes)
             return {name: one for name, one in landed.items() if name != "lost"}, refused
 

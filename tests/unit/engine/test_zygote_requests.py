@@ -14,23 +14,23 @@ import pytest
 
 from flexiroaster.workers import worker_handle
 from flexiroaster.workers.protocol import FrameReader
-from flexiroaster.workers.worker_handle import Zygote
+from flexiroaster.workers.worker_handle import ForkServer
 
 FOLDERS = [Path(f"/work/{i:06}") for i in range(50_000)]
 """More than a socket's buffer holds."""
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Zygote, socket.socket]]:
+def pair() -> Iterator[tuple[ForkServer, socket.socket]]:
     """The parent's end without the process, and the other end of its control socket."""
-    zygote = object.__new__(Zygote)
+    zygote = object.__new__(ForkServer)
     zygote.control, theirs = socket.socketpair()
     zygote.control.setblocking(False)
     with theirs, zygote.control:
         yield zygote, theirs
 
 
-def test_a_long_request_arrives_whole_with_its_descriptors(pair: tuple[Zygote, socket.socket]) -> None:
+def test_a_long_request_arrives_whole_with_its_descriptors(pair: tuple[ForkServer, socket.socket]) -> None:
     zygote, theirs = pair
     theirs.settimeout(60)  # ends a test that would hang
     frames: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ def test_a_long_request_arrives_whole_with_its_descriptors(pair: tuple[Zygote, s
 
 
 def test_a_zygote_that_reads_half_a_request_is_ended(
-    pair: tuple[Zygote, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[ForkServer, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zygote, _ = pair
     ended: list[bool] = []

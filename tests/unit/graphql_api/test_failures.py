@@ -8,7 +8,7 @@ import pytest
 from graphql import GraphQLError, parse
 
 from flexiroaster.errors import DefinitionError, NotFoundError, Problem, StoreError
-from graphql_api.failures import internal, presented, spoken_by
+from graphql_api.failures import client_values, error_for_client, log_internal_error
 
 
 def raised(error: Exception) -> GraphQLError:
@@ -20,22 +20,22 @@ def raised(error: Exception) -> GraphQLError:
 
 
 def test_an_error_of_ours_keeps_its_message_code_and_details() -> None:
-    shown = presented(raised(NotFoundError("there is no x", name="x", code="mine")))
+    shown = error_for_client(raised(NotFoundError("there is no x", name="x", code="mine")))
     assert shown == {"message": "there is no x", "path": ["a", 0], "extensions": {"name": "x", "code": "not_found"}}
-    shown = presented(raised(DefinitionError([Problem("stages[0].id", "is required")])))
+    shown = error_for_client(raised(DefinitionError([Problem("stages[0].id", "is required")])))
     assert shown["extensions"]["problems"] == [{"path": "stages[0].id", "message": "is required", "code": "invalid"}]
 
 
 def test_an_error_of_ours_in_one_of_graphql_is_still_ours() -> None:
     inner = raised(NotFoundError("gone"))
-    assert presented(GraphQLError("outer", original_error=inner))["extensions"]["code"] == "not_found"
+    assert error_for_client(GraphQLError("outer", original_error=inner))["extensions"]["code"] == "not_found"
 
 
 def test_graphqls_own_errors_have_codes() -> None:
-    assert presented(GraphQLError("bad variable"))["extensions"] == {"code": "BAD_USER_INPUT"}
-    assert presented(GraphQLError("bad value", path=["a"]))["extensions"] == {"code": "EXECUTION_FAILED"}
+    assert error_for_client(GraphQLError("bad variable"))["extensions"] == {"code": "BAD_USER_INPUT"}
+    assert error_for_client(GraphQLError("bad value", path=["a"]))["extensions"] == {"code": "EXECUTION_FAILED"}
     chosen = GraphQLError("no", extensions={"code": "FORBIDDEN", "more": 1})
-    assert presented(chosen)["extensions"] == {"code": "FORBIDDEN", "more": 1}
+    assert error_for_client(chosen)["extensions"] == {"code": "FORBIDDEN", "more": 1}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_graphqls_own_errors_have_codes() -> None:
 def test_others_are_masked_and_logged_once_under_their_id(
     error: Exception, message: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shown = presented(raised(error))
+    shown = error_for_client(raised(error))
     assert (shown["message"], shown["extensions"]["code"], shown["path"]) == (message, code, ["a", 0])
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -60,7 +60,7 @@ def test_others_are_masked_and_logged_once_under_their_id(
 
 def test_the_log_hides_literals_and_variables_also_of_causes(caplog: pytest.LogCaptureFixture) -> None:
     document = parse('query ($v: T = {deep: "default-1"}) { a(x: "literal-2", n: 31415926, f: 2.7182) { b(v: $v) } }')
-    spoken = spoken_by(document, {"v": {"key-3": ["variable-4", {"k": 161803}]}, "none": None, "yes": True})
+    spoken = client_values(document, {"v": {"key-3": ["variable-4", {"k": 161803}]}, "none": None, "yes": True})
     said = ["default-1", "literal-2", "31415926", "2.7182", "key-3", "variable-4", "161803"]
     assert spoken >= set(said)
     quoted = "quote's\n"
@@ -70,7 +70,7 @@ def test_the_log_hides_literals_and_variables_also_of_causes(caplog: pytest.LogC
         except KeyError as cause:
             raise ValueError(" and ".join(said) + repr(quoted)) from cause
     except ValueError as error:
-        internal(error, spoken={*spoken, quoted})
+        log_internal_error(error, spoken={*spoken, quoted})
     text = caplog.records[0].getMessage()
     assert not [word for word in [*said, "quote's"] if word in text]
     assert "ValueError: *** and ***" in text
@@ -81,5 +81,5 @@ def test_the_log_hides_literals_and_variables_also_of_causes(caplog: pytest.LogC
 def test_errors_that_cause_one_another_in_a_circle_end(caplog: pytest.LogCaptureFixture) -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
-    internal(first)
+    log_internal_error(first)
     assert caplog.records[0].getMessage().count("ValueError: first") == 1

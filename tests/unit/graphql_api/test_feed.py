@@ -15,7 +15,7 @@ from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.service.executions.events import Batch
 from flexiroaster.service.executions.executions import ExecutionRow
 from flexiroaster.web import feeds as feed_module
-from flexiroaster.web.feeds import Feed, StreamsClosedError
+from flexiroaster.web.feeds import EventFeed, StreamsClosedError
 
 ROW = ExecutionRow(
     "e", "p", "P", 1, ExecutionStatus.RUNNING, {}, "test", 1, 0, None, utc_now(), None, None, None, 0, None
@@ -29,7 +29,7 @@ class History:
         self.events: list[Event] = []
         self.status = ExecutionStatus.RUNNING
         self.reads = 0
-        self.feed = Feed(self.read)
+        self.feed = EventFeed(self.read)
         self.add(length)
 
     def add(self, count: int = 1, *, ended: bool = False) -> None:

@@ -15,9 +15,9 @@ from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.access.network_guard import (
     guarded_client,
     is_public,
+    redact_url,
     require_public_literal,
     same_origin,
-    shown_url,
 )
 from flexiroaster.operators.base import Access
 
@@ -181,9 +181,9 @@ def test_origins(one: str, other: str, same: bool) -> None:
 
 
 def test_a_shown_url_has_no_secrets() -> None:
-    shown = shown_url("https://ann:sesame@a.com:8443/x?token=sesame&page=2&page=3#sesame")
+    shown = redact_url("https://ann:sesame@a.com:8443/x?token=sesame&page=2&page=3#sesame")
     assert shown == "https://a.com:8443/x?token=...&page=..."
-    assert shown_url("https://a.com/x") == "https://a.com/x"
+    assert redact_url("https://a.com/x") == "https://a.com/x"
 
 
 def test_the_log_of_httpx_has_no_secrets(port: int, caplog: pytest.LogCaptureFixture) -> None:

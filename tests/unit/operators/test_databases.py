@@ -11,7 +11,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, select, text
 from sqlalchemy.exc import OperationalError
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.access.databases import READS, engine_for, normalize_url
+from flexiroaster.operators.access.databases import READ_ONLY_OPTIONS, engine_for, normalize_url
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
@@ -71,7 +71,7 @@ def test_sqlite_is_set_up_to_wait_and_to_survive_a_power_cut(tmp_path):
 
 def test_a_writer_holds_the_lock_from_the_start_and_a_reader_does_not(tmp_path):
     engine = engine_for(f"sqlite:///{tmp_path}/x.db")
-    other = engine.execution_options(**READS)
+    other = engine.execution_options(**READ_ONLY_OPTIONS)
     with engine.begin() as writer, other.begin() as reader:
         writer.exec_driver_sql("CREATE TABLE t (a)")
         assert reader.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar() == 0
@@ -87,7 +87,7 @@ def test_a_read_only_file_can_be_read(tmp_path):
         connection.exec_driver_sql("CREATE TABLE t (a)")
     engine_for(f"sqlite:///{path}").dispose()
     url = f"sqlite:///file:{path}?mode=ro&immutable=1&uri=true"
-    with engine_for(url).execution_options(**READS).begin() as connection:
+    with engine_for(url).execution_options(**READ_ONLY_OPTIONS).begin() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM t").scalar() == 0
 
 

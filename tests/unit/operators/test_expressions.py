@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.expressions import bind, dtype_of, file_access, is_aggregate, parse
+from flexiroaster.operators.expressions import bind, dtype_of, find_file_function_error, is_aggregate, parse
 
 SCHEMA = pl.Schema({"a": pl.Int64, "select": pl.String, "x y": pl.Float64})
 
@@ -47,14 +47,14 @@ def test_what_is_not_understood(text, message):
     ],
 )
 def test_sql_opens_no_files(text):
-    assert "is not allowed in SQL: read files with an input stage" in (file_access(text) or "")
+    assert "is not allowed in SQL: read files with an input stage" in (find_file_function_error(text) or "")
     with pytest.raises(StageError, match="is not allowed in SQL"):
         parse(text, "where")
 
 
 @pytest.mark.parametrize("text", ["read_count > 1", "a = 'scan_1'", "already_read_csv = 1", "spread_x(a)"])
 def test_harmless_names_are_no_file_functions(text):
-    assert file_access(text) is None
+    assert find_file_function_error(text) is None
 
 
 def test_every_table_function_of_this_polars_that_reads_files_is_refused(tmp_path):
@@ -63,7 +63,7 @@ def test_every_table_function_of_this_polars_that_reads_files_is_refused(tmp_pat
     file.write_text("a\n1\n")
     for name in ("read_csv", "read_ipc", "read_json", "read_ndjson", "read_parquet", "read_avro", "scan_csv"):
         query = f"SELECT * FROM {name}('{file}')"
-        assert file_access(query) is not None, name
+        assert find_file_function_error(query) is not None, name
     assert pl.SQLContext(eager=True).execute(f"SELECT * FROM read_csv('{file}')").height == 1
 
 

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.access.file_access import Location, fetch, permit, resolve, writable
+from flexiroaster.operators.access.file_access import Location, check_file_access, fetch, resolve, writable
 from flexiroaster.operators.base import Access
 
 HERE = Access(file_roots=(".",))
@@ -146,18 +146,18 @@ def test_outputs_do_not_follow_links_out_of_the_roots(tmp_path: Path, outside: P
 def test_urls_are_compared_by_segments(url: str, allowed: bool) -> None:
     access = Access(file_roots=(".", "s3://bucket/data/"))
     if allowed:
-        assert permit(url, access) == Location(url, url)
+        assert check_file_access(url, access) == Location(url, url)
     else:
         expected = f"file {url!r} is outside the allowed roots (FILE_ROOTS): ., s3://bucket/data/"
-        assert refusal(lambda: permit(url, access)) == expected
+        assert refusal(lambda: check_file_access(url, access)) == expected
 
 
 def test_chained_and_web_urls_are_refused() -> None:
     access = Access(file_roots=("s3://bucket", "https://example.com", "zip://"))
     chained = "zip://a.csv::s3://bucket/a.zip"
-    assert refusal(lambda: permit(chained, access)) == f"{chained!r}: chained URLs ('::') are not permitted"
+    assert refusal(lambda: check_file_access(chained, access)) == f"{chained!r}: chained URLs ('::') are not permitted"
     web = "https://example.com/a.csv"
-    assert refusal(lambda: permit(web, access)) == f"{web!r}: read web addresses with the http input"
+    assert refusal(lambda: check_file_access(web, access)) == f"{web!r}: read web addresses with the http input"
 
 
 def test_remote_files_are_found_and_copied(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import inspect
 from flexiroaster.config import load_settings
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.access.databases import engine_for
-from flexiroaster.operators.access.file_access import permit, resolve
+from flexiroaster.operators.access.file_access import check_file_access, resolve
 from flexiroaster.operators.base import Access, StageContext
 from flexiroaster.operators.inputs.sql import SqlConfig, SqlInput
 from flexiroaster.operators.outputs.effects import default_table
@@ -290,7 +290,7 @@ def test_the_sqlite_file_is_not_read_or_written_as_a_file(sqlite_file: Path) -> 
     (folder / "hard.csv").hardlink_to(sqlite_file)
     for name in ("own.db", "own.db-wal", "soft.csv", "hard.csv"):
         with pytest.raises(StageError, match="is FlexiRoaster's own database: stages have no access to it"):
-            permit(str(folder / name), access)
+            check_file_access(str(folder / name), access)
     with pytest.raises(StageError, match=r"file 'hard\.csv' is FlexiRoaster's own database"):
         resolve(str(folder / "*.csv"), access)
-    assert permit(str(folder / "mine.db"), access).path == folder / "mine.db"
+    assert check_file_access(str(folder / "mine.db"), access).path == folder / "mine.db"

@@ -23,8 +23,8 @@ from flexiroaster.safety.risk.assessment import (
     RiskLevel,
     Thresholds,
     assess,
+    risk_reductions,
     what_if,
-    what_would_lower_it,
 )
 from flexiroaster.safety.risk.calibration import BetaCalibration
 from flexiroaster.safety.risk.explanation import (
@@ -306,7 +306,7 @@ def test_what_if_names_what_it_does_not_know(models) -> None:
 def test_what_would_lower_it_is_true_and_the_smallest(models) -> None:
     asked = replace(question(models), model=models[Rung.PRIOR])
     now = assess(asked).prediction.probability
-    found = what_would_lower_it(asked, threshold=now - 0.1)
+    found = risk_reductions(asked, threshold=now - 0.1)
     assert found
     for remedy in found:
         assert what_if(asked, **remedy.change).prediction.probability == remedy.probability < now

@@ -22,7 +22,7 @@ from flexiroaster.safety.risk.additive import GROUP_OF, AdditiveTrees, LinearMod
 from flexiroaster.safety.risk.calibration import VennAbers, log_odds, sigmoid
 from flexiroaster.safety.risk.factors import DIRECTIONS, GROUPS, NAMES
 from flexiroaster.safety.risk.history import History, feature_rows
-from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung, made_up_rows
+from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung, simulated_background
 from flexiroaster.safety.risk.state import Outcome
 from tests.unit.safety.histories import made_up
 
@@ -256,7 +256,7 @@ def test_the_whole_state_survives_json(learnable: Examples) -> None:
 
 
 def test_an_interval_always_holds_its_probability() -> None:
-    row = made_up_rows()[0]
+    row = simulated_background()[0]
     for steps in (VennAbers((0.0,), (0.98,), (0.99,)), VennAbers((0.0,), (0.001,), (0.002,))):
         low, high = Calibrated(PRIOR, steps=steps).interval(row)
         assert low <= float(Calibrated(PRIOR).probabilities(row[None, :])[0]) <= high
@@ -283,7 +283,7 @@ def test_an_answer_needs_neither_scikit_learn_nor_shap_nor_polars() -> None:
 
 
 def test_without_history_the_prior_answers_and_says_so() -> None:
-    prediction = RiskModel().predict(made_up_rows()[0])
+    prediction = RiskModel().predict(simulated_background()[0])
     assert prediction.rung is Rung.PRIOR
     assert prediction.reason.startswith("no history yet")
     assert prediction.high - prediction.low > 0.05

@@ -10,7 +10,7 @@ from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.safety.anomaly.alarms import Alarms, AnomalyKind
 from flexiroaster.safety.anomaly.stages import StageEnd, StagesState
-from flexiroaster.safety.anomaly.watch import Remembered, Watch
+from flexiroaster.safety.anomaly.watch import LearnedState, Watch
 from flexiroaster.safety.policy import Action, PolicyRules, Situation, decide
 from flexiroaster.safety.risk.assessment import RiskLevel
 
@@ -27,7 +27,7 @@ def learned(runs: int = 30) -> StagesState:
 
 
 def watch(state: StagesState | None = None, **more: object) -> Watch:
-    return Watch(Remembered((state or learned()).to_json()), **more)  # type: ignore[arg-type] # the fields of Watch
+    return Watch(LearnedState((state or learned()).to_json()), **more)  # type: ignore[arg-type] # the fields of Watch
 
 
 def test_what_is_remembered_survives_as_json() -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.service.admin.metrics import SECONDS, Histogram, Tallies
+from flexiroaster.service.admin.metrics import SECONDS, ExecutionCounters, Histogram
 from flexiroaster.service.installation import open_installation
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_counts_that_were_given_out_do_not_change(settings: Settings) -> None:
     with open_installation(settings) as installation:
-        tallies = Tallies(installation)
+        tallies = ExecutionCounters(installation)
         first = tallies.catch_up()
         growing = iter(first.stages.items())
         tallies._counts.stages["input.api"] = Histogram(SECONDS)

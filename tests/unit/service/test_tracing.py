@@ -11,7 +11,7 @@ import pytest
 from flexiroaster.model.event import ENDS, Event, EventType, utc_now
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.service.tracing.execution import TOLD, ExecutionTrace
+from flexiroaster.service.tracing.execution import TRACED_EVENTS, ExecutionTrace
 from flexiroaster.service.tracing.spans import Spans, nanoseconds
 from flexiroaster.store.executions import ExecutionRow
 from tests.collector import Collector, collecting
@@ -108,4 +108,4 @@ def test_a_rollback_of_one_that_is_paused_ends_its_run(collector: Collector) -> 
 
 
 def test_every_end_is_told() -> None:
-    assert set(TOLD) >= ENDS
+    assert set(TRACED_EVENTS) >= ENDS

@@ -12,7 +12,7 @@ from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.store import executions, leases
 from flexiroaster.store.database import Database
-from flexiroaster.store.journal.transitions import Landed, NewExecution, NewStage, StageChange, Transition
+from flexiroaster.store.journal.transitions import Applied, NewExecution, NewStage, StageChange, Transition
 from flexiroaster.store.journal.writer import Journal
 from tests.waiting import eventually
 
@@ -168,12 +168,12 @@ def test_who_does_not_land_takes_no_slot_from_the_next(journal: Journal, databas
     journal.apply([replace(new("before"), idempotency_key="k")])
     keyed = replace(new("again"), idempotency_key="k", **limited)
     landed = journal.apply([keyed, replace(new("x"), **limited), replace(new("y"), **limited)])
-    assert landed == {"x": Landed(slot=1), "y": Landed(queued=True)}
+    assert landed == {"x": Applied(slot=1), "y": Applied(queued=True)}
 
 
 def test_two_revisions_with_another_concurrency_share_the_slots(journal: Journal, database: Database) -> None:
     starts = [replace(new(i), concurrency=n, queue=True) for i, n in (("a", 1), ("b", 2), ("c", 2))]
-    assert journal.apply(starts) == {"a": Landed(slot=1), "b": Landed(slot=2), "c": Landed(queued=True)}
+    assert journal.apply(starts) == {"a": Applied(slot=1), "b": Applied(slot=2), "c": Applied(queued=True)}
 
 
 def ending(execution_id: str, token: int, slot: int | None) -> Transition:
@@ -183,11 +183,11 @@ def ending(execution_id: str, token: int, slot: int | None) -> Transition:
 
 def test_one_that_is_stopped_in_the_queue_is_never_promoted(journal: Journal, database: Database) -> None:
     a, b, c = (replace(new(i), concurrency=1, queue=True) for i in "abc")
-    assert journal.apply([a, b]) == {"a": Landed(slot=1), "b": Landed(queued=True)}
+    assert journal.apply([a, b]) == {"a": Applied(slot=1), "b": Applied(queued=True)}
     assert set(journal.apply([ending("b", 0, None)])) == {"b"}
     assert set(journal.apply([ending("a", 1, 1)])) == {"a"}
     assert executions.slot_holders(database, "p1") == []
-    assert journal.apply([c]) == {"c": Landed(slot=1)}
+    assert journal.apply([c]) == {"c": Applied(slot=1)}
 
 
 def test_one_that_had_its_turn_while_it_was_stopped_keeps_no_slot(journal: Journal, database: Database) -> None:

@@ -21,7 +21,7 @@ from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.store import executions
 from flexiroaster.store.database import Database, open_database
 from flexiroaster.store.journal import postgres, sqlite
-from flexiroaster.store.journal.transitions import Landed, NewDecision, NewExecution, Transition
+from flexiroaster.store.journal.transitions import Applied, NewDecision, NewExecution, Transition
 from flexiroaster.store.journal.writer import Journal
 from tests.proxy import free_port
 from tests.unit.store.test_journal import new, started
@@ -86,7 +86,7 @@ def attempts_of(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     apply = journal._backend.apply
 
-    def counting(new: Sequence[NewExecution], moved: Sequence[Transition], doubtful: set[str]) -> dict[str, Landed]:
+    def counting(new: Sequence[NewExecution], moved: Sequence[Transition], doubtful: set[str]) -> dict[str, Applied]:
         sizes.append(len(new) + len(moved))
         return apply(new, moved, doubtful)
 
@@ -103,8 +103,8 @@ def test_a_change_that_cannot_be_encoded_fails_alone(
     writers = gather(journal, [spoil(started(i)) if i == "x2" else started(i) for i in ids])
     outcomes = {i: writer.outcome() for i, writer in zip(ids, writers, strict=True)}
     assert isinstance(outcomes.pop("x2"), StoreError)
-    assert outcomes == {i: {i: Landed()} for i in ids if i != "x2"}
-    assert journal.apply([started("x2")]) == {"x2": Landed()}, "the journal goes on"
+    assert outcomes == {i: {i: Applied()} for i in ids if i != "x2"}
+    assert journal.apply([started("x2")]) == {"x2": Applied()}, "the journal goes on"
 
 
 def test_one_bad_change_of_a_call_fails_alone(journal: Journal) -> None:
@@ -113,7 +113,7 @@ def test_one_bad_change_of_a_call_fails_alone(journal: Journal) -> None:
     landed, refused = journal.apply_each(
         [too_deep(started(i)) if i == "x2" else replace(started(i), token=9 * (i == "x3") or 1) for i in ids]
     )
-    assert landed == {i: Landed() for i in ("x0", "x1", "x4")}
+    assert landed == {i: Applied() for i in ("x0", "x1", "x4")}
     assert set(refused) == {"x2"}
     assert isinstance(refused["x2"], StoreError)
 
@@ -135,7 +135,7 @@ def test_ctrl_c_is_raised_in_the_writer_and_the_others_are_written(
     writers = gather(journal, [started(i) for i in ids] + [new("y")])
     outcomes = {i: writer.outcome() for i, writer in zip([*ids, "y"], writers, strict=True)}
     (interrupted,) = [i for i, outcome in outcomes.items() if isinstance(outcome, KeyboardInterrupt)]
-    assert outcomes == {i: {i: Landed()} for i in outcomes if i != interrupted} | {interrupted: outcomes[interrupted]}
+    assert outcomes == {i: {i: Applied()} for i in outcomes if i != interrupted} | {interrupted: outcomes[interrupted]}
     assert journal._queue == []
     assert all(executions.execution(database, i).last_seq == 3 for i in ids if i != interrupted)
 
@@ -155,7 +155,7 @@ def test_an_interrupted_writer_gives_the_write_lock_back(
     other = sqlite3.connect(database_url.removeprefix("sqlite:///"), timeout=0)
     other.execute("BEGIN IMMEDIATE")
     other.close()
-    assert journal.apply([started("y")]) == {"y": Landed()}
+    assert journal.apply([started("y")]) == {"y": Applied()}
 
 
 def test_ctrl_c_while_a_statement_waits_leaves_the_journal_usable(postgres_url: str) -> None:
@@ -175,10 +175,10 @@ def test_ctrl_c_while_a_statement_waits_leaves_the_journal_usable(postgres_url: 
 
         with interrupted_when(both_wait):
             journal.apply([started("x")])
-        assert others[0].outcome() == {"y": Landed()}
+        assert others[0].outcome() == {"y": Applied()}
         blocker.rollback()
     assert executions.execution(database, "x").last_seq == 1, "its statement was ended"
-    assert journal.apply([started("x")]) == {"x": Landed()}
+    assert journal.apply([started("x")]) == {"x": Applied()}
     journal.close()
     database.close()
 
@@ -187,7 +187,7 @@ def test_ctrl_c_while_it_waits_withdraws_a_change(journal: Journal, database: Da
     journal.apply([new("x"), new("y")])
     with journal._writer_lock, interrupted_when(lambda: len(journal._queue) == 1):
         journal.apply([started("x")])
-    assert journal.apply([started("y")]) == {"y": Landed()}
+    assert journal.apply([started("y")]) == {"y": Applied()}
     assert executions.execution(database, "x").last_seq == 1
 
 
@@ -220,7 +220,7 @@ def test_writers_that_are_interrupted_at_random_lose_and_repeat_nothing(
     wrong: list[str] = []
     apply = journal._backend.apply
 
-    def interrupted(new: Sequence[NewExecution], moved: Sequence[Transition], doubtful: set[str]) -> dict[str, Landed]:
+    def interrupted(new: Sequence[NewExecution], moved: Sequence[Transition], doubtful: set[str]) -> dict[str, Applied]:
         before, after = (moved and chance.random() < 0.1 for _ in range(2))
         if before:
             raise KeyboardInterrupt
@@ -264,9 +264,9 @@ def test_what_is_applied_twice_lands_once(journal: Journal, database: Database) 
     change = started("x")
     decision = NewDecision(2, change.events[0].at, "load", 1, None, "continue", "continue", "act", {})
     ended = replace(change, release=True, freed_slot=1, pipeline_id="p1", decisions=(decision,))
-    assert journal._backend.apply([], [ended]) == {"x": Landed()}
+    assert journal._backend.apply([], [ended]) == {"x": Applied()}
     assert journal._backend.apply([], [ended]) == {}
-    assert journal._backend.apply([first], [ended], {"x"}) == {"x": Landed()}
+    assert journal._backend.apply([first], [ended], {"x"}) == {"x": Applied()}
     assert executions.slot_holders(database, "p1") == ["y"]
 
 
@@ -294,4 +294,4 @@ def test_a_lock_that_is_held_too_long_is_waited_for_once_by_all(
     assert [type(outcome) for outcome in outcomes] == [StoreError] * 3
     assert attempts == [3]
     other.close()
-    assert journal.apply([new("a")]) == {"a": Landed()}
+    assert journal.apply([new("a")]) == {"a": Applied()}

@@ -13,7 +13,7 @@ from flexiroaster.config import load_settings
 from flexiroaster.service.installation import open_installation
 from flexiroaster.store import leases, retention
 from flexiroaster.store.database import Database, open_database
-from flexiroaster.store.journal.transitions import Landed
+from flexiroaster.store.journal.transitions import Applied
 from flexiroaster.store.journal.writer import Journal
 from tests.unit.store.test_journal import new, started
 from tests.waiting import eventually
@@ -60,7 +60,7 @@ def test_a_renewal_and_changes_of_the_same_executions_do_not_wait_for_each_other
     done: list[object] = []
 
     def change() -> None:
-        done.append(journal.apply([started(i) for i in IDS]) == dict.fromkeys(IDS, Landed()))
+        done.append(journal.apply([started(i) for i in IDS]) == dict.fromkeys(IDS, Applied()))
 
     def renew_beside() -> None:
         with journal.paused():
@@ -94,7 +94,7 @@ def test_leases_are_renewed_between_the_writes_of_the_journal(
             return set()
 
         monkeypatch.setattr(leases, "renew", noted)
-        installation.take_work()
+        installation.start_claiming()
         eventually(lambda: beside)
     assert all(beside)
 
@@ -125,7 +125,7 @@ def test_idempotency_keys_are_taken_in_order(journal: Journal, postgres_url: str
         probe.rollback()
         blocker.rollback()
         thread.join(60)
-    assert created == [dict.fromkeys(IDS, Landed())]
+    assert created == [dict.fromkeys(IDS, Applied())]
 
 
 def done_behind(url: str, first: str, others: list[str], action: Callable[[], object]) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from flexiroaster.store.journal.transitions import Change, Landed
+from flexiroaster.store.journal.transitions import Applied, Change
 from flexiroaster.store.journal.writer import Journal
 from tests.waiting import eventually
 
@@ -19,7 +19,7 @@ class Writer(threading.Thread):
         super().__init__(daemon=True)
         self._journal = journal
         self._changes = changes
-        self._outcome: dict[str, Landed] | BaseException | None = None
+        self._outcome: dict[str, Applied] | BaseException | None = None
         self.start()
 
     def run(self) -> None:
@@ -28,7 +28,7 @@ class Writer(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - Ctrl-C is what some tests are about
             self._outcome = error
 
-    def outcome(self) -> dict[str, Landed] | BaseException | None:
+    def outcome(self) -> dict[str, Applied] | BaseException | None:
         """What landed, or what was raised."""
         self.join(60)
         assert not self.is_alive(), "the writer still waits"

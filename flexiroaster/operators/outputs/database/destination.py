@@ -20,14 +20,14 @@ from flexiroaster.operators.outputs.effects import RESERVED_PREFIX, Key, gone, k
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Destination", "Job", "Undo", "reflected", "target", "undo_table"]
+__all__ = ["Destination", "UndoJob", "WriteJob", "reflect_table", "target", "undo_table"]
 
 _LOCK_WAIT = "60s"
 _IDLE_LIMIT = "300s"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WriteJob:
     """One attempt's write: where, what, and how. `table` is the name, `rows` the number of rows of `data`."""
 
     connection: Connection
@@ -63,7 +63,7 @@ class Job:
 
     def existing(self) -> Table | None:
         """The table as it is in the database, or None. Raises StageError (configuration) for a view."""
-        return reflected(self.connection, self.table, self.schema)
+        return reflect_table(self.connection, self.table, self.schema)
 
     def lock(self, *, shared: bool = False) -> None:
         """Take the lock on the table's name: exclusive to create, replace or merge, shared to append."""
@@ -71,7 +71,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Undo:
+class UndoJob:
     """One undo of an effect on a table."""
 
     connection: Connection
@@ -82,11 +82,11 @@ class Undo:
 
     def existing(self) -> Table | None:
         """The table as it is in the database, or None."""
-        return reflected(self.connection, self.table, self.schema)
+        return reflect_table(self.connection, self.table, self.schema)
 
     def kept(self) -> Table:
         """The table with the data kept for the undo. Raises StageError (configuration) if it no longer exists."""
-        found = reflected(self.connection, undo_table(self.context), self.schema)
+        found = reflect_table(self.connection, undo_table(self.context), self.schema)
         if found is None:
             raise gone(f"table {undo_table(self.context)!r}, which kept the former rows, no longer exists")
         return found
@@ -158,7 +158,7 @@ def target(schema: str | None, table: str) -> str:
     return f"{schema}.{table}" if schema else table
 
 
-def reflected(connection: Connection, table: str, schema: str | None) -> Table | None:
+def reflect_table(connection: Connection, table: str, schema: str | None) -> Table | None:
     """A table as it is in the database, or None. Raises StageError (configuration) for a view."""
     inspector = inspect(connection)
     if not inspector.has_table(table, schema=schema):

@@ -30,7 +30,7 @@ from sqlalchemy.engine.interfaces import ReflectedIndex
 
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.base import StageContext
-from flexiroaster.operators.outputs.database.destination import Job, Undo, reflected, undo_table
+from flexiroaster.operators.outputs.database.destination import UndoJob, WriteJob, reflect_table, undo_table
 from flexiroaster.operators.outputs.database.ledger import LockTable, dependents, rename
 from flexiroaster.operators.outputs.database.tables import (
     TRACKING,
@@ -49,7 +49,7 @@ from flexiroaster.operators.outputs.effects import count, gone
 __all__ = ["append_rows", "replace_table", "shared_keys", "undo_append", "undo_replace", "undo_upsert", "upsert_rows"]
 
 
-def append_rows(job: Job) -> dict[str, Any]:
+def append_rows(job: WriteJob) -> dict[str, Any]:
     """Append the rows, creating the table if it is absent; return the details of the effect."""
     job.lock(shared=job.existing() is not None)
     table = job.existing()  # check again: the table may have been created during the wait
@@ -60,7 +60,7 @@ def append_rows(job: Job) -> dict[str, Any]:
     return {"created": False, **_append(job, table)}
 
 
-def _append(job: Job, table: Table) -> dict[str, Any]:
+def _append(job: WriteJob, table: Table) -> dict[str, Any]:
     if job.track and is_tracked(table):
         refuse_tracking_columns(job)
         load(job, table, dict(zip(TRACKING, (job.context.execution_id, job.context.stage_id), strict=True)))
@@ -69,7 +69,7 @@ def _append(job: Job, table: Table) -> dict[str, Any]:
     return {"undo": "keys"} if reason is None else {"undo": None, "undoable": False, "reason": reason}
 
 
-def _append_keeping_keys(job: Job, table: Table) -> str | None:
+def _append_keeping_keys(job: WriteJob, table: Table) -> str | None:
     """Append, and keep the primary keys of exactly these rows; return the reason if that is not possible."""
     key = list(table.primary_key.columns)
     if key and all(column.name in job.columns for column in key):
@@ -85,7 +85,7 @@ def _append_keeping_keys(job: Job, table: Table) -> str | None:
     return None
 
 
-def _append_with_keys(job: Job, table: Table, key: Sequence[Column[Any]]) -> None:
+def _append_with_keys(job: WriteJob, table: Table, key: Sequence[Column[Any]]) -> None:
     staging = fill_staging(job, table)
     names = [column.name for column in key]
     refuse_null_keys(job, staging, names)
@@ -94,7 +94,7 @@ def _append_with_keys(job: Job, table: Table, key: Sequence[Column[Any]]) -> Non
     staging.drop(job.connection, checkfirst=False)
 
 
-def _append_returning_keys(job: Job, table: Table, key: Sequence[Column[Any]]) -> None:
+def _append_returning_keys(job: WriteJob, table: Table, key: Sequence[Column[Any]]) -> None:
     """PostgreSQL returns the keys that it generates."""
     staging = fill_staging(job, table)
     kept = keep(job, select(*key).limit(0))
@@ -103,14 +103,14 @@ def _append_returning_keys(job: Job, table: Table, key: Sequence[Column[Any]]) -
     staging.drop(job.connection, checkfirst=False)
 
 
-def _append_above(job: Job, table: Table, key: Column[Any]) -> None:
+def _append_above(job: WriteJob, table: Table, key: Column[Any]) -> None:
     """SQLite assigns ids above the greatest existing one, and no other writer can run during this transaction."""
     greatest = job.connection.execute(select(func.coalesce(func.max(key), 0))).scalar_one()
     load(job, table)
     keep(job, select(key).where(key > greatest))
 
 
-def undo_append(task: Undo) -> str:
+def undo_append(task: UndoJob) -> str:
     """Delete the appended rows."""
     table = task.existing()
     if table is None:
@@ -130,14 +130,14 @@ def _tracked_rows(table: Table, context: StageContext) -> ColumnElement[bool]:
     return and_(table.c[execution] == context.execution_id, table.c[stage] == context.stage_id)
 
 
-def _kept_rows(task: Undo, table: Table) -> ColumnElement[bool]:
+def _kept_rows(task: UndoJob, table: Table) -> ColumnElement[bool]:
     kept = task.kept()
     names = kept.c.keys()
     return tuple_(*(table.c[name] for name in names)).in_(select(kept))
 
 
 # `mode: replace`: a new table, built aside and swapped in by renaming; the former one is kept for the undo.
-def replace_table(job: Job) -> dict[str, Any]:
+def replace_table(job: WriteJob) -> dict[str, Any]:
     """Replace the table with a new one that has the rows; return the details of the effect."""
     new = create_table(job, job.new_table, tracked=False)
     load(job, new)
@@ -154,7 +154,7 @@ def replace_table(job: Job) -> dict[str, Any]:
     return {"created": former is None}
 
 
-def undo_replace(task: Undo) -> str:
+def undo_replace(task: UndoJob) -> str:
     """Put the former table back in place, or drop the new one if there was none."""
     current = task.existing()
     former = None if task.effect.get("created") else task.kept()
@@ -170,7 +170,7 @@ def undo_replace(task: Undo) -> str:
 _EXISTED = "_flexiroaster_existed"
 
 
-def upsert_rows(job: Job) -> dict[str, Any]:
+def upsert_rows(job: WriteJob) -> dict[str, Any]:
     """Merge the rows by key, creating the table if it is absent; return the details of the effect."""
     check_key(job)
     job.lock()
@@ -192,7 +192,7 @@ def upsert_rows(job: Job) -> dict[str, Any]:
     return {"created": created, "inserted": job.rows - updated, "updated": updated, "key": list(job.key)}
 
 
-def _check_unique(job: Job, table: Table) -> None:
+def _check_unique(job: WriteJob, table: Table) -> None:
     """ON CONFLICT needs an index that makes the key unique."""
     inspector = inspect(job.connection)
     unique: list[set[str | None]] = [{column.name for column in table.primary_key.columns}]
@@ -211,7 +211,7 @@ def _is_partial(index: ReflectedIndex) -> bool:
     return any(name.endswith("_where") and value is not None for name, value in options.items())
 
 
-def _refuse_repeated_keys(job: Job, staging: Table) -> None:
+def _refuse_repeated_keys(job: WriteJob, staging: Table) -> None:
     key = [staging.c[name] for name in job.key]
     repeated = select(*key, func.count().label("n")).group_by(*key).having(func.count() > 1).limit(1)
     row = job.connection.execute(repeated).first()
@@ -221,7 +221,7 @@ def _refuse_repeated_keys(job: Job, staging: Table) -> None:
         raise StageError(f"the key {shown} occurs in {number} rows of the data; deduplicate it first", ErrorClass.DATA)
 
 
-def _keep_former(job: Job, table: Table, staging: Table) -> Table:
+def _keep_former(job: WriteJob, table: Table, staging: Table) -> Table:
     """The affected keys, the values they had, and whether they existed."""
     same = and_(*(table.c[name] == staging.c[name] for name in job.key))
     there = table.c[job.key[0]].is_not(None).label(_EXISTED)
@@ -230,7 +230,7 @@ def _keep_former(job: Job, table: Table, staging: Table) -> Table:
     return keep(job, select(*(staging.c[name] for name in job.key), *others, there).select_from(joined))
 
 
-def _merge(job: Job, table: Table, staging: Table) -> None:
+def _merge(job: WriteJob, table: Table, staging: Table) -> None:
     insert = (postgresql if job.dialect == "postgresql" else sqlite).insert
     rows = select(staging).where(true())  # without WHERE, SQLite takes ON for a join condition
     merge = insert(table).from_select(list(job.columns), rows)
@@ -242,7 +242,7 @@ def _merge(job: Job, table: Table, staging: Table) -> None:
         job.connection.execute(merge.on_conflict_do_nothing(index_elements=key))
 
 
-def undo_upsert(task: Undo) -> str:
+def undo_upsert(task: UndoJob) -> str:
     """Restore the updated rows, and delete the inserted ones."""
     table = task.existing()
     if table is None:
@@ -263,7 +263,7 @@ def undo_upsert(task: Undo) -> str:
 
 def shared_keys(connection: Connection, schema: str | None, ours: str, theirs: str, key: list[str]) -> bool:
     """Whether two upserts affected a common row, according to the tables kept for their undo."""
-    one, other = reflected(connection, ours, schema), reflected(connection, theirs, schema)
+    one, other = reflect_table(connection, ours, schema), reflect_table(connection, theirs, schema)
     if one is None or other is None or any(name not in other.c for name in key):
         return False
     same = and_(*(one.c[name] == other.c[name] for name in key))

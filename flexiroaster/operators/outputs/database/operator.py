@@ -10,20 +10,27 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 
 from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType, near
+from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.operators.base import ONE, Access, OperatorConfig, OutputOperator, Result, StageContext
 from flexiroaster.operators.outputs import effects
 from flexiroaster.operators.outputs.database import modes
-from flexiroaster.operators.outputs.database.destination import Destination, Job, Undo, reflected, target, undo_table
+from flexiroaster.operators.outputs.database.destination import (
+    Destination,
+    UndoJob,
+    WriteJob,
+    reflect_table,
+    target,
+    undo_table,
+)
 from flexiroaster.operators.outputs.database.ledger import Entry, lock_name
 from flexiroaster.operators.outputs.effects import (
     EFFECTS_TABLE,
     MAX_NAME,
-    already,
+    already_undone_error,
     default_table,
     gone,
     outcome,
-    withdrawn,
+    repeated_result,
 )
 from flexiroaster.operators.outputs.rows import count_rows
 
@@ -98,7 +105,9 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
         """Report unknown connections, tables that cannot be written to, and a missing or repeated key."""
         known, given = access.connections, self.config.connection
         if given is not None and given not in known:
-            yield Problem("connection", f"unknown connection {given!r}{near(given, known)}", "unknown_connection")
+            yield Problem(
+                "connection", f"unknown connection {given!r}{suggestion_hint(given, known)}", "unknown_connection"
+            )
         if self.config.table is not None:
             is_reserved = effects.is_reserved(self.config.table, access.own_tables)
             message = _objection(self.config.table, is_reserved=is_reserved)
@@ -179,15 +188,15 @@ def write(request: Request, context: StageContext) -> Result:
     destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     columns = context.table.collect_schema()
     rows = count_rows(context.table)
-    if rows == 0 and not _empties(request, destination, columns):
+    if rows == 0 and not _would_empty_table(request, destination, columns):
         context.logger.warning("the input has no rows: nothing is written to table %r", request.table)
         return outcome({**_described(request, destination), "rows": 0, "undoable": True}, context)
     with destination.transaction() as connection:
         found = destination.ledger.claim(connection, context)
         if found is not None:
             if found.undone_at is not None:
-                raise withdrawn(found.undone_at)
-            return already(found.effect, found.created_at, context)
+                raise already_undone_error(found.undone_at)
+            return repeated_result(found.effect, found.created_at, context)
         job = _job(request, destination, connection, context, columns, rows)
         done = _MODES[request.config.mode].write(job)
         effect = {**_described(request, destination), "rows": rows, "undoable": True, **done}
@@ -196,12 +205,12 @@ def write(request: Request, context: StageContext) -> Result:
     return outcome(effect, context)
 
 
-def _empties(request: Request, destination: Destination, columns: pl.Schema) -> bool:
+def _would_empty_table(request: Request, destination: Destination, columns: pl.Schema) -> bool:
     """Whether a write without rows makes a difference: only if it replaces an existing table."""
     if not columns or request.config.mode != "replace":
         return False
     with destination.transaction() as connection:
-        return reflected(connection, request.table, destination.schema) is not None
+        return reflect_table(connection, request.table, destination.schema) is not None
 
 
 def _described(request: Request, destination: Destination) -> dict[str, Any]:
@@ -217,9 +226,9 @@ def _job(
     context: StageContext,
     columns: pl.Schema,
     rows: int,
-) -> Job:
+) -> WriteJob:
     config = request.config
-    return Job(
+    return WriteJob(
         connection=connection,
         context=context,
         schema=destination.schema,
@@ -245,17 +254,17 @@ def undo(request: Request, effect: Mapping[str, Any], context: StageContext) -> 
             return f"nothing was written to table {request.table!r}"
         if entry.undone_at is not None:
             return f"was already undone at {entry.undone_at}"
-        task = Undo(connection, context, destination.schema, entry.effect["table"], entry.effect)
+        task = UndoJob(connection, context, destination.schema, entry.effect["table"], entry.effect)
         place = target(task.schema, task.table)
         lock_name(connection, place)
         _refuse_if_overtaken(task, entry, destination.ledger.later(connection, entry, place))
         done: str = _MODES[entry.effect["mode"]].undo(task)
-        _drop_kept(connection, destination, context)
+        _drop_undo_table(connection, destination, context)
         destination.ledger.mark_undone(connection, context)
     return done
 
 
-def _refuse_if_overtaken(task: Undo, entry: Entry, later: list[Entry]) -> None:
+def _refuse_if_overtaken(task: UndoJob, entry: Entry, later: list[Entry]) -> None:
     """Refuse an undo that would lose later effects, or that later effects build on: those must be undone first."""
     for other in later:
         ours, theirs = entry.effect["mode"], other.effect["mode"]
@@ -266,7 +275,7 @@ def _refuse_if_overtaken(task: Undo, entry: Entry, later: list[Entry]) -> None:
             )
 
 
-def _overlap(task: Undo, other: Entry) -> bool:
+def _overlap(task: UndoJob, other: Entry) -> bool:
     tables = undo_table(task.context), undo_table(other)
     return modes.shared_keys(task.connection, task.schema, *tables, list(task.effect["key"]))
 
@@ -275,11 +284,11 @@ def forget(request: Request, context: StageContext) -> None:
     """Drop the table kept for the undo, and the record."""
     destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
     with destination.transaction() as connection:
-        _drop_kept(connection, destination, context)
+        _drop_undo_table(connection, destination, context)
         destination.ledger.remove(connection, context)
 
 
-def _drop_kept(connection: Connection, destination: Destination, context: StageContext) -> None:
-    kept = reflected(connection, undo_table(context), destination.schema)
+def _drop_undo_table(connection: Connection, destination: Destination, context: StageContext) -> None:
+    kept = reflect_table(connection, undo_table(context), destination.schema)
     if kept is not None:
         kept.drop(connection, checkfirst=False)

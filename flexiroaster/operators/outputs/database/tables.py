@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INTERVAL
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.outputs.database.destination import Job
+from flexiroaster.operators.outputs.database.destination import WriteJob
 from flexiroaster.operators.outputs.effects import RESERVED_PREFIX, key_hash
 from flexiroaster.operators.outputs.rows import as_csv, as_tuples, batches
 
@@ -171,7 +171,7 @@ def _data(message: str) -> StageError:
 
 
 # Bulk inserts: COPY on PostgreSQL, executemany on SQLite.
-def load(job: Job, table: Table, constants: Mapping[str, str] | None = None) -> int:
+def load(job: WriteJob, table: Table, constants: Mapping[str, str] | None = None) -> int:
     """Insert all rows of the job into a table, each constant in a column of its own; return the number of rows.
 
     Columns are matched by name; columns that the data lacks get their defaults.
@@ -183,7 +183,7 @@ def load(job: Job, table: Table, constants: Mapping[str, str] | None = None) -> 
     return insert(job.connection, table, names, _reported(job, extended))
 
 
-def _reported(job: Job, data: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def _reported(job: WriteJob, data: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     done = 0
     for batch in batches(data, job.batch_size):
         yield batch
@@ -226,7 +226,7 @@ def is_tracked(table: Table) -> bool:
     return all(name in table.c for name in TRACKING)
 
 
-def create_table(job: Job, name: str, *, tracked: bool) -> Table:
+def create_table(job: WriteJob, name: str, *, tracked: bool) -> Table:
     """Create a table for the job's data, with the job's key as primary key and, if `tracked`, the tracking columns.
 
     Raises StageError (data) for names that the database cannot use, or key columns that the data lacks.
@@ -247,7 +247,7 @@ def create_table(job: Job, name: str, *, tracked: bool) -> Table:
     return table
 
 
-def check_key(job: Job) -> None:
+def check_key(job: WriteJob) -> None:
     """Refuse a key with columns that the data lacks. Raises StageError (data)."""
     absent = [column for column in job.key if column not in job.columns]
     if absent:
@@ -255,14 +255,14 @@ def check_key(job: Job) -> None:
         raise StageError(f"the data has no column {listed}, which `key` names", ErrorClass.DATA)
 
 
-def refuse_null_keys(job: Job, staging: Table, key: Iterable[str]) -> None:
+def refuse_null_keys(job: WriteJob, staging: Table, key: Iterable[str]) -> None:
     """Refuse rows with missing values in the key. Raises StageError (data)."""
     for name in key:
         if job.connection.execute(select(exists(select(1).where(staging.c[name].is_(None))))).scalar_one():
             raise StageError(f"column {name!r} is a key of table {job.table!r} but has missing values", ErrorClass.DATA)
 
 
-def refuse_tracking_columns(job: Job) -> None:
+def refuse_tracking_columns(job: WriteJob) -> None:
     """Refuse data that contains a tracking column. Raises StageError (data)."""
     clashing = [column for column in TRACKING if column in job.columns]
     if clashing:
@@ -273,14 +273,14 @@ def refuse_tracking_columns(job: Job) -> None:
         raise StageError(message, ErrorClass.DATA)
 
 
-def create_as(job: Job, name: str, query: Select[tuple[object, ...]], *, temporary: bool = False) -> Table:
+def create_as(job: WriteJob, name: str, query: Select[tuple[object, ...]], *, temporary: bool = False) -> Table:
     """Create a table with a query's columns, types and rows."""
     made = CreateTableAs(query, name, schema=None if temporary else job.schema, temporary=temporary)
     job.connection.execute(made)
     return made.table
 
 
-def fill_staging(job: Job, like: Table) -> Table:
+def fill_staging(job: WriteJob, like: Table) -> Table:
     """Create a temporary table with the job's rows, in columns typed as they are in `like`. The caller drops it."""
     columns = [like.c[name] for name in job.columns]
     staging = create_as(job, job.staging_table, select(*columns).where(false()), temporary=True)
@@ -288,6 +288,6 @@ def fill_staging(job: Job, like: Table) -> Table:
     return staging
 
 
-def keep(job: Job, query: Select[tuple[object, ...]]) -> Table:
+def keep(job: WriteJob, query: Select[tuple[object, ...]]) -> Table:
     """Keep a query's result, which an undo needs, in a table of its own."""
     return create_as(job, job.undo_table, query)

@@ -15,7 +15,7 @@ from flexiroaster.errors import ErrorClass, Problem, StageError
 from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators.base import ONE, Access, OperatorConfig, OutputOperator, Result, StageContext
 from flexiroaster.operators.formats import Format
-from flexiroaster.operators.outputs.effects import already, fill, outcome
+from flexiroaster.operators.outputs.effects import fill, outcome, repeated_result
 
 if TYPE_CHECKING:
     from flexiroaster.operators.access.file_access import Location
@@ -85,10 +85,10 @@ class FileOutput(OutputOperator[FileOutputConfig]):
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the contract
         """Report paths outside the roots, names without a known format, and options that do not go together."""
-        from flexiroaster.operators.access.file_access import permit
+        from flexiroaster.operators.access.file_access import check_file_access
 
         try:
-            _refuse_hidden(permit(self.config.path, access), access)
+            _refuse_hidden(check_file_access(self.config.path, access), access)
         except StageError as error:
             yield Problem("path", error.message, "file")
         try:
@@ -113,7 +113,7 @@ class FileOutput(OutputOperator[FileOutputConfig]):
         publication = self._publication(context)
         begun = publication.begin(target.uri, overwrite=self.config.overwrite)
         if begun.state == "done":
-            return already(begun.effect, begun.at, context)
+            return repeated_result(begun.effect, begun.at, context)
         try:
             write_table(context.table, publication.temporary(begun), form, compression, self.config)
             rows = count_rows(context.table)
@@ -138,11 +138,11 @@ class FileOutput(OutputOperator[FileOutputConfig]):
 
     def _publication(self, context: StageContext) -> Publication:
         """The record is under the part of the path without placeholders, so that each attempt finds it."""
-        from flexiroaster.operators.access.file_access import permit
+        from flexiroaster.operators.access.file_access import check_file_access
         from flexiroaster.operators.outputs.file.publication import Publication
         from flexiroaster.operators.outputs.file.storage import LocalStorage, RemoteStorage
 
-        base = permit(_fixed_folder(self.config.path), context.access)
+        base = check_file_access(_fixed_folder(self.config.path), context.access)
         if base.is_local:
             return Publication(LocalStorage(base.path / HIDDEN / "outputs"), context)
         folder = f"{base.uri.rstrip('/')}/{HIDDEN}/outputs"

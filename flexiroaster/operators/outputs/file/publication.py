@@ -10,7 +10,7 @@ from typing import Any
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model.checksum import same_checksum
 from flexiroaster.operators.base import StageContext
-from flexiroaster.operators.outputs.effects import gone, key_hash, now, withdrawn
+from flexiroaster.operators.outputs.effects import already_undone_error, gone, key_hash, now
 from flexiroaster.operators.outputs.file.storage import Record, State, Storage, checksum_of_file
 
 __all__ = ["Publication"]
@@ -144,7 +144,7 @@ class Publication:
     def _unless_undone(self, found: Record) -> Record:
         if found.state is State.DONE:
             return found
-        raise withdrawn(found.at)
+        raise already_undone_error(found.at)
 
     def _advance(self, record: Record, state: State) -> Record:
         moved = record.model_copy(update={"state": state, "at": now()})
