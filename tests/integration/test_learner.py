@@ -183,7 +183,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def test_closing_does_not_wait_for_a_training(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "BOOTSTRAP", "import signal; signal.pause()")
+    monkeypatch.setattr(learner, "BOOTSTRAP", "import signal; signal.pause()")
     with open_installation(untrained(settings)) as installation:
         history.add(installation, made_up(700))
     with open_installation(settings) as installation:

@@ -322,7 +322,7 @@ def test_spans_of_a_database_that_was_away_come_later(
         raise StoreError("away")
 
     with open_installation(traced) as installation, monkeypatch.context() as patch:
-        patch.setattr(execution.queries, "execution", away)
+        patch.setattr(execution.executions, "execution", away)
         x = begin(installation, rows("a", {"x": 1}))
         installation.driver.wait(x, 120)
         assert asked.wait(120)

@@ -28,9 +28,9 @@ def migrated() -> bool:
 def test_migrations_build_what_the_tables_say(settings: Settings) -> None:
     assert run_history.name in metadata.tables  # the tables of the safety engine are among them
     database = open_database(settings)
-    assert migrate.current(database) is None
-    assert migrate.upgrade(database) is True
-    assert migrate.upgrade(database) is False
+    assert migrate.current_version(database) is None
+    assert migrate.upgrade_schema(database) is True
+    assert migrate.upgrade_schema(database) is False
     with database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
@@ -47,8 +47,8 @@ def test_many_processes_may_start_together(settings: Settings) -> None:
     code = (
         "import sys; from flexiroaster.config import load_settings;"
         "from flexiroaster.store.database import open_database;"
-        "from flexiroaster.store.database import upgrade;"
-        "print(upgrade(open_database(load_settings(database_url=sys.argv[1]))))"
+        "from flexiroaster.store.database import upgrade_schema;"
+        "print(upgrade_schema(open_database(load_settings(database_url=sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, settings.database_url]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -58,11 +58,11 @@ def test_many_processes_may_start_together(settings: Settings) -> None:
 
 def test_a_newer_database_is_refused(settings: Settings) -> None:
     database = open_database(settings)
-    migrate.upgrade(database)
+    migrate.upgrade_schema(database)
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreError, match="the database is at version '9999', which this release does not know"):
-        migrate.upgrade(database)
+        migrate.upgrade_schema(database)
     database.close()
 
 
@@ -75,5 +75,5 @@ def test_a_newer_database_is_refused(settings: Settings) -> None:
 )
 def test_an_unreachable_database_says_so_without_secrets(url: str, message: str) -> None:
     with pytest.raises(StoreError, match=message) as caught:
-        migrate.upgrade(open_database(load_settings(database_url=url)))
+        migrate.upgrade_schema(open_database(load_settings(database_url=url)))
     assert "secret" not in str(caught.value)
