@@ -36,6 +36,10 @@ __all__ = [
     "StageError",
     "StoreError",
     "UnauthenticatedError",
+    "code_error",
+    "configuration_error",
+    "data_error",
+    "first_line",
 ]
 
 
@@ -174,3 +178,23 @@ class StageError(FlexiRoasterError):
         super().__init__(message, **details)
         self.error_class = error_class
         self.retry_after = retry_after
+
+
+def configuration_error(message: str, **details: Any) -> StageError:  # noqa: ANN401 - any JSON value
+    """Build the error for a setting, permission or resource that the stage lacks; a retry cannot help."""
+    return StageError(message, ErrorClass.CONFIGURATION, **details)
+
+
+def data_error(message: str, **details: Any) -> StageError:  # noqa: ANN401 - any JSON value
+    """Build the error for input data that the stage cannot process."""
+    return StageError(message, ErrorClass.DATA, **details)
+
+
+def code_error(message: str, **details: Any) -> StageError:  # noqa: ANN401 - any JSON value
+    """Build the error for code or an expression that is wrong."""
+    return StageError(message, ErrorClass.CODE, **details)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; below it, polars adds the query plan or advice about its own API."""
+    return str(error).strip().partition("\n")[0].rstrip(":") or type(error).__name__

@@ -88,7 +88,7 @@ def _document(operator: type[Operator[Any]]) -> dict[str, Any]:
     return {
         "name": document.full_name(operator),
         "description": document.description_of(operator),
-        "inputs": {"least": operator.arity.least, "most": operator.arity.most},
+        "inputs": {"least": operator.arity.minimum, "most": operator.arity.maximum},
         "example": document.example_of(operator) or None,
         "config_schema": config_schema(operator),
     }

@@ -6,7 +6,6 @@
         stage_type = StageType.TRANSFORM
         name = "limit"
         config_model = LimitConfig
-        arity = ONE
 
         def run(self, context: StageContext) -> pl.LazyFrame:
             return context.table.head(self.config.rows)
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import Problem, configuration_error
 from flexiroaster.model.pipeline import StageType
 
 if TYPE_CHECKING:
@@ -62,10 +61,10 @@ class SecretRef(OperatorConfig):
 
 
 class Arity(NamedTuple):
-    """The number of input tables that an operator takes; `most` None means no upper limit."""
+    """The number of input tables that an operator takes; `maximum` None means no upper limit."""
 
-    least: int
-    most: int | None
+    minimum: int
+    maximum: int | None
 
 
 NONE, ONE, SOME, ANY = Arity(0, 0), Arity(1, 1), Arity(1, None), Arity(0, None)
@@ -123,25 +122,26 @@ class StageContext:
 class Result:
     """The result of an attempt that returns more than a table.
 
-    `table` is passed to the downstream stages. `unchanged` names the input stage whose table is passed on without a
-    copy. `report` is JSON and is stored in the stage's output. Each of `side_tables`, such as a quarantine, becomes an
-    artifact. `effect` (JSON) describes what an output did, in enough detail to undo it.
+    `table` is passed to the downstream stages. `passthrough_stage` names the input stage whose table is passed on
+    without a copy. `report` is JSON and is stored in the stage's output. Each of `side_tables`, such as a quarantine,
+    becomes an artifact. `effect` (JSON) describes what an output did, in enough detail to undo it.
 
-    `beside` names an input stage whose rows match the rows of `table` one to one, in the same order. All columns except
-    the `fresh` ones have the same names and values in both, so the engine need not write them again. With `kept`, one
-    boolean for each row of that input, `table` has all columns of the input and only the rows where `kept` is true.
+    `row_aligned_with` names an input stage whose rows match the rows of `table` one to one, in the same order. All
+    columns except `changed_columns` have the same names and values in both, so the engine need not write them again.
+    With `row_mask`, one boolean for each row of that input, `table` has all columns of the input and only the rows
+    where the mask is true.
 
     `file` replaces `table`: an uncompressed Arrow IPC file in `workdir`, which the engine moves to its place.
     """
 
     table: pl.LazyFrame | pl.DataFrame | None = None
-    unchanged: str | None = None
+    passthrough_stage: str | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
     side_tables: Mapping[str, pl.LazyFrame | pl.DataFrame] = field(default_factory=dict)
     effect: Mapping[str, Any] | None = None
-    beside: str | None = None
-    fresh: Collection[str] = ()
-    kept: pl.Series | None = None
+    row_aligned_with: str | None = None
+    changed_columns: Collection[str] = ()
+    row_mask: pl.Series | None = None
     file: Path | None = None
 
 
@@ -182,6 +182,13 @@ class OutputOperator(Operator[C]):
     a `Result` with the `effect`. `undo` reverts that effect and is idempotent, too.
     """
 
+    stage_type = StageType.OUTPUT
+
+    def refuse_problems(self, access: Access) -> None:
+        """Raise StageError (configuration) for the first problem that `check` finds."""
+        for problem in self.check((), access):
+            raise configuration_error(f"config.{problem}")
+
     @abstractmethod
     def run(self, context: StageContext) -> Result:
         """Apply the effect exactly once."""
@@ -190,7 +197,7 @@ class OutputOperator(Operator[C]):
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
         """Revert the effect and return a sentence on what was done. Raises StageError if this is impossible."""
 
-    def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:
+    def discard_undo_data(self, effect: Mapping[str, Any], context: StageContext) -> None:
         """Delete external data kept only for `undo`; the effect can no longer be undone. This is idempotent."""
 
 
@@ -202,4 +209,4 @@ def resolve_secret(value: str | SecretRef, access: Access) -> str:
         return access.secrets[value.secret]
     except KeyError as error:
         message = f"secret {value.secret!r} is not set: set FLEXIROASTER_SECRET_{value.secret}"
-        raise StageError(message, ErrorClass.CONFIGURATION) from error
+        raise configuration_error(message) from error

@@ -1,4 +1,4 @@
-"""Names of column types in configs.
+"""Names of column types in configs, and the conversion of columns to these types, value by value.
 
 There are two families. Friendly names denote a kind of value: `integer`, `number`, `string`, `boolean`, `date`,
 `datetime`, `datetime[UTC]`, `time`, `duration`, `decimal`, `decimal(10,2)`, `binary`, `categorical`; they are
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
 import polars as pl
@@ -22,10 +22,20 @@ from pydantic import AfterValidator
 
 from flexiroaster.model.pipeline import suggestion_hint
 
-__all__ = ["DtypeName", "accepts", "conversion", "conversion_failed", "friendly_name", "literal", "parse_dtype"]
+__all__ = [
+    "DtypeName",
+    "accepts",
+    "conversion",
+    "conversion_failed",
+    "describe_misfits",
+    "friendly_name",
+    "literal",
+    "parse_dtype",
+]
 
 
 DECIMAL_PRECISION, DECIMAL_SCALE = 38, 9
+_MAX_SHOWN_VALUES = 3
 
 _FRIENDLY: Mapping[str, DataType] = {
     "integer": pl.Int64(),
@@ -54,11 +64,11 @@ _SYNONYMS: Mapping[str, str] = {
     "bytes": "binary",
 }
 
-_WIDTHS = (
+_INTEGERS = (
     *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128),
     *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.UInt128),
-    *(pl.Float32, pl.Float64),
 )
+_WIDTHS = (*_INTEGERS, pl.Float32, pl.Float64)
 _REPRESENTATIONS: Mapping[str, DataType] = {dtype.__name__.lower(): dtype() for dtype in _WIDTHS}
 
 _FITS: Mapping[str, Callable[[DataType], bool]] = {
@@ -76,6 +86,12 @@ _DATETIME = re.compile(
     r"(?:datetime|timestamp)\s*\[\s*(?:(ns|us|μs|ms)\s*(?:,|(?=\])))?\s*([\w/+\-]*)\s*\]", re.IGNORECASE
 )
 _DECIMAL = re.compile(r"decimal\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)", re.IGNORECASE)
+_UNITS: Mapping[str, Literal["ns", "ms"]] = {"ns": "ns", "ms": "ms"}
+
+_TRUTH = dict.fromkeys(("true", "yes", "t", "y", "1"), True) | dict.fromkeys(("false", "no", "f", "n", "0"), False)
+_NAIVE_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+_OFFSET_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%#z"
+_TIME_FORMATS = ("%H:%M:%S%.f", "%H:%M")
 
 
 @cache
@@ -140,13 +156,7 @@ def _key(name: str) -> str:
 def _datetime(name: str, unit: str | None, zone: str) -> DataType:
     if zone and zone not in available_timezones():
         raise ValueError(f"unknown time zone {zone!r} in type {name!r}{suggestion_hint(zone, available_timezones())}")
-    match (unit or "us").lower():
-        case "ns":
-            return pl.Datetime("ns", zone or None)
-        case "ms":
-            return pl.Datetime("ms", zone or None)
-        case _:
-            return pl.Datetime("us", zone or None)
+    return pl.Datetime(_UNITS.get((unit or "").lower(), "us"), zone or None)
 
 
 def _decimal(name: str, precision: str, scale: str | None) -> DataType:
@@ -156,11 +166,7 @@ def _decimal(name: str, precision: str, scale: str | None) -> DataType:
     return pl.Decimal(digits, decimals)
 
 
-# Type conversion of columns, value by value.
-_TRUTH = dict.fromkeys(("true", "yes", "t", "y", "1"), True) | dict.fromkeys(("false", "no", "f", "n", "0"), False)
-_NAIVE_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
-_OFFSET_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%#z"
-_TIME_FORMATS = ("%H:%M:%S%.f", "%H:%M")
+# --- conversion ---
 
 
 def conversion(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr | None:
@@ -186,6 +192,23 @@ def conversion_failed(before: pl.Expr, after: pl.Expr) -> pl.Expr:
     return before.is_not_null() & after.is_null()
 
 
+def describe_misfits(table: pl.LazyFrame, conversions: Mapping[str, pl.Expr], types: Mapping[str, str]) -> list[str]:
+    """Find values that conversions turned into null, in one pass; describe the columns that have some."""
+    measures = []
+    for i, (name, after) in enumerate(conversions.items()):
+        misfit = conversion_failed(pl.col(name), after)
+        examples = pl.col(name).filter(misfit).unique(maintain_order=True).head(_MAX_SHOWN_VALUES).implode()
+        measures += [misfit.sum().alias(f"{i}.count"), examples.alias(f"{i}.examples")]
+    found = table.select(measures).collect(engine="streaming").row(0, named=True) if measures else {}
+    problems = []
+    for i, name in enumerate(conversions):
+        if count := found[f"{i}.count"]:
+            shown = ", ".join(repr(v) if isinstance(v, str) else str(v) for v in found[f"{i}.examples"])
+            noun = "value does" if count == 1 else "values do"
+            problems.append(f"column {name!r}: {count} {noun} not fit {types[name]}, such as {shown}")
+    return problems
+
+
 def literal(value: bool | float | str, dtype: DataType) -> pl.Expr | None:
     """Return a config value as a literal of a column's type (a date from ISO text), or None if it does not fit."""
     given = pl.Series([value])
@@ -203,7 +226,7 @@ def _to_integer(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr 
         return pl.coalesce(text.cast(target, strict=False), _whole(number).cast(target, strict=False))
     if source.is_float() or source.is_decimal():
         return _whole(column).cast(target, strict=False)
-    return column.cast(target, strict=False) if source.is_integer() or _is_boolean(source) else None
+    return column.cast(target, strict=False) if source.is_integer() or isinstance(source, pl.Boolean) else None
 
 
 def _whole(number: pl.Expr) -> pl.Expr:
@@ -213,7 +236,7 @@ def _whole(number: pl.Expr) -> pl.Expr:
 def _to_number(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr | None:
     if isinstance(source, pl.String):
         return column.str.strip_chars().cast(target, strict=False)
-    if _is_boolean(source):  # polars cannot cast a boolean to a decimal
+    if isinstance(source, pl.Boolean):  # polars cannot cast a boolean to a decimal
         return column.cast(pl.Int8).cast(target, strict=False)
     return column.cast(target, strict=False) if source.is_numeric() else None
 
@@ -244,23 +267,23 @@ def _to_datetime(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr
         return None
     unit, zone = target.time_unit, target.time_zone
     if isinstance(source, pl.Date):
-        return _localized(column.cast(pl.Datetime(unit)), zone)
+        return _localize(column.cast(pl.Datetime(unit)), zone)
     if isinstance(source, pl.String):
         text = column.str.strip_chars().str.replace(r"^(\d{4}-\d{2}-\d{2}) +", "${1}T")
         naive = pl.coalesce(text.str.to_datetime(f, time_unit=unit, strict=False) for f in _NAIVE_FORMATS)
         if zone is None:  # do not drop an offset silently: text with an offset needs a target with a zone
             return naive
         instant = text.str.to_datetime(_OFFSET_FORMAT, time_unit=unit, time_zone="UTC", strict=False)
-        return pl.coalesce(instant.dt.convert_time_zone(zone), _localized(naive, zone))
+        return pl.coalesce(instant.dt.convert_time_zone(zone), _localize(naive, zone))
     if not isinstance(source, pl.Datetime):
         return None
     column = column.dt.cast_time_unit(unit)
     if source.time_zone is None:
-        return _localized(column, zone)
+        return _localize(column, zone)
     return column.dt.convert_time_zone(zone) if zone else column.dt.replace_time_zone(None)
 
 
-def _localized(column: pl.Expr, zone: str | None) -> pl.Expr:
+def _localize(column: pl.Expr, zone: str | None) -> pl.Expr:
     """Return local times of a zone; times that a clock change skips or repeats become null."""
     return column.dt.replace_time_zone(zone, ambiguous="null", non_existent="null") if zone else column
 
@@ -280,14 +303,6 @@ def _to_binary(column: pl.Expr, source: DataType, target: DataType) -> pl.Expr |
     return column.cast(target) if isinstance(source, pl.String) else None
 
 
-def _is_boolean(dtype: DataType) -> bool:
-    return isinstance(dtype, pl.Boolean)
-
-
-_INTEGERS = (
-    *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128),
-    *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.UInt128),
-)
 _CONVERSIONS: tuple[tuple[tuple[type[DataType], ...], Callable[[pl.Expr, DataType, DataType], pl.Expr | None]], ...] = (
     (_INTEGERS, _to_integer),
     ((pl.Float32, pl.Float64, pl.Decimal), _to_number),

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars.exceptions import PolarsError
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import Problem, StageError, code_error, first_line
 from flexiroaster.operators.tables import require_columns
 
 if TYPE_CHECKING:
     from polars.datatypes import DataType
 
-__all__ = ["bind", "check_expression", "dtype_of", "find_file_function_error", "first_line", "is_aggregate", "parse"]
+__all__ = ["check_expression", "dtype_of", "find_file_function_error", "is_aggregate", "parse", "parse_for_schema"]
 
 # Match these words anywhere, also in quotes or in a comment: a false positive is harmless, but a false negative can
 # read any file. The second branch covers table functions that a later polars may add.
@@ -28,11 +28,6 @@ _FILE_FUNCTION = re.compile(
 )
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
 _SUBQUERY = re.compile(r"\bselect\b", re.IGNORECASE)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the message of a polars error without the query plan that follows it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
 
 
 def find_file_function_error(text: str) -> str | None:
@@ -60,14 +55,14 @@ def parse(text: str, path: str) -> pl.Expr:
         try:
             expression = pl.sql_expr(text)
         except PolarsError as error:
-            raise StageError(_not_understood(text, path, _syntax(error, text)), ErrorClass.CODE) from error
+            raise code_error(_describe_problem(text, path, _syntax_problem(error, text))) from error
         if not expression.meta.has_multiple_outputs():
             return expression
         reason = "an expression must return one column, this one returns several"
-    raise StageError(_not_understood(text, path, reason), ErrorClass.CODE)
+    raise code_error(_describe_problem(text, path, reason))
 
 
-def bind(text: str, path: str, schema: pl.Schema, where: str) -> pl.Expr:
+def parse_for_schema(text: str, path: str, schema: pl.Schema, where: str) -> pl.Expr:
     """Parse an expression and check it against the columns of a table; `where` names the table in messages.
 
     Raises StageError: code for a syntax error, data for a missing column.
@@ -83,7 +78,7 @@ def dtype_of(expression: pl.Expr, text: str, path: str, schema: pl.Schema) -> Da
     try:
         (dtype,) = pl.LazyFrame(schema=schema).select(expression).collect_schema().dtypes()
     except PolarsError as error:
-        raise StageError(f"{path}: {first_line(error)}: {text!r}", ErrorClass.CODE) from error
+        raise code_error(f"{path}: {first_line(error)}: {text!r}") from error
     return dtype
 
 
@@ -96,11 +91,11 @@ def is_aggregate(expression: pl.Expr, text: str, path: str, schema: pl.Schema) -
     try:
         rows = pl.DataFrame(schema=schema).clear(2).select(expression).height
     except PolarsError as error:
-        raise StageError(f"{path}: {first_line(error)}: {text!r}", ErrorClass.CODE) from error
+        raise code_error(f"{path}: {first_line(error)}: {text!r}") from error
     return rows == 1
 
 
-def _syntax(error: BaseException, text: str) -> str:
+def _syntax_problem(error: BaseException, text: str) -> str:
     """Return the reason for a syntax error, as precisely as polars reports it."""
     if not text.strip():
         return "the expression is empty"
@@ -108,7 +103,7 @@ def _syntax(error: BaseException, text: str) -> str:
     return "cannot be parsed as an SQL expression" if reason.startswith("unable to parse") else reason
 
 
-def _not_understood(text: str, path: str, reason: str) -> str:
+def _describe_problem(text: str, path: str, reason: str) -> str:
     shown = "" if text in reason else f": {text!r}"
     return f"{path}: {reason}{shown}"
 

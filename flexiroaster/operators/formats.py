@@ -16,7 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import urlsplit
 
-from flexiroaster.errors import ErrorClass, StageError
+from polars.exceptions import NoDataError, PanicException, PolarsError
+
+from flexiroaster.errors import StageError, configuration_error, data_error, first_line
 
 __all__ = [
     "AUTO",
@@ -24,13 +26,12 @@ __all__ = [
     "Format",
     "binary_format_of_file",
     "compression_of_file",
-    "data_error",
+    "convert_read_errors",
     "detect_compression",
     "detect_format",
-    "first_line",
     "format_of_name",
     "not_utf8",
-    "reading",
+    "numbered_path",
     "unpack",
 ]
 
@@ -107,18 +108,19 @@ def format_of_name(path: str) -> Format | None:
     return _FORMATS.get(suffixes[-1]) if suffixes else None
 
 
-def detect_format(path: str, given: str = AUTO) -> Format:
-    """Return the given format, or with `auto` the format that the suffix names.
+def detect_format(path: str, given: str, *, container: str = "") -> Format:
+    """Return the given format, or with `auto` the format that the suffix names, else the suffix of the container.
 
-    Raises StageError (configuration) if the suffix is unknown.
+    Raises StageError (configuration) if no suffix is known.
     """
     if given != AUTO:
         return Format(given)
-    found = format_of_name(path)
+    found = format_of_name(path) or format_of_name(container)
     if found is None:
         known = ", ".join(_FORMATS)
-        message = f"cannot tell the format of {path!r} from its name (known suffixes: {known}): set `format`"
-        raise StageError(message, ErrorClass.CONFIGURATION)
+        raise configuration_error(
+            f"cannot tell the format of {path!r} from its name (known suffixes: {known}): set `format`"
+        )
     return found
 
 
@@ -148,6 +150,12 @@ def binary_format_of_file(path: Path) -> tuple[Format | None, bool]:
     return found, found is None or any(end.endswith(magic) for magic, form in _BINARY.items() if form is found)
 
 
+def numbered_path(folder: Path, prefix: str = "") -> Path:
+    """Return the path of a new file in a folder; the folder is created."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{prefix}{sum(1 for _ in folder.iterdir()):05d}"
+
+
 def unpack(path: Path, compression: Compression, folder: Path, label: str) -> list[tuple[Path, str]]:
     """Decompress a file into new files in `folder`, block by block, without holding a whole file in memory.
 
@@ -156,28 +164,27 @@ def unpack(path: Path, compression: Compression, folder: Path, label: str) -> li
     names inside a zip affect only labels and order. Raises StageError (data) if the file is damaged, or if a zip is
     empty or encrypted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with _convert_decompression_errors(path, compression, label):
         if compression is Compression.ZIP:
             return list(_unpack_zip(path, folder, label))
-        with _opened(path, compression) as source:
-            return [(_copied(source, folder), label)]
+        with _open_decompressed(path, compression) as source:
+            return [(_copy_to(source, folder), label)]
 
 
 def _unpack_zip(path: Path, folder: Path, label: str) -> Iterator[tuple[Path, str]]:
     with zipfile.ZipFile(path) as archive:
         members = sorted(_members(archive), key=lambda member: member.filename)
         if not members:
-            raise StageError(f"{label}: the zip contains no files", ErrorClass.DATA)
+            raise data_error(f"{label}: the zip contains no files")
         for member in members:
             if member.flag_bits & 0x1:
-                raise StageError(f"{label}: member {member.filename!r} is encrypted", ErrorClass.DATA)
+                raise data_error(f"{label}: member {member.filename!r} is encrypted")
             with archive.open(member) as source:
-                yield _copied(source, folder), f"{label}/{member.filename}"
+                yield _copy_to(source, folder), f"{label}/{member.filename}"
 
 
-def _copied(source: IO[bytes], folder: Path) -> Path:
-    target = folder / f"{sum(1 for _ in folder.iterdir()):05d}"
+def _copy_to(source: IO[bytes], folder: Path) -> Path:
+    target = numbered_path(folder)
     with target.open("wb") as sink:
         shutil.copyfileobj(source, sink, _BLOCK)
     return target
@@ -191,7 +198,7 @@ def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 
 
 @contextmanager
-def _opened(path: Path, compression: Compression) -> Iterator[IO[bytes]]:
+def _open_decompressed(path: Path, compression: Compression) -> Iterator[IO[bytes]]:
     """Open the decompressed bytes as a readable stream."""
     if compression is Compression.ZSTD:
         import pyarrow as pa  # the standard library has no zstd before Python 3.14
@@ -220,30 +227,22 @@ def _convert_decompression_errors(path: Path, compression: Compression, label: s
 
 def _damaged(path: Path, compression: Compression, label: str, error: Exception) -> StageError:
     if compression_of_file(path) is not compression:
-        return StageError(f"{label}: is not {compression}, although its name says so", ErrorClass.DATA)
+        return data_error(f"{label}: is not {compression}, although its name says so")
     reason = "the file is truncated" if isinstance(error, EOFError) else error
-    return StageError(f"{label}: cannot be decompressed: {reason}", ErrorClass.DATA)
+    return data_error(f"{label}: cannot be decompressed: {reason}")
 
 
-# Errors that polars and the codecs raise while a source is read, as StageError that names the source.
 @contextmanager
-def reading(label: str) -> Iterator[None]:
+def convert_read_errors(label: str) -> Iterator[None]:
     """Turn polars errors into StageError (data) `label: what is wrong`; a permission error becomes configuration."""
-    import polars.exceptions as pe
-
     try:
         yield
-    except pe.NoDataError as error:
-        raise data_error(label, "file is empty") from error
-    except (pe.PolarsError, pe.PanicException, UnicodeError) as error:  # damaged bytes can make polars panic
-        raise data_error(label, first_line(error)) from error
+    except NoDataError as error:
+        raise data_error(f"{label}: file is empty") from error
+    except (PolarsError, PanicException, UnicodeError) as error:  # damaged bytes can make polars panic
+        raise data_error(f"{label}: {first_line(error)}") from error
     except PermissionError as error:
-        raise StageError(f"{label}: {error.strerror}", ErrorClass.CONFIGURATION) from error
-
-
-def data_error(label: str, what: str) -> StageError:
-    """Build the error for data that does not match its format."""
-    return StageError(f"{label}: {what}", ErrorClass.DATA)
+        raise configuration_error(f"{label}: {error.strerror}") from error
 
 
 def not_utf8(path: Path) -> str | None:
@@ -255,8 +254,3 @@ def not_utf8(path: Path) -> str | None:
             except UnicodeDecodeError as error:
                 return f"line {number}: is not UTF-8 text (byte 0x{line[error.start]:02x})"
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text. Polars adds advice about its own API below it."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flexiroaster.errors import ErrorClass, NotFoundError, Problem, StageError
+from flexiroaster.errors import NotFoundError, Problem, configuration_error
 from flexiroaster.model.pipeline import Stage, StageType, malformed, placeholders, substitute
 from flexiroaster.model.validation_messages import (
     listing,
@@ -139,13 +139,14 @@ def build(stage_type: StageType, config: Mapping[str, Any], variables: Mapping[s
     try:
         operator = find(operator_of(stage_type, config))
     except NotFoundError as error:
-        raise StageError(f"config.{SELECTORS[stage_type][0]}: {error}", ErrorClass.CONFIGURATION) from error
+        raise configuration_error(f"config.{SELECTORS[stage_type][0]}: {error}") from error
     filled = substitute(_own_fields(stage_type, config), variables)
     try:
         return operator(operator.config_model.model_validate(filled))
     except ValidationError as error:
-        text = "; ".join(map(str, problems_of(error, filled, operator.config_model, ("config",))))
-        raise StageError(text, ErrorClass.CONFIGURATION) from error
+        raise configuration_error(
+            "; ".join(map(str, problems_of(error, filled, operator.config_model, ("config",))))
+        ) from error
 
 
 def check_stage(index: int, stage: Stage, variables: Mapping[str, Any], access: Access) -> Iterator[Problem]:
@@ -167,7 +168,7 @@ def check_stage(index: int, stage: Stage, variables: Mapping[str, Any], access: 
         config = operator.config_model.model_validate(filled)
     except ValidationError as error:
         for location, problem in located_problems(error, filled, operator.config_model, here):
-            if not any(placeholders(_at(filled, location))):
+            if not any(placeholders(_value_at(filled, location))):
                 yield problem
         return
     if not any(placeholders(filled)) and next(malformed(own), None) is None:
@@ -177,16 +178,18 @@ def check_stage(index: int, stage: Stage, variables: Mapping[str, Any], access: 
 
 
 def _arity_problems(index: int, stage: Stage, operator: type[Operator[Any]]) -> Iterator[Problem]:
-    least, most = operator.arity
+    minimum, maximum = operator.arity
     given = len(stage.dependencies)
     if stage.type is StageType.INPUT:  # an input can depend on another stage, but it takes no table from it
         return
     path = render_path(("stages", index, "dependencies"))
-    if given < least:
-        wanted = "one input table" if least == 1 else f"{'' if least == most else 'at least '}{least} input tables"
+    if given < minimum:
+        wanted = (
+            "one input table" if minimum == 1 else f"{'' if minimum == maximum else 'at least '}{minimum} input tables"
+        )
         yield Problem(path, f"{operator.name!r} needs {wanted}, found {given}", "arity")
-    elif most is not None and given > most:
-        wanted = "one input table" if most == 1 else f"at most {most} input tables"
+    elif maximum is not None and given > maximum:
+        wanted = "one input table" if maximum == 1 else f"at most {maximum} input tables"
         yield Problem(path, f"{operator.name!r} takes {wanted}, found {given}; join or concat them first", "arity")
 
 
@@ -214,7 +217,7 @@ def _own_fields(stage_type: StageType, config: Mapping[str, Any]) -> dict[str, A
     return {key: value for key, value in config.items() if key != SELECTORS[stage_type][0]}
 
 
-def _at(value: Any, location: tuple[int | str, ...]) -> Any:  # noqa: ANN401 - walks any JSON value
+def _value_at(value: Any, location: tuple[int | str, ...]) -> Any:  # noqa: ANN401 - walks any JSON value
     """Return the value at a location; if the path ends early, the text where it ends, else None."""
     for part in location:
         try:

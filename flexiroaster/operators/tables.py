@@ -1,4 +1,4 @@
-"""Table conversion between polars and user code: to pandas frames, and from the return value of a function.
+"""Tables of operators: checks of input columns by name, and conversion from and to the tables of user code.
 
 To pandas: columns get plain numpy types, with one exception. Integers and booleans with missing values become the
 nullable pandas types `Int64` (and similar) and `boolean`, because as floats, ids beyond 2**53 would silently change.
@@ -18,21 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import polars as pl
 from pydantic import BeforeValidator
 
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import code_error, data_error
 from flexiroaster.model.pipeline import suggestion_hint
 
 if TYPE_CHECKING:
     import pandas as pd
-    import polars as pl
 
     from flexiroaster.operators.base import StageContext
 
 __all__ = [
     "ColumnNames",
     "describe_input",
-    "describe_named_input",
     "has_no_columns",
-    "input_schema",
     "listed",
     "missing_columns",
     "require_columns",
@@ -41,7 +38,57 @@ __all__ = [
 ]
 
 
+MAX_SHOWN_COLUMNS = 40
 KINDS = "a pandas or polars DataFrame, a pyarrow Table, a list of dicts or a dict of columns"
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+ColumnNames = Annotated[list[str], BeforeValidator(_as_list)]
+"""The type of a config field that holds one column name or a list of names."""
+
+
+def has_no_columns(context: StageContext) -> bool:
+    """Return whether the single input table has no columns; if so, log a warning in the stage's log."""
+    if context.table.collect_schema():
+        return False
+    context.logger.warning("the input of stage %r is empty: it has no columns and no rows", context.stage_id)
+    return True
+
+
+def describe_input(context: StageContext, stage_id: str | None = None) -> str:
+    """Return the name of the single input, or of one of several, for messages."""
+    return f"input {stage_id!r} of stage {context.stage_id!r}" if stage_id else f"input of stage {context.stage_id!r}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as `'a', 'b'`, truncated after `MAX_SHOWN_COLUMNS` names."""
+    known = [repr(name) for name in names]
+    more = f", ... ({len(known)} in total)" if len(known) > MAX_SHOWN_COLUMNS else ""
+    return ", ".join(known[:MAX_SHOWN_COLUMNS]) + more if known else "none"
+
+
+def missing_columns(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the wanted names that are not known, each once, in the given order."""
+    present = set(known)
+    return [name for name in dict.fromkeys(wanted) if name not in present]
+
+
+def require_columns(wanted: Iterable[str], known: Sequence[str] | pl.Schema, where: str, note: str = "") -> None:
+    """Raise StageError (data) if a wanted column is missing; the message names it, the nearest and all columns."""
+    missing = missing_columns(wanted, known)
+    if not missing:
+        return
+    hint = suggestion_hint(missing[0], known) if len(missing) == 1 else ""
+    noun = "column" if len(missing) == 1 else "columns"
+    raise data_error(
+        f"{noun} {listed(missing)} not found in {where}{hint or ';'}{note} columns: {listed(known)}", missing=missing
+    )
+
+
+# --- pandas and user code ---
 
 
 def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
@@ -75,7 +122,7 @@ def table_from_return_value(value: object, function: str) -> pl.LazyFrame | pl.D
         column = _offending_column(value)
         which = f"column {column!r} of the result of {function}" if column else f"the result of {function}"
         reason = str(error).strip().splitlines()[0]
-        raise StageError(f"{which} cannot be converted to a table: {reason}", ErrorClass.DATA) from error
+        raise data_error(f"{which} cannot be converted to a table: {reason}") from error
     if isinstance(table, pl.DataFrame):
         _refuse_objects(table, function)
     return table
@@ -97,18 +144,16 @@ def _table(value: object, function: str) -> pl.LazyFrame | pl.DataFrame:
         for row in value:
             _require_names(row, function)
         return pl.DataFrame(value, infer_schema_length=None)
-    raise StageError(f"{function} returned {_kind(value)}, expected a table ({KINDS})", ErrorClass.CODE)
+    raise code_error(f"{function} returned {_describe_type(value)}, expected a table ({KINDS})")
 
 
 def _is_instance(value: object, module: str, name: str) -> bool:
     """Return whether the value is an instance of a module's class, without importing the module."""
-    loaded = sys.modules.get(module)
-    kind = getattr(loaded, name, None)
+    kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def _kind(value: object) -> str:
-    """Describe the type of a value in a message."""
+def _describe_type(value: object) -> str:
     if value is None:
         return "None"
     if isinstance(value, list):
@@ -138,8 +183,9 @@ def _frame(table: pl.DataFrame | pl.Series) -> pl.DataFrame:
 
 def _column(name: object, values: object, function: str) -> object:
     if isinstance(values, str | bytes | bool | int | float) or values is None:
-        message = f"{function} returned a dict whose column {name!r} is {type(values).__name__}, expected a list"
-        raise StageError(message, ErrorClass.CODE)
+        raise code_error(
+            f"{function} returned a dict whose column {name!r} is {type(values).__name__}, expected a list"
+        )
     return values
 
 
@@ -148,10 +194,11 @@ def _require_names(names: Iterable[object], function: str) -> None:
     counted = Counter(list(names))  # Counter would read the values of a mapping as counts
     for name, times in counted.items():
         if not isinstance(name, str):
-            message = f"{function} returned a column named {name!r} ({type(name).__name__}): column names must be text"
-            raise StageError(message, ErrorClass.CODE)
+            raise code_error(
+                f"{function} returned a column named {name!r} ({type(name).__name__}): column names must be text"
+            )
         if times > 1:
-            raise StageError(f"{function} returned {times} columns named {name!r}", ErrorClass.CODE)
+            raise code_error(f"{function} returned {times} columns named {name!r}")
 
 
 def _offending_column(value: object) -> str | None:
@@ -170,64 +217,6 @@ def _offending_column(value: object) -> str | None:
 def _refuse_objects(table: pl.DataFrame, function: str) -> None:
     for name, dtype in table.schema.items():
         if dtype.is_object():
-            message = f"column {name!r} of the result of {function} holds Python objects: make them text or numbers"
-            raise StageError(message, ErrorClass.DATA)
-
-
-# Input columns of operators: checks by name, with helpful messages for missing columns.
-SHOWN_COLUMNS = 40
-
-
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-ColumnNames = Annotated[list[str], BeforeValidator(_one_or_many)]
-"""The type of a config field that holds one column name or a list of names."""
-
-
-def input_schema(context: StageContext) -> pl.Schema:
-    """Return the schema of the single input table; reads metadata only."""
-    return context.table.collect_schema()
-
-
-def has_no_columns(context: StageContext) -> bool:
-    """Return whether the single input table has no columns; if so, log a warning in the stage's log."""
-    if input_schema(context):
-        return False
-    context.logger.warning("the input of stage %r is empty: it has no columns and no rows", context.stage_id)
-    return True
-
-
-def describe_input(context: StageContext) -> str:
-    """Return the name of the single input for messages."""
-    return f"input of stage {context.stage_id!r}"
-
-
-def describe_named_input(context: StageContext, stage_id: str) -> str:
-    """Return the name of one of several inputs for messages."""
-    return f"input {stage_id!r} of stage {context.stage_id!r}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names as `'a', 'b'`, truncated after `SHOWN_COLUMNS` names."""
-    known = [repr(name) for name in names]
-    more = f", ... ({len(known)} in total)" if len(known) > SHOWN_COLUMNS else ""
-    return ", ".join(known[:SHOWN_COLUMNS]) + more if known else "none"
-
-
-def missing_columns(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the wanted names that are not known, each once, in the given order."""
-    there = set(known)
-    return [name for name in dict.fromkeys(wanted) if name not in there]
-
-
-def require_columns(wanted: Iterable[str], known: Sequence[str] | pl.Schema, where: str, note: str = "") -> None:
-    """Raise StageError (data) if a wanted column is missing; the message names it, the nearest and all columns."""
-    missing = missing_columns(wanted, known)
-    if not missing:
-        return
-    hint = suggestion_hint(missing[0], known) if len(missing) == 1 else ""
-    noun = "column" if len(missing) == 1 else "columns"
-    message = f"{noun} {listed(missing)} not found in {where}{hint or ';'}{note} columns: {listed(known)}"
-    raise StageError(message, ErrorClass.DATA, missing=missing)
+            raise data_error(
+                f"column {name!r} of the result of {function} holds Python objects: make them text or numbers"
+            )

@@ -65,9 +65,9 @@ class AttemptRunner:
         tables = {stage: output for stage, output in task["inputs"].items() if "url" in output}
         if task["undo"] is not None:
             tables = {}  # the effect has all data for its undo; the tables may be deleted by then
-        elif len(tables) < operator.arity.least:
+        elif len(tables) < operator.arity.minimum:
             without = ", ".join(repr(stage) for stage in task["inputs"] if stage not in tables) or "none"
-            message = f"too few input tables: {len(tables)}, at least {operator.arity.least} needed"
+            message = f"too few input tables: {len(tables)}, at least {operator.arity.minimum} needed"
             raise StageError(f"{message}; stages without a table: {without}", ErrorClass.CONFIGURATION)
         return StageContext(
             execution_id=task["execution_id"],
@@ -108,12 +108,14 @@ class AttemptRunner:
         return output
 
     def _table(self, task: Mapping[str, Any], result: Result) -> dict[str, Any]:
-        if result.unchanged is not None:
-            if result.unchanged not in task["inputs"]:
-                raise StageError(f"passed on the table of {result.unchanged!r}, which is not an input", ErrorClass.CODE)
-            return summary_of(task["inputs"][result.unchanged])
-        if result.beside is not None:
-            return self._write_beside(task, result, result.beside)
+        if result.passthrough_stage is not None:
+            if result.passthrough_stage not in task["inputs"]:
+                raise StageError(
+                    f"passed on the table of {result.passthrough_stage!r}, which is not an input", ErrorClass.CODE
+                )
+            return summary_of(task["inputs"][result.passthrough_stage])
+        if result.row_aligned_with is not None:
+            return self._write_beside(task, result, result.row_aligned_with)
         if result.file is not None:
             return self.artifacts.take(result.file, *_names(task))
         return {} if result.table is None else self._write(task, result.table)
@@ -124,10 +126,10 @@ class AttemptRunner:
                 f"returned columns or rows of the table of {stage_id!r}, which is not an input", ErrorClass.CODE
             )
         base = summary_of(task["inputs"][stage_id])
-        if result.kept is not None:
-            return self.artifacts.write_selection(_checked(result.table), result.kept, base, *_names(task))
+        if result.row_mask is not None:
+            return self.artifacts.write_selection(_checked(result.table), result.row_mask, base, *_names(task))
         table, in_memory = _checked(result.table), _fits_memory(task)
-        return self.artifacts.write_beside(table, result.fresh, base, *_names(task), in_memory=in_memory)
+        return self.artifacts.write_beside(table, result.changed_columns, base, *_names(task), in_memory=in_memory)
 
     def _write(self, task: Mapping[str, Any], table: object, name: str | None = None) -> dict[str, Any]:
         return self.artifacts.write(_checked(table), *_names(task), name)

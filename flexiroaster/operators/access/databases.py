@@ -1,7 +1,7 @@
-"""SQLAlchemy engines for the databases of stages: one for each URL and process; PostgreSQL uses psycopg 3.
+"""Databases of stages: an SQLAlchemy engine for each URL, and a guard that protects FlexiRoaster's own tables in them.
 
-Transactions on SQLite begin with BEGIN IMMEDIATE, so a writer waits for the lock instead of failing halfway. For
-read-only transactions, use `engine_for(url).execution_options(**READS)`.
+PostgreSQL uses psycopg 3. Transactions on SQLite begin with BEGIN IMMEDIATE, so a writer waits for the lock instead of
+failing halfway. For read-only transactions, use `engine_for(url).execution_options(**READ_ONLY_OPTIONS)`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sqlalchemy import URL, Connection, Engine, bindparam, create_engine, event,
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from flexiroaster.config import psycopg_url
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import StageError, configuration_error
 
-__all__ = ["READ_ONLY_OPTIONS", "engine_for", "normalize_url", "reading", "writing"]
+__all__ = ["READ_ONLY_OPTIONS", "engine_for", "guard_query", "guard_writes", "normalize_url"]
 
 
 READ_ONLY_OPTIONS = MappingProxyType({"flexiroaster_read": True})
@@ -34,11 +34,8 @@ _MEMORY = {None, "", ":memory:"}
 _engines: dict[str, Engine] = {}
 
 
-class _EveryWord(set[str]):
-    """Reserved words that include every word, so all names are quoted.
-
-    SQLAlchemy's own lists lack some reserved words (`nothing`, `lateral`, ...).
-    """
+class _AllWords(set[str]):
+    """All words are reserved, so all names are quoted: SQLAlchemy's lists lack some words (`nothing`, `lateral`)."""
 
     def __contains__(self, _word: object) -> bool:
         return True
@@ -54,7 +51,7 @@ def normalize_url(url: str) -> URL:
         return make_url(psycopg_url(url))
     except (ArgumentError, ValueError):
         pass  # raise outside the handler: as context of the new error, the text of this one may show parts of the URL
-    raise StageError("the connection is not a URL that SQLAlchemy can read", ErrorClass.CONFIGURATION)
+    raise configuration_error("the connection is not a URL that SQLAlchemy can read")
 
 
 def engine_for(url: str) -> Engine:
@@ -67,19 +64,19 @@ def engine_for(url: str) -> Engine:
     key = normal.render_as_string(hide_password=False)
     if key not in _engines:
         engine = _sqlite_engine(normal) if normal.get_backend_name() == "sqlite" else _server_engine(normal)
-        engine.dialect.identifier_preparer.reserved_words = _EveryWord()
+        engine.dialect.identifier_preparer.reserved_words = _AllWords()
         _engines[key] = engine
     return _engines[key]
 
 
-def _forget_in_child() -> None:
+def _drop_engines_in_child() -> None:
     """Drop the parent's connections in a forked child, which must neither use nor close them."""
     for engine in _engines.values():
         engine.dispose(close=False)
     _engines.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_drop_engines_in_child)
 
 
 def _server_engine(url: URL) -> Engine:
@@ -92,16 +89,14 @@ def _server_engine(url: URL) -> Engine:
             url, pool_size=1, max_overflow=9, pool_pre_ping=True, hide_parameters=True, connect_args=arguments
         )
     except (NoSuchModuleError, ImportError) as error:
-        message = f"no database driver for {url.drivername!r}: {error}"
-        raise StageError(message, ErrorClass.CONFIGURATION) from error
+        raise configuration_error(f"no database driver for {url.drivername!r}: {error}") from error
 
 
 def _sqlite_engine(url: URL) -> Engine:
     if url.database not in _MEMORY and not (url.database or "").startswith("file:"):
         folder = Path(url.database or "").parent
         if not folder.is_dir():
-            message = f"the folder {str(folder)!r} of the SQLite database does not exist"
-            raise StageError(message, ErrorClass.CONFIGURATION)
+            raise configuration_error(f"the folder {str(folder)!r} of the SQLite database does not exist")
     engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -126,7 +121,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-# Table guard: keeps stages away from FlexiRoaster's own tables in any database.
+# --- table guard ---
+
 _SQLITE_WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 _SQLITE_CATALOG = {"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema", "sqlite_sequence"}
 """SQLite catalog tables without our data; sqlite_stat4 holds samples of rows, sqlite_dbpage holds all pages."""
@@ -135,7 +131,7 @@ _SQLITE_TABLES = text(
     "SELECT lower(name) FROM sqlite_master WHERE type = 'table' AND lower(name) IN :names"
 ).bindparams(bindparam("names", expanding=True))
 
-_REACHING = text("""
+_PROTECTED_RELATIONS = text("""
 WITH RECURSIVE own AS (
   SELECT oid, relname::text AS name,
          count(*) OVER (PARTITION BY relnamespace) * 2 > cardinality(CAST(:names AS text[])) AS installed
@@ -164,7 +160,7 @@ WHERE relnamespace = 'pg_catalog'::regnamespace AND relname IN ('pg_statistic', 
 """)
 """The catalogs where PostgreSQL stores frequent values of our columns; `pg_stats` reads them."""
 
-_LOCKED = text("""
+_LOCKED_RELATION = text("""
 SELECT relation::bigint FROM pg_catalog.pg_locks
 WHERE locktype = 'relation' AND pid = pg_backend_pid() AND relation = ANY(CAST(:oids AS oid[]))
   AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
@@ -183,7 +179,7 @@ ORDER BY proname LIMIT 1
 """)
 """Functions that are not built in (initdb assigns oids below 16384), read a table by its name, or are volatile."""
 
-_HARMLESS = [
+_HARMLESS_FUNCTIONS = [
     *("array_sample", "array_shuffle", "clock_timestamp", "gen_random_uuid", "random", "random_normal", "setseed"),
     *("timeofday", "uuidv4", "uuidv7"),
 ]
@@ -193,69 +189,69 @@ _WORD = re.compile(r"[^\W\d][\w$]*")
 
 
 @contextmanager
-def reading(connection: Connection, query: str, tables: Collection[str]) -> Iterator[None]:
+def guard_query(connection: Connection, query: str, tables: Collection[str]) -> Iterator[None]:
     """Guard a query that the caller executes and fetches inside this context.
 
     Raises StageError (configuration) if the query reads one of `tables` in an installation, or on SQLite if it attaches
     a database. On PostgreSQL the error may be raised only at the end of the context: do not use the rows before.
     """
     if connection.dialect.name == "sqlite":
-        kept = _kept_by_sqlite(connection, tables)
-        with _authorized(connection, lambda action, table: _is_refused_read(action, table, kept), "query reads"):
+        own = _own_tables_in_sqlite(connection, tables)
+        with _sqlite_authorizer(connection, lambda action, table: _is_refused_read(action, table, own), "query reads"):
             yield
     elif connection.dialect.name == "postgresql":
-        reaching = _find_protected_relations(connection, tables)
-        if reaching:
+        protected = _find_protected_relations(connection, tables)
+        if protected:
             _refuse_functions(connection, query)
-            reaching |= {row.oid: row.name for row in connection.execute(_STATISTICS)}
+            protected |= {row.oid: row.name for row in connection.execute(_STATISTICS)}
 
             def after_declare(*_: object) -> None:
                 """Check before the first FETCH: a query that fails on a row shows a value of it in its message."""
-                _refuse_locked(connection, reaching, written=False)
+                _refuse_accessed(connection, protected, writes_only=False)
 
             event.listen(connection, "after_cursor_execute", after_declare, once=True)
         yield
-        _refuse_locked(connection, reaching, written=False)
+        _refuse_accessed(connection, protected, writes_only=False)
     else:
         yield
 
 
 @contextmanager
-def writing(connection: Connection, tables: Collection[str]) -> Iterator[None]:
+def guard_writes(connection: Connection, tables: Collection[str]) -> Iterator[None]:
     """Guard writes inside this context: a write to an installation's `tables` raises StageError (configuration).
 
     This covers indirect writes too: triggers, rules, partitions and tables that inherit from ours.
     """
     if connection.dialect.name == "sqlite":
-        kept = _kept_by_sqlite(connection, tables)
-        if not kept:
+        own = _own_tables_in_sqlite(connection, tables)
+        if not own:
             yield
             return
-        with _authorized(
-            connection, lambda action, table: action in _SQLITE_WRITES and table in kept, "output writes to"
+        with _sqlite_authorizer(
+            connection, lambda action, table: action in _SQLITE_WRITES and table in own, "output writes to"
         ):
             yield
     else:
-        reaching = _find_protected_relations(connection, tables)
+        protected = _find_protected_relations(connection, tables)
         yield
-        _refuse_locked(connection, reaching, written=True)
+        _refuse_accessed(connection, protected, writes_only=True)
 
 
-def _kept_by_sqlite(connection: Connection, tables: Collection[str]) -> set[str]:
+def _own_tables_in_sqlite(connection: Connection, tables: Collection[str]) -> set[str]:
     """Return the lowercase names of our tables if the file holds an installation, else an empty set."""
     found = set(connection.execute(_SQLITE_TABLES, {"names": list(tables)}).scalars())
     return found if len(found) * 2 > len(tables) else set()
 
 
-def _is_refused_read(action: int, table: str, kept: Collection[str]) -> bool:
+def _is_refused_read(action: int, table: str, own: Collection[str]) -> bool:
     if action == sqlite3.SQLITE_ATTACH:
         return True
-    hidden = table in kept or (table.startswith("sqlite_") and table not in _SQLITE_CATALOG)
-    return bool(kept) and action == sqlite3.SQLITE_READ and hidden
+    hidden = table in own or (table.startswith("sqlite_") and table not in _SQLITE_CATALOG)
+    return bool(own) and action == sqlite3.SQLITE_READ and hidden
 
 
 @contextmanager
-def _authorized(connection: Connection, is_refused: Callable[[int, str], bool], subject: str) -> Iterator[None]:
+def _sqlite_authorizer(connection: Connection, is_refused: Callable[[int, str], bool], subject: str) -> Iterator[None]:
     driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
     refused: list[str] = []
 
@@ -272,7 +268,7 @@ def _authorized(connection: Connection, is_refused: Callable[[int, str], bool], 
         yield
     except DBAPIError as error:
         if refused:
-            raise _own(subject, refused[0]) from error
+            raise _own_table_error(subject, refused[0]) from error
         raise
     finally:
         driver.set_authorizer(None)
@@ -281,30 +277,28 @@ def _authorized(connection: Connection, is_refused: Callable[[int, str], bool], 
 def _find_protected_relations(connection: Connection, tables: Collection[str]) -> dict[int, str]:
     if not tables:
         return {}
-    return {row.oid: row.name for row in connection.execute(_REACHING, {"names": list(tables)})}
+    return {row.oid: row.name for row in connection.execute(_PROTECTED_RELATIONS, {"names": list(tables)})}
 
 
 def _refuse_functions(connection: Connection, query: str) -> None:
     lower = query.lower()
     words = sorted(set(_WORD.findall(lower)))
-    name = connection.execute(_REFUSED_FUNCTIONS, {"words": words, "harmless": _HARMLESS}).scalar()
+    name = connection.execute(_REFUSED_FUNCTIONS, {"words": words, "harmless": _HARMLESS_FUNCTIONS}).scalar()
     if name is None and 'u&"' not in lower:
         return
-    message = (
+    raise configuration_error(
         f"the query names {name or 'something by U&'!r}: in a database that holds FlexiRoaster's own tables, queries "
         "can call only built-in functions that change nothing and do not run text as SQL"
     )
-    raise StageError(message, ErrorClass.CONFIGURATION)
 
 
-def _refuse_locked(connection: Connection, reaching: Mapping[int, str], *, written: bool) -> None:
-    if not reaching:
+def _refuse_accessed(connection: Connection, protected: Mapping[int, str], *, writes_only: bool) -> None:
+    if not protected:
         return
-    oid = connection.execute(_LOCKED, {"oids": list(reaching), "written": written}).scalar()
+    oid = connection.execute(_LOCKED_RELATION, {"oids": list(protected), "written": writes_only}).scalar()
     if oid is not None:
-        raise _own("output writes to" if written else "query reads", reaching[oid])
+        raise _own_table_error("output writes to" if writes_only else "query reads", protected[oid])
 
 
-def _own(subject: str, table: str) -> StageError:
-    message = f"the {subject} {table!r}: stages have no access to FlexiRoaster's own tables"
-    return StageError(message, ErrorClass.CONFIGURATION)
+def _own_table_error(subject: str, table: str) -> StageError:
+    return configuration_error(f"the {subject} {table!r}: stages have no access to FlexiRoaster's own tables")

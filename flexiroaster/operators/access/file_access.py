@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import ErrorClass, StageError, configuration_error
 from flexiroaster.operators.base import Access
+from flexiroaster.operators.formats import numbered_path
 
 __all__ = ["Location", "check_file_access", "fetch", "filesystem", "resolve", "writable"]
 
@@ -56,7 +57,7 @@ def writable(path: str, access: Access) -> Location:
     """Return the location of an output file; its parents need not exist. Raises StageError (configuration)."""
     place = check_file_access(path, access, wildcards=False)
     if place.is_local and place.path.is_dir():
-        raise _refused(f"{path!r} is a folder: name a file")
+        raise configuration_error(f"{path!r} is a folder: name a file")
     return place
 
 
@@ -67,12 +68,12 @@ def check_file_access(path: str, access: Access, *, wildcards: bool = True) -> L
     wildcard characters are literal. Raises StageError (configuration) if the location is not permitted.
     """
     if "\0" in path or not path.strip():
-        raise _refused(f"{path!r} is not a path")
+        raise configuration_error(f"{path!r} is not a path")
     scheme = _scheme(path)
     if scheme is None or scheme == "file":
         local = _path_of_file_url(path) if scheme else path
-        return _permit_local(path, local, access, wildcards)
-    return _permit_url(path, scheme, access)
+        return _check_local(path, local, access, wildcards)
+    return _check_url(path, scheme, access)
 
 
 def fetch(location: Location, folder: Path) -> Path:
@@ -82,8 +83,7 @@ def fetch(location: Location, folder: Path) -> Path:
     """
     if location.is_local:
         return location.path
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{sum(1 for _ in folder.iterdir()):05d}"
+    target = numbered_path(folder)
     files, remote = filesystem(location.uri)
     with _convert_file_errors(location.label):
         files.get_file(remote, str(target))
@@ -103,9 +103,9 @@ def filesystem(url: str) -> tuple[Any, str]:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         hint = known_implementations.get(scheme, {}).get("err", str(error))
-        raise _refused(f"{scheme}:// needs a package that is not installed: {hint}") from error
+        raise configuration_error(f"{scheme}:// needs a package that is not installed: {hint}") from error
     except ValueError as error:
-        raise _refused(f"{url!r}: {error}") from error
+        raise configuration_error(f"{url!r}: {error}") from error
     return files, path
 
 
@@ -117,19 +117,19 @@ def _scheme(path: str) -> str | None:
 def _path_of_file_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.netloc not in {"", "localhost"}:
-        raise _refused(f"{url!r}: a file:// URL must name a local file, not a file on host {parts.netloc!r}")
+        raise configuration_error(f"{url!r}: a file:// URL must name a local file, not a file on host {parts.netloc!r}")
     return unquote(parts.path)
 
 
-def _permit_local(given: str, path: str, access: Access, wildcards: bool) -> Location:
+def _check_local(given: str, path: str, access: Access, wildcards: bool) -> Location:
     absolute = Path.cwd() / path
     try:
         fixed, pattern = _split_at_wildcard(absolute) if wildcards else (absolute, None)
         place = fixed.resolve()
     except (OSError, RuntimeError) as error:  # a name that is too long, or a cycle of links
-        raise _refused(f"{given!r} is not a valid path: {error}") from error
+        raise configuration_error(f"{given!r} is not a valid path: {error}") from error
     if pattern is not None and ".." in pattern.parts:
-        raise _refused(f"{given!r}: '..' may not follow a wildcard")
+        raise configuration_error(f"{given!r}: '..' may not follow a wildcard")
     if _label_under_roots(place, access) is None:
         raise _outside(given, access)
     _refuse_own(place, given, access)
@@ -163,18 +163,20 @@ def _resolve_local(given: str, place: Path, access: Access) -> list[Location]:
     fixed, pattern = _split_at_wildcard(place)
     if pattern is None:
         if place.is_dir():
-            raise _refused(f"{given!r} is a folder: name its files, such as {str(PurePosixPath(given) / '*.csv')!r}")
+            raise configuration_error(
+                f"{given!r} is a folder: name its files, such as {str(PurePosixPath(given) / '*.csv')!r}"
+            )
         if not place.exists():
-            raise _refused(f"file {given!r} does not exist")
-        return [_found(place, given, access)]
+            raise configuration_error(f"file {given!r} does not exist")
+        return [_check_match(place, given, access)]
     matches = sorted(glob.glob(str(pattern), root_dir=fixed, recursive=True))  # noqa: PTH207 - skips hidden files
     files = [fixed / match for match in matches if not (fixed / match).is_dir()]
     if not files:
-        raise _refused(f"no file matches {given!r}")
-    return [_found(file, file.relative_to(fixed).as_posix(), access) for file in files]
+        raise configuration_error(f"no file matches {given!r}")
+    return [_check_match(file, file.relative_to(fixed).as_posix(), access) for file in files]
 
 
-def _found(file: Path, shown: str, access: Access) -> Location:
+def _check_match(file: Path, shown: str, access: Access) -> Location:
     place = file.resolve()
     label = _label_under_roots(place, access)
     if label is None:
@@ -185,22 +187,19 @@ def _found(file: Path, shown: str, access: Access) -> Location:
 
 def _refuse_own(place: Path, shown: str, access: Access) -> None:
     """Refuse the installation's SQLite file, also through a link, and its SQLite journals."""
+    if not access.own_file:
+        return
     own = Path(access.own_file)
-    if access.own_file and (
-        place in {own, *_journals(own)} or (place.exists() and own.exists() and place.samefile(own))
-    ):
-        raise _refused(f"file {shown!r} is FlexiRoaster's own database: stages have no access to it")
+    files = {own, *(own.with_name(own.name + suffix) for suffix in ("-wal", "-shm", "-journal"))}
+    if place in files or (place.exists() and own.exists() and place.samefile(own)):
+        raise configuration_error(f"file {shown!r} is FlexiRoaster's own database: stages have no access to it")
 
 
-def _journals(database: Path) -> Iterator[Path]:
-    return (database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
-
-
-def _permit_url(url: str, scheme: str, access: Access) -> Location:
+def _check_url(url: str, scheme: str, access: Access) -> Location:
     if "::" in url:
-        raise _refused(f"{url!r}: chained URLs ('::') are not permitted")
+        raise configuration_error(f"{url!r}: chained URLs ('::') are not permitted")
     if scheme in {"http", "https"}:
-        raise _refused(f"{url!r}: read web addresses with the http input")
+        raise configuration_error(f"{url!r}: read web addresses with the http input")
     if not any(_is_below(url, root) for root in access.file_roots if _scheme(root) == scheme):
         raise _outside(url, access)
     return Location(url, url)
@@ -221,7 +220,7 @@ def _resolve_url(url: str, access: Access) -> list[Location]:
         wild = glob.has_magic(path)
         found = sorted(files.glob(path)) if wild else [path] * files.isfile(path)
     if not found:
-        raise _refused(f"no file matches {url!r}" if wild else f"file {url!r} does not exist")
+        raise configuration_error(f"no file matches {url!r}" if wild else f"file {url!r} does not exist")
     return [check_file_access(str(files.unstrip_protocol(name)), access) for name in found]
 
 
@@ -231,15 +230,11 @@ def _convert_file_errors(label: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise _refused(f"{label}: {error.strerror or error}") from error
+        raise configuration_error(f"{label}: {error.strerror or error}") from error
     except OSError as error:
         raise StageError(f"{label}: {error}", ErrorClass.TRANSIENT) from error
 
 
 def _outside(shown: str, access: Access) -> StageError:
     roots = ", ".join(access.file_roots) or "none"
-    return _refused(f"file {shown!r} is outside the allowed roots (FILE_ROOTS): {roots}")
-
-
-def _refused(message: str) -> StageError:
-    return StageError(message, ErrorClass.CONFIGURATION)
+    return configuration_error(f"file {shown!r} is outside the allowed roots (FILE_ROOTS): {roots}")

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
@@ -17,24 +17,19 @@ from pydantic import Field
 
 from flexiroaster.errors import Problem, StageError
 from flexiroaster.model.pipeline import StageType
+from flexiroaster.operators.access.file_access import check_file_access
 from flexiroaster.operators.base import NONE, Access, Operator, Result, StageContext
-from flexiroaster.operators.formats import (
-    AUTO,
-    Compression,
-    Format,
-    compression_of_file,
-    detect_compression,
-    detect_format,
-    format_of_name,
-)
+from flexiroaster.operators.formats import Compression, Format, compression_of_file, detect_compression, detect_format
 from flexiroaster.operators.inputs.scanning import scan
-from flexiroaster.operators.inputs.sources import ReadOptions, Source
+from flexiroaster.operators.inputs.sources import ReadOptions, Source, fetch_files, gather_sources
 
-if TYPE_CHECKING:
-    import polars as pl
+__all__ = ["FileInput"]
 
-__all__ = ["FileConfig", "FileInput", "read_compressed_csv"]
-
+_READ_ERRORS = (StageError, OSError, EOFError, zlib.error, zipfile.BadZipFile, PolarsError, PanicException)
+_SNIFFED_BYTES = 1 << 16
+_BLOCK = 1 << 20
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 FormatName = Literal["auto", "csv", "tsv", "parquet", "json", "ndjson", "arrow"]
 Paths = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -67,9 +62,6 @@ class FileInput(Operator[FileConfig]):
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - not needed
         """Report paths outside the roots, and names whose format cannot be inferred."""
-        from flexiroaster.operators.access.file_access import check_file_access
-        from flexiroaster.operators.formats import detect_compression, detect_format
-
         for index, path in enumerate(self.config.paths):
             where = "path" if isinstance(self.config.path, str) else f"path[{index}]"
             try:
@@ -87,26 +79,18 @@ class FileInput(Operator[FileConfig]):
         """Return the table: lazy, or written to a file for a compressed csv. Raises StageError (configuration, data,
         transient) that names the file.
         """
-        from flexiroaster.operators.inputs.file import read_compressed_csv
-        from flexiroaster.operators.inputs.scanning import scan
-        from flexiroaster.operators.inputs.sources import fetched, gather
-
         folder = context.workdir / "input"
-        files = fetched(self.config.paths, context.access, folder / "fetched")
-        if (file := read_compressed_csv(files, self.config, self.config.format, folder)) is not None:
+        files = fetch_files(self.config.paths, context.access, folder / "fetched")
+        if (file := _read_compressed_csv(files, self.config, self.config.format, folder)) is not None:
             return Result(file=file)
-        return scan(gather(files, self.config.format, folder / "unpacked"), self.config, folder / "copies")
+        return scan(gather_sources(files, self.config.format, folder / "unpacked"), self.config, folder / "copies")
 
 
-# Compressed csv: polars decompresses while it reads, without an uncompressed copy of the text on disk.
-_FAILURES = (StageError, OSError, EOFError, zlib.error, zipfile.BadZipFile, PolarsError, PanicException)
-_SNIFFED = 1 << 16
-_BLOCK = 1 << 20
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
-_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+# --- compressed csv ---
+# Polars decompresses while it reads, without an uncompressed copy of the text on disk.
 
 
-def read_compressed_csv(
+def _read_compressed_csv(
     files: Sequence[tuple[Path, str]], options: ReadOptions, given: str, folder: Path
 ) -> Path | None:
     """Write the table to an uncompressed Arrow IPC file in `folder`; None if the slow path has to read the files.
@@ -117,31 +101,26 @@ def read_compressed_csv(
         return None
     target = folder / "table.arrow"
     try:
-        source = _packed(*files[0], given, folder)
+        source = _as_packed_csv(*files[0], given, folder)
         if source is None:
             return None
-        _write(scan([source], options, folder), target)
-    except _FAILURES:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:  # polars would sync a file that it opens by path to the disk
+            scan([source], options, folder).sink_ipc(file, compression="uncompressed", engine="streaming")
+    except _READ_ERRORS:
         target.unlink(missing_ok=True)
         return None
     return target
 
 
-def _write(table: pl.LazyFrame, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:  # polars would sync a file that it opens by path to the disk
-        table.sink_ipc(file, compression="uncompressed", engine="streaming")
-
-
-def _packed(path: Path, label: str, given: str, folder: Path) -> Source | None:
+def _as_packed_csv(path: Path, label: str, given: str, folder: Path) -> Source | None:
     """The csv as gzip, if the file is gzip or can be repackaged as gzip."""
     compression = detect_compression(label) or compression_of_file(path)
     if compression not in {Compression.GZIP, Compression.ZIP}:
         return None
     member = _only_member(path) if compression is Compression.ZIP else None
     name = label if member is None else f"{label}/{member.filename}"
-    told = format_of_name(name) or format_of_name(label) if given == AUTO else None
-    form = told or detect_format(name, given)
+    form = detect_format(name, given, container=label)
     if form not in {Format.CSV, Format.TSV}:
         return None
     packed = path if member is None else _as_gzip(path, member, folder)
@@ -182,5 +161,5 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
 def _is_text(packed: Path) -> bool:
     """Whether the file can be UTF-8: other encodings, and binary formats, contain NUL bytes."""
     with gzip.open(packed) as file:
-        start = file.read(_SNIFFED)
+        start = file.read(_SNIFFED_BYTES)
     return bool(start) and b"\0" not in start

@@ -2,37 +2,77 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import quote
 
+import polars as pl
+import psycopg
 from psycopg import Column, postgres
 from pydantic import Field
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection, CursorResult, TextClause, bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import ErrorClass, Problem, StageError, code_error, configuration_error, first_line
 from flexiroaster.model.pipeline import StageType, suggestion_hint
+from flexiroaster.operators.access.databases import READ_ONLY_OPTIONS, engine_for, guard_query, normalize_url
 from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, StageContext
-from flexiroaster.operators.formats import first_line
-from flexiroaster.operators.inputs.type_inference import Kind, Shape
+from flexiroaster.operators.inputs.type_inference import Kind, Shape, Spool
 
-if TYPE_CHECKING:
-    import sqlite3
-
-    import polars as pl
-    import psycopg
-    from sqlalchemy import URL, Connection, CursorResult, TextClause
-
-    from flexiroaster.operators.inputs.type_inference import Shape, Spool
-
-__all__ = ["SqlConfig", "SqlInput", "shape_of", "translate_connection_errors", "translate_query_errors"]
-
+__all__ = ["SqlInput"]
 
 _SQLITE_STEPS = 10_000  # virtual machine instructions between two checks of the clock
+
+_KINDS: Mapping[str, Kind] = {
+    "bool": Kind.BOOLEAN,
+    "int2": Kind.INTEGER,
+    "int4": Kind.INTEGER,
+    "int8": Kind.INTEGER,
+    "float4": Kind.FLOAT,
+    "float8": Kind.FLOAT,
+    "numeric": Kind.DECIMAL,
+    "text": Kind.TEXT,
+    "varchar": Kind.TEXT,
+    "bpchar": Kind.TEXT,
+    "name": Kind.TEXT,
+    "bytea": Kind.BINARY,
+    "date": Kind.DATE,
+    "timestamp": Kind.TIMESTAMP,
+    "timestamptz": Kind.INSTANT,
+    "time": Kind.TIME,
+    "interval": Kind.DURATION,
+    "uuid": Kind.OTHER,
+}
+"""Types that PostgreSQL declares for columns of a result; they count for columns that hold no value at all."""
+
+_SQLSTATES: Mapping[str, ErrorClass] = {
+    "08": ErrorClass.TRANSIENT,  # connection exception
+    "40": ErrorClass.TRANSIENT,  # rolled back: serialization failure, deadlock
+    "53": ErrorClass.TRANSIENT,  # insufficient resources of the server
+    "55P03": ErrorClass.TRANSIENT,  # lock not available
+    "57": ErrorClass.TRANSIENT,  # operator intervention: shutdown, crash, starting up
+    "57014": ErrorClass.TIMEOUT,  # query canceled, as by statement_timeout
+    "22": ErrorClass.DATA,  # data exception: division by zero, text that is not a number
+    "28": ErrorClass.CONFIGURATION,  # not authorized to connect
+    "3D": ErrorClass.CONFIGURATION,  # no such database
+    "42501": ErrorClass.CONFIGURATION,  # insufficient privilege
+}
+"""SQLSTATE prefix -> class; the longest matching prefix decides."""
+
+_SQLITE_CODES: Mapping[int, ErrorClass] = {
+    5: ErrorClass.TRANSIENT,  # busy
+    6: ErrorClass.TRANSIENT,  # locked
+    9: ErrorClass.TIMEOUT,  # interrupted
+    10: ErrorClass.TRANSIENT,  # input/output error
+    11: ErrorClass.DATA,  # the file is corrupt
+    14: ErrorClass.CONFIGURATION,  # the file cannot be opened
+    23: ErrorClass.CONFIGURATION,  # not authorized
+    26: ErrorClass.DATA,  # the file is not a database
+}
 
 
 class SqlConfig(OperatorConfig):
@@ -72,7 +112,7 @@ class SqlInput(Operator[SqlConfig]):
             yield Problem(
                 "connection", f"unknown connection {name!r}{suggestion_hint(name, access.connections)}", "connection"
             )
-        wanted, given = self._fold_pending(), self.config.parameters
+        wanted, given = self._parameter_names(), self.config.parameters
         for missing in sorted(wanted - given.keys()):
             yield Problem("parameters", f"has no value for :{missing} in the query", "parameter")
         for extra in sorted(given.keys() - wanted):
@@ -80,39 +120,29 @@ class SqlInput(Operator[SqlConfig]):
                 f"parameters.{extra}", f"the query has no :{extra}{suggestion_hint(extra, wanted)}", "parameter"
             )
 
-    def _fold_pending(self) -> set[str]:
-        from sqlalchemy import text
-
+    def _parameter_names(self) -> set[str]:
         return set(text(self.config.query).compile().params)
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the result as a lazy frame over a file in `workdir`. No StageError shows the statement's values."""
-        from flexiroaster.operators.access.databases import normalize_url, reading
-        from flexiroaster.operators.inputs.sql import translate_query_errors
-
         name = self.config.connection
         if name not in context.access.connections:
-            message = f"unknown connection {name!r}{suggestion_hint(name, context.access.connections)}"
-            raise StageError(message, ErrorClass.CONFIGURATION)
+            raise configuration_error(f"unknown connection {name!r}{suggestion_hint(name, context.access.connections)}")
         url = _read_only(normalize_url(context.access.connections[name]), name)
-        with _connected(url, name) as connection, translate_query_errors(name, url):
+        with _connected(url, name) as connection, _translate_errors(f"query on {name!r}", url, ErrorClass.CODE):
             deadline = _limit(connection, self.config.timeout)
-            with reading(connection, self.config.query, context.access.own_tables):
+            with guard_query(connection, self.config.query, context.access.own_tables):
                 batches = connection.execute(self._statement(), self.config.parameters)
-                spool = self._spooled(batches, context.workdir / "query", deadline)
+                spool = self._spool(batches, context.workdir / "query", deadline)
         return spool.finish()
 
     def _statement(self) -> TextClause:
-        from sqlalchemy import bindparam, text
-
         lists = [name for name, value in self.config.parameters.items() if isinstance(value, list | tuple)]
         statement = text(self.config.query)
         options = {"yield_per": self.config.batch_size}
         return statement.bindparams(*(bindparam(name, expanding=True) for name in lists)).execution_options(**options)
 
-    def _spooled(self, result: CursorResult[Any], folder: Path, deadline: float | None) -> Spool:
-        from flexiroaster.operators.inputs.type_inference import Spool
-
+    def _spool(self, result: CursorResult[Any], folder: Path, deadline: float | None) -> Spool:
         names = _names(result)
         spool = Spool(folder, _declared(result))
         for rows in result.partitions(self.config.batch_size):
@@ -128,16 +158,13 @@ def _read_only(url: URL, name: str) -> URL:
         return url
     file = Path(url.database or "").absolute()
     if not file.is_file():
-        raise StageError(f"connection {name!r}: the SQLite file does not exist", ErrorClass.CONFIGURATION)
+        raise configuration_error(f"connection {name!r}: the SQLite file does not exist")
     return url.set(database=f"file:{quote(str(file))}", query={**url.query, "mode": "ro", "uri": "true"})
 
 
 @contextmanager
 def _connected(url: URL, name: str) -> Iterator[Connection]:
-    from flexiroaster.operators.access.databases import READ_ONLY_OPTIONS, engine_for
-    from flexiroaster.operators.inputs.sql import translate_connection_errors
-
-    with translate_connection_errors(name, url):
+    with _translate_errors(f"connection {name!r}", url, ErrorClass.TRANSIENT):
         engine = engine_for(url.render_as_string(hide_password=False))
         connection = engine.execution_options(**READ_ONLY_OPTIONS).connect()
     with connection:
@@ -166,105 +193,46 @@ def _limit(connection: Connection, timeout: float | None) -> float | None:
 
 def _names(result: CursorResult[Any]) -> list[str]:
     if not result.returns_rows:
-        raise StageError("the query returns no result set: an input reads, it does not write", ErrorClass.CODE)
+        raise code_error("the query returns no result set: an input reads, it does not write")
     names = list(result.keys())
     for index, name in enumerate(names):
         if name in names[:index]:
-            message = f"the query returns two columns named {name!r}: rename one of them with AS"
-            raise StageError(message, ErrorClass.CODE)
+            raise code_error(f"the query returns two columns named {name!r}: rename one of them with AS")
     return names
 
 
 def _declared(result: CursorResult[Any]) -> dict[str, Shape]:
     """The columns with the types that the database declares. SQLite declares none: it has types of values only."""
-    from flexiroaster.operators.inputs.type_inference import Shape
-
     names = list(result.keys())
     cursor = result.cursor
     if type(cursor).__module__.partition(".")[0] != "psycopg":
         return {name: Shape() for name in names}
-    from flexiroaster.operators.inputs.sql import shape_of
-
     columns = cast("psycopg.Cursor[Any]", cursor).description or ()
-    return {name: shape_of(column) for name, column in zip(names, columns, strict=True)}
+    return {name: _shape_of(column) for name, column in zip(names, columns, strict=True)}
 
 
-# Types that PostgreSQL declares for the columns of a result, for columns that hold no value at all.
-_KINDS: Mapping[str, Kind] = {
-    "bool": Kind.BOOLEAN,
-    "int2": Kind.INTEGER,
-    "int4": Kind.INTEGER,
-    "int8": Kind.INTEGER,
-    "float4": Kind.FLOAT,
-    "float8": Kind.FLOAT,
-    "numeric": Kind.DECIMAL,
-    "text": Kind.TEXT,
-    "varchar": Kind.TEXT,
-    "bpchar": Kind.TEXT,
-    "name": Kind.TEXT,
-    "bytea": Kind.BINARY,
-    "date": Kind.DATE,
-    "timestamp": Kind.TIMESTAMP,
-    "timestamptz": Kind.INSTANT,
-    "time": Kind.TIME,
-    "interval": Kind.DURATION,
-    "uuid": Kind.OTHER,
-}
-
-
-def shape_of(column: Column) -> Shape:
+def _shape_of(column: Column) -> Shape:
     """The shape of a column without values; left open for types that cover many kinds (json, arrays)."""
     info = postgres.types.get(column.type_code)
     kind = _KINDS.get(info.name) if info is not None and info.oid == column.type_code else None
     return Shape() if kind is None else Shape({kind}, scale=max(column.scale or 0, 0))
 
 
-# Database errors, classified by whether a retry can help. Messages contain neither the statement nor the password.
-_SQLSTATES: Mapping[str, ErrorClass] = {
-    "08": ErrorClass.TRANSIENT,  # connection exception
-    "40": ErrorClass.TRANSIENT,  # rolled back: serialization failure, deadlock
-    "53": ErrorClass.TRANSIENT,  # insufficient resources of the server
-    "55P03": ErrorClass.TRANSIENT,  # lock not available
-    "57": ErrorClass.TRANSIENT,  # operator intervention: shutdown, crash, starting up
-    "57014": ErrorClass.TIMEOUT,  # query canceled, as by statement_timeout
-    "22": ErrorClass.DATA,  # data exception: division by zero, text that is not a number
-    "28": ErrorClass.CONFIGURATION,  # not authorized to connect
-    "3D": ErrorClass.CONFIGURATION,  # no such database
-    "42501": ErrorClass.CONFIGURATION,  # insufficient privilege
-}
-"""SQLSTATE prefix -> class; the longest matching prefix decides."""
-
-_SQLITE_CODES: Mapping[int, ErrorClass] = {
-    5: ErrorClass.TRANSIENT,  # busy
-    6: ErrorClass.TRANSIENT,  # locked
-    9: ErrorClass.TIMEOUT,  # interrupted
-    10: ErrorClass.TRANSIENT,  # input/output error
-    11: ErrorClass.DATA,  # the file is corrupt
-    14: ErrorClass.CONFIGURATION,  # the file cannot be opened
-    23: ErrorClass.CONFIGURATION,  # not authorized
-    26: ErrorClass.DATA,  # the file is not a database
-}
+# --- errors ---
 
 
 @contextmanager
-def translate_connection_errors(name: str, url: URL) -> Iterator[None]:
-    """Raise connection failures as StageError: transient unless the database says otherwise."""
+def _translate_errors(subject: str, url: URL, default: ErrorClass) -> Iterator[None]:
+    """Raise database errors as StageError, of the default class unless the database says otherwise.
+
+    The class says whether a retry can help. Messages contain neither the statement nor the password.
+    """
     try:
         yield
     except SQLAlchemyError as error:
-        found = _class_of(error, ErrorClass.TRANSIENT)
-        raise StageError(f"connection {name!r}: {_text(error, url)}", found) from error
-
-
-@contextmanager
-def translate_query_errors(name: str, url: URL) -> Iterator[None]:
-    """Raise statement failures as StageError: code unless the database says otherwise."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        lost = isinstance(error, DBAPIError) and error.connection_invalidated
-        found = ErrorClass.TRANSIENT if lost else _class_of(error, ErrorClass.CODE)
-        raise StageError(f"query on {name!r}: {_text(error, url)}", found) from error
+        is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        found = ErrorClass.TRANSIENT if is_lost else _class_of(error, default)
+        raise StageError(f"{subject}: {_text(error, url)}", found) from error
 
 
 def _class_of(error: SQLAlchemyError, otherwise: ErrorClass) -> ErrorClass:

@@ -13,7 +13,7 @@ digits; longer ones become text if all are whole numbers, and are rounded to flo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, auto
@@ -24,15 +24,14 @@ from typing import Any
 import orjson
 import polars as pl
 
-from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.formats import first_line
+from flexiroaster.errors import data_error, first_line
 
 __all__ = ["Kind", "Shape", "Spool", "series", "table_of"]
 
 
-_MOST_FIELDS = 256
-_MOST_LEVELS = 16
-_DIGITS = 38
+_MAX_FIELDS = 256
+_MAX_NESTING = 16
+_MAX_DIGITS = 38
 
 Converter = Callable[[Any], Any]
 
@@ -102,7 +101,7 @@ class Shape:
         self.fields: dict[str, Shape] = {}
         self._items: Shape | None = None
         self._level = level
-        self._least = self._most = 0
+        self._minimum = self._maximum = 0
         self._whole_digits, self._scale = 0, scale
 
     def observe(self, values: Iterable[Any]) -> None:
@@ -111,16 +110,16 @@ class Shape:
         values = values if isinstance(values, Sequence) else list(values)
         present = {t: _kind_of_type(t) for t in set(map(type, values)) - {type(None)}}
         self.kinds |= set(present.values()) - {Kind.TIMESTAMP, Kind.DECIMAL}
-        looked_into = {t for t, kind in present.items() if kind in self._INSPECTORS}
-        for value in values if looked_into else ():
-            if type(value) in looked_into:
+        inspected = {t for t, kind in present.items() if kind in self._INSPECTORS}
+        for value in values if inspected else ():
+            if type(value) in inspected:
                 by_kind.setdefault(present[type(value)], []).append(value)
         for kind, members in by_kind.items():
             self._INSPECTORS[kind](self, members)
 
     def _observe_integers(self, values: list[int]) -> None:
-        self._least = min(self._least, min(values))
-        self._most = max(self._most, max(values))
+        self._minimum = min(self._minimum, min(values))
+        self._maximum = max(self._maximum, max(values))
 
     def _observe_decimals(self, values: list[Decimal]) -> None:
         for value in values:
@@ -136,14 +135,14 @@ class Shape:
         self.kinds |= {Kind.TIMESTAMP if value.tzinfo is None else Kind.INSTANT for value in values}
 
     def _observe_lists(self, values: list[Sequence[Any]]) -> None:
-        if self._level < _MOST_LEVELS:
+        if self._level < _MAX_NESTING:
             self._item_shape().observe([item for value in values for item in value])
 
     def _observe_objects(self, values: list[dict[str, Any]]) -> None:
         names = dict.fromkeys(key for value in values for key in value)
         for name in names:
             self.fields.setdefault(name, Shape(level=self._level + 1))
-        if self._level >= _MOST_LEVELS or len(self.fields) > _MOST_FIELDS:
+        if self._level >= _MAX_NESTING or len(self.fields) > _MAX_FIELDS:
             return  # these are keys of a mapping, not fields: it stays JSON
         for name in names:
             self.fields[name].observe([value.get(name) for value in values])
@@ -170,12 +169,12 @@ class Shape:
             return self._number()
         if kinds == {Kind.DATE, Kind.TIMESTAMP}:
             return _SIMPLE[Kind.TIMESTAMP]
-        if len(kinds) > 1 or self._level >= _MOST_LEVELS:
+        if len(kinds) > 1 or self._level >= _MAX_NESTING:
             return pl.String()
         (kind,) = kinds
         if kind is Kind.LIST:
             return pl.List(self._item_shape().dtype())
-        if kind is Kind.OBJECT and 0 < len(self.fields) <= _MOST_FIELDS:
+        if kind is Kind.OBJECT and 0 < len(self.fields) <= _MAX_FIELDS:
             return pl.Struct({name: shape.dtype() for name, shape in self.fields.items()})
         return _SIMPLE.get(kind, pl.String())
 
@@ -183,13 +182,13 @@ class Shape:
         if Kind.FLOAT in self.kinds:
             return pl.Float64()
         if Kind.DECIMAL in self.kinds:
-            whole = max(self._whole_digits, len(str(max(-self._least, self._most))))
-            if whole + self._scale <= _DIGITS:
-                return pl.Decimal(_DIGITS, self._scale)
+            whole = max(self._whole_digits, len(str(max(-self._minimum, self._maximum))))
+            if whole + self._scale <= _MAX_DIGITS:
+                return pl.Decimal(_MAX_DIGITS, self._scale)
             return pl.Float64() if self._scale else pl.String()
-        if self._least >= -(2**63) and self._most < 2**63:
+        if self._minimum >= -(2**63) and self._maximum < 2**63:
             return pl.Int64()
-        return pl.UInt64() if self._least >= 0 and self._most < 2**64 else pl.String()
+        return pl.UInt64() if self._minimum >= 0 and self._maximum < 2**64 else pl.String()
 
     def converter(self) -> Converter | None:
         """The function that converts values to `dtype()`; None if no value needs conversion."""
@@ -265,25 +264,28 @@ def series(name: str, values: Sequence[Any], shape: Shape) -> pl.Series:
             values = [None if value is None else convert(value) for value in values]
         return pl.Series(name, values, dtype=shape.dtype(), strict=True)
     except (TypeError, ValueError, ArithmeticError, pl.exceptions.PolarsError) as error:
-        raise StageError(f"column {name!r}: {first_line(error)}", ErrorClass.DATA) from error
+        raise data_error(f"column {name!r}: {first_line(error)}") from error
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Build a table from records: columns in order of first appearance, missing keys null."""
-    return pl.DataFrame(list(_columns_of(records)))
-
-
-def _columns_of(records: Sequence[Mapping[str, Any]]) -> Iterator[pl.Series]:
-    for name in dict.fromkeys(key for record in records for key in record):
-        values = [record.get(name) for record in records]
+    columns = []
+    for name, values in _columns_of(records).items():
         shape = Shape()
         shape.observe(values)
-        yield series(name, values, shape)
+        columns.append(series(name, values, shape))
+    return pl.DataFrame(columns)
 
 
-# Rows that arrive in pieces, kept on disk until the types that hold for all of them are known.
+def _columns_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(key for record in records for key in record)
+    return {name: [record.get(name) for record in records] for name in names}
+
+
 class Spool:
-    """One Arrow file per piece, with the types known so far; `finish` rewrites the pieces whose types have changed.
+    """Rows that arrive in pieces, stored on disk until their types are known.
+
+    Each piece is an Arrow file with the types known so far; `finish` rewrites the pieces whose types have changed.
 
     Memory holds one piece at a time. `shapes` gives columns known beforehand, with what is known about their types.
     """
@@ -300,12 +302,14 @@ class Spool:
             self._shapes.setdefault(name, Shape()).observe(values)
         height = len(next(iter(columns.values()), ()))
         if height:
-            self._write(self._folder / f"{len(self._pieces):05d}.arrow", columns, height)
+            path = self._folder / f"{len(self._pieces):05d}.arrow"
+            frame = self._frame(columns, height)
+            _write_frame(path, frame)
+            self._pieces.append((path, frame.schema))
 
     def append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add a piece given as records; missing keys are null."""
-        names = dict.fromkeys(key for record in records for key in record)
-        self.append({name: [record.get(name) for record in records] for name in names})
+        self.append(_columns_of(records))
 
     def finish(self) -> pl.LazyFrame:
         """Return all rows, in order, as a lazy frame."""
@@ -318,18 +322,9 @@ class Spool:
             return pl.LazyFrame(schema=schema)
         return pl.scan_ipc([path for path, _ in self._pieces], glob=False)
 
-    def _write(self, path: Path, columns: Mapping[str, Sequence[Any]], height: int) -> None:
-        frame = self._frame(columns, height)
-        _write_frame(path, frame)
-        self._pieces.append((path, frame.schema))
-
     def _frame(self, columns: Mapping[str, Sequence[Any]], height: int) -> pl.DataFrame:
-        return pl.DataFrame(list(self._series(columns, height)))
-
-    def _series(self, columns: Mapping[str, Sequence[Any]], height: int) -> Iterable[pl.Series]:
-        for name, shape in self._shapes.items():
-            values = columns.get(name)
-            yield series(name, [None] * height if values is None else values, shape)
+        missing = [None] * height
+        return pl.DataFrame([series(name, columns.get(name, missing), shape) for name, shape in self._shapes.items()])
 
 
 def _write_frame(path: Path, frame: pl.DataFrame) -> None:

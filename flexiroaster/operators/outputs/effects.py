@@ -13,23 +13,23 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import ErrorClass, StageError, configuration_error
 from flexiroaster.operators.base import Result, StageContext
 
 __all__ = [
     "EFFECTS_TABLE",
-    "MAX_NAME",
+    "MAX_NAME_BYTES",
     "RESERVED_PREFIX",
     "Key",
     "already_undone_error",
-    "count",
+    "cannot_undo_error",
+    "count_noun",
     "default_table",
-    "fill",
-    "gone",
+    "effect_result",
+    "fill_placeholders",
     "is_reserved",
     "key_hash",
     "now",
-    "outcome",
     "repeated_result",
 ]
 
@@ -38,6 +38,9 @@ RESERVED_PREFIX = "flexiroaster_"
 """The prefix of the tables that outputs create for their own use."""
 
 EFFECTS_TABLE = f"{RESERVED_PREFIX}effects"
+
+MAX_NAME_BYTES = 63
+"""PostgreSQL's limit for a name; it cuts off longer names silently."""
 
 T = TypeVar("T")
 
@@ -49,7 +52,7 @@ def is_reserved(table: str, own_tables: Collection[str]) -> bool:
 
 
 class Key(Protocol):
-    """The owner of an effect: the context of a stage, or a row of the effects table."""
+    """The key of an effect: the context of a stage, or a row of the effects table."""
 
     @property
     def execution_id(self) -> str:
@@ -65,7 +68,7 @@ def key_hash(key: Key) -> str:
     return hashlib.sha256(f"{key.execution_id}\0{key.stage_id}".encode()).hexdigest()[:16]
 
 
-def fill(value: T, names: Mapping[str, str]) -> T:
+def fill_placeholders(value: T, names: Mapping[str, str]) -> T:
     """Replace `{name}` in all strings of a JSON value; other braces stay."""
     if isinstance(value, str):
         text: str = value
@@ -73,9 +76,9 @@ def fill(value: T, names: Mapping[str, str]) -> T:
             text = text.replace(f"{{{name}}}", replacement)
         return text  # type: ignore[return-value]  # a str, as it was
     if isinstance(value, Mapping):
-        return {key: fill(item, names) for key, item in value.items()}  # type: ignore[return-value]  # as it was
+        return {key: fill_placeholders(item, names) for key, item in value.items()}  # type: ignore[return-value]  # as it was
     if isinstance(value, list):
-        return [fill(item, names) for item in value]  # type: ignore[return-value]  # as it was
+        return [fill_placeholders(item, names) for item in value]  # type: ignore[return-value]  # as it was
     return value
 
 
@@ -84,22 +87,22 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def count(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     """Write a number with its noun: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def outcome(effect: Mapping[str, Any], context: StageContext) -> Result:
+def effect_result(effect: Mapping[str, Any], context: StageContext) -> Result:
     """Build the result of an attempt: the effect, a short report of it, and the input for stages downstream."""
     report = {name: effect[name] for name in ("rows", "table", "path", "url", "batches") if name in effect}
     only = next(iter(context.inputs)) if len(context.inputs) == 1 else None
-    return Result(unchanged=only, report=report, effect=dict(effect))
+    return Result(passthrough_stage=only, report=report, effect=dict(effect))
 
 
 def repeated_result(effect: Mapping[str, Any], at: str, context: StageContext) -> Result:
     """Build the result of a repeated attempt, with a line in the log."""
     context.logger.info("an earlier attempt already took effect at %s; nothing is written again", at)
-    return outcome(effect, context)
+    return effect_result(effect, context)
 
 
 def already_undone_error(at: str) -> StageError:
@@ -107,14 +110,9 @@ def already_undone_error(at: str) -> StageError:
     return StageError(f"the effect of this stage was undone at {at}; it is not applied again", ErrorClass.CANCELLED)
 
 
-def gone(what: str) -> StageError:
-    """Build the error of an undo that runs after `forget`, or that a change by others made impossible."""
-    return StageError(f"cannot be undone: {what}", ErrorClass.CONFIGURATION)
-
-
-# The default table of an output without `table`, named after its pipeline and stage.
-MAX_NAME = 63
-"""PostgreSQL's limit for a name, in bytes; it cuts off longer names silently."""
+def cannot_undo_error(what: str) -> StageError:
+    """Build the error of an undo whose data was discarded, or that a change by others made impossible."""
+    return configuration_error(f"cannot be undone: {what}")
 
 
 def default_table(pipeline_name: str, stage_id: str, own_tables: Collection[str]) -> str:
@@ -129,7 +127,7 @@ def default_table(pipeline_name: str, stage_id: str, own_tables: Collection[str]
     if is_reserved(name, own_tables) or name.startswith(("sqlite_", "pg_")):
         name = f"output_{name}"
     lost = any(letter.isalnum() and not unicodedata.normalize("NFKD", letter)[0].isascii() for letter in whole)
-    if not lost and 0 < len(name) <= MAX_NAME:
+    if not lost and 0 < len(name) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
-    return f"{name[: MAX_NAME - 9]}_{digest}".lstrip("_")
+    return f"{name[: MAX_NAME_BYTES - 9]}_{digest}".lstrip("_")

@@ -7,25 +7,25 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
+import orjson
 from pydantic import Field
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType
+from flexiroaster.errors import Problem, StageError, configuration_error, data_error
 from flexiroaster.operators.access.network_guard import (
-    PASSING,
-    PATIENCE,
-    RETRYABLE_STATUS_CODES,
-    RetryRequest,
-    attempts,
+    call_with_retries,
     checked_headers,
+    convert_request_errors,
+    guarded_client,
+    raise_if_transient,
     redact_url,
-    seconds_until,
+    require_public_literal,
+    same_origin,
+    web_host,
 )
 from flexiroaster.operators.base import (
-    ONE,
     Access,
     OperatorConfig,
     OutputOperator,
@@ -34,18 +34,25 @@ from flexiroaster.operators.base import (
     StageContext,
     resolve_secret,
 )
-from flexiroaster.operators.outputs.effects import fill, gone, outcome
+from flexiroaster.operators.outputs.effects import cannot_undo_error, effect_result, fill_placeholders
+from flexiroaster.operators.outputs.rows import as_records, batches, count_rows
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["KEY_HEADER", "Delivery", "HttpOutput", "HttpOutputConfig", "UndoRequest"]
-
+__all__ = ["HttpOutput"]
 
 Headers = Mapping[str, str | SecretRef]
 
-_OURS = frozenset({"idempotency-key", "content-length", "transfer-encoding"})
+_RESERVED_HEADERS = frozenset({"idempotency-key", "content-length", "transfer-encoding"})
 _TYPES = {"json": "application/json", "ndjson": "application/x-ndjson"}
+
+KEY_HEADER = "Idempotency-Key"
+"""A receiver that remembers the values of this header can apply a repeated request once."""
+
+_DATA_ERROR_STATUSES = frozenset({400, 409, 413, 415, 422})
+_GONE_STATUSES = frozenset({404, 410})
+_MAX_EXCERPT = 200
 
 
 class UndoRequest(OperatorConfig):
@@ -83,10 +90,8 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
     unless HTTP_ALLOWED_HOSTS lists the host.
     """
 
-    stage_type = StageType.OUTPUT
     name = "http"
     config_model = HttpOutputConfig
-    arity = ONE
     example: ClassVar[Mapping[str, Any]] = {
         "id": "notify",
         "type": "output",
@@ -110,43 +115,37 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
 
     def run(self, context: StageContext) -> Result:
         """Send all batches. Raises StageError: transient, data, configuration."""
-        from flexiroaster.operators.access.network_guard import redact_url
-
         config = self.config
-        self._refuse_problems(context.access)
+        self.refuse_problems(context.access)
         headers = _merged({"Content-Type": _TYPES[config.format]}, config.headers)
         with self._delivery(config.method, config.url, headers, context) as delivery:
             sent = self._send_all(delivery, context)
         if not sent["batches"]:
             context.logger.warning("the input has no rows: nothing is sent")
         undoable = config.undo is not None or not sent["batches"]
-        return outcome({"kind": "http", "url": redact_url(config.url), **sent, "undoable": undoable}, context)
+        return effect_result({"kind": "http", "url": redact_url(config.url), **sent, "undoable": undoable}, context)
 
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
         """Send the request declared as `undo`; 404 and 410 are fine, because its target is already gone.
 
         Raises StageError: configuration if no request is declared, else as `run`.
         """
-        from flexiroaster.operators.access.network_guard import redact_url
-
         if effect.get("batches") == 0:
             return "nothing was sent"
         request = self.config.undo
         if request is None:
-            raise gone("the stage declares no `undo` request")
-        self._refuse_problems(context.access)
+            raise cannot_undo_error("the stage declares no `undo` request")
+        self.refuse_problems(context.access)
         names = {"execution_id": context.execution_id, "stage_id": context.stage_id}
-        url = fill(request.url, {name: quote(value, safe="") for name, value in names.items()})
+        url = fill_placeholders(request.url, {name: quote(value, safe="") for name, value in names.items()})
         with self._delivery(request.method, url, self._undo_headers(request, url), context) as delivery:
             key = f"{context.execution_id}/{context.stage_id}/undo"
-            status = delivery.send(_encoded(fill(request.body, names)), key, gone_is_fine=request.method == "DELETE")
+            body = None if request.body is None else orjson.dumps(fill_placeholders(request.body, names))
+            status = delivery.send(body, key, gone_is_fine=request.method == "DELETE")
         return f"{request.method} {redact_url(url)} answered {status}"
 
     @contextmanager
     def _delivery(self, method: str, url: str, headers: Headers, context: StageContext) -> Iterator[Delivery]:
-        from flexiroaster.operators.access.network_guard import guarded_client
-        from flexiroaster.operators.outputs.http import Delivery
-
         revealed = {name: resolve_secret(value, context.access) for name, value in headers.items()}
         secrets = {revealed[name] for name, value in headers.items() if isinstance(value, SecretRef)}
         with guarded_client(context.access, timeout=self.config.timeout) as client:
@@ -154,8 +153,6 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
             yield Delivery(client, method, url, revealed, secrets=secrets, max_retries=retries, logger=logger)
 
     def _send_all(self, delivery: Delivery, context: StageContext) -> dict[str, Any]:
-        from flexiroaster.operators.outputs.rows import batches, count_rows
-
         total, rows, statuses = count_rows(context.table), 0, Counter[str]()
         for number, batch in enumerate(batches(context.table, self.config.batch_size)):
             key = f"{context.execution_id}/{context.stage_id}/{number}"
@@ -165,10 +162,6 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
         return {"batches": statuses.total(), "rows": rows, "statuses": dict(statuses)}
 
     def _body(self, batch: pl.DataFrame) -> bytes:
-        import orjson
-
-        from flexiroaster.operators.outputs.rows import as_records
-
         if self.config.format == "ndjson":
             return b"".join(record + b"\n" for record in as_records(batch))
         array = b"[" + b",".join(as_records(batch)) + b"]"
@@ -176,43 +169,21 @@ class HttpOutput(OutputOperator[HttpOutputConfig]):
 
     def _undo_headers(self, request: UndoRequest, url: str) -> Headers:
         """The output's credentials go only to its own origin."""
-        import httpx
-
-        from flexiroaster.operators.access.network_guard import same_origin
-
-        at_home = same_origin(httpx.URL(self.config.url), httpx.URL(url))
+        is_same_origin = same_origin(httpx.URL(self.config.url), httpx.URL(url))
         content: Headers = {} if request.body is None else {"Content-Type": _TYPES["json"]}
-        return _merged(self.config.headers if at_home else {}, content, request.headers)
-
-    def _refuse_problems(self, access: Access) -> None:
-        for problem in self.check((), access):
-            raise StageError(f"config.{problem}", ErrorClass.CONFIGURATION)
+        return _merged(self.config.headers if is_same_origin else {}, content, request.headers)
 
 
 def _request_problems(where: str, url: str, headers: Headers, access: Access) -> Iterator[Problem]:
-    from flexiroaster.operators.access.network_guard import require_public_literal
-
-    parts = _parsed(url)
-    if parts is None:
-        yield Problem(f"{where}url", "must be an http:// or https:// URL", "url")
-    else:
-        try:
-            require_public_literal(parts, access)
-        except StageError as error:
-            yield Problem(f"{where}url", error.message, "address")
-    for name in headers:
-        if name.lower() in _OURS:
-            yield Problem(f"{where}headers.{name}", "is set by this output itself", "reserved")
-
-
-def _parsed(url: str) -> str | None:
-    """The host of a web address, None if the URL is not one."""
     try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises ValueError if the port is out of range
-    except ValueError:
-        return None
-    return parts.hostname if parts.scheme.lower() in {"http", "https"} else None
+        require_public_literal(web_host(url), access)
+    except ValueError as error:
+        yield Problem(f"{where}url", str(error), "url")
+    except StageError as error:
+        yield Problem(f"{where}url", error.message, "address")
+    for name in headers:
+        if name.lower() in _RESERVED_HEADERS:
+            yield Problem(f"{where}headers.{name}", "is set by this output itself", "reserved")
 
 
 def _merged(*parts: Headers) -> Headers:
@@ -221,21 +192,6 @@ def _merged(*parts: Headers) -> Headers:
     for part in parts:
         merged |= {name.lower(): (name, value) for name, value in part.items()}
     return dict(merged.values())
-
-
-def _encoded(body: Any) -> bytes | None:  # noqa: ANN401 - any JSON value
-    import orjson
-
-    return None if body is None else orjson.dumps(body)
-
-
-# HTTP delivery: requests with an idempotency key, with retries, and with errors that explain a refusal.
-KEY_HEADER = "Idempotency-Key"
-"""A receiver that remembers the values of this header can apply a repeated request once."""
-
-_DATA_ERROR_STATUSES = frozenset({400, 409, 413, 415, 422})
-_GONE = frozenset({404, 410})
-_EXCERPT = 200
 
 
 class Delivery:
@@ -262,54 +218,35 @@ class Delivery:
         Raises StageError: transient once the attempts are used up, data or configuration if the receiver refuses the
         request.
         """
-        try:
-            return attempts(self._max_retries, self._logger)(self._attempt, body, key, gone_is_fine)
-        except RetryRequest as error:
-            raise StageError(str(error), ErrorClass.TRANSIENT, retry_after=error.retry_after) from error
+        return call_with_retries(self._max_retries, self._logger, self._attempt, body, key, gone_is_fine)
 
     def _attempt(self, body: bytes | None, key: str, gone_is_fine: bool) -> int:
         headers = {**self._headers, KEY_HEADER: key}
-        try:
-            with self._client.stream(self._method, self._url, content=body, headers=headers) as response:
-                status = response.status_code
-                if not (response.is_success or (gone_is_fine and status in _GONE)):
-                    self._refuse(response)
-                return status
-        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-            raise _configuration(
-                f"{self._shown}: cannot build a valid request; check the URL and the headers"
-            ) from error
-        except httpx.TransportError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise _configuration(f"{self._shown}: the server's certificate is not valid: {error}") from error
-            raise RetryRequest(f"{self._shown}: {str(error) or type(error).__name__}") from error
+        with (
+            convert_request_errors(self._shown),
+            self._client.stream(self._method, self._url, content=body, headers=headers) as response,
+        ):
+            if not (response.is_success or (gone_is_fine and response.status_code in _GONE_STATUSES)):
+                self._refuse(response)
+            return response.status_code
 
     def _refuse(self, response: httpx.Response) -> None:
         """Raise the error that an unsuccessful response means."""
-        status = response.status_code
-        said = f"{self._shown}: {status} {response.reason_phrase}".rstrip()
-        wait = seconds_until(response.headers.get("retry-after"))
-        if status in RETRYABLE_STATUS_CODES and (wait is None or wait <= PATIENCE):
-            raise RetryRequest(said, wait)
-        if response.is_server_error or status in PASSING or status in RETRYABLE_STATUS_CODES:
-            raise StageError(said, ErrorClass.TRANSIENT, retry_after=wait)
+        message = f"{self._shown}: {response.status_code} {response.reason_phrase}".rstrip()
+        raise_if_transient(response, message)
         if response.is_redirect:
-            raise _configuration(f"{said}; redirects are not followed, so use the URL that this one leads to")
-        kind = ErrorClass.DATA if status in _DATA_ERROR_STATUSES else ErrorClass.CONFIGURATION
-        raise StageError(f"{said}{self._excerpt(response)}", kind)
+            raise configuration_error(f"{message}; redirects are not followed, so use the URL that this one leads to")
+        error = data_error if response.status_code in _DATA_ERROR_STATUSES else configuration_error
+        raise error(f"{message}{self._excerpt(response)}")
 
     def _excerpt(self, response: httpx.Response) -> str:
         """The beginning of the response body, with our secrets masked in case it repeats them."""
         received = b""
         for block in response.iter_bytes():
             received += block
-            if len(received) > 4 * _EXCERPT:
+            if len(received) > 4 * _MAX_EXCERPT:
                 break
         text = " ".join(received.decode("utf-8", "replace").split())
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return f": {text[:_EXCERPT]}" if text else ""
-
-
-def _configuration(message: str) -> StageError:
-    return StageError(message, ErrorClass.CONFIGURATION)
+        return f": {text[:_MAX_EXCERPT]}" if text else ""

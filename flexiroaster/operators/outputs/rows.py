@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import data_error
 
 __all__ = ["as_csv", "as_records", "as_tuples", "batches", "count_rows"]
 
@@ -20,7 +20,6 @@ _NESTED = (pl.List, pl.Array, pl.Struct, pl.Object)
 _UNBOUNDED = (pl.UInt64, pl.Int128, pl.UInt128)
 _DATE = "%Y-%m-%d"
 _TIME = "%H:%M:%S%.6f"
-_SQLITE_GREATEST = 2**63 - 1
 
 
 def count_rows(table: pl.LazyFrame) -> int:
@@ -133,11 +132,13 @@ def _iso_duration(value: timedelta) -> str:
 
 def _refuse_nul(series: pl.Series) -> None:
     if series.cast(pl.String).str.contains("\0", literal=True).any():
-        message = f"column {series.name!r} holds text with a NUL character, which PostgreSQL cannot store; replace it"
-        raise StageError(message, ErrorClass.DATA)
+        raise data_error(
+            f"column {series.name!r} holds text with a NUL character, which PostgreSQL cannot store; replace it"
+        )
 
 
 def _refuse_huge(series: pl.Series) -> None:
     if series.cast(pl.Int64, strict=False).null_count() > series.null_count():
-        message = f"column {series.name!r} holds an integer beyond 64 bits, which SQLite cannot store; cast it to text"
-        raise StageError(message, ErrorClass.DATA)
+        raise data_error(
+            f"column {series.name!r} holds an integer beyond 64 bits, which SQLite cannot store; cast it to text"
+        )

@@ -1,4 +1,4 @@
-"""The column transforms `select`, `rename`, `cast` and `derive`."""
+"""The column transforms `select`, `rename`, `cast`, `derive` and `normalize`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,21 @@ from typing import Annotated, Literal, Self
 import polars as pl
 from pydantic import AfterValidator, Field, model_validator
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import Problem, data_error
 from flexiroaster.model.pipeline import StageType
-from flexiroaster.operators.base import ONE, Access, Operator, OperatorConfig, Result, StageContext
-from flexiroaster.operators.dtypes import DtypeName, conversion, conversion_failed, friendly_name, parse_dtype
-from flexiroaster.operators.expressions import bind, check_expression, dtype_of
-from flexiroaster.operators.tables import describe_input, has_no_columns, input_schema, listed, require_columns
+from flexiroaster.operators.base import Access, Operator, OperatorConfig, Result, StageContext
+from flexiroaster.operators.dtypes import DtypeName, conversion, describe_misfits, friendly_name, parse_dtype
+from flexiroaster.operators.expressions import check_expression, dtype_of, parse_for_schema
+from flexiroaster.operators.tables import describe_input, has_no_columns, listed, require_columns
 
-__all__ = [
-    "Cast",
-    "CastConfig",
-    "Derive",
-    "DeriveConfig",
-    "DtypeName",
-    "Normalize",
-    "NormalizeConfig",
-    "Rename",
-    "RenameConfig",
-    "Select",
-    "SelectConfig",
-]
+__all__ = ["Cast", "Derive", "Normalize", "Rename", "Select"]
+
+Method = Literal["min_max", "z_score", "robust"]
+
+_POWER_OF_2 = 2.0**200
 
 
-SHOWN_VALUES = 3
-
-
-def _each_once(names: list[str] | None) -> list[str] | None:
+def _refuse_repeated(names: list[str] | None) -> list[str] | None:
     repeated = [name for name, times in Counter(names or ()).items() if times > 1]
     if repeated:
         raise ValueError(f"names must be unique, found {listed(repeated)} more than once")
@@ -45,13 +34,13 @@ def _each_once(names: list[str] | None) -> list[str] | None:
 class SelectConfig(OperatorConfig):
     """Set exactly one of `columns` and `exclude`."""
 
-    columns: Annotated[list[str] | None, AfterValidator(_each_once)] = Field(
+    columns: Annotated[list[str] | None, AfterValidator(_refuse_repeated)] = Field(
         default=None, min_length=1, description="The columns to keep, in this order."
     )
     exclude: list[str] | None = Field(default=None, min_length=1, description="The columns to drop.")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _one_of_columns_and_exclude(self) -> Self:
         if (self.columns is None) == (self.exclude is None):
             raise ValueError("give either 'columns' or 'exclude'")
         return self
@@ -63,7 +52,6 @@ class Select(Operator[SelectConfig]):
     stage_type = StageType.TRANSFORM
     name = "select"
     config_model = SelectConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> Result:
         """Return the selected columns. Raises StageError (data) for a missing column."""
@@ -71,9 +59,9 @@ class Select(Operator[SelectConfig]):
         if has_no_columns(context):
             return Result(context.table)
         wanted = self.config.columns or self.config.exclude or []
-        require_columns(wanted, input_schema(context), describe_input(context))
+        require_columns(wanted, context.table.collect_schema(), describe_input(context))
         narrower = context.table.select(wanted) if self.config.columns else context.table.drop(wanted)
-        return Result(table=narrower, beside=stage_id)
+        return Result(table=narrower, row_aligned_with=stage_id)
 
 
 class RenameConfig(OperatorConfig):
@@ -82,8 +70,8 @@ class RenameConfig(OperatorConfig):
     columns: dict[str, str] = Field(min_length=1, description="Old name -> new name.")
 
     @model_validator(mode="after")
-    def _new_names_differ(self) -> Self:
-        _each_once(list(self.columns.values()))
+    def _new_names_are_unique(self) -> Self:
+        _refuse_repeated(list(self.columns.values()))
         if "" in self.columns.values():
             raise ValueError("a new name must not be empty")
         return self
@@ -95,20 +83,18 @@ class Rename(Operator[RenameConfig]):
     stage_type = StageType.TRANSFORM
     name = "rename"
     config_model = RenameConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the renamed table. Raises StageError (data) for a missing column or a name that is already taken."""
         if has_no_columns(context):
             return context.table
-        schema, columns = input_schema(context), self.config.columns
+        schema, columns = context.table.collect_schema(), self.config.columns
         require_columns(columns, schema, describe_input(context))
         for old, new in columns.items():
             if new in schema and new not in columns:
-                message = (
+                raise data_error(
                     f"cannot rename {old!r} to {new!r}: {describe_input(context)} already has a column of that name"
                 )
-                raise StageError(message, ErrorClass.DATA)
         return context.table.rename(columns)
 
 
@@ -129,56 +115,31 @@ class Cast(Operator[CastConfig]):
     stage_type = StageType.TRANSFORM
     name = "cast"
     config_model = CastConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> Result:
         """Return the converted table; with `on_error: fail`, a first pass checks the columns concerned."""
         (stage_id,) = context.inputs
         if has_no_columns(context):
             return Result(context.table)
-        schema = input_schema(context)
+        schema = context.table.collect_schema()
         require_columns(self.config.columns, schema, describe_input(context))
         conversions = {name: self._converted(name, wanted, schema) for name, wanted in self.config.columns.items()}
         if self.config.on_error == "fail":
-            changed = {name: after for name, after in conversions.items() if _may_fail(name, self.config, schema)}
-            self._refuse_misfits(context.table, changed)
+            fallible = {name: after for name, after in conversions.items() if self._may_fail(name, schema[name])}
+            if problems := describe_misfits(context.table, fallible, self.config.columns):
+                raise data_error("; ".join(problems))
         table = context.table.with_columns(after.alias(name) for name, after in conversions.items())
-        return Result(table=table, beside=stage_id, fresh=conversions)
+        return Result(table=table, row_aligned_with=stage_id, changed_columns=conversions)
+
+    def _may_fail(self, name: str, source: pl.DataType) -> bool:
+        target = parse_dtype(self.config.columns[name])
+        return not (source == target or isinstance(source, pl.Null) or isinstance(target, pl.String))
 
     def _converted(self, name: str, wanted: str, schema: pl.Schema) -> pl.Expr:
         after = conversion(pl.col(name), schema[name], parse_dtype(wanted))
         if after is None:
-            message = f"cannot cast column {name!r} from {friendly_name(schema[name])} to {wanted}"
-            raise StageError(message, ErrorClass.DATA)
+            raise data_error(f"cannot cast column {name!r} from {friendly_name(schema[name])} to {wanted}")
         return after
-
-    def _refuse_misfits(self, table: pl.LazyFrame, conversions: dict[str, pl.Expr]) -> None:
-        wanted = []
-        for i, (name, after) in enumerate(conversions.items()):
-            misfit = conversion_failed(pl.col(name), after)
-            wanted.append(misfit.sum().alias(f"{i}.count"))
-            wanted.append(
-                pl.col(name).filter(misfit).unique(maintain_order=True).head(SHOWN_VALUES).implode().alias(f"{i}")
-            )
-        found = table.select(wanted).collect(engine="streaming").row(0, named=True) if wanted else {}
-        problems = [
-            _misfit_text(name, self.config.columns[name], found[f"{i}.count"], found[f"{i}"])
-            for i, name in enumerate(conversions)
-            if found[f"{i}.count"]
-        ]
-        if problems:
-            raise StageError("; ".join(problems), ErrorClass.DATA)
-
-
-def _may_fail(name: str, config: CastConfig, schema: pl.Schema) -> bool:
-    source, target = schema[name], parse_dtype(config.columns[name])
-    return not (source == target or isinstance(source, pl.Null) or isinstance(target, pl.String))
-
-
-def _misfit_text(name: str, wanted: str, count: int, values: list[object]) -> str:
-    shown = ", ".join(repr(value) if isinstance(value, str) else str(value) for value in values)
-    noun = "value does" if count == 1 else "values do"
-    return f"column {name!r}: {count} {noun} not fit {wanted}, such as {shown}"
 
 
 class DeriveConfig(OperatorConfig):
@@ -199,7 +160,6 @@ class Derive(Operator[DeriveConfig]):
     stage_type = StageType.TRANSFORM
     name = "derive"
     config_model = DeriveConfig
-    arity = ONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
         """Yield a problem for each expression that does not parse."""
@@ -213,14 +173,10 @@ class Derive(Operator[DeriveConfig]):
             return Result(context.table)
         for name, text in self.config.columns.items():
             path, schema = f"columns.{name}", table.collect_schema()
-            expression = bind(text, path, schema, describe_input(context))
+            expression = parse_for_schema(text, path, schema, describe_input(context))
             dtype_of(expression, text, path, schema)
             table = table.with_columns(expression.alias(name))
-        return Result(table=table, beside=stage_id, fresh=self.config.columns)
-
-
-# The `normalize` transform: scale numbers and clean text.
-Method = Literal["min_max", "z_score", "robust"]
+        return Result(table=table, row_aligned_with=stage_id, changed_columns=self.config.columns)
 
 
 class NormalizeConfig(OperatorConfig):
@@ -243,14 +199,13 @@ class Normalize(Operator[NormalizeConfig]):
     stage_type = StageType.TRANSFORM
     name = "normalize"
     config_model = NormalizeConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Compute the statistics in one pass, then return a row-by-row plan that can stream."""
         table = context.table
         if has_no_columns(context):
             return table
-        schema = input_schema(context)
+        schema = context.table.collect_schema()
         fields = list(schema) if self.config.fields is None else list(dict.fromkeys(self.config.fields))
         require_columns(fields, schema, describe_input(context))
         numeric = [name for name in fields if schema[name].is_numeric()]
@@ -267,14 +222,14 @@ def _scaled(table: pl.LazyFrame, names: list[str], method: Method) -> list[pl.Ex
     """Return one expression for each column, which contains the statistics of the whole column."""
     wanted = []
     for i, name in enumerate(names):
-        value = _counted(name)
+        value = _finite(name)
         wanted += [value.min().alias(f"{i}.min"), value.max().alias(f"{i}.max")]
         wanted += [statistic.alias(f"{i}.{key}") for key, statistic in _STATISTICS[method](value).items()]
     found = table.select(wanted).collect(engine="streaming").row(0, named=True)
     return [_scale(name, *_shift_and_width(found, i, method)) for i, name in enumerate(names)]
 
 
-def _counted(name: str) -> pl.Expr:
+def _finite(name: str) -> pl.Expr:
     """Return the values used for statistics: neither missing nor NaN nor infinite."""
     value = pl.col(name).cast(pl.Float64)
     return pl.when(value.is_finite()).then(value)
@@ -308,8 +263,5 @@ def _scale(name: str, shift: float, width: float) -> pl.Expr:
     if width == 0:
         return pl.when(value.is_finite()).then(0.0).otherwise(value).alias(name)
     if isinf(1 / width):  # polars multiplies by the reciprocal, so a subnormal width gives NaN; powers of 2 are exact
-        return ((value - shift) * _EXACT / (width * _EXACT)).alias(name)
+        return ((value - shift) * _POWER_OF_2 / (width * _POWER_OF_2)).alias(name)
     return ((value - shift) / width).alias(name)
-
-
-_EXACT = 2.0**200

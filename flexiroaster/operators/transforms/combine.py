@@ -9,13 +9,12 @@ import polars as pl
 from polars.exceptions import DuplicateError, PolarsError, SchemaError
 from pydantic import Field, model_validator
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import Problem, data_error, first_line
 from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.operators.base import SOME, Access, Arity, Operator, OperatorConfig, Result, StageContext
-from flexiroaster.operators.expressions import first_line
-from flexiroaster.operators.tables import ColumnNames, describe_named_input, listed, missing_columns, require_columns
+from flexiroaster.operators.tables import ColumnNames, describe_input, listed, missing_columns, require_columns
 
-__all__ = ["Concat", "ConcatConfig", "Join", "JoinConfig"]
+__all__ = ["Concat", "Join"]
 
 _ROWS = "__flexiroaster_rows"
 
@@ -41,7 +40,7 @@ class JoinConfig(OperatorConfig):
     )
 
     @model_validator(mode="after")
-    def _keys_hold_together(self) -> Self:
+    def _keys_match(self) -> Self:
         sides = (self.left_on, self.right_on)
         if self.how == "cross":
             if self.on or any(sides):
@@ -80,7 +79,7 @@ class Join(Operator[JoinConfig]):
         left_on = self.config.on or self.config.left_on or []
         right_on = self.config.on or self.config.right_on or []
         for stage_id, keys in ((left, left_on), (right, right_on)):
-            require_columns(keys, context.inputs[stage_id].collect_schema(), describe_named_input(context, stage_id))
+            require_columns(keys, context.inputs[stage_id].collect_schema(), describe_input(context, stage_id))
         joined = self._joined(context, left, right, left_on, right_on)
         for stage_id, keys, wanted in zip(
             (left, right), (left_on, right_on), self.config.validate_.split(":"), strict=True
@@ -88,9 +87,9 @@ class Join(Operator[JoinConfig]):
             if wanted == "1":
                 _require_unique(context.inputs[stage_id], keys, stage_id, self.config.validate_)
         if self.config.how == "left" and self.config.validate_ in {"m:1", "1:1"}:  # each left row gives exactly one row
-            there = context.inputs[left].collect_schema()
-            fresh = [name for name, dtype in joined.collect_schema().items() if there.get(name) != dtype]
-            return Result(table=joined, beside=left, fresh=fresh)
+            present = context.inputs[left].collect_schema()
+            changed = [name for name, dtype in joined.collect_schema().items() if present.get(name) != dtype]
+            return Result(table=joined, row_aligned_with=left, changed_columns=changed)
         return Result(table=joined)
 
     def _sides(self, context: StageContext) -> tuple[str, str]:
@@ -115,10 +114,9 @@ class Join(Operator[JoinConfig]):
         try:
             joined.collect_schema()
         except SchemaError as error:
-            raise StageError(_key_types(context, left, right, left_on, right_on), ErrorClass.DATA) from error
+            raise data_error(_key_types(context, left, right, left_on, right_on)) from error
         except DuplicateError as error:
-            message = f"{first_line(error)}; choose a 'suffix' other than {config.suffix!r}"
-            raise StageError(message, ErrorClass.DATA) from error
+            raise data_error(f"{first_line(error)}; choose a 'suffix' other than {config.suffix!r}") from error
         return joined
 
 
@@ -142,11 +140,10 @@ def _require_unique(table: pl.LazyFrame, keys: list[str], stage_id: str, wanted:
     if repeated.is_empty():
         return
     example = ", ".join(f"{key}={value!r}" for key, value in zip(keys, repeated.row(0)[:-1], strict=True))
-    message = (
+    raise data_error(
         f"keys {listed(keys)} are not unique in {stage_id!r}, but 'validate: {wanted}' requires it: "
         f"{repeated.height} repeated, such as {example} ({repeated.row(0)[-1]} times)"
     )
-    raise StageError(message, ErrorClass.DATA)
 
 
 class ConcatConfig(OperatorConfig):
@@ -161,7 +158,7 @@ class ConcatConfig(OperatorConfig):
     )
 
     @model_validator(mode="after")
-    def _rows_have_one_source(self) -> Self:
+    def _stage_column_needs_rows(self) -> Self:
         if self.how == "horizontal" and self.stage_column is not None:
             raise ValueError("'stage_column' cannot be used with 'how: horizontal': each row comes from all tables")
         return self
@@ -183,9 +180,7 @@ class Concat(Operator[ConcatConfig]):
         """Return the combined table. Raises StageError (data) if the tables do not match."""
         tables: Mapping[str, pl.LazyFrame] = {i: table for i, table in context.inputs.items() if table.collect_schema()}
         for stage_id in missing_columns(context.inputs, tables):
-            context.logger.warning(
-                "%s is empty: it has no columns and no rows", describe_named_input(context, stage_id)
-            )
+            context.logger.warning("%s is empty: it has no columns and no rows", describe_input(context, stage_id))
         if not tables:
             return pl.LazyFrame()
         if self.config.how == "horizontal":
@@ -195,7 +190,7 @@ class Concat(Operator[ConcatConfig]):
         tables = self._labelled(tables)
         if not self.config.relaxed:
             _require_same_types(tables)
-        return _below_one_another(tables, vertical=self.config.how == "vertical", relaxed=self.config.relaxed)
+        return _stack(tables, vertical=self.config.how == "vertical", relaxed=self.config.relaxed)
 
     def _labelled(self, tables: Mapping[str, pl.LazyFrame]) -> Mapping[str, pl.LazyFrame]:
         label = self.config.stage_column
@@ -203,8 +198,7 @@ class Concat(Operator[ConcatConfig]):
             return tables
         for stage_id, table in tables.items():
             if label in table.collect_schema():
-                message = f"stage_column: the table of stage {stage_id!r} already has a column {label!r}"
-                raise StageError(message, ErrorClass.DATA)
+                raise data_error(f"stage_column: the table of stage {stage_id!r} already has a column {label!r}")
         return {stage_id: table.with_columns(pl.lit(stage_id).alias(label)) for stage_id, table in tables.items()}
 
 
@@ -213,15 +207,14 @@ def _same_columns(tables: Mapping[str, pl.LazyFrame]) -> Mapping[str, pl.LazyFra
     first_id, first = next(iter(tables.items()))
     wanted = first.collect_schema().names()
     for stage_id, table in tables.items():
-        there = table.collect_schema().names()
-        lacks, more = missing_columns(wanted, there), missing_columns(there, wanted)
+        names = table.collect_schema().names()
+        lacks, more = missing_columns(wanted, names), missing_columns(names, wanted)
         differences = [f"lacks {listed(lacks)}"] * bool(lacks) + [f"also has {listed(more)}"] * bool(more)
         if differences:
-            message = (
+            raise data_error(
                 f"the table of stage {stage_id!r} differs from that of {first_id!r}: it {' and '.join(differences)}; "
                 "'how: diagonal' allows it"
             )
-            raise StageError(message, ErrorClass.DATA)
     return {stage_id: table.select(wanted) for stage_id, table in tables.items()}
 
 
@@ -231,14 +224,13 @@ def _require_same_types(tables: Mapping[str, pl.LazyFrame]) -> None:
         for name, dtype in table.collect_schema().items():
             first_id, first = seen.setdefault(name, (stage_id, dtype))
             if first != dtype:
-                message = (
+                raise data_error(
                     f"column {name!r} is {first} in stage {first_id!r}, {dtype} in stage {stage_id!r}; "
                     "'relaxed: true' finds a common type"
                 )
-                raise StageError(message, ErrorClass.DATA)
 
 
-def _below_one_another(tables: Mapping[str, pl.LazyFrame], *, vertical: bool, relaxed: bool) -> pl.LazyFrame:
+def _stack(tables: Mapping[str, pl.LazyFrame], *, vertical: bool, relaxed: bool) -> pl.LazyFrame:
     stacked = (
         pl.concat(tables.values(), how="vertical_relaxed" if relaxed else "vertical")
         if vertical
@@ -247,7 +239,7 @@ def _below_one_another(tables: Mapping[str, pl.LazyFrame], *, vertical: bool, re
     try:
         stacked.collect_schema()
     except PolarsError as error:
-        raise StageError(f"the tables do not match: {first_line(error)}", ErrorClass.DATA) from error
+        raise data_error(f"the tables do not match: {first_line(error)}") from error
     return stacked
 
 
@@ -256,13 +248,14 @@ def _side_by_side(tables: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     for stage_id, table in tables.items():
         for name in table.collect_schema():
             if name in owner:
-                message = f"column {name!r} is in stage {owner[name]!r} and in stage {stage_id!r}; rename one of them"
-                raise StageError(message, ErrorClass.DATA)
+                raise data_error(
+                    f"column {name!r} is in stage {owner[name]!r} and in stage {stage_id!r}; rename one of them"
+                )
             owner[name] = stage_id
     lengths = {
         stage_id: table.select(pl.len()).collect(engine="streaming").item() for stage_id, table in tables.items()
     }
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{stage_id!r} {rows}" for stage_id, rows in lengths.items())
-        raise StageError(f"'how: horizontal' requires equal row counts, found {counts}", ErrorClass.DATA)
+        raise data_error(f"'how: horizontal' requires equal row counts, found {counts}")
     return pl.concat(tables.values(), how="horizontal")

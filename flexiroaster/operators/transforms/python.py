@@ -12,141 +12,18 @@ from typing import Any, Literal, get_origin
 
 from pydantic import Field, field_validator
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import Problem, code_error, configuration_error
 from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.model.validation_messages import shown
 from flexiroaster.operators.base import ANY, Access, Operator, OperatorConfig, Result, StageContext
-from flexiroaster.operators.tables import listed
+from flexiroaster.operators.tables import listed, table_from_return_value, to_pandas
 
-__all__ = ["Call", "Python", "PythonConfig", "is_allowed", "load", "plan_call", "returns_nothing", "signature_of"]
+__all__ = ["Python", "is_allowed"]
 
 
-# Argument binding: which arguments a user's function is called with.
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _ALL_TABLES = frozenset({"tables", "inputs"})
 _MAPPING = re.compile(r"(?:[\w.]*\.)?(?:dict|Dict|Mapping)\b")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The argument binding of a function.
-
-    `tables` maps parameters to stage ids. `all_tables` is the parameter that gets all tables. `context` is true if the
-    function takes the context. `values` are the arguments of the config.
-    """
-
-    signature: inspect.Signature
-    tables: Mapping[str, str]
-    all_tables: str | None
-    context: bool
-    values: Mapping[str, Any]
-
-    def bind(self, table_of: Callable[[str, Parameter], object], stage_ids: Iterable[str], context: object) -> Any:  # noqa: ANN401 - BoundArguments of anything
-        """Return the bound arguments; `table_of(stage id, parameter)` is called only for the tables that are needed."""
-        parameters = self.signature.parameters
-        given = {name: table_of(stage_id, parameters[name]) for name, stage_id in self.tables.items()}
-        if self.all_tables:
-            given[self.all_tables] = {i: table_of(i, parameters[self.all_tables]) for i in stage_ids}
-        if self.context:
-            given["context"] = context
-        named = {p.name for p in parameters.values() if p.kind not in _VARIABLE}
-        given |= {name: value for name, value in self.values.items() if name in named}
-        keywords = [p.name for p in parameters.values() if p.kind is Parameter.VAR_KEYWORD]
-        for name in keywords:
-            given[name] = {key: value for key, value in self.values.items() if key not in named}
-        bound = self.signature.bind_partial()
-        bound.arguments |= {name: given[name] for name in parameters if name in given}  # in the signature's order
-        return bound
-
-
-def signature_of(function: Callable[..., object], name: str) -> inspect.Signature:
-    """Return the signature of a plain function.
-
-    Raises StageError (code) for coroutine functions, generators and functions without a readable signature.
-    """
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise StageError(f"{name} is asynchronous: use a plain function", ErrorClass.CODE)
-    if inspect.isgeneratorfunction(function):
-        raise StageError(f"{name} is a generator: return a table instead of yielding rows", ErrorClass.CODE)
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError) as error:
-        raise StageError(f"{name} has no readable signature: wrap it in a function", ErrorClass.CODE) from error
-
-
-def returns_nothing(signature: inspect.Signature) -> bool:
-    """Return whether the return annotation is `None`, also as text."""
-    return signature.return_annotation in (None, "None", type(None))
-
-
-def plan_call(name: str, signature: inspect.Signature, stage_ids: Iterable[str], arguments: Mapping[str, Any]) -> Call:
-    """Plan the call of a function. Raises StageError (code) that names the parameter if binding is impossible."""
-    stages = {re.sub(r"[-.]", "_", stage_id): stage_id for stage_id in stage_ids}
-    named = [p for p in signature.parameters.values() if p.kind not in _VARIABLE]
-    _refuse_unknown(name, signature, arguments, named)
-    tables = {p.name: stages[p.name] for p in named if p.name in stages}
-    context = any(p.name == "context" for p in named) and "context" not in tables
-    _refuse_ambiguous(name, arguments, {*tables, *(["context"] if context else ())})
-    taken = {*tables, *arguments, *(["context"] if context else ())}
-    left = [p for p in named if p.name not in taken and p.default is Parameter.empty]
-    all_tables = None
-    if left and stages and not tables:
-        first = left.pop(0)
-        if _wants_all(first, len(stages)):
-            all_tables = first.name
-        elif len(stages) == 1:
-            tables = {first.name: next(iter(stages.values()))}
-        else:
-            raise StageError(_which_table(name, first.name, stages), ErrorClass.CODE)
-    if left:
-        raise StageError(_nothing_for(name, left[0].name, stages, arguments), ErrorClass.CODE)
-    return Call(signature, tables, all_tables, context, arguments)
-
-
-def _wants_all(parameter: Parameter, tables: int) -> bool:
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        annotated = bool(_MAPPING.match(annotation))
-    else:
-        kind = get_origin(annotation) or annotation
-        annotated = kind is not Parameter.empty and isinstance(kind, type) and issubclass(kind, Mapping)
-    return annotated or (tables > 1 and parameter.name in _ALL_TABLES)
-
-
-def _refuse_unknown(
-    name: str, signature: inspect.Signature, arguments: Mapping[str, Any], named: list[Parameter]
-) -> None:
-    if any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values()):
-        return
-    known = [p.name for p in named]
-    for argument in arguments:
-        if argument not in known:
-            hint = suggestion_hint(argument, known) or f"; it has {listed(known)}"
-            raise StageError(f"{name} has no parameter {argument!r}, given in 'arguments'{hint}", ErrorClass.CODE)
-
-
-def _refuse_ambiguous(name: str, arguments: Mapping[str, Any], reserved: set[str]) -> None:
-    for argument in arguments:
-        if argument in reserved:
-            what = "the stage's context" if argument == "context" else "an input table"
-            message = f"parameter {argument!r} of {name} gets {what}: remove it from 'arguments'"
-            raise StageError(message, ErrorClass.CODE)
-
-
-def _which_table(name: str, parameter: str, stages: Mapping[str, str]) -> str:
-    return (
-        f"parameter {parameter!r} of {name} could be any of {len(stages)} tables: name parameters after the input "
-        f"stages ({listed(stages)}), or name it 'tables' to get a dict of all tables"
-    )
-
-
-def _nothing_for(name: str, parameter: str, stages: Mapping[str, str], arguments: Mapping[str, Any]) -> str:
-    return (
-        f"parameter {parameter!r} of {name} gets no value: it is neither an input stage ({listed(stages)}) "
-        f"nor in 'arguments' ({listed(arguments)})"
-    )
-
-
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -198,26 +75,21 @@ class Python(Operator[PythonConfig]):
         cannot be called with the available arguments, or does not return a table.
         """
         name = self.config.function
-        function = load(name, context.access)
-        signature = signature_of(function, name)
-        call = plan_call(name, signature, context.inputs, self.config.arguments)
+        function = _load(name, context.access)
+        signature = _signature_of(function, name)
+        call = _plan_call(name, signature, context.inputs, self.config.arguments)
         bound = call.bind(lambda stage_id, p: self._table(context, stage_id, p), context.inputs, context)
         returned = function(*bound.args, **bound.kwargs)
         if returned is None:
-            if returns_nothing(signature):
+            if signature.return_annotation in (None, "None", type(None)):
                 return Result()
-            message = f"{name} returned None, expected a table; annotate it '-> None' if it returns no table"
-            raise StageError(message, ErrorClass.CODE)
-        from flexiroaster.operators.tables import table_from_return_value
-
+            raise code_error(f"{name} returned None, expected a table; annotate it '-> None' if it returns no table")
         return Result(table=table_from_return_value(returned, name))
 
     def _table(self, context: StageContext, stage_id: str, parameter: Parameter) -> object:
         table = context.inputs[stage_id]
         if self.config.frames == "polars":
             return table if "LazyFrame" in str(parameter.annotation) else table.collect()
-        from flexiroaster.operators.tables import to_pandas
-
         return to_pandas(table.collect())
 
 
@@ -230,7 +102,7 @@ def is_allowed(module: str, access: Access) -> bool:
     return False
 
 
-def load(reference: str, access: Access) -> Callable[..., Any]:
+def _load(reference: str, access: Access) -> Callable[..., Any]:
     """Import the function of `module:function`.
 
     The function must also be defined in an allowed module, so imports in a module (`from os import system`) are not
@@ -239,21 +111,20 @@ def load(reference: str, access: Access) -> Callable[..., Any]:
     module_name, _, attribute = reference.partition(":")
     reason = _refusal(module_name, access)
     if reason:
-        raise StageError(f"function: {reason}", ErrorClass.CONFIGURATION)
+        raise configuration_error(f"function: {reason}")
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
-        raise StageError(f"cannot import {module_name!r}: {error}", ErrorClass.CODE) from error
+        raise code_error(f"cannot import {module_name!r}: {error}") from error
     found = getattr(module, attribute, None)
     if found is None:
         hint = suggestion_hint(attribute, [name for name in vars(module) if not name.startswith("_")])
-        raise StageError(f"module {module_name!r} has no function {attribute!r}{hint}", ErrorClass.CODE)
+        raise code_error(f"module {module_name!r} has no function {attribute!r}{hint}")
     if not callable(found):
-        raise StageError(f"{reference} is {type(found).__name__}, not a function", ErrorClass.CODE)
+        raise code_error(f"{reference} is {type(found).__name__}, not a function")
     home = getattr(found, "__module__", None) or type(found).__module__
     if not is_allowed(home, access):
-        message = f"function: {reference} is defined in {home!r}: {_refusal(home, access)}"
-        raise StageError(message, ErrorClass.CONFIGURATION)
+        raise configuration_error(f"function: {reference} is defined in {home!r}: {_refusal(home, access)}")
     function: Callable[..., Any] = found
     return function
 
@@ -262,3 +133,114 @@ def _refusal(module: str, access: Access) -> str | None:
     if is_allowed(module, access):
         return None
     return f"module {module!r} is not allowed: add it to PYTHON_MODULES ('package.*' allows a whole package)"
+
+
+# --- argument binding ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The argument binding of a function.
+
+    `tables` maps parameters to stage ids. `all_tables` is the parameter that gets all tables. `context` is true if the
+    function takes the context. `values` are the arguments of the config.
+    """
+
+    signature: inspect.Signature
+    tables: Mapping[str, str]
+    all_tables: str | None
+    context: bool
+    values: Mapping[str, Any]
+
+    def bind(self, table_of: Callable[[str, Parameter], object], stage_ids: Iterable[str], context: object) -> Any:  # noqa: ANN401 - BoundArguments of anything
+        """Return the bound arguments; `table_of(stage id, parameter)` is called only for the tables that are needed."""
+        parameters = self.signature.parameters
+        given = {name: table_of(stage_id, parameters[name]) for name, stage_id in self.tables.items()}
+        if self.all_tables:
+            given[self.all_tables] = {i: table_of(i, parameters[self.all_tables]) for i in stage_ids}
+        if self.context:
+            given["context"] = context
+        named = {p.name for p in parameters.values() if p.kind not in _VARIABLE}
+        given |= {name: value for name, value in self.values.items() if name in named}
+        keywords = [p.name for p in parameters.values() if p.kind is Parameter.VAR_KEYWORD]
+        for name in keywords:
+            given[name] = {key: value for key, value in self.values.items() if key not in named}
+        bound = self.signature.bind_partial()
+        bound.arguments |= {name: given[name] for name in parameters if name in given}  # in the signature's order
+        return bound
+
+
+def _signature_of(function: Callable[..., object], name: str) -> inspect.Signature:
+    """Return the signature of a plain function.
+
+    Raises StageError (code) for coroutine functions, generators and functions without a readable signature.
+    """
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise code_error(f"{name} is asynchronous: use a plain function")
+    if inspect.isgeneratorfunction(function):
+        raise code_error(f"{name} is a generator: return a table instead of yielding rows")
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise code_error(f"{name} has no readable signature: wrap it in a function") from error
+
+
+def _plan_call(
+    name: str, signature: inspect.Signature, stage_ids: Iterable[str], arguments: Mapping[str, Any]
+) -> _Call:
+    """Plan the call of a function. Raises StageError (code) that names the parameter if binding is impossible."""
+    stages = {re.sub(r"[-.]", "_", stage_id): stage_id for stage_id in stage_ids}
+    named = [p for p in signature.parameters.values() if p.kind not in _VARIABLE]
+    _refuse_unknown(name, signature, arguments, named)
+    tables = {p.name: stages[p.name] for p in named if p.name in stages}
+    context = any(p.name == "context" for p in named) and "context" not in tables
+    _refuse_ambiguous(name, arguments, {*tables, *(["context"] if context else ())})
+    taken = {*tables, *arguments, *(["context"] if context else ())}
+    left = [p for p in named if p.name not in taken and p.default is Parameter.empty]
+    all_tables = None
+    if left and stages and not tables:
+        first = left.pop(0)
+        if _wants_all(first, len(stages)):
+            all_tables = first.name
+        elif len(stages) == 1:
+            tables = {first.name: next(iter(stages.values()))}
+        else:
+            raise code_error(
+                f"parameter {first.name!r} of {name} could be any of {len(stages)} tables: name parameters after the "
+                f"input stages ({listed(stages)}), or name it 'tables' to get a dict of all tables"
+            )
+    if left:
+        raise code_error(
+            f"parameter {left[0].name!r} of {name} gets no value: it is neither an input stage ({listed(stages)}) "
+            f"nor in 'arguments' ({listed(arguments)})"
+        )
+    return _Call(signature, tables, all_tables, context, arguments)
+
+
+def _wants_all(parameter: Parameter, tables: int) -> bool:
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        annotated = bool(_MAPPING.match(annotation))
+    else:
+        kind = get_origin(annotation) or annotation
+        annotated = kind is not Parameter.empty and isinstance(kind, type) and issubclass(kind, Mapping)
+    return annotated or (tables > 1 and parameter.name in _ALL_TABLES)
+
+
+def _refuse_unknown(
+    name: str, signature: inspect.Signature, arguments: Mapping[str, Any], named: list[Parameter]
+) -> None:
+    if any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values()):
+        return
+    known = [p.name for p in named]
+    for argument in arguments:
+        if argument not in known:
+            hint = suggestion_hint(argument, known) or f"; it has {listed(known)}"
+            raise code_error(f"{name} has no parameter {argument!r}, given in 'arguments'{hint}")
+
+
+def _refuse_ambiguous(name: str, arguments: Mapping[str, Any], reserved: set[str]) -> None:
+    for argument in arguments:
+        if argument in reserved:
+            what = "the stage's context" if argument == "context" else "an input table"
+            raise code_error(f"parameter {argument!r} of {name} gets {what}: remove it from 'arguments'")

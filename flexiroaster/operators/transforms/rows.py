@@ -1,4 +1,4 @@
-"""The row transforms `filter`, `deduplicate`, `fill_missing`, `sort` and `passthrough`."""
+"""The row transforms `filter`, `deduplicate`, `sort`, `passthrough`, `fill_missing` and `aggregate`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,18 @@ import polars as pl
 from polars.datatypes import DataType
 from pydantic import Field, model_validator
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import Problem, code_error, data_error
 from flexiroaster.model.pipeline import StageType
-from flexiroaster.operators.base import ONE, Access, Operator, OperatorConfig, Result, StageContext
+from flexiroaster.operators.base import Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.dtypes import friendly_name, literal
-from flexiroaster.operators.expressions import bind, check_expression, dtype_of, is_aggregate
-from flexiroaster.operators.tables import ColumnNames, describe_input, has_no_columns, input_schema, require_columns
+from flexiroaster.operators.expressions import check_expression, dtype_of, is_aggregate, parse_for_schema
+from flexiroaster.operators.tables import ColumnNames, describe_input, has_no_columns, require_columns
 
-__all__ = [
-    "Aggregate",
-    "AggregateConfig",
-    "Aggregation",
-    "Deduplicate",
-    "DeduplicateConfig",
-    "FillMissing",
-    "FillMissingConfig",
-    "Filter",
-    "FilterConfig",
-    "Passthrough",
-    "PassthroughConfig",
-    "Sort",
-    "SortConfig",
-]
+__all__ = ["Aggregate", "Deduplicate", "FillMissing", "Filter", "Passthrough", "Sort"]
+
+Strategy = Literal["forward", "backward", "mean", "median", "zero", "min", "max"]
+
+NUMERIC_FUNCTIONS = frozenset({"mean", "sum", "median", "std", "quantile"})
 
 
 class FilterConfig(OperatorConfig):
@@ -45,7 +35,6 @@ class Filter(Operator[FilterConfig]):
     stage_type = StageType.TRANSFORM
     name = "filter"
     config_model = FilterConfig
-    arity = ONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
         """Yield a problem if the expression does not parse."""
@@ -55,12 +44,11 @@ class Filter(Operator[FilterConfig]):
         """Return the matching rows. Raises StageError: code for an invalid expression, data for a missing column."""
         if has_no_columns(context):
             return context.table
-        schema, text = input_schema(context), self.config.where
-        condition = bind(text, "where", schema, describe_input(context))
+        schema, text = context.table.collect_schema(), self.config.where
+        condition = parse_for_schema(text, "where", schema, describe_input(context))
         dtype = dtype_of(condition, text, "where", schema)
         if not isinstance(dtype, pl.Boolean | pl.Null):
-            message = f"where: must be boolean, returns {friendly_name(dtype)}: {text!r}"
-            raise StageError(message, ErrorClass.CODE)
+            raise code_error(f"where: must be boolean, returns {friendly_name(dtype)}: {text!r}")
         return context.table.filter(condition)
 
 
@@ -79,13 +67,12 @@ class Deduplicate(Operator[DeduplicateConfig]):
     stage_type = StageType.TRANSFORM
     name = "deduplicate"
     config_model = DeduplicateConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the distinct rows. Raises StageError (data) for a missing column."""
         if has_no_columns(context):
             return context.table
-        require_columns(self.config.by or (), input_schema(context), describe_input(context))
+        require_columns(self.config.by or (), context.table.collect_schema(), describe_input(context))
         return context.table.unique(self.config.by, keep=self.config.keep, maintain_order=True)
 
 
@@ -99,7 +86,7 @@ class SortConfig(OperatorConfig):
     nulls_last: bool = Field(default=False, description="Put missing values last.")
 
     @model_validator(mode="after")
-    def _one_direction_each(self) -> Self:
+    def _descending_matches_by(self) -> Self:
         if isinstance(self.descending, list) and len(self.descending) != len(self.by):
             lengths = f"{len(self.descending)} and {len(self.by)}"
             raise ValueError(f"'descending' and 'by' must have the same length, not {lengths}")
@@ -112,14 +99,13 @@ class Sort(Operator[SortConfig]):
     stage_type = StageType.TRANSFORM
     name = "sort"
     config_model = SortConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the sorted table. Raises StageError (data) for a missing column."""
         if has_no_columns(context):
             return context.table
         config = self.config
-        require_columns(config.by, input_schema(context), describe_input(context))
+        require_columns(config.by, context.table.collect_schema(), describe_input(context))
         return context.table.sort(
             config.by, descending=config.descending, nulls_last=config.nulls_last, maintain_order=True
         )
@@ -135,15 +121,11 @@ class Passthrough(Operator[PassthroughConfig]):
     stage_type = StageType.TRANSFORM
     name = "passthrough"
     config_model = PassthroughConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> Result:
         """Return a result that names the input stage."""
         (stage_id,) = context.inputs
-        return Result(unchanged=stage_id)
-
-
-Strategy = Literal["forward", "backward", "mean", "median", "zero", "min", "max"]
+        return Result(passthrough_stage=stage_id)
 
 
 class FillMissingConfig(OperatorConfig):
@@ -159,7 +141,7 @@ class FillMissingConfig(OperatorConfig):
     nan: bool = Field(default=True, description="Treat NaN as missing.")
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_of_columns_and_strategy(self) -> Self:
         if (self.columns is None) == (self.strategy is None):
             raise ValueError("give either 'columns' or 'strategy'")
         if self.fields is not None and self.strategy is None:
@@ -177,20 +159,19 @@ class FillMissing(Operator[FillMissingConfig]):
     stage_type = StageType.TRANSFORM
     name = "fill_missing"
     config_model = FillMissingConfig
-    arity = ONE
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the filled table. Raises StageError (data) for a missing column or a value that does not fit."""
         if has_no_columns(context):
             return context.table
-        schema = input_schema(context)
+        schema = context.table.collect_schema()
         require_columns(self.config.columns or self.config.fields or (), schema, describe_input(context))
         if self.config.columns:
-            values = {name: _fitting(name, value, schema[name]) for name, value in self.config.columns.items()}
-            return context.table.with_columns(self._holes(n, schema[n]).fill_null(v) for n, v in values.items())
+            values = {name: _literal(name, value, schema[name]) for name, value in self.config.columns.items()}
+            return context.table.with_columns(self._column(n, schema[n]).fill_null(v) for n, v in values.items())
         if self.config.strategy == "forward" or self.config.strategy == "backward":
             names, way = self.config.fields or list(schema), self.config.strategy
-            return context.table.with_columns(self._holes(n, schema[n]).fill_null(strategy=way) for n in names)
+            return context.table.with_columns(self._column(n, schema[n]).fill_null(strategy=way) for n in names)
         return self._filled_by_statistic(context, schema)
 
     def _filled_by_statistic(self, context: StageContext, schema: pl.Schema) -> pl.LazyFrame:
@@ -199,23 +180,22 @@ class FillMissing(Operator[FillMissingConfig]):
         applies, statistic = _STATISTICS[strategy]
         for name in self.config.fields or ():
             if not applies(schema[name]):
-                message = (
+                raise data_error(
                     f"strategy {strategy!r} does not apply to column {name!r}, which is {friendly_name(schema[name])}"
                 )
-                raise StageError(message, ErrorClass.DATA)
         names = self.config.fields or [name for name, dtype in schema.items() if applies(dtype)]
         if not names:
             return context.table
         counted = [statistic(_without_nan(name, schema[name]), schema[name]).alias(name) for name in names]
         found = context.table.select(counted).collect(engine="streaming")
         return context.table.with_columns(
-            self._holes(name, schema[name])
+            self._column(name, schema[name])
             .cast(found.schema[name])
             .fill_null(pl.lit(found[name].item(), found.schema[name]))
             for name in names
         )
 
-    def _holes(self, name: str, dtype: DataType) -> pl.Expr:
+    def _column(self, name: str, dtype: DataType) -> pl.Expr:
         """Return the column with null for every value that counts as missing."""
         return _without_nan(name, dtype) if self.config.nan else pl.col(name)
 
@@ -224,12 +204,11 @@ def _without_nan(name: str, dtype: DataType) -> pl.Expr:
     return pl.col(name).fill_nan(None) if dtype.is_float() else pl.col(name)
 
 
-def _fitting(name: str, value: bool | float | str, dtype: DataType) -> pl.Expr:
+def _literal(name: str, value: bool | float | str, dtype: DataType) -> pl.Expr:
     """Return the value as a literal of the column's type. Raises StageError (data) if it does not fit."""
     fitted = literal(value, dtype)
     if fitted is None:
-        message = f"columns.{name}: {value!r} does not fit column {name!r}, which is {friendly_name(dtype)}"
-        raise StageError(message, ErrorClass.DATA)
+        raise data_error(f"columns.{name}: {value!r} does not fit column {name!r}, which is {friendly_name(dtype)}")
     return fitted
 
 
@@ -247,10 +226,6 @@ _STATISTICS: Mapping[str, tuple[Callable[[DataType], bool], Callable[[pl.Expr, D
 """Strategy -> (a test of the types it applies to, the value it fills in)."""
 
 
-# The `aggregate` transform: one row for each group.
-NUMERIC_FUNCTIONS = frozenset({"mean", "sum", "median", "std", "quantile"})
-
-
 class Aggregation(OperatorConfig):
     """The short form: one function over one column."""
 
@@ -261,7 +236,7 @@ class Aggregation(OperatorConfig):
     quantile: float | None = Field(default=None, ge=0, le=1, description="The quantile for 'function: quantile', 0..1.")
 
     @model_validator(mode="after")
-    def _quantile_goes_with_its_function(self) -> Self:
+    def _quantile_matches_function(self) -> Self:
         if (self.function == "quantile") != (self.quantile is not None):
             raise ValueError("'function: quantile' requires 'quantile' (0..1), other functions do not accept it")
         return self
@@ -291,7 +266,7 @@ class AggregateConfig(OperatorConfig):
     )
 
     @model_validator(mode="after")
-    def _names_are_free(self) -> Self:
+    def _names_are_unique(self) -> Self:
         taken = [name for name in self.aggregations if name in self.by]
         if taken:
             raise ValueError(f"{taken[0]!r} is both in 'by' and the name of an aggregation")
@@ -308,7 +283,6 @@ class Aggregate(Operator[AggregateConfig]):
     stage_type = StageType.TRANSFORM
     name = "aggregate"
     config_model = AggregateConfig
-    arity = ONE
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
         """Yield a problem for each expression that does not parse."""
@@ -320,7 +294,7 @@ class Aggregate(Operator[AggregateConfig]):
         """Return the summary. Raises StageError: code for an invalid expression, data for a missing column."""
         if has_no_columns(context):
             return context.table
-        by, schema = self.config.by, input_schema(context)
+        by, schema = self.config.by, context.table.collect_schema()
         require_columns(by, schema, describe_input(context))
         found = [
             _aggregated(name, wanted, schema, describe_input(context)).alias(name)
@@ -335,11 +309,13 @@ def _aggregated(name: str, wanted: str | Aggregation, schema: pl.Schema, where: 
         require_columns([wanted.column], schema, where)
         dtype = schema[wanted.column]
         if wanted.function in NUMERIC_FUNCTIONS and not (dtype.is_numeric() or isinstance(dtype, pl.Boolean | pl.Null)):
-            message = f"{path}: {wanted.function} needs numbers, column {wanted.column!r} is {friendly_name(dtype)}"
-            raise StageError(message, ErrorClass.DATA)
+            raise data_error(
+                f"{path}: {wanted.function} needs numbers, column {wanted.column!r} is {friendly_name(dtype)}"
+            )
         return wanted.expression()
-    expression = bind(wanted, path, schema, where)
+    expression = parse_for_schema(wanted, path, schema, where)
     if not is_aggregate(expression, wanted, path, schema):
-        message = f"{path}: returns a value for each row, not for each group: {wanted!r}; wrap it, as in SUM(...)"
-        raise StageError(message, ErrorClass.CODE)
+        raise code_error(
+            f"{path}: returns a value for each row, not for each group: {wanted!r}; wrap it, as in SUM(...)"
+        )
     return expression

@@ -9,13 +9,13 @@ import polars as pl
 from polars.exceptions import ColumnNotFoundError, PolarsError
 from pydantic import Field
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
+from flexiroaster.errors import Problem, StageError, code_error, data_error, first_line
 from flexiroaster.model.pipeline import StageType, suggestion_hint
 from flexiroaster.operators.base import SOME, Access, Operator, OperatorConfig, StageContext
-from flexiroaster.operators.expressions import find_file_function_error, first_line
+from flexiroaster.operators.expressions import find_file_function_error
 from flexiroaster.operators.tables import listed
 
-__all__ = ["Sql", "SqlConfig", "table_names"]
+__all__ = ["Sql"]
 
 _LEADING = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _UNKNOWN_TABLE = re.compile(r"relation '(.*)' was not found")
@@ -46,11 +46,11 @@ class Sql(Operator[SqlConfig]):
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the signature
         """Yield a problem of the query that does not depend on the columns: its syntax or its tables."""
-        reason = _refused(self.config.query)
+        reason = _refusal(self.config.query)
         if reason is None:
             blank = {stage_id: pl.LazyFrame() for stage_id in dependencies}
             try:
-                _executed(self.config.query, blank)
+                _execute(self.config.query, blank)
             except StageError as error:
                 certain = error.details.get("certain", False)
                 reason = error.message.removeprefix("query: ") if certain else None
@@ -59,13 +59,13 @@ class Sql(Operator[SqlConfig]):
 
     def run(self, context: StageContext) -> pl.LazyFrame:
         """Return the query result. Raises StageError: code for an invalid query, data for a missing column."""
-        reason = _refused(self.config.query)
+        reason = _refusal(self.config.query)
         if reason:
-            raise StageError(f"query: {reason}", ErrorClass.CODE)
-        return _executed(self.config.query, context.inputs)
+            raise code_error(f"query: {reason}")
+        return _execute(self.config.query, context.inputs)
 
 
-def table_names(inputs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
+def _table_names(inputs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
     """Return the tables by the names that a query can use; stage ids take precedence over underscore spellings."""
     spelled: dict[str, pl.LazyFrame] = {}
     for stage_id, table in inputs.items():
@@ -73,7 +73,7 @@ def table_names(inputs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
     return {**spelled, **inputs}
 
 
-def _refused(query: str) -> str | None:
+def _refusal(query: str) -> str | None:
     """Return the reason to reject a query before polars parses it, or None."""
     rest = query[_LEADING.match(query).end() :] if query.strip() else ""  # type: ignore[union-attr] # it always matches
     keyword = re.match(r"\w*", rest)
@@ -82,19 +82,19 @@ def _refused(query: str) -> str | None:
     return find_file_function_error(query)
 
 
-def _executed(query: str, inputs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+def _execute(query: str, inputs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Return the lazy result with resolved columns."""
     try:
-        found = pl.SQLContext(table_names(inputs), eager=False).execute(query)
+        found = pl.SQLContext(_table_names(inputs), eager=False).execute(query)
         found.collect_schema()
     except ColumnNotFoundError as error:
-        raise StageError(f"query: {first_line(error)}", ErrorClass.DATA) from error
+        raise data_error(f"query: {first_line(error)}") from error
     except PolarsError as error:
         text = first_line(error)
         unknown = _UNKNOWN_TABLE.search(text)
         if unknown:
-            hint = suggestion_hint(unknown[1], table_names(inputs)) or ";"
+            hint = suggestion_hint(unknown[1], _table_names(inputs)) or ";"
             text = f"unknown table {unknown[1]!r}{hint} tables: {listed(inputs)}"
         certain = bool(unknown) or text.startswith(_CERTAIN)
-        raise StageError(f"query: {text}", ErrorClass.CODE, certain=certain) from error
+        raise code_error(f"query: {text}", certain=certain) from error
     return found

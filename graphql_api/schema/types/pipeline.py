@@ -241,10 +241,10 @@ class Operator:
     config_schema: JSON = strawberry.field(resolver=_schema, description="JSON Schema of the stage's `config`.")
     example: JSON | None = strawberry.field(resolver=_example, description="An example of a valid `config`.")
     least_inputs: int = strawberry.field(
-        resolver=lambda root: root.arity.least, description="Minimum number of input tables."
+        resolver=lambda root: root.arity.minimum, description="Minimum number of input tables."
     )
     most_inputs: int | None = strawberry.field(
-        resolver=lambda root: root.arity.most, description="Maximum number of input tables; null means no limit."
+        resolver=lambda root: root.arity.maximum, description="Maximum number of input tables; null means no limit."
     )
 
 

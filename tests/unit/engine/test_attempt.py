@@ -151,7 +151,7 @@ def test_a_memory_limit_leaves_less_room(
 
     def look(_self: Passthrough, context: StageContext) -> Result:
         seen.append(context.in_memory)
-        return Result(unchanged="orders")
+        return Result(passthrough_stage="orders")
 
     monkeypatch.setattr(Passthrough, "run", look)
     stage = {"id": "s", "type": "transform", "config": {"operation": "passthrough"}, "dependencies": ["orders"]}
@@ -162,12 +162,12 @@ def test_a_memory_limit_leaves_less_room(
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (Result(unchanged="x"), "passed on the table of 'x', which is not an input"),
+        (Result(passthrough_stage="x"), "passed on the table of 'x', which is not an input"),
         (
-            Result(table=pl.LazyFrame(), beside="x"),
+            Result(table=pl.LazyFrame(), row_aligned_with="x"),
             "returned columns or rows of the table of 'x', which is not an input",
         ),
-        (Result(table=7, beside="orders"), "returned builtins.int instead of a polars table"),  # type: ignore[arg-type]
+        (Result(table=7, row_aligned_with="orders"), "returned builtins.int instead of a polars table"),  # type: ignore[arg-type]
         (Result(table=7), "returned builtins.int instead of a polars table"),  # type: ignore[arg-type]
     ],
 )

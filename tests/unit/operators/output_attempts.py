@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
+from flexiroaster.errors import StageError
 from flexiroaster.operators.access.databases import engine_for
 from flexiroaster.operators.base import Access, Result, StageContext
 from flexiroaster.operators.outputs.database.operator import DatabaseOutput, DatabaseOutputConfig
@@ -49,6 +51,13 @@ def context(
 ) -> StageContext:
     """What an attempt of the stage `save` of `Daily Sales` knows."""
     return StageContext(execution, "Daily Sales", stage, 1, {"in": data.lazy()}, workdir, access=access)
+
+
+def error_of(call, *args, **kwargs) -> StageError:
+    """Return the StageError that a call raises."""
+    with pytest.raises(StageError) as caught:
+        call(*args, **kwargs)
+    return caught.value
 
 
 def child_code(
@@ -99,8 +108,8 @@ class Base:
         empty = context(pl.DataFrame(), self.access, execution, stage)
         return self.operator(**config).undo(effect or {}, empty)
 
-    def forget(self, execution: str = "e1", stage: str = "save", **config: Any) -> None:
-        self.operator(**config).forget({}, context(pl.DataFrame(), self.access, execution, stage))
+    def discard_undo_data(self, execution: str = "e1", stage: str = "save", **config: Any) -> None:
+        self.operator(**config).discard_undo_data({}, context(pl.DataFrame(), self.access, execution, stage))
 
     def operator(self, **config: Any) -> DatabaseOutput:
         return DatabaseOutput(DatabaseOutputConfig.model_validate({"table": "t", **config}))

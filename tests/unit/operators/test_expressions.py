@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.expressions import bind, dtype_of, find_file_function_error, is_aggregate, parse
+from flexiroaster.operators.expressions import dtype_of, find_file_function_error, is_aggregate, parse, parse_for_schema
 
 SCHEMA = pl.Schema({"a": pl.Int64, "select": pl.String, "x y": pl.Float64})
 
@@ -68,19 +68,22 @@ def test_every_table_function_of_this_polars_that_reads_files_is_refused(tmp_pat
 
 
 def test_words_in_text_and_quoted_names_are_no_queries():
-    assert bind("a = 1 OR \"select\" = 'select'", "where", SCHEMA, "the table").meta.root_names() == ["a", "select"]
+    assert parse_for_schema("a = 1 OR \"select\" = 'select'", "where", SCHEMA, "the table").meta.root_names() == [
+        "a",
+        "select",
+    ]
 
 
 def test_an_unknown_column_is_named():
     with pytest.raises(StageError) as caught:
-        bind("b + 1", "where", SCHEMA, "input of stage 's'")
+        parse_for_schema("b + 1", "where", SCHEMA, "input of stage 's'")
     assert caught.value.error_class is ErrorClass.DATA
     assert caught.value.message == "column 'b' not found in input of stage 's'; columns: 'a', 'select', 'x y'"
 
 
 def test_text_in_double_quotes_is_explained():
     with pytest.raises(StageError) as caught:
-        bind('"select" = "UA"', "where", SCHEMA, "input of stage 's'")
+        parse_for_schema('"select" = "UA"', "where", SCHEMA, "input of stage 's'")
     assert caught.value.message == (
         "column 'UA' not found in input of stage 's'; text is written in single quotes: 'UA'; "
         "columns: 'a', 'select', 'x y'"

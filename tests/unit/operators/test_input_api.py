@@ -175,8 +175,5 @@ def test_a_shape_widens_the_same_in_one_step_or_in_two(one: list[Any], other: li
 def test_the_config_refuses_unknown_fields() -> None:
     stage = Stage(id="s", type=StageType.INPUT, config={"source": "api", "dat": []})
     (problem,) = check_stage(0, stage, {}, Access())
-    assert (problem.path, problem.message) == (
-        "stages[0].config.dat",
-        "is not a known field; did you mean 'data'?",
-    )
+    assert (problem.path, problem.message) == ("stages[0].config.dat", "is not a known field; did you mean 'data'?")
     assert ApiConfig().data is None

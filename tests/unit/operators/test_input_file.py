@@ -286,7 +286,7 @@ def test_columnar_files_with_other_columns_or_types(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("name", ["parquet", "arrow", "json", "ndjson"])
 def test_values_that_do_not_fit_the_schema(tmp_path: Path, name: str) -> None:
     write(pl.DataFrame({"x": ["1", "two", None, "three"], "l": [[1], [2], [3], [4]]}), tmp_path / f"t.{name}")
-    expected = f"t.{name}: column 'x': 2 values do not fit integer, such as 'two'"
+    expected = f"t.{name}: column 'x': 2 values do not fit integer, such as 'two', 'three'"
     assert failure(tmp_path, f"t.{name}", schema={"x": "integer"}) == (expected, ErrorClass.DATA)
     expected = f"schema: column 'l' of t.{name} is List(Int64), which cannot become date"
     assert failure(tmp_path, f"t.{name}", schema={"l": "date"}) == (expected, ErrorClass.CONFIGURATION)

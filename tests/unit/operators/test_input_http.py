@@ -256,10 +256,7 @@ def test_pages_by_cursor(tmp_path: Path, site: Site) -> None:
     assert all(seen.query["size"] == ["1"] for seen in site.seen)
     site.pages["/x"] = [Answer({"items": [], "meta": {"next": "same"}})]
     error = failure(tmp_path, f"{site.url}/x", records_path="items", pagination=pagination)
-    assert (error.message, error.error_class) == (
-        "page 2 has the same cursor as the previous page",
-        ErrorClass.DATA,
-    )
+    assert (error.message, error.error_class) == ("page 2 has the same cursor as the previous page", ErrorClass.DATA)
 
 
 def test_pages_by_number(tmp_path: Path, site: Site) -> None:
@@ -351,7 +348,7 @@ def test_other_failures_are_not_asked_again(
 ) -> None:
     site.pages["/x"] = [Answer(status=status)]
     error = failure(tmp_path, f"{site.url}/x")
-    assert (error.message, error.error_class) == (f"{site.url}/x: {text}", error_class)
+    assert (error.message, error.error_class) == (f"GET {site.url}/x: {text}", error_class)
     assert len(site.seen) == 1
 
 
@@ -458,7 +455,7 @@ def test_no_secret_in_errors_and_logs(tmp_path: Path, site: Site, caplog: pytest
     site.pages["/x"] = [Answer(status=503), Answer(status=500)]
     url = f"{site.url.replace('//', '//ann:sesame@')}/x?key=sesame"
     error = failure(tmp_path, url, headers=SECRETS, params={"token": "sesame"})
-    assert error.message == f"{site.url}/x?key=...&token=...: 500 Internal Server Error"
+    assert error.message == f"GET {site.url}/x?key=...&token=...: 500 Internal Server Error"
     assert "503 Service Unavailable; next attempt in " in caplog.text
     assert "sesame" not in caplog.text
 

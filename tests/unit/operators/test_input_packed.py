@@ -131,7 +131,7 @@ def test_damage_far_into_a_gzip(damage: str, monkeypatch: pytest.MonkeyPatch) ->
     assert found[0].startswith("t.csv.gz: cannot be decompressed: ")
     assert found[1] is ErrorClass.DATA
     assert not Path("work/input/table.arrow").exists()
-    monkeypatch.setattr(file, "_packed", lambda *_arguments: None)
+    monkeypatch.setattr(file, "_as_packed_csv", lambda *_arguments: None)
     assert failure("t.csv.gz") == found
 
 
@@ -141,10 +141,7 @@ def test_a_zip_that_lies() -> None:
     directory = content.rindex(b"PK\x01\x02")
     struct.pack_into("<I", content, directory + 24, 100)  # the size it says to have when decompressed
     Path("t.zip").write_bytes(content)
-    assert failure("t.zip") == (
-        "t.zip: cannot be decompressed: Bad CRC-32 for file 'x.csv'",
-        ErrorClass.DATA,
-    )
+    assert failure("t.zip") == ("t.zip: cannot be decompressed: Bad CRC-32 for file 'x.csv'", ErrorClass.DATA)
 
 
 def test_a_value_far_into_the_file_that_does_not_fit() -> None:

@@ -126,13 +126,7 @@ def test_every_type_of_postgresql(tmp_path: Path, postgres_url: str) -> None:
 
 def test_postgresql_declares_the_types_of_columns_without_values(tmp_path: Path, postgres_url: str) -> None:
     query = "SELECT NULL::int AS i, NULL::numeric(12, 3) AS n, NULL::timestamptz AS t, NULL::uuid AS u, NULL::text AS s"
-    expected = {
-        "i": pl.Int64,
-        "n": pl.Decimal(38, 3),
-        "t": pl.Datetime("us", "UTC"),
-        "u": pl.String,
-        "s": pl.String,
-    }
+    expected = {"i": pl.Int64, "n": pl.Decimal(38, 3), "t": pl.Datetime("us", "UTC"), "u": pl.String, "s": pl.String}
     assert read(tmp_path, postgres_url, query).schema == expected
     assert read(tmp_path, postgres_url, f"{query} WHERE false").schema == expected
 

@@ -39,14 +39,14 @@ def do_commit(self, connection):
 DefaultDialect.do_commit = do_commit
 """
 AMID_THE_ROWS = """
-from flexiroaster.operators.outputs import bulk
-real = bulk.batches
+from flexiroaster.operators.outputs.database import tables
+real = tables.batches
 def batches(table, size):
     for number, batch in enumerate(real(table, 10)):
         if number == 2:
             die()
         yield batch
-bulk.batches = batches
+tables.batches = batches
 """
 FREEZE_BEFORE_COMMIT = BEFORE_COMMIT.replace(
     "die()", 'print("frozen", flush=True) or os.kill(os.getpid(), signal.SIGSTOP)'
@@ -170,13 +170,13 @@ def test_an_attempt_frozen_before_its_transaction_is_kept_out_after_the_undo(bas
     child = freeze(FREEZE_BEFORE_TRANSACTION, "upsert")
     assert base.undo() == "nothing was written to table 't'"
     child.send_signal(signal.SIGCONT)
-    _, said = child.communicate(timeout=120)
-    assert "the effect of this stage was undone at" in said
+    _, stderr = child.communicate(timeout=120)
+    assert "the effect of this stage was undone at" in stderr
     assert base.rows() == FORMER
 
 
 def _wait_briefly(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destination, "_LOCK_WAIT", "100ms")
+    monkeypatch.setattr(destination, "_LOCK_TIMEOUT", "100ms")
     if not base.is_postgres:
         with base.engine.connect() as connection:  # the one pooled connection
             connection.connection.driver_connection.execute("PRAGMA busy_timeout = 100")

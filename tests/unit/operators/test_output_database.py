@@ -13,33 +13,13 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import inspect
 
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import ErrorClass
 from flexiroaster.operators.base import Access
 from flexiroaster.operators.outputs.database.operator import DatabaseOutput, DatabaseOutputConfig
 from flexiroaster.operators.outputs.effects import default_table
-from tests.unit.operators.output_attempts import Base, context
+from tests.unit.operators.output_attempts import Base, context, error_of
 
 PEOPLE = pl.DataFrame({"id": [1, 2], "name": ["Ada", None]})
-
-
-@pytest.fixture
-def base(database_url):
-    made = Base(database_url)
-    yield made
-    made.engine.dispose()
-
-
-@pytest.fixture
-def postgres(postgres_url):
-    made = Base(postgres_url)
-    yield made
-    made.engine.dispose()
-
-
-def error_of(call, *args, **kwargs) -> StageError:
-    with pytest.raises(StageError) as caught:
-        call(*args, **kwargs)
-    return caught.value
 
 
 def test_a_table_is_created_and_filled(base):
@@ -61,7 +41,7 @@ def test_a_table_is_created_and_filled(base):
         "undo": "tracking",
     }
     assert result.report == {"rows": 2, "table": "t"}
-    assert result.unchanged == "in"
+    assert result.passthrough_stage == "in"
 
 
 TYPES = {
@@ -76,12 +56,7 @@ TYPES = {
     "cat": (pl.Categorical, ["x"], "TEXT", "TEXT"),
     "day": (pl.Date, [date(2026, 2, 28)], "DATE", "DATE"),
     "at": (pl.Datetime("ns"), [datetime(2026, 1, 2, 3, 4, 5, 6)], "TIMESTAMP", "DATETIME"),
-    "zoned": (
-        pl.Datetime("us", "Europe/Berlin"),
-        [datetime(2026, 7, 1, 12, tzinfo=UTC)],
-        "TIMESTAMP",
-        "DATETIME",
-    ),
+    "zoned": (pl.Datetime("us", "Europe/Berlin"), [datetime(2026, 7, 1, 12, tzinfo=UTC)], "TIMESTAMP", "DATETIME"),
     "clock": (pl.Time, [time(23, 59, 58, 7)], "TIME", "TIME"),
     "span": (pl.Duration("ms"), [timedelta(days=400, milliseconds=-1)], "INTERVAL", "BIGINT"),
     "price": (pl.Decimal(10, 2), [Decimal("12.30")], "NUMERIC(10, 2)", "NUMERIC(10, 2)"),
@@ -164,12 +139,12 @@ def test_names_are_quoted_whatever_is_in_them(base):
 
 
 def test_many_rows_go_in_batches_and_progress_is_told(base):
-    told = []
+    progress = []
     data = context(pl.LazyFrame({"n": pl.int_range(2500, eager=True)}), base.access)
-    object.__setattr__(data, "report_progress", lambda fraction, message: told.append((fraction, message)))
+    object.__setattr__(data, "report_progress", lambda fraction, message: progress.append((fraction, message)))
     base.operator(batch_size=1000).run(data)
     assert base.rows("SELECT count(*), min(n), max(n), count(DISTINCT n) FROM t") == [(2500, 0, 2499, 2500)]
-    assert told == [
+    assert progress == [
         (0.4, "1,000 of 2,500 rows written"),
         (0.8, "2,000 of 2,500 rows written"),
         (1.0, "2,500 of 2,500 rows written"),
@@ -196,7 +171,7 @@ def test_columns_that_the_table_requires_are_named(base):
 
 
 @pytest.mark.parametrize(
-    ("series", "column", "said"),
+    ("series", "column", "expected"),
     [
         (pl.Series(["x"]), "INTEGER", "String"),
         (pl.Series([1.5]), "INTEGER", "Float64"),
@@ -207,10 +182,10 @@ def test_columns_that_the_table_requires_are_named(base):
         (pl.Series([[1]]), "INTEGER", "List(Int64)"),
     ],
 )
-def test_types_that_do_not_fit_are_named(base, series, column, said):
+def test_types_that_do_not_fit_are_named(base, series, column, expected):
     base.execute(f"CREATE TABLE t (v {column})")
     error = error_of(base.run, pl.DataFrame({"v": series}))
-    assert error.message == f"column 'v': the data is {said}, but in table 't' it is {column}; cast it"
+    assert error.message == f"column 'v': the data is {expected}, but in table 't' it is {column}; cast it"
     assert error.error_class is ErrorClass.DATA
 
 
@@ -386,7 +361,7 @@ def test_no_output_database_is_configured():
 
 
 @pytest.mark.parametrize(
-    ("config", "path", "said"),
+    ("config", "path", "expected"),
     [
         ({"connection": "othr"}, "connection", "unknown connection 'othr'; did you mean 'other'?"),
         ({"table": "a.b"}, "table", "'a.b' is not a valid table name; the schema goes into `schema`"),
@@ -396,10 +371,10 @@ def test_no_output_database_is_configured():
         ({"key": ["a", "a"]}, "key", "names a column twice"),
     ],
 )
-def test_what_the_check_of_a_definition_finds(config, path, said):
+def test_what_the_check_of_a_definition_finds(config, path, expected):
     operator = DatabaseOutput(DatabaseOutputConfig.model_validate(config))
     (problem,) = operator.check(("in",), Access(connections={"other": "sqlite://"}))
-    assert (problem.path, problem.message) == (path, said)
+    assert (problem.path, problem.message) == (path, expected)
 
 
 def test_unknown_fields_are_refused():

@@ -15,12 +15,11 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import ErrorClass
 from flexiroaster.operators.base import Access
-from flexiroaster.operators.outputs.file import operator as tables
-from flexiroaster.operators.outputs.file import storage
+from flexiroaster.operators.outputs.file import operator, storage
 from flexiroaster.operators.outputs.file.operator import FileOutput, FileOutputConfig
-from tests.unit.operators.output_attempts import context, run_and_die
+from tests.unit.operators.output_attempts import context, error_of, run_and_die
 
 DATA = pl.DataFrame({"id": [1, 2], "name": ["Ada", None]})
 OTHER = pl.DataFrame({"id": [9], "name": ["other"]})
@@ -43,19 +42,13 @@ class Files:
     def undo(self, execution: str = "e1", effect: dict[str, object] | None = None, **config: object) -> str:
         return self.operator(**config).undo(effect or {}, context(pl.DataFrame(), self.access, execution))
 
-    def forget(self, execution: str = "e1", **config: object) -> None:
-        self.operator(**config).forget({}, context(pl.DataFrame(), self.access, execution))
+    def discard_undo_data(self, execution: str = "e1", **config: object) -> None:
+        self.operator(**config).discard_undo_data({}, context(pl.DataFrame(), self.access, execution))
 
 
 @pytest.fixture
 def files(tmp_path):
     return Files(str(tmp_path))
-
-
-def error_of(call, *args, **kwargs) -> StageError:
-    with pytest.raises(StageError) as caught:
-        call(*args, **kwargs)
-    return caught.value
 
 
 def visible(folder: Path) -> dict[str, str]:
@@ -76,7 +69,7 @@ def test_a_file_is_written_and_told_of(files, tmp_path):
     result = files.run()
     assert visible(tmp_path) == {"out.csv": CSV}
     assert result.report == {"rows": 2, "path": f"{tmp_path}/out.csv"}
-    assert result.unchanged == "in"
+    assert result.passthrough_stage == "in"
     assert result.effect == {
         "kind": "file",
         "path": f"{tmp_path}/out.csv",
@@ -127,7 +120,7 @@ def test_options_of_csv(files, tmp_path):
 @pytest.mark.parametrize("rows", [0, 1, 3])
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_json_is_one_array_however_it_is_cut(files, monkeypatch, rows, block):
-    monkeypatch.setattr(tables, "_BLOCK", block)
+    monkeypatch.setattr(operator, "_BLOCK", block)
     data = pl.DataFrame({"n": range(rows), "s": ["line\nbreak ,\n"] * rows})
     files.run(data, path="x.json")
     assert json.loads(Path("x.json").read_text()) == data.to_dicts()
@@ -171,7 +164,7 @@ def test_values_in_json(files):
 
 
 @pytest.mark.parametrize(
-    ("data", "path", "said"),
+    ("data", "path", "expected"),
     [
         (
             {"n": [1], "l": [[1]], "s": [{"a": 1}]},
@@ -185,9 +178,9 @@ def test_values_in_json(files):
         ),
     ],
 )
-def test_columns_that_a_format_cannot_hold_are_named(files, tmp_path, data, path, said):
+def test_columns_that_a_format_cannot_hold_are_named(files, tmp_path, data, path, expected):
     error = error_of(files.run, pl.DataFrame(data), path=path)
-    assert (error.message, error.error_class) == (said, ErrorClass.DATA)
+    assert (error.message, error.error_class) == (expected, ErrorClass.DATA)
     assert visible(tmp_path) == {}
 
 
@@ -202,18 +195,18 @@ def test_placeholders_and_missing_folders(files, tmp_path):
 
 def test_an_attempt_on_the_next_day_finds_the_effect(files, tmp_path, monkeypatch):
     for day in ("2026-01-01", "2026-01-02"):
-        monkeypatch.setattr(FileOutput, "_names", lambda self, context, day=day: {"date": day})
+        monkeypatch.setattr(FileOutput, "_placeholders", lambda self, context, day=day: {"date": day})
         files.run(path="a/{date}/x.csv")
     assert visible(tmp_path) == {"a/2026-01-01/x.csv": CSV}
 
 
 @pytest.mark.parametrize("path", ["../x.csv", "/etc/x.csv", "a/../../x.csv"])
 def test_nothing_is_written_outside_of_the_roots(files, tmp_path, path):
-    said = f"file {path!r} is outside the allowed roots (FILE_ROOTS): {tmp_path}"
+    expected = f"file {path!r} is outside the allowed roots (FILE_ROOTS): {tmp_path}"
     error = error_of(files.run, path=path)
-    assert (error.message, error.error_class) == (said, ErrorClass.CONFIGURATION)
+    assert (error.message, error.error_class) == (expected, ErrorClass.CONFIGURATION)
     (problem,) = files.operator(path=path).check(("in",), files.access)
-    assert (problem.path, problem.message) == ("path", said)
+    assert (problem.path, problem.message) == ("path", expected)
 
 
 @pytest.mark.parametrize("path", [".flexiroaster/flexiroaster.db", "a/.flexiroaster/x.csv", "link/x.csv"])
@@ -233,7 +226,7 @@ def test_a_root_may_lie_in_a_folder_of_that_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "path", "said"),
+    ("config", "path", "expected"),
     [
         ({"path": "x"}, "format", "cannot tell the format of 'x' from its name"),
         ({"path": "x.csv.xz"}, "path", "csv files cannot be wrapped in xz: choose another extension"),
@@ -252,10 +245,10 @@ def test_a_root_may_lie_in_a_folder_of_that_name(tmp_path):
         ({"path": "x.tsv", "separator": ";"}, "separator", "applies to csv, not to tsv"),
     ],
 )
-def test_what_the_check_of_a_definition_finds(files, config, path, said):
+def test_what_the_check_of_a_definition_finds(files, config, path, expected):
     (problem,) = files.operator(**config).check(("in",), files.access)
     assert problem.path == path
-    assert problem.message.startswith(said)
+    assert problem.message.startswith(expected)
 
 
 def test_a_sound_definition_has_no_problems(files):
@@ -352,20 +345,20 @@ def test_what_is_forgotten_leaves_nothing_but_the_file(files, tmp_path):
     effect = files.run().effect
     assert hidden(tmp_path) == {"lock", "json", "former"}
     for _ in range(2):
-        files.forget()
+        files.discard_undo_data()
         assert hidden(tmp_path) == {"lock"}
-    said = f"cannot be undone: the record of {tmp_path}/out.csv no longer exists"
-    assert error_of(files.undo, effect=effect).message == said
+    expected = f"cannot be undone: the record of {tmp_path}/out.csv no longer exists"
+    assert error_of(files.undo, effect=effect).message == expected
     assert visible(tmp_path) == {"out.csv": CSV}
 
 
 def test_a_kept_version_that_is_gone(files, tmp_path):
     (tmp_path / "out.csv").write_text("former")
     files.run()
-    (kept,) = tmp_path.rglob("*.former")
-    kept.unlink()
-    said = f"cannot be undone: the kept former version of {tmp_path}/out.csv no longer exists"
-    assert error_of(files.undo).message == said
+    (former,) = tmp_path.rglob("*.former")
+    former.unlink()
+    expected = f"cannot be undone: the kept former version of {tmp_path}/out.csv no longer exists"
+    assert error_of(files.undo).message == expected
 
 
 def test_overwriting_can_be_forbidden(files, tmp_path):
@@ -378,9 +371,9 @@ def test_overwriting_can_be_forbidden(files, tmp_path):
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten_either(files, tmp_path, monkeypatch):
-    original = tables.write_table
+    original = operator.write_table
     monkeypatch.setattr(
-        tables,
+        operator,
         "write_table",
         lambda *args: (original(*args), (tmp_path / "out.csv").write_text("somebody's")),
     )
@@ -418,7 +411,7 @@ def test_an_input_without_rows_gives_an_empty_file(files, tmp_path):
 
 
 def test_an_attempt_that_was_overtaken_gives_up(files, tmp_path, monkeypatch):
-    original = tables.write_table
+    original = operator.write_table
 
     def write_slowly(*args: object) -> None:
         original(*args)
@@ -427,7 +420,7 @@ def test_an_attempt_that_was_overtaken_gives_up(files, tmp_path, monkeypatch):
             calls.append(files.run(OTHER).effect)
 
     calls: list[object] = []
-    monkeypatch.setattr(tables, "write_table", write_slowly)
+    monkeypatch.setattr(operator, "write_table", write_slowly)
     error = error_of(files.run)
     assert (error.message, error.error_class) == ("another attempt of this stage has taken over", ErrorClass.TRANSIENT)
     assert visible(tmp_path) == {"out.csv": "id,name\n9,other\n"}
@@ -451,8 +444,8 @@ def test_an_attempt_that_was_overtaken_at_the_last_moment_gives_up(files, tmp_pa
 
 
 def test_an_attempt_that_was_undone_meanwhile_gives_up(files, tmp_path, monkeypatch):
-    original = tables.write_table
-    monkeypatch.setattr(tables, "write_table", lambda *args: (original(*args), files.undo()))
+    original = operator.write_table
+    monkeypatch.setattr(operator, "write_table", lambda *args: (original(*args), files.undo()))
     assert error_of(files.run).message == "another attempt of this stage has taken over"
     assert visible(tmp_path) == {}
 
@@ -585,8 +578,8 @@ def test_the_former_version_of_a_remote_file_is_put_back(remote):
     assert error_of(remote.undo, "e1").message.endswith("has changed since this stage wrote it")
     remote.undo("e2")
     assert stored() == {"/bucket/a/save.csv": "id,name\n9,other\n"}
-    remote.forget("e1")
-    remote.forget("e2")
+    remote.discard_undo_data("e1")
+    remote.discard_undo_data("e2")
     assert fsspec.filesystem("memory").find("/bucket") == ["/bucket/a/save.csv"]
 
 

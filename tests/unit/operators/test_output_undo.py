@@ -8,25 +8,11 @@ import polars as pl
 import pytest
 
 from flexiroaster.errors import ErrorClass
-from tests.unit.operators.output_attempts import Base
-from tests.unit.operators.test_output_database import PEOPLE, error_of
+from tests.unit.operators.output_attempts import Base, error_of
+from tests.unit.operators.test_output_database import PEOPLE
 
 UPSERT = {"mode": "upsert", "key": ["id"]}
 REPLACE = {"mode": "replace"}
-
-
-@pytest.fixture
-def base(database_url):
-    made = Base(database_url)
-    yield made
-    made.engine.dispose()
-
-
-@pytest.fixture
-def postgres(postgres_url):
-    made = Base(postgres_url)
-    yield made
-    made.engine.dispose()
 
 
 def people(*rows: tuple[int, str | None]) -> pl.DataFrame:
@@ -205,16 +191,16 @@ def test_an_upsert_needs_a_unique_key(base, index):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "expected"),
     [
         ([(1, "a"), (2, "b"), (1, "c")], "the key id=1 occurs in 2 rows of the data; deduplicate it first"),
         ([(1, "a"), (None, "b")], "column 'id' is a key of table 't' but has missing values"),
     ],
 )
-def test_keys_that_do_not_identify_a_row(base, rows, said):
+def test_keys_that_do_not_identify_a_row(base, rows, expected):
     base.execute("CREATE TABLE t (id BIGINT UNIQUE, name TEXT)")
     error = error_of(base.run, people(*rows), **UPSERT)
-    assert (error.message, error.error_class) == (said, ErrorClass.DATA)
+    assert (error.message, error.error_class) == (expected, ErrorClass.DATA)
     assert base.rows() == []
 
 
@@ -267,12 +253,12 @@ def test_views_go_on_reading_the_table_by_name_on_sqlite(tmp_path):
 
 def test_a_table_that_others_depend_on_is_not_replaced(base):
     base.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)", "CREATE TABLE c (id BIGINT REFERENCES t (id))")
-    kept = "table c"
+    dependents = "table c"
     if base.is_postgres:
         base.execute("CREATE VIEW v AS SELECT id FROM t", "CREATE MATERIALIZED VIEW m AS SELECT id FROM t")
-        kept = "table c, view m, view v"
+        dependents = "table c, view m, view v"
     error = error_of(base.run, PEOPLE, **REPLACE)
-    assert error.message == f"table 't' cannot be replaced: {kept} would keep using the former one; use `upsert`"
+    assert error.message == f"table 't' cannot be replaced: {dependents} would keep using the former one; use `upsert`"
     assert base.rows("SELECT * FROM t") == []
 
 
@@ -331,7 +317,7 @@ def test_what_is_forgotten_leaves_no_trace_but_the_rows(base, config):
     effect = base.run(PEOPLE, **config).effect
     assert len(base.tables()) == 3
     for _ in range(2):
-        base.forget(**config)
+        base.discard_undo_data(**config)
         assert base.tables() == {"t", "flexiroaster_effects"}
     assert base.rows() == PEOPLE.rows()
     error = error_of(base.undo, effect=effect, **config)

@@ -40,10 +40,7 @@ COMMON = (
     "CREATE VIEW names AS SELECT name FROM holders",
     "CREATE TABLE watched (id integer)",
 )
-SQLITE = (
-    "CREATE TRIGGER spread AFTER INSERT ON watched BEGIN UPDATE tokens SET role = 'viewer'; END",
-    "ANALYZE",
-)
+SQLITE = ("CREATE TRIGGER spread AFTER INSERT ON watched BEGIN UPDATE tokens SET role = 'viewer'; END", "ANALYZE")
 POSTGRESQL = (
     "CREATE SCHEMA elsewhere",
     "CREATE VIEW elsewhere.orders AS SELECT * FROM public.tokens",
@@ -239,9 +236,9 @@ def test_where_no_installation_is_tables_of_the_same_names_are_read(postgres_uri
 def test_no_output_names_one_of_our_own_tables(tmp_path: Path) -> None:
     base = Output(f"sqlite:///{tmp_path}/x.db")
     for table in (*OWN_TABLES, "Audit_Log", "TOKENS", "flexiroaster_effects", "FLEXIROASTER_undo_x"):
-        said = f"{table!r} is reserved for FlexiRoaster's own tables; choose another name"
-        assert [str(p) for p in base.operator(table=table).check(("in",), base.access)] == [f"table: {said}"]
-        assert base.refusal(table=table, mode="replace") == f"config.table: {said}"
+        expected = f"{table!r} is reserved for FlexiRoaster's own tables; choose another name"
+        assert [str(p) for p in base.operator(table=table).check(("in",), base.access)] == [f"table: {expected}"]
+        assert base.refusal(table=table, mode="replace") == f"config.table: {expected}"
 
 
 @pytest.mark.parametrize("mode", ["append", "replace", "upsert"])

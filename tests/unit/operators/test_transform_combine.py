@@ -189,11 +189,7 @@ def test_relaxed_finds_a_common_type(how):
             {"x": {"a": [1]}, "y": {"b": [1]}, "z": {"b": ["1"]}},
             "column 'b' is Int64 in stage 'y', String in stage 'z'; 'relaxed: true' finds a common type",
         ),
-        (
-            {"stage_column": "a"},
-            {"x": {"a": [1]}},
-            "stage_column: the table of stage 'x' already has a column 'a'",
-        ),
+        ({"stage_column": "a"}, {"x": {"a": [1]}}, "stage_column: the table of stage 'x' already has a column 'a'"),
         (
             {"how": "horizontal"},
             {"x": {"a": [1]}, "y": {"a": [2]}},

@@ -231,7 +231,7 @@ def test_one_direction_for_each_column():
 
 
 def test_passthrough_hands_the_table_on():
-    assert attempt({"operation": "passthrough"}, {"load-data": HOLES}) == Result(unchanged="load-data")
+    assert attempt({"operation": "passthrough"}, {"load-data": HOLES}) == Result(passthrough_stage="load-data")
 
 
 @pytest.mark.parametrize("operation", ["filter", "sort", "deduplicate", "passthrough", "fill_missing", "aggregate"])

@@ -27,7 +27,7 @@ VALID = {"valid": True, "rows": 4, "invalid_rows": 0, "rules": []}
 
 def test_a_valid_table_is_handed_on():
     result = validate({"schema": {"id": "integer", "name": "string", "age": "integer"}}, PEOPLE)
-    assert (result.unchanged, result.table, dict(result.side_tables)) == ("load-data", None, {})
+    assert (result.passthrough_stage, result.table, dict(result.side_tables)) == ("load-data", None, {})
     assert result.report == VALID
 
 
@@ -38,7 +38,7 @@ def test_no_rules_hold_for_every_table():
 def test_a_table_without_columns_passes_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         result = validate({"schema": {"id": "integer"}, "not_null": ["id"]}, pl.DataFrame())
-    assert result.unchanged == "load-data"
+    assert result.passthrough_stage == "load-data"
     assert result.report == {**VALID, "rows": 0, "warnings": ["the input is empty"]}
     assert caplog.messages == ["the input of stage 'here' is empty: it has no columns and no rows"]
 
@@ -107,7 +107,7 @@ def test_a_quarantine_can_be_validated_again():
 
 def test_nothing_invalid_gives_no_quarantine():
     result = validate({"not_null": ["id"], "on_invalid": "quarantine"}, PEOPLE)
-    assert (result.unchanged, dict(result.side_tables)) == ("load-data", {})
+    assert (result.passthrough_stage, dict(result.side_tables)) == ("load-data", {})
 
 
 @pytest.mark.parametrize("on_invalid", ["drop", "quarantine"])
@@ -241,11 +241,7 @@ def test_a_pattern_needs_text():
 def test_allowed_values():
     table = {"s": ["a", "b", None], "n": [1, 2, 3], "d": [dt.date(2024, 1, 1)] * 3, "f": [1.0, math.nan, None]}
     config = {"allowed": {"s": ["a"], "n": [1, 2], "d": ["2024-01-01"], "f": [1]}}
-    assert found(config, table) == [
-        ("allowed", "s", 1, ["b"]),
-        ("allowed", "n", 1, [3]),
-        ("allowed", "f", 1, ["nan"]),
-    ]
+    assert found(config, table) == [("allowed", "s", 1, ["b"]), ("allowed", "n", 1, [3]), ("allowed", "f", 1, ["nan"])]
     (detail,) = {rule["detail"] for rule in failure({"allowed": {"n": [1, 2]}}, table).details["rules"]}
     assert detail == "1, 2"
 
@@ -343,8 +339,8 @@ def test_the_rows_dropped_are_those_that_offend(rows):
         if first and fits and matches and (n != 1 or s in ("a", None)):
             expected.append((n, s))
     result = validate(config, table)
-    kept = table if result.table is None else result.table.collect()
-    assert kept.rows() == expected
+    remaining = table if result.table is None else result.table.collect()
+    assert remaining.rows() == expected
     assert result.report["invalid_rows"] == len(rows) - len(expected)
     bad = result.side_tables["quarantine"].collect() if result.side_tables else pl.DataFrame()
     assert bad.height == len(rows) - len(expected)

@@ -65,7 +65,7 @@ def test_fractions_are_no_integers_row_by_row():
 def test_coerce_converts_and_hands_on_the_new_table():
     table = {"id": ["1", "2"], "when": ["2024-01-01", None], "name": ["a", "b"]}
     result = validate({"schema": {"id": "integer", "when": "date", "name": "string"}, "coerce": True}, table)
-    assert result.unchanged is None
+    assert result.passthrough_stage is None
     assert result.table.collect().schema == {"id": pl.Int64, "when": pl.Date, "name": pl.String}
     assert result.report["valid"]
 

@@ -26,5 +26,5 @@ def found(config, table) -> list[tuple[str, str | None, int, list[object]]]:
 
 def valid(config, table) -> bool:
     result = validate(config, table)
-    assert (result.unchanged, result.table) == ("load-data", None)
+    assert (result.passthrough_stage, result.table) == ("load-data", None)
     return result.report["valid"]

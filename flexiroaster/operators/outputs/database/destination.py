@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, MetaData, Table, exists, func, inspect, select
+from sqlalchemy import Connection, MetaData, Table, exists, func, inspect, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
-from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.operators.access.databases import engine_for, writing
+from flexiroaster.errors import ErrorClass, StageError, configuration_error, data_error
+from flexiroaster.operators.access.databases import engine_for, guard_writes
 from flexiroaster.operators.base import StageContext
 from flexiroaster.operators.outputs.database.ledger import Ledger, LockTable, lock_name
-from flexiroaster.operators.outputs.effects import RESERVED_PREFIX, Key, gone, key_hash
+from flexiroaster.operators.outputs.effects import RESERVED_PREFIX, Key, cannot_undo_error, key_hash
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Destination", "UndoJob", "WriteJob", "reflect_table", "target", "undo_table"]
+__all__ = ["Destination", "UndoJob", "WriteJob", "qualified_name", "reflect_table", "undo_table"]
 
-_LOCK_WAIT = "60s"
-_IDLE_LIMIT = "300s"
+_LOCK_TIMEOUT = "60s"
+_IDLE_TIMEOUT = "300s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +46,13 @@ class WriteJob:
         """`postgresql` or `sqlite`."""
         return self.connection.dialect.name
 
-    @property
-    def undo_table(self) -> str:
-        """The name of the table with the data kept for an undo."""
-        return undo_table(self.context)
-
-    @property
-    def new_table(self) -> str:
-        """The name under which a replacement table is built."""
-        return f"{RESERVED_PREFIX}new_{key_hash(self.context)}"
-
-    @property
-    def staging_table(self) -> str:
-        """The name of the temporary table for rows that cannot be inserted directly."""
-        return f"{RESERVED_PREFIX}staging_{key_hash(self.context)}"
-
     def existing(self) -> Table | None:
         """The table as it is in the database, or None. Raises StageError (configuration) for a view."""
         return reflect_table(self.connection, self.table, self.schema)
 
     def lock(self, *, shared: bool = False) -> None:
         """Take the lock on the table's name: exclusive to create, replace or merge, shared to append."""
-        lock_name(self.connection, target(self.schema, self.table), shared=shared)
+        lock_name(self.connection, qualified_name(self.schema, self.table), shared=shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +69,11 @@ class UndoJob:
         """The table as it is in the database, or None."""
         return reflect_table(self.connection, self.table, self.schema)
 
-    def kept(self) -> Table:
-        """The table with the data kept for the undo. Raises StageError (configuration) if it no longer exists."""
+    def undo_data(self) -> Table:
+        """The table with the data that the undo needs. Raises StageError (configuration) if it no longer exists."""
         found = reflect_table(self.connection, undo_table(self.context), self.schema)
         if found is None:
-            raise gone(f"table {undo_table(self.context)!r}, which kept the former rows, no longer exists")
+            raise cannot_undo_error(f"table {undo_table(self.context)!r}, which kept the former rows, no longer exists")
         return found
 
     def drop_if_created(self, table: Table) -> str:
@@ -110,10 +95,12 @@ class Destination:
         engine = engine_for(url)
         self.dialect = engine.dialect.name
         if self.dialect not in {"postgresql", "sqlite"}:
-            raise _refused(f"outputs write to PostgreSQL and SQLite, not to {self.dialect}")
+            raise configuration_error(f"outputs write to PostgreSQL and SQLite, not to {self.dialect}")
         if self.dialect == "sqlite" and schema is not None:
-            raise _refused("SQLite has no schemas: leave `schema` out")
-        self._engine = _read_committed(engine) if self.dialect == "postgresql" else engine
+            raise configuration_error("SQLite has no schemas: leave `schema` out")
+        if self.dialect == "postgresql":  # after waiting for a lock, see what its holder committed
+            engine = engine.execution_options(isolation_level="READ COMMITTED")
+        self._engine = engine
         self.schema = self._schema(schema)
         self.ledger = Ledger(self.schema)
         self._own_tables = own_tables
@@ -125,12 +112,12 @@ class Destination:
         Data that the database refuses raises StageError (data); a write that reaches one of FlexiRoaster's own tables
         raises StageError (configuration).
         """
-        with _refusals():
+        with _convert_errors():
             self.ledger.ensure(self._engine)
-        with _refusals(), self._engine.begin() as connection:
+        with _convert_errors(), self._engine.begin() as connection:
             if self.dialect == "postgresql":
                 _limit_waits(connection)
-            with writing(connection, self._own_tables):
+            with guard_writes(connection, self._own_tables):
                 yield connection
 
     def _schema(self, given: str | None) -> str | None:
@@ -141,10 +128,10 @@ class Destination:
             if given is None:
                 current: str | None = connection.execute(select(func.current_schema())).scalar()
                 if current is None:
-                    raise _refused("the connection has no current schema: set `schema`")
+                    raise configuration_error("the connection has no current schema: set `schema`")
                 return current
             if not inspect(connection).has_schema(given):
-                raise _refused(f"schema {given!r} does not exist")
+                raise configuration_error(f"schema {given!r} does not exist")
             return given
 
 
@@ -153,7 +140,7 @@ def undo_table(key: Key) -> str:
     return f"{RESERVED_PREFIX}undo_{key_hash(key)}"
 
 
-def target(schema: str | None, table: str) -> str:
+def qualified_name(schema: str | None, table: str) -> str:
     """The name of a table in messages, the effects table and locks: `schema.table`, or `table` on SQLite."""
     return f"{schema}.{table}" if schema else table
 
@@ -163,35 +150,27 @@ def reflect_table(connection: Connection, table: str, schema: str | None) -> Tab
     inspector = inspect(connection)
     if not inspector.has_table(table, schema=schema):
         return None
-    if table in {*inspector.get_view_names(schema), *_materialized_views(inspector, schema)}:
-        raise _refused(f"{table!r} is a view: outputs write to tables")
+    views = inspector.get_view_names(schema)
+    if connection.dialect.name == "postgresql":
+        views += inspector.get_materialized_view_names(schema)
+    if table in views:
+        raise configuration_error(f"{table!r} is a view: outputs write to tables")
     return Table(table, MetaData(), schema=schema, autoload_with=connection, resolve_fks=False)
-
-
-def _materialized_views(inspector: Any, schema: str | None) -> list[str]:  # noqa: ANN401 - an Inspector or a dialect's
-    return inspector.get_materialized_view_names(schema) if inspector.dialect.name == "postgresql" else []
-
-
-def _read_committed(engine: Engine) -> Engine:
-    """A transaction that waited for a lock then sees what the holder of the lock committed."""
-    return engine.execution_options(isolation_level="READ COMMITTED")
 
 
 def _limit_waits(connection: Connection) -> None:
     """For this transaction only: no endless wait for a lock, and no lock held by a frozen process."""
-    for name, value in (("lock_timeout", _LOCK_WAIT), ("idle_in_transaction_session_timeout", _IDLE_LIMIT)):
+    for name, value in (("lock_timeout", _LOCK_TIMEOUT), ("idle_in_transaction_session_timeout", _IDLE_TIMEOUT)):
         connection.execute(select(func.set_config(name, value, True)))
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _convert_errors() -> Iterator[None]:
     """Raise database errors about data and locks as StageError; others, such as connection failures, pass through."""
     try:
         yield
-    except (DataError, IntegrityError) as error:
-        raise StageError(_words(error), ErrorClass.DATA) from error
-    except (psycopg.DataError, psycopg.IntegrityError) as error:  # from COPY, which belongs to the driver
-        raise StageError(_words(error), ErrorClass.DATA) from error
+    except (DataError, IntegrityError, psycopg.DataError, psycopg.IntegrityError) as error:  # psycopg's come from COPY
+        raise data_error(_describe(error)) from error
     except OperationalError as error:
         if not isinstance(error.orig, psycopg.errors.LockNotAvailable) and "database is locked" not in str(error.orig):
             raise
@@ -201,7 +180,7 @@ def _refusals() -> Iterator[None]:
         raise StageError(message, ErrorClass.TRANSIENT) from error
 
 
-def _words(error: DBAPIError | psycopg.Error) -> str:
+def _describe(error: DBAPIError | psycopg.Error) -> str:
     """The database's message, with the row and column that it names."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(cause, psycopg.Error):
@@ -212,7 +191,3 @@ def _words(error: DBAPIError | psycopg.Error) -> str:
         *(cause.diag.context or "").split("\n")[:1],
     ]
     return f"the database refused the data: {'; '.join(part for part in parts if part)}"
-
-
-def _refused(message: str) -> StageError:
-    return StageError(message, ErrorClass.CONFIGURATION)

@@ -1,7 +1,10 @@
-"""`mode: append`: rows added to a table, and deleted again by the undo.
+"""The write modes `append`, `replace` and `upsert`, and the undo of each.
 
-The undo finds its rows by the columns `_execution_id` and `_stage_id` if the table has them (tables created here have
-them, with `track`), else by a kept copy of their primary keys. An append to a table with neither cannot be undone.
+- `append` adds rows. The undo deletes them by the columns `_execution_id` and `_stage_id` if the table has them (tables
+  created here have them, with `track`), else by a copy of their primary keys. An append to a table with neither cannot
+  be undone.
+- `replace` builds a new table and swaps it in by renaming; the former one is kept for the undo.
+- `upsert` inserts rows whose key is new and updates the others; their former values are kept for the undo.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from typing import Any
 from sqlalchemy import (
     Column,
     ColumnElement,
-    Connection,
     Table,
     and_,
     delete,
@@ -28,25 +30,38 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import ReflectedIndex
 
-from flexiroaster.errors import ErrorClass, StageError
+from flexiroaster.errors import configuration_error, data_error
 from flexiroaster.operators.base import StageContext
 from flexiroaster.operators.outputs.database.destination import UndoJob, WriteJob, reflect_table, undo_table
-from flexiroaster.operators.outputs.database.ledger import LockTable, dependents, rename
+from flexiroaster.operators.outputs.database.ledger import Entry, LockTable, dependents, rename
 from flexiroaster.operators.outputs.database.tables import (
     TRACKING,
     check_columns,
     check_key,
     create_table,
+    create_undo_table,
     fill_staging,
     is_tracked,
-    keep,
     load,
     refuse_null_keys,
     refuse_tracking_columns,
 )
-from flexiroaster.operators.outputs.effects import count, gone
+from flexiroaster.operators.outputs.effects import RESERVED_PREFIX, cannot_undo_error, count_noun, key_hash
 
-__all__ = ["append_rows", "replace_table", "shared_keys", "undo_append", "undo_replace", "undo_upsert", "upsert_rows"]
+__all__ = [
+    "append_rows",
+    "have_common_rows",
+    "replace_table",
+    "undo_append",
+    "undo_replace",
+    "undo_upsert",
+    "upsert_rows",
+]
+
+_EXISTED = "_flexiroaster_existed"
+
+
+# --- append ---
 
 
 def append_rows(job: WriteJob) -> dict[str, Any]:
@@ -90,16 +105,16 @@ def _append_with_keys(job: WriteJob, table: Table, key: Sequence[Column[Any]]) -
     names = [column.name for column in key]
     refuse_null_keys(job, staging, names)
     job.connection.execute(insert(table).from_select(list(job.columns), select(staging)))
-    keep(job, select(*(staging.c[name] for name in names)))
+    create_undo_table(job, select(*(staging.c[name] for name in names)))
     staging.drop(job.connection, checkfirst=False)
 
 
 def _append_returning_keys(job: WriteJob, table: Table, key: Sequence[Column[Any]]) -> None:
     """PostgreSQL returns the keys that it generates."""
     staging = fill_staging(job, table)
-    kept = keep(job, select(*key).limit(0))
+    saved = create_undo_table(job, select(*key).limit(0))
     added = insert(table).from_select(list(job.columns), select(staging)).returning(*key).cte("added")
-    job.connection.execute(insert(kept).from_select([column.name for column in key], select(added)))
+    job.connection.execute(insert(saved).from_select([column.name for column in key], select(added)))
     staging.drop(job.connection, checkfirst=False)
 
 
@@ -107,67 +122,68 @@ def _append_above(job: WriteJob, table: Table, key: Column[Any]) -> None:
     """SQLite assigns ids above the greatest existing one, and no other writer can run during this transaction."""
     greatest = job.connection.execute(select(func.coalesce(func.max(key), 0))).scalar_one()
     load(job, table)
-    keep(job, select(key).where(key > greatest))
+    create_undo_table(job, select(key).where(key > greatest))
 
 
-def undo_append(task: UndoJob) -> str:
+def undo_append(job: UndoJob) -> str:
     """Delete the appended rows."""
-    table = task.existing()
+    table = job.existing()
     if table is None:
-        return f"table {task.table!r} no longer exists, so there is nothing to undo"
-    how = task.effect.get("undo")
+        return f"table {job.table!r} no longer exists, so there is nothing to undo"
+    how = job.effect.get("undo")
     if how is None:
-        raise gone(str(task.effect.get("reason")))
-    condition = _tracked_rows(table, task.context) if how == "tracking" else _kept_rows(task, table)
-    deleted = task.connection.execute(table.delete().where(condition)).rowcount
-    return f"deleted {count(deleted, 'row')} from {task.table!r}{task.drop_if_created(table)}"
+        raise cannot_undo_error(str(job.effect.get("reason")))
+    condition = _tracked_rows(table, job.context) if how == "tracking" else _kept_rows(job, table)
+    deleted = job.connection.execute(table.delete().where(condition)).rowcount
+    return f"deleted {count_noun(deleted, 'row')} from {job.table!r}{job.drop_if_created(table)}"
 
 
 def _tracked_rows(table: Table, context: StageContext) -> ColumnElement[bool]:
     if not is_tracked(table):
-        raise gone(f"table {table.name!r} no longer has the columns {', '.join(TRACKING)}")
+        raise cannot_undo_error(f"table {table.name!r} no longer has the columns {', '.join(TRACKING)}")
     execution, stage = TRACKING
     return and_(table.c[execution] == context.execution_id, table.c[stage] == context.stage_id)
 
 
-def _kept_rows(task: UndoJob, table: Table) -> ColumnElement[bool]:
-    kept = task.kept()
-    names = kept.c.keys()
-    return tuple_(*(table.c[name] for name in names)).in_(select(kept))
+def _kept_rows(job: UndoJob, table: Table) -> ColumnElement[bool]:
+    saved = job.undo_data()
+    names = saved.c.keys()
+    return tuple_(*(table.c[name] for name in names)).in_(select(saved))
 
 
-# `mode: replace`: a new table, built aside and swapped in by renaming; the former one is kept for the undo.
+# --- replace ---
+
+
 def replace_table(job: WriteJob) -> dict[str, Any]:
     """Replace the table with a new one that has the rows; return the details of the effect."""
-    new = create_table(job, job.new_table, tracked=False)
+    new = create_table(job, f"{RESERVED_PREFIX}new_{key_hash(job.context)}", tracked=False)
     load(job, new)
     job.lock()
     former = job.existing()
     if former is not None:
-        staying = dependents(job.connection, former)
-        if staying:
-            listed = ", ".join(staying)
-            message = f"table {job.table!r} cannot be replaced: {listed} would keep using the former one; use `upsert`"
-            raise StageError(message, ErrorClass.CONFIGURATION)
-        rename(job.connection, former, job.undo_table)
+        if names := dependents(job.connection, former):
+            listed = ", ".join(names)
+            raise configuration_error(
+                f"table {job.table!r} cannot be replaced: {listed} would keep using the former one; use `upsert`"
+            )
+        rename(job.connection, former, undo_table(job.context))
     rename(job.connection, new, job.table)
     return {"created": former is None}
 
 
-def undo_replace(task: UndoJob) -> str:
+def undo_replace(job: UndoJob) -> str:
     """Put the former table back in place, or drop the new one if there was none."""
-    current = task.existing()
-    former = None if task.effect.get("created") else task.kept()
+    current = job.existing()
+    former = None if job.effect.get("created") else job.undo_data()
     if current is not None:
-        current.drop(task.connection, checkfirst=False)
+        current.drop(job.connection, checkfirst=False)
     if former is None:
-        return f"dropped table {task.table!r}, which this stage had created"
-    rename(task.connection, former, task.table)
-    return f"restored the former table {task.table!r} (it was kept as {undo_table(task.context)!r})"
+        return f"dropped table {job.table!r}, which this stage had created"
+    rename(job.connection, former, job.table)
+    return f"restored the former table {job.table!r} (it was kept as {undo_table(job.context)!r})"
 
 
-# `mode: upsert`: rows inserted if their key is new, else updated; the former values are kept for the undo.
-_EXISTED = "_flexiroaster_existed"
+# --- upsert ---
 
 
 def upsert_rows(job: WriteJob) -> dict[str, Any]:
@@ -185,10 +201,10 @@ def upsert_rows(job: WriteJob) -> dict[str, Any]:
     _refuse_repeated_keys(job, staging)
     if job.dialect == "postgresql":  # no other writer between the copy of the former rows and the merge
         job.connection.execute(LockTable(table, "SHARE ROW EXCLUSIVE"))
-    kept = _keep_former(job, table, staging)
+    saved = _keep_former(job, table, staging)
     _merge(job, table, staging)
     staging.drop(job.connection, checkfirst=False)
-    updated = job.connection.execute(select(func.count()).select_from(kept).where(kept.c[_EXISTED])).scalar_one()
+    updated = job.connection.execute(select(func.count()).select_from(saved).where(saved.c[_EXISTED])).scalar_one()
     return {"created": created, "inserted": job.rows - updated, "updated": updated, "key": list(job.key)}
 
 
@@ -202,8 +218,9 @@ def _check_unique(job: WriteJob, table: Table) -> None:
             unique.append(set(index["column_names"]))
     if set(job.key) not in unique:
         listed = ", ".join(job.key)
-        message = f"table {job.table!r} has no primary key or unique index on ({listed}), which an upsert needs"
-        raise StageError(message, ErrorClass.CONFIGURATION)
+        raise configuration_error(
+            f"table {job.table!r} has no primary key or unique index on ({listed}), which an upsert needs"
+        )
 
 
 def _is_partial(index: ReflectedIndex) -> bool:
@@ -218,16 +235,16 @@ def _refuse_repeated_keys(job: WriteJob, staging: Table) -> None:
     if row is not None:
         *values, number = row
         shown = ", ".join(f"{name}={value!r}" for name, value in zip(job.key, values, strict=True))
-        raise StageError(f"the key {shown} occurs in {number} rows of the data; deduplicate it first", ErrorClass.DATA)
+        raise data_error(f"the key {shown} occurs in {number} rows of the data; deduplicate it first")
 
 
 def _keep_former(job: WriteJob, table: Table, staging: Table) -> Table:
     """The affected keys, the values they had, and whether they existed."""
     same = and_(*(table.c[name] == staging.c[name] for name in job.key))
-    there = table.c[job.key[0]].is_not(None).label(_EXISTED)
+    existed = table.c[job.key[0]].is_not(None).label(_EXISTED)
     others = [table.c[name] for name in job.columns if name not in job.key]
     joined = staging.outerjoin(table, same)
-    return keep(job, select(*(staging.c[name] for name in job.key), *others, there).select_from(joined))
+    return create_undo_table(job, select(*(staging.c[name] for name in job.key), *others, existed).select_from(joined))
 
 
 def _merge(job: WriteJob, table: Table, staging: Table) -> None:
@@ -242,29 +259,30 @@ def _merge(job: WriteJob, table: Table, staging: Table) -> None:
         job.connection.execute(merge.on_conflict_do_nothing(index_elements=key))
 
 
-def undo_upsert(task: UndoJob) -> str:
+def undo_upsert(job: UndoJob) -> str:
     """Restore the updated rows, and delete the inserted ones."""
-    table = task.existing()
+    table = job.existing()
     if table is None:
-        return f"table {task.table!r} no longer exists, so there is nothing to undo"
-    kept = task.kept()
-    key = list(task.effect["key"])
-    same = and_(*(table.c[name] == kept.c[name] for name in key))
-    former = {column.name: column for column in kept.c if column.name not in {*key, _EXISTED}}
+        return f"table {job.table!r} no longer exists, so there is nothing to undo"
+    saved = job.undo_data()
+    key = list(job.effect["key"])
+    same = and_(*(table.c[name] == saved.c[name] for name in key))
+    former = {column.name: column for column in saved.c if column.name not in {*key, _EXISTED}}
     restored = 0
     if former:
-        restored = task.connection.execute(update(table).values(former).where(same, kept.c[_EXISTED])).rowcount
-    new = select(*(kept.c[name] for name in key)).where(~kept.c[_EXISTED])
+        restored = job.connection.execute(update(table).values(former).where(same, saved.c[_EXISTED])).rowcount
+    new = select(*(saved.c[name] for name in key)).where(~saved.c[_EXISTED])
     added = tuple_(*(table.c[name] for name in key)).in_(new)
-    deleted = task.connection.execute(delete(table).where(added)).rowcount
-    done = f"restored {count(restored, 'row')} of {task.table!r} and deleted {deleted:,}"
-    return done + task.drop_if_created(table)
+    deleted = job.connection.execute(delete(table).where(added)).rowcount
+    done = f"restored {count_noun(restored, 'row')} of {job.table!r} and deleted {deleted:,}"
+    return done + job.drop_if_created(table)
 
 
-def shared_keys(connection: Connection, schema: str | None, ours: str, theirs: str, key: list[str]) -> bool:
-    """Whether two upserts affected a common row, according to the tables kept for their undo."""
-    one, other = reflect_table(connection, ours, schema), reflect_table(connection, theirs, schema)
-    if one is None or other is None or any(name not in other.c for name in key):
+def have_common_rows(job: UndoJob, other: Entry) -> bool:
+    """Whether this upsert and a later one affected a common row, according to their undo tables."""
+    ours, theirs = (reflect_table(job.connection, undo_table(key), job.schema) for key in (job.context, other))
+    key = job.effect["key"]
+    if ours is None or theirs is None or any(name not in theirs.c for name in key):
         return False
-    same = and_(*(one.c[name] == other.c[name] for name in key))
-    return bool(connection.execute(select(exists(select(1).select_from(one.join(other, same))))).scalar_one())
+    same = and_(*(ours.c[name] == theirs.c[name] for name in key))
+    return bool(job.connection.execute(select(exists(select(1).select_from(ours.join(theirs, same))))).scalar_one())

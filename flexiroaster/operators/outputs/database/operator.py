@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType, suggestion_hint
-from flexiroaster.operators.base import ONE, Access, OperatorConfig, OutputOperator, Result, StageContext
-from flexiroaster.operators.outputs import effects
-from flexiroaster.operators.outputs.database import modes
+from flexiroaster.errors import Problem, configuration_error
+from flexiroaster.model.pipeline import suggestion_hint
+from flexiroaster.operators.base import Access, OperatorConfig, OutputOperator, Result, StageContext
 from flexiroaster.operators.outputs.database.destination import (
     Destination,
     UndoJob,
     WriteJob,
+    qualified_name,
     reflect_table,
-    target,
     undo_table,
 )
 from flexiroaster.operators.outputs.database.ledger import Entry, lock_name
+from flexiroaster.operators.outputs.database.modes import (
+    append_rows,
+    have_common_rows,
+    replace_table,
+    undo_append,
+    undo_replace,
+    undo_upsert,
+    upsert_rows,
+)
 from flexiroaster.operators.outputs.effects import (
     EFFECTS_TABLE,
-    MAX_NAME,
+    MAX_NAME_BYTES,
     already_undone_error,
+    cannot_undo_error,
     default_table,
-    gone,
-    outcome,
+    effect_result,
+    is_reserved,
     repeated_result,
 )
 from flexiroaster.operators.outputs.rows import count_rows
@@ -37,7 +45,7 @@ from flexiroaster.operators.outputs.rows import count_rows
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["DatabaseOutput", "DatabaseOutputConfig", "Mode", "Request", "forget", "undo", "write"]
+__all__ = ["DatabaseOutput", "DatabaseOutputConfig", "Mode"]
 
 
 class Mode(StrEnum):
@@ -90,10 +98,8 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
     the stage. An input without rows changes nothing, except that `replace` empties an existing table.
     """
 
-    stage_type = StageType.OUTPUT
     name = "database"
     config_model = DatabaseOutputConfig
-    arity = ONE
     example: ClassVar[Mapping[str, Any]] = {
         "id": "save",
         "type": "output",
@@ -109,10 +115,10 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
                 "connection", f"unknown connection {given!r}{suggestion_hint(given, known)}", "unknown_connection"
             )
         if self.config.table is not None:
-            is_reserved = effects.is_reserved(self.config.table, access.own_tables)
-            message = _objection(self.config.table, is_reserved=is_reserved)
+            reserved = is_reserved(self.config.table, access.own_tables)
+            message = _name_problem(self.config.table, reserved=reserved)
             if message:
-                yield Problem("table", message, "reserved" if is_reserved else "invalid")
+                yield Problem("table", message, "reserved" if reserved else "invalid")
         if self.config.mode is Mode.UPSERT and not self.config.key:
             yield Problem("key", "is required for upsert: name the columns that identify a row", "missing")
         if len(set(self.config.key)) < len(self.config.key):
@@ -120,9 +126,42 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
 
     def run(self, context: StageContext) -> Result:
         """Write the rows once. Raises StageError (data, configuration), and SQLAlchemy's errors for the connection."""
-        from flexiroaster.operators.outputs.database.operator import write
-
-        return write(self._request(context), context)
+        destination, table = self._destination(context), self._table(context)
+        columns, rows = context.table.collect_schema(), count_rows(context.table)
+        described = {
+            "kind": "database",
+            "mode": self.config.mode.value,
+            "connection": self.config.connection,
+            "schema": destination.schema,
+            "table": table,
+            "rows": rows,
+            "undoable": True,
+        }
+        if rows == 0 and not self._empties_table(destination, table, columns):
+            context.logger.warning("the input has no rows: nothing is written to table %r", table)
+            return effect_result(described, context)
+        with destination.transaction() as connection:
+            found = destination.ledger.claim(connection, context)
+            if found is not None:
+                if found.undone_at is not None:
+                    raise already_undone_error(found.undone_at)
+                return repeated_result(found.effect, found.created_at, context)
+            job = WriteJob(
+                connection=connection,
+                context=context,
+                schema=destination.schema,
+                table=table,
+                data=context.table,
+                columns=columns,
+                rows=rows,
+                key=self.config.key,
+                track=self.config.track,
+                batch_size=self.config.batch_size,
+            )
+            effect = {**described, **_WRITES[self.config.mode](job)}
+            destination.ledger.record(connection, context, qualified_name(destination.schema, table), effect)
+        context.logger.info("%s: wrote %s rows to table %r", self.config.mode, f"{rows:,}", table)
+        return effect_result(effect, context)
 
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
         """Revert the effect that the effects table records for this stage, if any; a repeated undo changes nothing.
@@ -130,162 +169,89 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
         Without a record nothing was written, and from then on no late attempt can write. Raises StageError
         (configuration) if the effect cannot be reverted.
         """
-        from flexiroaster.operators.outputs.database.operator import undo
+        destination = self._destination(context)
+        with destination.transaction() as connection:
+            entry = destination.ledger.claim(connection, context)
+            if entry is None:
+                if effect.get("rows"):
+                    raise cannot_undo_error(f"its record in {EFFECTS_TABLE!r} no longer exists")
+                destination.ledger.mark_undone(connection, context)
+                return f"nothing was written to table {self._table(context)!r}"
+            if entry.undone_at is not None:
+                return f"was already undone at {entry.undone_at}"
+            job = UndoJob(connection, context, destination.schema, entry.effect["table"], entry.effect)
+            name = qualified_name(job.schema, job.table)
+            lock_name(connection, name)
+            _refuse_if_superseded(job, destination.ledger.later(connection, entry, name))
+            done = _UNDOS[entry.effect["mode"]](job)
+            _drop_undo_table(connection, destination, context)
+            destination.ledger.mark_undone(connection, context)
+        return done
 
-        return undo(self._request(context), effect, context)
-
-    def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
+    def discard_undo_data(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
         """Drop the data kept for an undo, and the record; afterwards no undo is possible."""
-        from flexiroaster.operators.outputs.database.operator import forget
+        destination = self._destination(context)
+        with destination.transaction() as connection:
+            _drop_undo_table(connection, destination, context)
+            destination.ledger.remove(connection, context)
 
-        forget(self._request(context), context)
+    def _destination(self, context: StageContext) -> Destination:
+        self.refuse_problems(context.access)
+        return Destination(self._url(context.access), self.config.schema_name, context.access.own_tables)
 
-    def _request(self, context: StageContext) -> Request:
-        from flexiroaster.operators.outputs.database.operator import Request
+    def _table(self, context: StageContext) -> str:
+        own_tables = context.access.own_tables
+        return self.config.table or default_table(context.pipeline_name, context.stage_id, own_tables)
 
-        for problem in self.check((), context.access):
-            raise StageError(f"config.{problem}", ErrorClass.CONFIGURATION)
-        own = context.access.own_tables
-        table = self.config.table or default_table(context.pipeline_name, context.stage_id, own)
-        return Request(self._url(context.access), table, self.config)
+    def _empties_table(self, destination: Destination, table: str, columns: pl.Schema) -> bool:
+        """Whether a write without rows makes a difference: only if it replaces an existing table."""
+        if not columns or self.config.mode is not Mode.REPLACE:
+            return False
+        with destination.transaction() as connection:
+            return reflect_table(connection, table, destination.schema) is not None
 
     def _url(self, access: Access) -> str:
         if self.config.connection is not None:
             return access.connections[self.config.connection]
         if not access.output_url:
-            message = "there is no output database: name a `connection`, or set OUTPUT_DATABASE_URL"
-            raise StageError(message, ErrorClass.CONFIGURATION)
+            raise configuration_error("there is no output database: name a `connection`, or set OUTPUT_DATABASE_URL")
         return access.output_url
 
 
-def _objection(table: str, *, is_reserved: bool) -> str | None:
+def _name_problem(table: str, *, reserved: bool) -> str | None:
     """Why a table of that name cannot be written to, or None."""
-    if is_reserved:
+    if reserved:
         return f"{table!r} is reserved for FlexiRoaster's own tables; choose another name"
     if table.casefold().startswith("sqlite_"):
         return f"{table!r} is reserved for SQLite; choose another name"
     if "." in table or not table.isprintable():
         return f"{table!r} is not a valid table name; the schema goes into `schema`"
-    if len(table.encode()) > MAX_NAME:
-        return f"{table!r} is longer than {MAX_NAME} bytes"
+    if len(table.encode()) > MAX_NAME_BYTES:
+        return f"{table!r} is longer than {MAX_NAME_BYTES} bytes"
     return None
 
 
-# One effect on a database: claim its key, write, record what was done, and undo it.
-_MODES = {"append": modes, "replace": modes, "upsert": modes}
+_WRITES: Mapping[str, Callable[[WriteJob], dict[str, Any]]] = {
+    Mode.APPEND: append_rows,
+    Mode.REPLACE: replace_table,
+    Mode.UPSERT: upsert_rows,
+}
+_UNDOS: Mapping[str, Callable[[UndoJob], str]] = {
+    Mode.APPEND: undo_append,
+    Mode.REPLACE: undo_replace,
+    Mode.UPSERT: undo_upsert,
+}
 
 
-class Request(NamedTuple):
-    """The request of a stage: the URL of the database, the name of the table, and the rest of the config."""
-
-    url: str
-    table: str
-    config: DatabaseOutputConfig
-
-
-def write(request: Request, context: StageContext) -> Result:
-    """Take effect once; return the effect of an earlier attempt if there is one."""
-    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
-    columns = context.table.collect_schema()
-    rows = count_rows(context.table)
-    if rows == 0 and not _would_empty_table(request, destination, columns):
-        context.logger.warning("the input has no rows: nothing is written to table %r", request.table)
-        return outcome({**_described(request, destination), "rows": 0, "undoable": True}, context)
-    with destination.transaction() as connection:
-        found = destination.ledger.claim(connection, context)
-        if found is not None:
-            if found.undone_at is not None:
-                raise already_undone_error(found.undone_at)
-            return repeated_result(found.effect, found.created_at, context)
-        job = _job(request, destination, connection, context, columns, rows)
-        done = _MODES[request.config.mode].write(job)
-        effect = {**_described(request, destination), "rows": rows, "undoable": True, **done}
-        destination.ledger.record(connection, context, target(destination.schema, request.table), effect)
-    context.logger.info("%s: wrote %s rows to table %r", request.config.mode, f"{rows:,}", request.table)
-    return outcome(effect, context)
-
-
-def _would_empty_table(request: Request, destination: Destination, columns: pl.Schema) -> bool:
-    """Whether a write without rows makes a difference: only if it replaces an existing table."""
-    if not columns or request.config.mode != "replace":
-        return False
-    with destination.transaction() as connection:
-        return reflect_table(connection, request.table, destination.schema) is not None
-
-
-def _described(request: Request, destination: Destination) -> dict[str, Any]:
-    config = request.config
-    place = {"connection": config.connection, "schema": destination.schema, "table": request.table}
-    return {"kind": "database", "mode": config.mode.value, **place}
-
-
-def _job(
-    request: Request,
-    destination: Destination,
-    connection: Connection,
-    context: StageContext,
-    columns: pl.Schema,
-    rows: int,
-) -> WriteJob:
-    config = request.config
-    return WriteJob(
-        connection=connection,
-        context=context,
-        schema=destination.schema,
-        table=request.table,
-        data=context.table,
-        columns=columns,
-        rows=rows,
-        key=config.key,
-        track=config.track,
-        batch_size=config.batch_size,
-    )
-
-
-def undo(request: Request, effect: Mapping[str, Any], context: StageContext) -> str:
-    """Revert the recorded effect once; return a sentence that says what was done."""
-    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
-    with destination.transaction() as connection:
-        entry = destination.ledger.claim(connection, context)
-        if entry is None:
-            if effect.get("rows"):
-                raise gone(f"its record in {EFFECTS_TABLE!r} no longer exists")
-            destination.ledger.mark_undone(connection, context)
-            return f"nothing was written to table {request.table!r}"
-        if entry.undone_at is not None:
-            return f"was already undone at {entry.undone_at}"
-        task = UndoJob(connection, context, destination.schema, entry.effect["table"], entry.effect)
-        place = target(task.schema, task.table)
-        lock_name(connection, place)
-        _refuse_if_overtaken(task, entry, destination.ledger.later(connection, entry, place))
-        done: str = _MODES[entry.effect["mode"]].undo(task)
-        _drop_undo_table(connection, destination, context)
-        destination.ledger.mark_undone(connection, context)
-    return done
-
-
-def _refuse_if_overtaken(task: UndoJob, entry: Entry, later: list[Entry]) -> None:
+def _refuse_if_superseded(job: UndoJob, later: list[Entry]) -> None:
     """Refuse an undo that would lose later effects, or that later effects build on: those must be undone first."""
     for other in later:
-        ours, theirs = entry.effect["mode"], other.effect["mode"]
-        if "replace" in {ours, theirs} or (ours == theirs == "upsert" and _overlap(task, other)):
-            raise gone(
+        ours, theirs = job.effect["mode"], other.effect["mode"]
+        if "replace" in {ours, theirs} or (ours == theirs == "upsert" and have_common_rows(job, other)):
+            raise cannot_undo_error(
                 f"stage {other.stage_id!r} of execution {other.execution_id} has since written to table "
-                f"{task.table!r} ({theirs}): undo that first"
+                f"{job.table!r} ({theirs}): undo that first"
             )
-
-
-def _overlap(task: UndoJob, other: Entry) -> bool:
-    tables = undo_table(task.context), undo_table(other)
-    return modes.shared_keys(task.connection, task.schema, *tables, list(task.effect["key"]))
-
-
-def forget(request: Request, context: StageContext) -> None:
-    """Drop the table kept for the undo, and the record."""
-    destination = Destination(request.url, request.config.schema_name, context.access.own_tables)
-    with destination.transaction() as connection:
-        _drop_undo_table(connection, destination, context)
-        destination.ledger.remove(connection, context)
 
 
 def _drop_undo_table(connection: Connection, destination: Destination, context: StageContext) -> None:

@@ -6,39 +6,40 @@ import itertools
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
 
-from flexiroaster.errors import ErrorClass, Problem, StageError
-from flexiroaster.model.pipeline import StageType
-from flexiroaster.operators.base import ONE, Access, OperatorConfig, OutputOperator, Result, StageContext
-from flexiroaster.operators.formats import Format
-from flexiroaster.operators.outputs.effects import fill, outcome, repeated_result
+from flexiroaster.errors import Problem, StageError, configuration_error, data_error
+from flexiroaster.operators.access.file_access import Location, check_file_access, writable
+from flexiroaster.operators.base import Access, OperatorConfig, OutputOperator, Result, StageContext
+from flexiroaster.operators.formats import Format, detect_compression, detect_format
+from flexiroaster.operators.outputs.effects import effect_result, fill_placeholders, repeated_result
+from flexiroaster.operators.outputs.file.publication import Publication
+from flexiroaster.operators.outputs.file.storage import LocalStorage, RemoteStorage
+from flexiroaster.operators.outputs.rows import count_rows
+from flexiroaster.operators.tables import listed
 
-if TYPE_CHECKING:
-    from flexiroaster.operators.access.file_access import Location
-    from flexiroaster.operators.formats import Format
-    from flexiroaster.operators.outputs.file.publication import Publication
-
-__all__ = ["FileOutput", "FileOutputConfig", "write_table"]
-
+__all__ = ["FileOutput"]
 
 HIDDEN = ".flexiroaster"
 """The folder for FlexiRoaster's own files; no output writes into one."""
 
-_TEXT = frozenset({"gzip", "zstd", "uncompressed"})
+_TEXT_COMPRESSIONS = frozenset({"gzip", "zstd", "uncompressed"})
 _COMPRESSIONS: Mapping[str, frozenset[str]] = {
-    "csv": _TEXT,
-    "tsv": _TEXT,
-    "json": _TEXT,
-    "ndjson": _TEXT,
+    "csv": _TEXT_COMPRESSIONS,
+    "tsv": _TEXT_COMPRESSIONS,
+    "json": _TEXT_COMPRESSIONS,
+    "ndjson": _TEXT_COMPRESSIONS,
     "parquet": frozenset({"zstd", "snappy", "gzip", "lz4", "brotli", "uncompressed"}),
     "arrow": frozenset({"zstd", "lz4", "uncompressed"}),
 }
 _PLACEHOLDERS = ("{execution_id}", "{stage_id}", "{date}")
 _CSV_ONLY = ("separator", "header", "null_value")
+_BLOCK = 1 << 20
+_TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S%.f"
+_TEXT_FORMATS = {Format.CSV, Format.TSV, Format.JSON, Format.NDJSON}
 
 
 class FileOutputConfig(OperatorConfig):
@@ -72,10 +73,8 @@ class FileOutput(OutputOperator[FileOutputConfig]):
     file has changed since. Remote stores have no rename, so there the upload is the step. Missing folders are created.
     """
 
-    stage_type = StageType.OUTPUT
     name = "file"
     config_model = FileOutputConfig
-    arity = ONE
     example: ClassVar[Mapping[str, Any]] = {
         "id": "export",
         "type": "output",
@@ -85,14 +84,12 @@ class FileOutput(OutputOperator[FileOutputConfig]):
 
     def check(self, dependencies: tuple[str, ...], access: Access) -> Iterator[Problem]:  # noqa: ARG002 - the contract
         """Report paths outside the roots, names without a known format, and options that do not go together."""
-        from flexiroaster.operators.access.file_access import check_file_access
-
         try:
             _refuse_hidden(check_file_access(self.config.path, access), access)
         except StageError as error:
             yield Problem("path", error.message, "file")
         try:
-            form, _ = self._form()
+            form, _ = self._format()
         except StageError as error:
             yield Problem(str(error.details["field"]), error.message, "format")
             return
@@ -103,12 +100,8 @@ class FileOutput(OutputOperator[FileOutputConfig]):
 
     def run(self, context: StageContext) -> Result:
         """Write the file once. Raises StageError: data, configuration, transient."""
-        from flexiroaster.operators.access.file_access import writable
-        from flexiroaster.operators.outputs.file.operator import write_table
-        from flexiroaster.operators.outputs.rows import count_rows
-
-        form, compression = self._form()
-        target = writable(fill(self.config.path, self._names(context)), context.access)
+        form, compression = self._format()
+        target = writable(fill_placeholders(self.config.path, self._placeholders(context)), context.access)
         _refuse_hidden(target, context.access)
         publication = self._publication(context)
         begun = publication.begin(target.uri, overwrite=self.config.overwrite)
@@ -122,7 +115,7 @@ class FileOutput(OutputOperator[FileOutputConfig]):
             publication.abandon(begun)
             raise
         context.logger.info("wrote %s rows to %s", f"{rows:,}", done.target)
-        return outcome(done.effect, context)
+        return effect_result(done.effect, context)
 
     def undo(self, effect: Mapping[str, Any], context: StageContext) -> str:
         """Restore the former version, or remove the file; a repeated undo changes nothing.
@@ -132,43 +125,41 @@ class FileOutput(OutputOperator[FileOutputConfig]):
         """
         return self._publication(context).undo(effect)
 
-    def forget(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
+    def discard_undo_data(self, effect: Mapping[str, Any], context: StageContext) -> None:  # noqa: ARG002 - the contract
         """Remove the kept former version, and the record; afterwards no undo is possible."""
-        self._publication(context).forget()
+        self._publication(context).discard_undo_data()
 
     def _publication(self, context: StageContext) -> Publication:
         """The record is under the part of the path without placeholders, so that each attempt finds it."""
-        from flexiroaster.operators.access.file_access import check_file_access
-        from flexiroaster.operators.outputs.file.publication import Publication
-        from flexiroaster.operators.outputs.file.storage import LocalStorage, RemoteStorage
-
         base = check_file_access(_fixed_folder(self.config.path), context.access)
         if base.is_local:
             return Publication(LocalStorage(base.path / HIDDEN / "outputs"), context)
         folder = f"{base.uri.rstrip('/')}/{HIDDEN}/outputs"
         return Publication(RemoteStorage(folder, context.workdir / "output"), context)
 
-    def _form(self) -> tuple[Format, str | None]:
+    def _format(self) -> tuple[Format, str | None]:
         """Format and compression. Raises StageError (configuration) with the invalid `field` in its details."""
-        from flexiroaster.operators.formats import detect_compression, detect_format
-
         path, given = self.config.path, self.config.compression
         try:
             form = detect_format(path, self.config.format)
         except StageError as error:
-            raise _refused(error.message, "format") from error
+            raise configuration_error(error.message, field="format") from error
         named = detect_compression(path)
-        if named is not None and (form in {"parquet", "arrow"} or named not in _TEXT):
-            raise _refused(f"{form} files cannot be wrapped in {named}: choose another extension", "path")
+        if named is not None and (form in {"parquet", "arrow"} or named not in _TEXT_COMPRESSIONS):
+            raise configuration_error(
+                f"{form} files cannot be wrapped in {named}: choose another extension", field="path"
+            )
         if named is not None and given is not None and given != named:
-            raise _refused(f"is {given}, but the extension of {path!r} says {named}", "compression")
+            raise configuration_error(f"is {given}, but the extension of {path!r} says {named}", field="compression")
         compression = given or (named.value if named else None)
         if compression is not None and compression not in _COMPRESSIONS[form]:
             known = ", ".join(sorted(_COMPRESSIONS[form]))
-            raise _refused(f"{form} does not support {compression}; it supports {known}", "compression")
+            raise configuration_error(
+                f"{form} does not support {compression}; it supports {known}", field="compression"
+            )
         return form, None if compression == "uncompressed" and form not in {"parquet", "arrow"} else compression
 
-    def _names(self, context: StageContext) -> dict[str, str]:
+    def _placeholders(self, context: StageContext) -> dict[str, str]:
         today = datetime.now(UTC).date().isoformat()
         return {"execution_id": context.execution_id, "stage_id": context.stage_id, "date": today}
 
@@ -188,19 +179,13 @@ def _refuse_hidden(location: Location, access: Access) -> None:
     below: list[PurePath] = [location.path.relative_to(root) for root in roots if location.path.is_relative_to(root)]
     candidates = below or [PurePosixPath(location.uri)]
     if all(HIDDEN in path.parts for path in candidates):
-        raise _refused(
-            f"{location.label!r} is in {HIDDEN}, which is reserved for FlexiRoaster; choose another folder", "path"
+        raise configuration_error(
+            f"{location.label!r} is in {HIDDEN}, which is reserved for FlexiRoaster; choose another folder",
+            field="path",
         )
 
 
-def _refused(message: str, field: str) -> StageError:
-    return StageError(message, ErrorClass.CONFIGURATION, field=field)
-
-
-# File writers: a table streamed to one local file, in each format.
-_BLOCK = 1 << 20
-_MOMENT = "%Y-%m-%dT%H:%M:%S%.f"
-_TEXT_FORMATS = {Format.CSV, Format.TSV, Format.JSON, Format.NDJSON}
+# --- writers ---
 
 
 def write_table(
@@ -211,7 +196,7 @@ def write_table(
     The files are opened here: a failed sink that opens a file by name can create it after it has raised the error.
     """
     if form in _TEXT_FORMATS:
-        table = _textual(table, form)
+        table = _to_text(table, form)
     if form is Format.JSON:
         _write_json(table, target, compression)
         return
@@ -237,13 +222,13 @@ def _sink(table: pl.LazyFrame, file: IO[bytes], form: Format, packed: dict[str, 
         )
 
 
-def _textual(table: pl.LazyFrame, form: Format) -> pl.LazyFrame:
+def _to_text(table: pl.LazyFrame, form: Format) -> pl.LazyFrame:
     """Convert times and durations to ISO 8601, and bytes to base64."""
     schema = table.collect_schema()
     nested = [name for name, dtype in schema.items() if dtype.is_nested()]
     if form in {Format.CSV, Format.TSV}:
-        _refuse(nested, form, "lists or structs")
-    _refuse([name for name in nested if _holds_bytes(schema[name])], form, "bytes inside lists or structs")
+        _refuse_columns(nested, form, "lists or structs")
+    _refuse_columns([name for name in nested if _holds_bytes(schema[name])], form, "bytes inside lists or structs")
     return table.with_columns(*_conversions(schema))
 
 
@@ -252,7 +237,9 @@ def _conversions(schema: pl.Schema) -> list[pl.Expr]:
     for name, dtype in schema.items():
         column = pl.col(name)
         if isinstance(dtype, pl.Datetime):
-            found.append(column.dt.to_string(_MOMENT if dtype.time_zone is None else f"{_MOMENT}%:z"))
+            found.append(
+                column.dt.to_string(_TIMESTAMP_FORMAT if dtype.time_zone is None else f"{_TIMESTAMP_FORMAT}%:z")
+            )
         elif isinstance(dtype, pl.Time):
             found.append(column.dt.to_string("%H:%M:%S%.f"))
         elif isinstance(dtype, pl.Duration):
@@ -270,12 +257,9 @@ def _holds_bytes(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.Binary)
 
 
-def _refuse(names: list[str], form: Format, what: str) -> None:
+def _refuse_columns(names: list[str], form: Format, what: str) -> None:
     if names:
-        listed = ", ".join(map(repr, names))
-        raise StageError(
-            f"column {listed}: {form} cannot hold {what}; write parquet, or convert the column", ErrorClass.DATA
-        )
+        raise data_error(f"column {listed(names)}: {form} cannot hold {what}; write parquet, or convert the column")
 
 
 def _write_json(table: pl.LazyFrame, target: Path, compression: str | None) -> None:

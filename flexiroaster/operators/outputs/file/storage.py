@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_random
@@ -27,7 +27,11 @@ from flexiroaster.operators.access.file_access import filesystem
 __all__ = ["LocalStorage", "Record", "RemoteStorage", "State", "Storage", "checksum_of_file"]
 
 
-# The record of one file that a stage writes: the step it was about to take, and the steps it has taken.
+_BLOCK = 1 << 20
+_LOCK_SECONDS = 30.0
+_NAME_BYTES = 150
+
+
 class State(StrEnum):
     """The step that a record has reached."""
 
@@ -73,62 +77,8 @@ class Record(BaseModel):
         }
 
 
-_BLOCK = 1 << 20
-_LOCK_SECONDS = 30.0
-_NAME_BYTES = 150
-
-
-class Storage(Protocol):
-    """The operations that a publication needs. Targets are paths or URLs; a key names a record and a kept version."""
-
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Exclude other writers of records in this folder, if that is possible."""
-
-    def load(self, key: str) -> Record | None:
-        """The record of a key."""
-
-    def save(self, key: str, record: Record) -> None:
-        """Replace the record of a key."""
-
-    def temporary(self, key: str, record: Record) -> Path:
-        """The local file that an attempt writes to; its folder exists."""
-
-    def discard(self, key: str, record: Record) -> None:
-        """Remove what that attempt has written so far."""
-
-    def seal(self, key: str, record: Record) -> None:
-        """Make what the attempt has written durable."""
-
-    def exists(self, target: str) -> bool:
-        """Whether the file exists."""
-
-    def checksum(self, target: str) -> str | None:
-        """The checksum of a file, None if it does not exist."""
-
-    def keep(self, key: str, target: str) -> None:
-        """Keep the current version of a file."""
-
-    def keeps(self, key: str, target: str) -> bool:
-        """Whether a version is kept."""
-
-    def publish(self, key: str, record: Record) -> None:
-        """Replace the target with what the attempt has written."""
-
-    def published(self, key: str, record: Record) -> bool:
-        """Whether a prepared record has been published."""
-
-    def restore(self, key: str, target: str) -> None:
-        """Replace the target with the kept version, which is then no longer kept."""
-
-    def remove(self, target: str) -> None:
-        """Remove a file, if it exists."""
-
-    def forget(self, key: str, target: str) -> None:
-        """Remove the record and the kept version, if there is one."""
-
-
 class LocalStorage:
-    """The local file system. Records are in `folder`, kept versions and temporary files beside their target."""
+    """The local file system. Records are in `folder`, former versions and temporary files next to their target."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -183,22 +133,22 @@ class LocalStorage:
         path = Path(target)
         return checksum_of_file(path.open("rb")) if path.exists() else None
 
-    def keep(self, key: str, target: str) -> None:
+    def backup(self, key: str, target: str) -> None:
         """Keep the current version as a hard link, or as a copy if hard links are not supported."""
-        kept = self._kept(key, target)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.unlink(missing_ok=True)
+        backup = self._backup(key, target)
+        backup.parent.mkdir(parents=True, exist_ok=True)
+        backup.unlink(missing_ok=True)
         try:
-            kept.hardlink_to(target)
+            backup.hardlink_to(target)
         except OSError:
-            shutil.copy2(target, kept)
-            with kept.open("rb") as file:
+            shutil.copy2(target, backup)
+            with backup.open("rb") as file:
                 _sync(file)
-        _sync_folder(kept.parent)
+        _sync_folder(backup.parent)
 
-    def keeps(self, key: str, target: str) -> bool:
-        """Whether a version is kept."""
-        return self._kept(key, target).exists()
+    def has_backup(self, key: str, target: str) -> bool:
+        """Whether a version is backup."""
+        return self._backup(key, target).exists()
 
     def publish(self, key: str, record: Record) -> None:
         """Rename the temporary file to the target, with the permissions of the former version."""
@@ -208,13 +158,13 @@ class LocalStorage:
         temporary.replace(target)
         _sync_folder(target.parent)
 
-    def published(self, key: str, record: Record) -> bool:
+    def is_published(self, key: str, record: Record) -> bool:
         """The temporary file exists until the rename, and not after it."""
         return not self._temporary(key, record).exists()
 
     def restore(self, key: str, target: str) -> None:
         """Rename the kept version to the target."""
-        self._kept(key, target).replace(target)
+        self._backup(key, target).replace(target)
         _sync_folder(Path(target).parent)
 
     def remove(self, target: str) -> None:
@@ -222,10 +172,10 @@ class LocalStorage:
         Path(target).unlink(missing_ok=True)
         _sync_folder(Path(target).parent)
 
-    def forget(self, key: str, target: str) -> None:
+    def remove_record(self, key: str, target: str) -> None:
         """Remove the record and the kept version, if there is one."""
         if target:
-            self._kept(key, target).unlink(missing_ok=True)
+            self._backup(key, target).unlink(missing_ok=True)
         self._record(key).unlink(missing_ok=True)
 
     def _temporary(self, key: str, record: Record) -> Path:
@@ -236,7 +186,7 @@ class LocalStorage:
     def _record(self, key: str) -> Path:
         return self._folder / f"{key}.json"
 
-    def _kept(self, key: str, target: str) -> Path:
+    def _backup(self, key: str, target: str) -> Path:
         return Path(target).parent / ".flexiroaster" / "outputs" / f"{key}.former"
 
 
@@ -283,15 +233,15 @@ class RemoteStorage:
         """The checksum of a file, None if it does not exist."""
         return checksum_of_file(self._files.open(self._path(target), "rb")) if self.exists(target) else None
 
-    def keep(self, key: str, target: str) -> None:
+    def backup(self, key: str, target: str) -> None:
         """Copy the current version, unless one is kept: an interrupted upload may have damaged the current one."""
-        if not self.keeps(key, target):
+        if not self.has_backup(key, target):
             self._files.makedirs(self._folder, exist_ok=True)
-            self._files.cp_file(self._path(target), self._kept(key))
+            self._files.cp_file(self._path(target), self._backup(key))
 
-    def keeps(self, key: str, target: str) -> bool:  # noqa: ARG002 - the protocol's signature
-        """Whether a version is kept."""
-        return bool(self._files.exists(self._kept(key)))
+    def has_backup(self, key: str, target: str) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Whether a version is backup."""
+        return bool(self._files.exists(self._backup(key)))
 
     def publish(self, key: str, record: Record) -> None:
         """Upload the temporary file."""
@@ -300,23 +250,23 @@ class RemoteStorage:
         self._files.put_file(str(self.temporary(key, record)), path)
         self.discard(key, record)
 
-    def published(self, key: str, record: Record) -> bool:  # noqa: ARG002 - the protocol's signature
+    def is_published(self, key: str, record: Record) -> bool:  # noqa: ARG002 - the protocol's signature
         """Whether the target has the checksum of the prepared record."""
         return same_checksum(self.checksum(record.target), record.checksum)
 
     def restore(self, key: str, target: str) -> None:
         """Copy the kept version to the target, then remove it."""
-        self._files.cp_file(self._kept(key), self._path(target))
-        self._files.rm_file(self._kept(key))
+        self._files.cp_file(self._backup(key), self._path(target))
+        self._files.rm_file(self._backup(key))
 
     def remove(self, target: str) -> None:
         """Remove a file, if it exists."""
         if self.exists(target):
             self._files.rm_file(self._path(target))
 
-    def forget(self, key: str, target: str) -> None:  # noqa: ARG002 - the protocol's signature
+    def remove_record(self, key: str, target: str) -> None:  # noqa: ARG002 - the protocol's signature
         """Remove the record and the kept version, if there is one."""
-        for path in (self._kept(key), self._record(key)):
+        for path in (self._backup(key), self._record(key)):
             if self._files.exists(path):
                 self._files.rm_file(path)
 
@@ -326,8 +276,12 @@ class RemoteStorage:
     def _record(self, key: str) -> str:
         return f"{self._folder}/{key}.json"
 
-    def _kept(self, key: str) -> str:
+    def _backup(self, key: str) -> str:
         return f"{self._folder}/{key}.former"
+
+
+Storage = LocalStorage | RemoteStorage
+"""The operations that a publication needs. Targets are paths or URLs; a key names a record and a former version."""
 
 
 def checksum_of_file(file: IO[bytes] | Any) -> str:  # noqa: ANN401 - fsspec's files are not IO objects
@@ -337,13 +291,13 @@ def checksum_of_file(file: IO[bytes] | Any) -> str:  # noqa: ANN401 - fsspec's f
 
 
 def _wait_for_lock(file: IO[bytes]) -> None:
-    attempts = Retrying(
+    retrying = Retrying(
         retry=retry_if_exception_type(BlockingIOError),
         stop=stop_after_delay(_LOCK_SECONDS),
         wait=wait_random(0.01, 0.1),
     )
     try:
-        attempts(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        retrying(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except RetryError as error:
         message = f"another process has held the lock on output files for more than {_LOCK_SECONDS:g} s"
         raise StageError(message, ErrorClass.TRANSIENT) from error
