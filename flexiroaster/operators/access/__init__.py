@@ -1,1 +1,1 @@
-"""What stages may reach: hosts (`network_guard`), files (`file_access`) and `databases`."""
+"""Access of stages to hosts (`network_guard`), files (`file_access`) and `databases`, within configured limits."""

@@ -102,9 +102,9 @@ def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
 
     Scheme, host and port must be equal, or `other` must be the default HTTPS port of the same host.
     """
-    here, there = _origin(one), _origin(other)
-    upgraded = ("http", one.host, 80) == here and ("https", one.host, 443) == there
-    return here == there or upgraded
+    origin, target = _origin(one), _origin(other)
+    upgraded = ("http", one.host, 80) == origin and ("https", one.host, 443) == target
+    return origin == target or upgraded
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -328,7 +328,7 @@ def test_failures_that_do_not_pass(tmp_path: Path, site: Site, pauses: list[floa
 def test_a_wait_too_long_is_left_to_the_stage(tmp_path: Path, site: Site, pauses: list[float]) -> None:
     site.pages["/x"] = [Answer(status=429, headers={"Retry-After": "3600"})]
     error = failure(tmp_path, f"{site.url}/x")
-    assert error.message == f"{site.url}/x: 429 Too Many Requests; the server asks for a retry in 3600 s"
+    assert error.message == f"GET {site.url}/x: 429 Too Many Requests; the server asks for a retry in 3600 s"
     assert (error.error_class, error.retry_after, pauses) == (ErrorClass.TRANSIENT, 3600, [])
 
 

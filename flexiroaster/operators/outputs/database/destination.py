@@ -28,13 +28,12 @@ _IDLE_TIMEOUT = "300s"
 
 @dataclass(frozen=True, slots=True)
 class WriteJob:
-    """One attempt's write: where, what, and how. `table` is the name, `rows` the number of rows of `data`."""
+    """One attempt's write: where, what, and how. `table` is the name, `rows` the number of rows of the input."""
 
     connection: Connection
     context: StageContext
     schema: str | None
     table: str
-    data: pl.LazyFrame
     columns: pl.Schema
     rows: int
     key: Sequence[str]

@@ -151,7 +151,6 @@ class DatabaseOutput(OutputOperator[DatabaseOutputConfig]):
                 context=context,
                 schema=destination.schema,
                 table=table,
-                data=context.table,
                 columns=columns,
                 rows=rows,
                 key=self.config.key,
@@ -255,6 +254,6 @@ def _refuse_if_superseded(job: UndoJob, later: list[Entry]) -> None:
 
 
 def _drop_undo_table(connection: Connection, destination: Destination, context: StageContext) -> None:
-    kept = reflect_table(connection, undo_table(context), destination.schema)
-    if kept is not None:
-        kept.drop(connection, checkfirst=False)
+    table = reflect_table(connection, undo_table(context), destination.schema)
+    if table is not None:
+        table.drop(connection, checkfirst=False)

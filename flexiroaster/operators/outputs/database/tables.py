@@ -216,8 +216,8 @@ def _check_type(name: str, dtype: pl.DataType, table: Table, dialect: str) -> No
         raise data_error(f"table {table.name!r} computes column {name!r} itself; leave it out of the data")
     if isinstance(dtype, pl.Null) or isinstance(column.type, types.NullType):
         return
-    wanted, there = _family(_sql_type(dtype, dialect), dialect), _family(column.type, dialect)
-    fits = there == wanted or there in _ACCEPTED.get(wanted, ()) or (there == "number" and dtype.is_decimal())
+    wanted, actual = _family(_sql_type(dtype, dialect), dialect), _family(column.type, dialect)
+    fits = actual == wanted or actual in _ACCEPTED.get(wanted, ()) or (actual == "number" and dtype.is_decimal())
     if not fits:
         raise data_error(
             f"column {name!r}: the data is {dtype}, but in table {table.name!r} it is {column.type}; cast it"
@@ -246,7 +246,7 @@ def load(job: WriteJob, table: Table, constants: Mapping[str, str] | None = None
     """
     fixed = constants or {}
     names = [*job.columns, *fixed]
-    extended = job.data.with_columns(pl.lit(value).alias(name) for name, value in fixed.items()).select(names)
+    extended = job.context.table.with_columns(pl.lit(value).alias(name) for name, value in fixed.items()).select(names)
     insert = _copy if job.dialect == "postgresql" else _insert
     return insert(job.connection, table, names, _reported(job, extended))
 

@@ -108,7 +108,7 @@ class LocalStorage:
         _sync_folder(self._folder)
 
     def temporary(self, key: str, record: Record) -> Path:
-        """A hidden file beside the target, so that a rename can put it in place."""
+        """A hidden file next to the target, so that a rename can put it in place."""
         path = self._temporary(key, record)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
