@@ -50,7 +50,7 @@ def listing(
     """List the tokens, newest first, without their secrets."""
     from flexiroaster.service.admin import tokens
     from flexiroaster.service.installation import open_installation
-    from flexiroaster.service.paging import Window
+    from flexiroaster.service.reads import Window
 
     with open_installation() as installation:
         found = tokens.listing(installation, Window(first=limit))

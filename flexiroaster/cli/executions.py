@@ -138,8 +138,11 @@ def listing(
     from flexiroaster.service.executions import executions
     from flexiroaster.service.installation import open_installation
 
+    wanted = executions.ExecutionFilter(
+        pipeline_ids=None if pipeline is None else (pipeline,), statuses=None if status is None else (status,)
+    )
     with open_installation() as installation:
-        found, total = executions.listing(installation, pipeline_id=pipeline, status=status, limit=limit)
+        found, total = executions.offset_page(installation, wanted, 0, limit)
     if as_json:
         emit_json({"total": total, "executions": [summary(row) for row in found]})
         return

@@ -11,11 +11,11 @@ from typing import Any
 
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
 from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline, suggestion_hint
-from flexiroaster.service.definition import check, check_variables, read_definition, with_defaults
+from flexiroaster.service.definition import check, with_defaults
 from flexiroaster.service.installation import Installation
+from flexiroaster.service.reads import from_store
 from flexiroaster.store import pipelines
 from flexiroaster.store.pipelines import PipelineFilter, PipelineRow, PipelineSort, Revision, RevisionRow
-from flexiroaster.store.sql import Page, Window, cursor_of
 
 __all__ = [
     "Change",
@@ -25,32 +25,24 @@ __all__ = [
     "PipelineSort",
     "Revision",
     "RevisionRow",
-    "activate",
     "by_ids",
     "by_keys",
-    "check",
-    "check_variables",
     "count",
     "create",
-    "cursor",
-    "deactivate",
     "definition",
     "delete",
     "diff",
     "differences",
     "get",
     "listing",
-    "new_id",
+    "offset_page",
     "page",
-    "part",
-    "read_definition",
     "replace",
     "revision_rows",
     "revisions",
     "save",
+    "set_active",
     "update",
-    "validate",
-    "with_defaults",
 ]
 
 
@@ -80,8 +72,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Cha
     """List the changes from one definition (from `Pipeline.document`) to another, in the order of their fields."""
     old, new = ({stage["id"]: stage for stage in document["stages"]} for document in (before, after))
     changes = list(_between("", _without_stages(before), _without_stages(after)))
-    kept = [stage_id for stage_id in old if stage_id in new]
-    if kept != [stage_id for stage_id in new if stage_id in old]:
+    if [stage_id for stage_id in old if stage_id in new] != [stage_id for stage_id in new if stage_id in old]:
         changes.append(Change("stages", ChangeKind.CHANGED, list(old), list(new)))
     for stage_id in dict.fromkeys((*old, *new)):
         changes += _of_stage(f"stages[{stage_id}]", old.get(stage_id), new.get(stage_id))
@@ -125,19 +116,14 @@ def _equal(before: object, after: object) -> bool:
     return before == after
 
 
-def new_id() -> str:
-    """Generate a pipeline id."""
-    return f"pipeline-{secrets.token_hex(6)}"
-
-
 # --- write -----------------------------------------------------------------------------------------------------------
 
 
 def create(installation: Installation, raw: object) -> Revision:
     """Check a definition and store it as a new pipeline. Raises DefinitionError, ConflictError (the id is taken)."""
-    pipeline = check(raw, installation.access)
-    pipeline = with_defaults(pipeline, installation.settings)
-    return pipelines.create(installation.database, pipeline.model_copy(update={"id": pipeline.id or new_id()}))
+    pipeline = with_defaults(check(raw, installation.access), installation.settings)
+    pipeline_id = pipeline.id or f"pipeline-{secrets.token_hex(6)}"
+    return pipelines.create(installation.database, pipeline.model_copy(update={"id": pipeline_id}))
 
 
 def replace(
@@ -151,8 +137,8 @@ def replace(
     """
     pipeline = with_defaults(check(raw, installation.access), installation.settings)
     pipeline = pipeline.model_copy(update={"id": pipeline_id})
-    said = raw.model_fields_set if isinstance(raw, Pipeline) else raw
-    keep_active = isinstance(said, Collection) and "is_active" not in said
+    fields = raw.model_fields_set if isinstance(raw, Pipeline) else raw
+    keep_active = isinstance(fields, Collection) and "is_active" not in fields
     return pipelines.replace(installation.database, pipeline, expected_revision, keep_active=keep_active)
 
 
@@ -184,7 +170,7 @@ def update(
     client can send back an edited response. Raises DefinitionError, NotFoundError, ConflictError (the pipeline is no
     longer at `expected_revision`, or another request changed it at the same time).
     """
-    present = get(installation, pipeline_id)
+    present = pipelines.get(installation.database, pipeline_id)
     changes = {name: value for name, value in changes.items() if name not in RESPONSE_FIELDS}
     unknown = [name for name in changes if name not in Pipeline.model_fields]
     if unknown:
@@ -200,39 +186,10 @@ def update(
     return replace(installation, pipeline_id, whole, expected)
 
 
-def activate(installation: Installation, pipeline_id: str) -> None:
-    """Activate a pipeline so it can be started. Raises NotFoundError."""
-    pipelines.set_active(installation.database, pipeline_id, True)
-
-
-def deactivate(installation: Installation, pipeline_id: str) -> None:
-    """Deactivate a pipeline so it cannot be started; live executions continue. Raises NotFoundError."""
-    pipelines.set_active(installation.database, pipeline_id, False)
-
-
-def delete(installation: Installation, pipeline_id: str) -> None:
-    """Delete a pipeline. Its executions and the revisions they ran are kept; the id can be used again.
-
-    Raises NotFoundError, ConflictError (the pipeline has live executions; the message names some).
-    """
-    pipelines.delete(installation.database, pipeline_id)
-
+set_active = from_store(pipelines.set_active)
+delete = from_store(pipelines.delete)
 
 # --- read ------------------------------------------------------------------------------------------------------------
-
-
-def validate(installation: Installation, raw: object) -> tuple[Problem, ...]:
-    """List all problems of a definition, in document order, without storing anything."""
-    try:
-        check(raw, installation.access)
-    except DefinitionError as error:
-        return error.problems
-    return ()
-
-
-def get(installation: Installation, pipeline_id: str, revision: int | None = None) -> Revision:
-    """Read a pipeline at the given or the newest revision. Raises NotFoundError."""
-    return pipelines.get(installation.database, pipeline_id, revision)
 
 
 def definition(installation: Installation, pipeline_id: str, revision: int) -> Pipeline:
@@ -247,67 +204,20 @@ def definition(installation: Installation, pipeline_id: str, revision: int) -> P
     return signals.definitions.shown(pipeline_id, revision, load)
 
 
-def listing(
-    installation: Installation, *, is_active: bool | None = None, skip: int = 0, limit: int = 100
-) -> tuple[list[Revision], int]:
-    """Read `limit` pipelines after the first `skip`, oldest first, and the total number of matches."""
-    return pipelines.listing(installation.database, is_active=is_active, skip=skip, limit=limit)
-
-
-def page(
-    installation: Installation,
-    wanted: PipelineFilter | None = None,
-    sort: PipelineSort = PipelineSort.OLDEST,
-    window: Window | None = None,
-) -> Page[PipelineRow]:
-    """Read a page of the matching pipelines, without their definitions. Raises InputError (cursor)."""
-    return pipelines.pipeline_page(installation.database, wanted or PipelineFilter(), sort, window)
-
-
-def part(installation: Installation, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
-    """Read `limit` matching pipelines after the first `skip`, oldest first, and the total number of matches.
-
-    The cost grows with `skip`; that of `page` does not depend on the position.
-    """
-    return pipelines.pipeline_part(installation.database, wanted, skip, limit)
-
-
-def cursor(row: PipelineRow, sort: PipelineSort = PipelineSort.OLDEST) -> str:
-    """Encode the position after a pipeline in that order as a cursor: the next `page` begins there."""
-    return cursor_of(sort.value, *(getattr(row, column.name) for column in sort.value.key))
-
-
-def count(installation: Installation, wanted: PipelineFilter | None = None) -> int:
-    """Count the pipelines that match."""
-    return pipelines.pipeline_count(installation.database, wanted or PipelineFilter())
-
-
-def by_ids(installation: Installation, pipeline_ids: Collection[str]) -> dict[str, PipelineRow]:
-    """Map each id to its pipeline, without the definition, for the ids that exist and are not deleted."""
-    return pipelines.pipelines_by_id(installation.database, pipeline_ids)
-
-
-def by_keys(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
-    """Map each (pipeline id, revision) that exists to its definition, including deleted pipelines."""
-    return pipelines.by_keys(installation.database, keys)
-
-
-def revision_rows(installation: Installation, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:
-    """Map each (pipeline id, revision) that exists to its revision, without the definition."""
-    return pipelines.revision_rows(installation.database, keys)
-
-
-def revisions(installation: Installation, pipeline_id: str, window: Window | None = None) -> Page[RevisionRow]:
-    """Read a page of the revisions of a pipeline, newest first; empty if the pipeline does not exist.
-
-    Raises InputError (cursor).
-    """
-    return pipelines.revision_page(installation.database, pipeline_id, window or Window())
+get = from_store(pipelines.get)
+listing = from_store(pipelines.listing)
+page = from_store(pipelines.pipeline_page)
+offset_page = from_store(pipelines.pipeline_offset_page)
+count = from_store(pipelines.pipeline_count)
+by_ids = from_store(pipelines.pipelines_by_id)
+by_keys = from_store(pipelines.by_keys)
+revision_rows = from_store(pipelines.revision_rows)
+revisions = from_store(pipelines.revision_page)
 
 
 def diff(installation: Installation, pipeline_id: str, before: int, after: int) -> list[Change]:
     """List the changes between two revisions of a pipeline. Raises NotFoundError (pipeline, revision)."""
-    found = by_keys(installation, [(pipeline_id, before), (pipeline_id, after)])
+    found = pipelines.by_keys(installation.database, [(pipeline_id, before), (pipeline_id, after)])
     for revision in (before, after):
         if (pipeline_id, revision) not in found:
             message = f"Pipeline {pipeline_id} has no revision {revision}"

@@ -70,7 +70,7 @@ def record_audit_entry(database: Database, **entry: Any) -> None:  # noqa: ANN40
         connection.execute(insert(audit_log).values(**entry))
 
 
-def audit_page(database: Database, wanted: AuditFilter, window: Window) -> Page[AuditRow]:
+def audit_page(database: Database, wanted: AuditFilter = AuditFilter(), window: Window = Window()) -> Page[AuditRow]:
     """Return a page of the matching entries, newest first. Raises InputError (cursor)."""
     statement = select(*(audit_log.c[name] for name in AuditRow.__slots__)).where(*_conditions(wanted))
     with database.read() as connection:
@@ -81,7 +81,7 @@ def _entry(row: Row[Any]) -> AuditRow:
     return AuditRow(**{**row._mapping, "role": Role(row.role)})
 
 
-def audit_count(database: Database, wanted: AuditFilter) -> int:
+def audit_count(database: Database, wanted: AuditFilter = AuditFilter()) -> int:
     """Count the matching entries; scans all of them."""
     statement = select(func.count()).select_from(audit_log).where(*_conditions(wanted))
     with database.read() as connection:
@@ -165,7 +165,7 @@ def any_token(database: Database) -> bool:
         return connection.execute(select(tokens.c.id).limit(1)).first() is not None
 
 
-def token_page(database: Database, window: Window) -> Page[TokenRow]:
+def token_page(database: Database, window: Window = Window()) -> Page[TokenRow]:
     """Return a page of all tokens, in force or not, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
         return sql.page(connection, select(*_COLUMNS), NEWEST_TOKENS, window, _row)

@@ -30,14 +30,19 @@ class EventFilter:
     stage_id: str | None = None
 
 
-def page(database: Database, execution_id: str, wanted: EventFilter, window: Window) -> Page[Event]:
-    """Return a page of the matching events of an execution, in order. Raises InputError (cursor)."""
+def page(
+    database: Database, execution_id: str, wanted: EventFilter = EventFilter(), window: Window = Window()
+) -> Page[Event]:
+    """Return a page of the matching events of an execution, in order; empty if the execution does not exist.
+
+    Raises InputError (cursor).
+    """
     statement = select(events).where(*_conditions(execution_id, wanted))
     with database.read() as connection:
         return sql.page(connection, statement, BY_NUMBER, window, event_of)
 
 
-def count(database: Database, execution_id: str, wanted: EventFilter) -> int:
+def count(database: Database, execution_id: str, wanted: EventFilter = EventFilter()) -> int:
     """Count the matching events; scans all of them."""
     statement = select(func.count()).select_from(events).where(*_conditions(execution_id, wanted))
     with database.read() as connection:

@@ -55,8 +55,8 @@ __all__ = [
     "first_events",
     "in_statuses",
     "latest_executions",
+    "offset_page",
     "page",
-    "part",
     "slot_holders",
     "stage_row",
     "stages_by_execution",
@@ -198,24 +198,31 @@ class ExecutionSort(Enum):
 
 def page(
     database: Database,
-    wanted: ExecutionFilter,
+    wanted: ExecutionFilter = ExecutionFilter(),
     sort: ExecutionSort = ExecutionSort.NEWEST,
     window: Window | None = None,
     leave_out: Collection[str] = (),
 ) -> Page[ExecutionRow]:
-    """Return a page of the matching executions. Raises InputError (cursor)."""
+    """Return a page of the matching executions. Raises InputError (cursor).
+
+    `leave_out` names columns among `variables` and `error` to leave unread and empty, here and in the functions below.
+    """
     lanes, rest = _lanes(wanted, sort)
     statement = select(*execution_columns(leave_out)).where(*rest)
     with database.read() as connection:
         return sql.page(connection, statement, sort.value, window or Window(), execution_row, lanes)
 
 
-def part(
-    database: Database, wanted: ExecutionFilter, skip: int, limit: int, leave_out: Collection[str] = ()
+def offset_page(
+    database: Database,
+    wanted: ExecutionFilter = ExecutionFilter(),
+    skip: int = 0,
+    limit: int = 100,
+    leave_out: Collection[str] = (),
 ) -> tuple[list[ExecutionRow], int]:
     """Return up to `limit` matches after `skip`, newest first, and the total number of matches.
 
-    The cost grows with `skip`.
+    The cost grows with `skip`; that of `page` does not depend on the position.
     """
     conditions = _conditions(wanted)
     newest = (executions.c.created_at.desc(), executions.c.id.desc())
@@ -225,7 +232,7 @@ def part(
         return [execution_row(row) for row in connection.execute(statement.offset(skip).limit(limit))], total
 
 
-def count(database: Database, wanted: ExecutionFilter) -> int:
+def count(database: Database, wanted: ExecutionFilter = ExecutionFilter()) -> int:
     """Count the matching executions; scans all of them."""
     statement = select(func.count()).select_from(executions).where(*_conditions(wanted))
     with database.read() as connection:

@@ -37,8 +37,8 @@ __all__ = [
     "get",
     "listing",
     "pipeline_count",
+    "pipeline_offset_page",
     "pipeline_page",
-    "pipeline_part",
     "pipelines_by_id",
     "replace",
     "revision_page",
@@ -164,16 +164,14 @@ def definition(database: Database, pipeline_id: str, revision: int) -> Pipeline:
     return _read(document, pipeline_id, revision)
 
 
-def listing(database: Database, *, is_active: bool | None, skip: int, limit: int) -> tuple[list[Revision], int]:
-    """Return a page of pipelines, oldest first, and the total number of matches."""
-    conditions: list[ColumnElement[bool]] = [pipelines.c.deleted_at.is_(None)]
-    if is_active is not None:
-        conditions.append(pipelines.c.is_active == is_active)
+def listing(database: Database, limit: int = 100) -> tuple[list[Revision], int]:
+    """Return the `limit` oldest pipelines with their definitions, oldest first, and the number of all pipelines."""
+    statement = _joined(True).where(pipelines.c.deleted_at.is_(None)).order_by(pipelines.c.created_at, pipelines.c.id)
     with database.read() as connection:
-        total = connection.execute(select(func.count()).select_from(pipelines).where(*conditions)).scalar_one()
-        page = _joined(True).where(*conditions).order_by(pipelines.c.created_at, pipelines.c.id)
-        rows = connection.execute(page.offset(skip).limit(limit)).all()
-    return [_revision(row) for row in rows], total
+        total = connection.execute(
+            select(func.count()).select_from(pipelines).where(pipelines.c.deleted_at.is_(None))
+        ).scalar_one()
+        return [_revision(row) for row in connection.execute(statement.limit(limit))], total
 
 
 def by_keys(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
@@ -298,7 +296,7 @@ _COLUMNS = [pipelines.c[name] for name in PipelineRow.__slots__]
 
 def pipeline_page(
     database: Database,
-    wanted: PipelineFilter,
+    wanted: PipelineFilter = PipelineFilter(),
     sort: PipelineSort = PipelineSort.OLDEST,
     window: Window | None = None,
 ) -> Page[PipelineRow]:
@@ -308,10 +306,12 @@ def pipeline_page(
         return sql.page(connection, statement, sort.value, window or Window(), _pipeline_row)
 
 
-def pipeline_part(database: Database, wanted: PipelineFilter, skip: int, limit: int) -> tuple[list[PipelineRow], int]:
+def pipeline_offset_page(
+    database: Database, wanted: PipelineFilter, skip: int, limit: int
+) -> tuple[list[PipelineRow], int]:
     """Return up to `limit` matches after `skip`, oldest first, and the total number of matches.
 
-    The cost grows with `skip`.
+    The cost grows with `skip`; that of `pipeline_page` does not depend on the position.
     """
     conditions = _conditions(wanted)
     statement = select(*_COLUMNS).where(*conditions).order_by(pipelines.c.created_at, pipelines.c.id)
@@ -320,7 +320,7 @@ def pipeline_part(database: Database, wanted: PipelineFilter, skip: int, limit: 
         return [_pipeline_row(row) for row in connection.execute(statement.offset(skip).limit(limit))], total
 
 
-def pipeline_count(database: Database, wanted: PipelineFilter) -> int:
+def pipeline_count(database: Database, wanted: PipelineFilter = PipelineFilter()) -> int:
     """Count the matching pipelines; scans all of them."""
     statement = select(func.count()).select_from(pipelines).where(*_conditions(wanted))
     with database.read() as connection:
@@ -343,8 +343,8 @@ def revision_rows(database: Database, keys: Collection[tuple[str, int]]) -> dict
     return {(row.pipeline_id, row.revision): row for row in found}
 
 
-def revision_page(database: Database, pipeline_id: str, window: Window) -> Page[RevisionRow]:
-    """Return a page of the revisions of a pipeline, newest first. Raises InputError (cursor)."""
+def revision_page(database: Database, pipeline_id: str, window: Window = Window()) -> Page[RevisionRow]:
+    """Return a page of the revisions of a pipeline, newest first; empty if there is none. Raises InputError."""
     columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
     statement = select(*columns).where(pipeline_revisions.c.pipeline_id == pipeline_id)
     with database.read() as connection:

@@ -81,6 +81,10 @@ class Sort:
         """The columns that give the position of a row."""
         return (self.unique,) if self.column is None else (self.column, self.unique)
 
+    def cursor(self, row: object) -> str:
+        """Encode the position of a row, which has the columns of the key as attributes, as a cursor."""
+        return cursor_of(self, *(getattr(row, column.name) for column in self.key))
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -158,7 +162,7 @@ def page(
         rows.reverse()
     return Page(
         items=tuple(make(row) for row in rows),
-        cursors=tuple(cursor_of(sort, *(getattr(row, column.name) for column in sort.key)) for row in rows),
+        cursors=tuple(map(sort.cursor, rows)),
         has_next=window.before is not None if window.backward else more,
         has_previous=more if window.backward else window.after is not None,
     )

@@ -15,7 +15,7 @@ from flexiroaster.errors import FlexiRoasterError, StoreError
 from flexiroaster.model.viewer import Role
 from flexiroaster.service import pipelines
 from flexiroaster.service.admin import audit
-from flexiroaster.service.definition import unset_variables
+from flexiroaster.service.definition import check, unset_variables
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.safety import decisions
 from flexiroaster.service.safety.decisions import Action
@@ -390,19 +390,19 @@ def _delete(info: Info, input: PipelineIdInput) -> DeletePipelinePayload:  # noq
 
 
 def _activate(info: Info, input: PipelineIdInput) -> ActivatePipelinePayload:  # noqa: A002 - the API's name
-    pipelines.activate(info.context.installation, key_of("Pipeline", input.id))
+    pipelines.set_active(info.context.installation, key_of("Pipeline", input.id), True)
     return _saved(info, key_of("Pipeline", input.id))
 
 
 def _deactivate(info: Info, input: PipelineIdInput) -> ActivatePipelinePayload:  # noqa: A002 - the API's name
-    pipelines.deactivate(info.context.installation, key_of("Pipeline", input.id))
+    pipelines.set_active(info.context.installation, key_of("Pipeline", input.id), False)
     return _saved(info, key_of("Pipeline", input.id))
 
 
 def _validate(info: Info, input: ValidatePipelineInput) -> PipelineChecked:  # noqa: A002 - the API's name
     variables = json_object(input.variables, "variables")
     try:
-        checked = pipelines.check(document(input.pipeline), info.context.installation.access, variables)
+        checked = check(document(input.pipeline), info.context.installation.access, variables)
     except errors.DefinitionError as error:
         return PipelineChecked(valid=False, problems=problems_of(error.problems), order=[], unset_variables=[])
     unset = unset_variables(checked, variables)

@@ -17,8 +17,8 @@ from flexiroaster.service import pipelines
 from flexiroaster.service.executions import events, executions
 from flexiroaster.service.executions.events import EventFilter
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
-from flexiroaster.service.paging import Page, Window
 from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
+from flexiroaster.service.reads import Page, Window
 from flexiroaster.service.safety import decisions
 from flexiroaster.service.safety.decisions import DecisionFilter
 from graphql_api.context import Info

@@ -17,8 +17,8 @@ from flexiroaster.model.event import Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.viewer import Viewer
 from flexiroaster.service.executions import commands, events, executions
-from flexiroaster.service.executions.executions import ExecutionFilter
-from flexiroaster.service.paging import Window
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
+from flexiroaster.service.reads import Window
 from flexiroaster.service.safety import risk
 from flexiroaster.web.feeds import EventBatch, StreamsClosedError
 from flexiroaster.web.streams import KEEP_ALIVE, EventStreams, Streams, alive
@@ -139,13 +139,13 @@ def get_logs(
 def _listed(call: Call, wanted: ExecutionFilter, skip: int, limit: int, cursor: str | None) -> ExecutionList:
     """Read a page, by offset or by cursor."""
     if cursor is None:
-        rows, total = executions.part(call.installation, wanted, skip, limit, _UNSHOWN)
+        rows, total = executions.offset_page(call.installation, wanted, skip, limit, _UNSHOWN)
         more = skip + len(rows) < total
     else:
         window = Window(first=limit, after=cursor)
         page = executions.page(call.installation, wanted, window=window, leave_out=_UNSHOWN)
         rows, more, total = list(page.items), page.has_next, executions.count(call.installation, wanted)
-    following = executions.cursor(rows[-1]) if rows and more else None
+    following = ExecutionSort.NEWEST.value.cursor(rows[-1]) if rows and more else None
     return ExecutionList(executions=[ExecutionSummary.of(row) for row in rows], total=total, cursor=following)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 
 from flexiroaster.service import pipelines
-from flexiroaster.service.paging import Window
-from flexiroaster.service.pipelines import PipelineFilter
+from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
+from flexiroaster.service.reads import Window
 from rest_compat import requests
 from rest_compat.models.base import Done, Refusal, Responses
 from rest_compat.models.pipelines import Changes, Definition, PipelineDetail, PipelineList, PipelineSummary
@@ -41,12 +41,12 @@ def list_pipelines(
     """The pipelines, oldest first."""
     wanted = PipelineFilter(is_active=is_active)
     if cursor is None:
-        rows, total = pipelines.part(call.installation, wanted, skip, limit)
+        rows, total = pipelines.offset_page(call.installation, wanted, skip, limit)
         more = skip + len(rows) < total
     else:
         page = pipelines.page(call.installation, wanted, window=Window(first=limit, after=cursor))
         rows, more, total = list(page.items), page.has_next, pipelines.count(call.installation, wanted)
-    following = pipelines.cursor(rows[-1]) if rows and more else None
+    following = PipelineSort.OLDEST.value.cursor(rows[-1]) if rows and more else None
     return PipelineList(pipelines=[PipelineSummary.of(row) for row in rows], total=total, cursor=following)
 
 
@@ -86,7 +86,7 @@ def delete_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
 def activate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
     """Activate the pipeline so it can be started."""
     with call.audited("activatePipeline", pipeline_id, {}):
-        pipelines.activate(call.installation, pipeline_id)
+        pipelines.set_active(call.installation, pipeline_id, True)
     return Done(message=f"Pipeline activated: {pipeline_id}")
 
 
@@ -94,5 +94,5 @@ def activate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
 def deactivate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
     """Deactivate the pipeline so it cannot be started; live executions continue."""
     with call.audited("deactivatePipeline", pipeline_id, {}):
-        pipelines.deactivate(call.installation, pipeline_id)
+        pipelines.set_active(call.installation, pipeline_id, False)
     return Done(message=f"Pipeline deactivated: {pipeline_id}")

@@ -29,7 +29,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 def assert_nothing_is_stored(installation: Installation) -> None:
     assert pipelines.listing(installation) == ([], 0)
-    assert executions.listing(installation) == ([], 0)
+    assert executions.offset_page(installation) == ([], 0)
 
 
 @pytest.mark.parametrize("case", bad_definitions.CASES, ids=lambda case: case.name)
@@ -113,7 +113,7 @@ def test_variables_that_are_missing_or_do_not_fit(
         with pytest.raises(DefinitionError) as caught:
             executions.start(installation, revision, variables)
         assert [str(problem) for problem in caught.value.problems] == problems
-        assert executions.listing(installation) == ([], 0)
+        assert executions.offset_page(installation) == ([], 0)
         assert not Path(".flexiroaster").exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import executions
+from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation
 from tests.bench.conftest import chain, fan, run
 
@@ -63,7 +64,7 @@ def test_100_executions_at_once(benchmark, installation: Installation) -> None:
 
     benchmark.extra_info.update(executions=100)
     benchmark.pedantic(all_at_once, rounds=7, warmup_rounds=1)
-    found, total = executions.listing(installation, pipeline_id="chain3", limit=1000)
+    found, total = executions.offset_page(installation, ExecutionFilter(pipeline_ids=("chain3",)), limit=1000)
     assert total == 800
     assert {row.status for row in found} == {"completed"}
 

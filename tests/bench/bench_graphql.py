@@ -22,7 +22,7 @@ from flexiroaster.config import Settings
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.paging import Window
+from flexiroaster.service.reads import Window
 from graphql_api.app import create_app
 from tests.history import add_executions
 from tests.waiting import eventually

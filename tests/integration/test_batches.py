@@ -15,7 +15,7 @@ from flexiroaster.service import pipelines
 from flexiroaster.service.executions import events, executions
 from flexiroaster.service.executions.events import AttemptOutcome, EventFilter
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.paging import Page, Window
+from flexiroaster.service.reads import Page, Window
 from flexiroaster.store import tables
 from tests.history import BEGINNING, add_executions
 from tests.integration.test_pages import walked
@@ -126,14 +126,14 @@ def test_pages_of_events(installation: Installation) -> None:
     assert expected
     for backward in (False, True):
 
-        def read(window: Window, wanted: EventFilter | None = wanted) -> Page[Event]:
+        def read(window: Window, wanted: EventFilter = wanted) -> Page[Event]:
             with statements(installation) as sent:
                 page = events.page(installation, "x", wanted, window)
             assert len(sent) == 1
             return page
 
         assert [event.seq for event in walked(read, 2, backward=backward)] == expected
-        everything = walked(lambda window: read(window, None), 7, backward=backward)
+        everything = walked(lambda window: read(window, EventFilter()), 7, backward=backward)
         assert [event.seq for event in everything] == list(range(1, 41))
     assert events.count(installation, "x", wanted) == len(expected)
 

@@ -32,7 +32,7 @@ def installation(settings: Settings) -> Iterator[Installation]:
 def test_what_lives_and_what_has_ended_since(installation: Installation) -> None:
     """Against the same question asked of all rows; more than a page of each."""
     add_executions(installation, 5000)
-    rows = executions.listing(installation, limit=10_000)[0]
+    rows = executions.offset_page(installation, limit=10_000)[0]
     at = sorted(row.completed_at for row in rows if row.completed_at)[2000]
     filters = (
         ExecutionFilter(),

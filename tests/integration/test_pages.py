@@ -16,7 +16,7 @@ from flexiroaster.model.execution import LIVE, ExecutionStatus
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.paging import MOST, Page, Window
+from flexiroaster.service.reads import MOST, Page, Window
 from tests.history import BEGINNING, add_executions
 from tests.statements import statements
 

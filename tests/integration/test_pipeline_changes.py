@@ -13,8 +13,8 @@ from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import Change, ChangeKind, PipelineFilter, PipelineSort, differences
+from flexiroaster.service.reads import Window
 from tests.integration.test_pages import walked
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.statements import statements
@@ -85,29 +85,29 @@ def test_a_change_names_the_revision_it_is_of(installation: Installation) -> Non
 
 def test_switched_off_and_on(installation: Installation) -> None:
     pipelines.create(installation, definition())
-    pipelines.deactivate(installation, "p")
+    pipelines.set_active(installation, "p", False)
     assert pipelines.get(installation, "p").pipeline.is_active is False
     for pipeline in ("p", pipelines.get(installation, "p"), pipelines.get(installation, "p", 1)):
         with pytest.raises(NotAllowedError, match=r"^Pipeline is not active: p$"):
             executions.start(installation, pipeline)
-    pipelines.activate(installation, "p")
-    pipelines.activate(installation, "p")
+    pipelines.set_active(installation, "p", True)
+    pipelines.set_active(installation, "p", True)
     assert executions.wait(installation, executions.start(installation, "p"), timeout=120).status == "completed"
     assert pipelines.update(installation, "p", {"is_active": False}).revision == 1
     assert pipelines.by_ids(installation, ["p"])["p"].is_active is False
-    for switch in (pipelines.activate, pipelines.deactivate):
+    for active in (True, False):
         with pytest.raises(NotFoundError, match=r"^Pipeline not found: nobody$"):
-            switch(installation, "nobody")
+            pipelines.set_active(installation, "nobody", active)
 
 
 def test_saving_again_leaves_a_pipeline_off_unless_the_definition_says_otherwise(installation: Installation) -> None:
     pipelines.save(installation, definition())
-    pipelines.deactivate(installation, "p")
+    pipelines.set_active(installation, "p", False)
     for raw in (definition(), definition(name="Other"), Pipeline.model_validate(definition())):
         assert pipelines.save(installation, raw).pipeline.is_active is False
     assert pipelines.get(installation, "p").pipeline.is_active is False
     for raw in (definition(is_active=True), Pipeline.model_validate(definition(is_active=True))):
-        pipelines.deactivate(installation, "p")
+        pipelines.set_active(installation, "p", False)
         assert pipelines.save(installation, raw).pipeline.is_active is True
         assert pipelines.get(installation, "p").pipeline.is_active is True
 
@@ -139,14 +139,11 @@ def test_the_id_of_a_deleted_pipeline_may_be_used_again(installation: Installati
         pipelines.create(installation, definition())
 
 
-def test_validate_says_all_and_stores_nothing(installation: Installation) -> None:
-    assert pipelines.validate(installation, definition()) == ()
+def test_an_invalid_definition_is_refused_with_all_problems_and_not_stored(installation: Installation) -> None:
     bad = definition(name="", stages=[{"id": "a", "type": "input", "config": {"source": "nothing"}, "timeout": -1}])
-    assert {p.path for p in pipelines.validate(installation, bad)} == {
-        "name",
-        "stages[0].timeout",
-        "stages[0].config.source",
-    }
+    with pytest.raises(DefinitionError) as refused:
+        pipelines.create(installation, bad)
+    assert {p.path for p in refused.value.problems} == {"name", "stages[0].timeout", "stages[0].config.source"}
     assert pipelines.count(installation) == 0
 
 
@@ -206,7 +203,7 @@ def test_pages_of_pipelines(installation: Installation) -> None:
     expected |= {PipelineSort.NAME: by_name, PipelineSort.NAME_LAST: by_name[::-1]}
     for sort, ids in expected.items():
         for backward in (False, True):
-            found = walked(lambda w, s=sort: pipelines.page(installation, None, s, w), 2, backward=backward)
+            found = walked(lambda w, s=sort: pipelines.page(installation, PipelineFilter(), s, w), 2, backward=backward)
             assert [row.id for row in found] == ids
 
     def found_by(**wanted: Any) -> set[str]:

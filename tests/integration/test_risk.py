@@ -20,7 +20,7 @@ from flexiroaster.safety.risk.state import Start
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.paging import Window
+from flexiroaster.service.reads import Window
 from flexiroaster.service.safety import history, insights, risk, training
 from flexiroaster.service.safety.history_projection import BATCH, ending_of, fold
 from flexiroaster.store import retention

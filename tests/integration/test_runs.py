@@ -14,6 +14,7 @@ from flexiroaster.errors import DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.event import Event, Level
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
+from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
 from tests.waiting import eventually
 
@@ -242,7 +243,7 @@ def test_variables_fill_configs_and_are_checked_before_anything_runs(installatio
     missing = pipelines.create(installation, {**body, "variables": {}})
     with pytest.raises(DefinitionError, match=r"^stages\[1\].config: variable 'least' has no value$"):
         executions.start(installation, missing)
-    assert executions.listing(installation, pipeline_id=missing.id)[1] == 0
+    assert executions.count(installation, ExecutionFilter(pipeline_ids=(missing.id,))) == 0
 
 
 @pytest.mark.parametrize(

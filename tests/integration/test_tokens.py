@@ -15,7 +15,7 @@ from flexiroaster.model.event import utc_now
 from flexiroaster.service.admin import tokens
 from flexiroaster.service.admin.tokens import Role, Viewer
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.paging import Window
+from flexiroaster.service.reads import Window
 from flexiroaster.store import tables
 from tests.integration.test_pages import walked
 from tests.statements import statements

@@ -16,9 +16,10 @@ from flexiroaster.model.redaction import redactor
 from flexiroaster.model.viewer import Viewer
 from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation
+from flexiroaster.service.reads import from_store
 from flexiroaster.store import access
 from flexiroaster.store.access import AuditFilter, AuditRow
-from flexiroaster.store.sql import Page, Window, clean
+from flexiroaster.store.sql import clean
 
 __all__ = ["ACTION", "AuditFilter", "AuditRow", "count", "listing", "record", "record_callback", "recorded"]
 
@@ -104,16 +105,8 @@ def recorded(
             _log.error("audit log not written: action %s by %s, outcome %s: %s", action, viewer.name, outcome, error)
 
 
-def listing(
-    installation: Installation, wanted: AuditFilter | None = None, window: Window | None = None
-) -> Page[AuditRow]:
-    """Read a page of the audit log, newest first. Raises InputError (cursor)."""
-    return access.audit_page(installation.database, wanted or AuditFilter(), window or Window())
-
-
-def count(installation: Installation, wanted: AuditFilter | None = None) -> int:
-    """Count the entries of the audit log that match."""
-    return access.audit_count(installation.database, wanted or AuditFilter())
+listing = from_store(access.audit_page)
+count = from_store(access.audit_count)
 
 
 def _name(text: str) -> str:

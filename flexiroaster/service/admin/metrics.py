@@ -24,11 +24,12 @@ from flexiroaster.safety.risk.assessment import RiskLevel
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.paging import Window
 from flexiroaster.service.pipelines import definition
+from flexiroaster.service.reads import Window
 from flexiroaster.store import leases, metrics
 from flexiroaster.store.database import Database
 from flexiroaster.store.safety import decisions, risk
+from flexiroaster.store.sql import cursor_of
 
 __all__ = [
     "DAYS",
@@ -320,17 +321,17 @@ class _ExecutionScan:
         self._installation = installation
         self._sort = sort
         self._time = time
-        self._behind = executions.cursor_at(begin, sort)
+        self._behind = cursor_of(sort.value, begin, "")
 
     def each(self, until: datetime, count: Callable[[Sequence[ExecutionRow]], None]) -> None:
         """Pass the executions up to `until` to `count`, page by page; a failed page is repeated. Raises StoreError."""
         for _ in range(_LOOKS):
             window = Window(first=_AT_A_TIME, after=self._behind)
-            page = executions.page(self._installation, None, self._sort, window, _LARGE)
+            page = executions.page(self._installation, ExecutionFilter(), self._sort, window, _LARGE)
             rows = [row for row in page.items if (at := self._time(row)) is not None and at <= until]
             if rows:
                 count(rows)
-                self._behind = executions.cursor(rows[-1], self._sort)
+                self._behind = self._sort.value.cursor(rows[-1])
             if len(rows) < _AT_A_TIME:
                 return
 

@@ -19,9 +19,9 @@ from flexiroaster.errors import InputError, StoreError, UnauthenticatedError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.installation import Installation
+from flexiroaster.service.reads import from_store
 from flexiroaster.store import access
 from flexiroaster.store.access import TokenRow
-from flexiroaster.store.sql import Page, Window
 
 __all__ = ["PREFIX", "Role", "TokenRow", "Viewer", "any_token", "authenticate", "create", "listing", "revoke"]
 
@@ -98,9 +98,7 @@ def authenticate(installation: Installation, secret: str) -> Viewer:
     return Viewer(known.token.name, known.token.role)
 
 
-def listing(installation: Installation, window: Window | None = None) -> Page[TokenRow]:
-    """Read a page of the tokens, valid or not, newest first. Raises InputError (cursor)."""
-    return access.token_page(installation.database, window or Window())
+listing = from_store(access.token_page)
 
 
 def revoke(installation: Installation, name_or_id: str) -> TokenRow:

@@ -18,15 +18,16 @@ from time import monotonic
 from typing import Any
 
 from flexiroaster.errors import InputError, NotFoundError
-from flexiroaster.model.event import Event, EventType, Level
+from flexiroaster.model.event import Event, EventType
 from flexiroaster.model.execution import LIVE, TERMINAL, ExecutionStatus
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow
 from flexiroaster.service.installation import Installation
+from flexiroaster.service.reads import from_store
 from flexiroaster.store import events as event_list
 from flexiroaster.store import executions
 from flexiroaster.store.events import BY_NUMBER, EventFilter
 from flexiroaster.store.executions import LARGE
-from flexiroaster.store.sql import Page, Window, cursor_of, position_of
+from flexiroaster.store.sql import cursor_of, position_of
 
 __all__ = [
     "Attempt",
@@ -87,31 +88,9 @@ def number(cursor: str) -> int:
     return seq
 
 
-def page(
-    installation: Installation, execution_id: str, wanted: EventFilter | None = None, window: Window | None = None
-) -> Page[Event]:
-    """Read a page of the matching events of an execution, in order; empty if the execution does not exist.
-
-    Raises InputError (cursor).
-    """
-    return event_list.page(installation.database, execution_id, wanted or EventFilter(), window or Window())
-
-
-def count(installation: Installation, execution_id: str, wanted: EventFilter | None = None) -> int:
-    """Count the matching events of an execution."""
-    return event_list.count(installation.database, execution_id, wanted or EventFilter())
-
-
-def first(
-    installation: Installation,
-    execution_ids: Collection[str],
-    limit: int,
-    *,
-    after: int = 0,
-    levels: Collection[Level] | None = None,
-) -> dict[str, list[Event]]:
-    """Read the first `limit` events of each execution after a number, in order; only of `levels`, if given."""
-    return executions.first_events(installation.database, execution_ids, limit, after=after, levels=levels)
+page = from_store(event_list.page)
+count = from_store(event_list.count)
+first = from_store(executions.first_events)
 
 
 def since(installation: Installation, execution_id: str, after: int = 0, limit: int = PAGE) -> Batch:

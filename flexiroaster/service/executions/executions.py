@@ -6,10 +6,9 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -27,13 +26,15 @@ from flexiroaster.errors import (
 )
 from flexiroaster.model import failpoints
 from flexiroaster.model.command import CommandKind
-from flexiroaster.model.event import Event, EventType, Level, utc_now
+from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus, valid_traceparent
 from flexiroaster.model.pipeline import OnConflict, Pipeline, downstream, suggestion_hint
 from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.service import pipelines
+from flexiroaster.service.definition import check_variables
 from flexiroaster.service.executions import commands as control
 from flexiroaster.service.installation import Installation
+from flexiroaster.service.reads import from_store
 from flexiroaster.store import commands, executions
 from flexiroaster.store import events as event_list
 from flexiroaster.store import pipelines as definitions
@@ -41,7 +42,6 @@ from flexiroaster.store.events import EventFilter
 from flexiroaster.store.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.store.journal.transitions import Applied, NewExecution, NewStage
 from flexiroaster.store.pipelines import Revision
-from flexiroaster.store.sql import Page, Window, cursor_of
 
 __all__ = [
     "ExecutionFilter",
@@ -51,16 +51,12 @@ __all__ = [
     "by_ids",
     "count",
     "count_logs",
-    "cursor",
-    "cursor_at",
     "events",
     "get",
     "latest",
-    "listing",
     "logs",
-    "new_id",
+    "offset_page",
     "page",
-    "part",
     "rerun",
     "stages",
     "stages_by_execution",
@@ -107,7 +103,7 @@ def start(
     revision = pipelines.get(installation, pipeline) if isinstance(pipeline, str) else pipeline
     _check_active(revision)
     merged = {**revision.pipeline.variables, **(variables or {})}
-    pipelines.check_variables(revision.pipeline, installation.access, merged)
+    check_variables(revision.pipeline, installation.access, merged)
     if drive:
         installation.warm_up()  # the processes start while this thread writes to the database
     owner = installation.owner if drive else None
@@ -189,14 +185,14 @@ def get(installation: Installation, execution_id: str) -> ExecutionRow:
     return signals.state(execution_id, lambda: executions.execution(installation.database, execution_id))
 
 
-def stages(installation: Installation, execution_id: str) -> list[StageRow]:
-    """Read the stages of an execution, in topological order."""
-    return executions.stages_of(installation.database, execution_id)
-
-
-def events(installation: Installation, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
-    """Read the events after a number, in order."""
-    return executions.events_of(installation.database, execution_id, after=after, limit=limit)
+stages = from_store(executions.stages_of)
+stages_by_execution = from_store(executions.stages_by_execution)
+events = from_store(executions.events_of)
+page = from_store(executions.page)
+offset_page = from_store(executions.offset_page)
+count = from_store(executions.count)
+by_ids = from_store(executions.executions_by_id)
+latest = from_store(executions.latest_executions)
 
 
 def logs(
@@ -214,82 +210,6 @@ def count_logs(installation: Installation, execution_id: str, *, level: Level = 
 
 def _serious(least: Level) -> tuple[Level, ...]:
     return tuple(level for level in Level if level.at_least(least))
-
-
-def page(
-    installation: Installation,
-    wanted: ExecutionFilter | None = None,
-    sort: ExecutionSort = ExecutionSort.NEWEST,
-    window: Window | None = None,
-    leave_out: Collection[str] = (),
-) -> Page[ExecutionRow]:
-    """Read a page of the matching executions.
-
-    `leave_out` names columns among `variables` and `error` to leave unread and empty. Raises InputError (cursor).
-    """
-    return executions.page(installation.database, wanted or ExecutionFilter(), sort, window, leave_out)
-
-
-def part(
-    installation: Installation, wanted: ExecutionFilter, skip: int, limit: int, leave_out: Collection[str] = ()
-) -> tuple[list[ExecutionRow], int]:
-    """Read `limit` matching executions after the first `skip`, newest first, and the total number of matches.
-
-    The cost grows with `skip`; that of `page` does not depend on the position. `leave_out` is as in `page`.
-    """
-    return executions.part(installation.database, wanted, skip, limit, leave_out)
-
-
-def cursor(row: ExecutionRow, sort: ExecutionSort = ExecutionSort.NEWEST) -> str:
-    """Encode the position after an execution in that order as a cursor: the next `page` begins there."""
-    return cursor_of(sort.value, *(getattr(row, column.name) for column in sort.value.key))
-
-
-def cursor_at(at: datetime, sort: ExecutionSort) -> str:
-    """Encode the position after all executions before `at`, in an order by time, as a cursor."""
-    return cursor_of(sort.value, at, "")
-
-
-def count(installation: Installation, wanted: ExecutionFilter | None = None) -> int:
-    """Count the executions that match."""
-    return executions.count(installation.database, wanted or ExecutionFilter())
-
-
-def listing(
-    installation: Installation,
-    *,
-    pipeline_id: str | None = None,
-    status: ExecutionStatus | None = None,
-    hours: float | None = None,
-    skip: int = 0,
-    limit: int = 100,
-) -> tuple[list[ExecutionRow], int]:
-    """Like `part`, filtered by pipeline, by status and by creation within the last `hours`, each if given."""
-    wanted = ExecutionFilter(
-        pipeline_ids=None if pipeline_id is None else (pipeline_id,),
-        statuses=None if status is None else (status,),
-        created_after=None if hours is None else utc_now() - timedelta(hours=hours),
-    )
-    return part(installation, wanted, skip, limit)
-
-
-def by_ids(
-    installation: Installation, execution_ids: Collection[str], leave_out: Collection[str] = ()
-) -> dict[str, ExecutionRow]:
-    """Map each id to its execution, for the ids that exist; `leave_out` is as in `page`."""
-    return executions.executions_by_id(installation.database, execution_ids, leave_out)
-
-
-def stages_by_execution(installation: Installation, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
-    """Map each execution id to its stages, in topological order."""
-    return executions.stages_by_execution(installation.database, execution_ids)
-
-
-def latest(
-    installation: Installation, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
-) -> dict[str, list[ExecutionRow]]:
-    """Map each pipeline id to its `limit` newest executions, newest first; `leave_out` is as in `page`."""
-    return executions.latest_executions(installation.database, pipeline_ids, limit, leave_out)
 
 
 def _check_text(argument: str, given: str | None) -> None:

@@ -17,7 +17,7 @@ from flexiroaster.safety.risk.assessment import Assessment, Gate, Question, Risk
 from flexiroaster.safety.risk.assessment import assess as answer
 from flexiroaster.safety.risk.factors import NAMES
 from flexiroaster.safety.risk.state import Start
-from flexiroaster.service import pipelines
+from flexiroaster.service import definition, pipelines
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import Revision
 from flexiroaster.service.safety.config import rules_of
@@ -67,7 +67,7 @@ def assess(installation: Installation, pipeline_id: str, variables: Mapping[str,
     revision = pipelines.get(installation, pipeline_id)
     if variables is not None:
         merged = {**revision.pipeline.variables, **variables}
-        pipelines.check_variables(revision.pipeline, installation.access, merged)
+        definition.check_variables(revision.pipeline, installation.access, merged)
     return answer(question(installation, revision.pipeline))
 
 

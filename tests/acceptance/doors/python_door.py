@@ -11,7 +11,7 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import DefinitionError, FlexiRoasterError
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
-from flexiroaster.service.executions.executions import ExecutionRow, StageRow
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow, StageRow
 from flexiroaster.service.installation import Installation
 from tests.acceptance.doors.door import Definition, Door, Execution, Line, Problem, RefusedError, Stage
 
@@ -49,11 +49,11 @@ class PythonDoor(Door):
 
     def activate(self, pipeline_id: str) -> None:
         with _refusals():
-            pipelines.activate(self._open, pipeline_id)
+            pipelines.set_active(self._open, pipeline_id, True)
 
     def deactivate(self, pipeline_id: str) -> None:
         with _refusals():
-            pipelines.deactivate(self._open, pipeline_id)
+            pipelines.set_active(self._open, pipeline_id, False)
 
     def delete(self, pipeline_id: str) -> None:
         with _refusals():
@@ -73,7 +73,7 @@ class PythonDoor(Door):
             return _execution(row, executions.stages(self._open, execution_id))
 
     def executions(self, pipeline_id: str) -> dict[str, str]:
-        found, _ = executions.listing(self._open, pipeline_id=pipeline_id)
+        found, _ = executions.offset_page(self._open, ExecutionFilter(pipeline_ids=(pipeline_id,)))
         return {each.id: each.status.value for each in found}
 
     def logs(self, execution_id: str) -> list[Line]:
