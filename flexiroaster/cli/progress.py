@@ -1,14 +1,15 @@
-"""Progress view of a run on stderr: a live table on a terminal, otherwise lines."""
+"""Start an execution, show its progress on stderr and handle Ctrl-C: a live table on a terminal, otherwise lines."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from types import FrameType
@@ -16,38 +17,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from flexiroaster.cli.text import console, duration, moment, one_line, rows, styled, table
+from flexiroaster.cli.executions import enable_execution_log
+from flexiroaster.cli.text import FAILED, INTERRUPTED, console, duration, moment, one_line, rows, styled, table
 from flexiroaster.errors import NotAllowedError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
-from flexiroaster.model.execution import TERMINAL, StageStatus
+from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
-from flexiroaster.service.executions.executions import ExecutionRow
+from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.pipelines import Revision
 from flexiroaster.service.safety import decisions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from rich.console import RenderableType
 
-    from flexiroaster.model.pipeline import Pipeline
-    from flexiroaster.service.executions.executions import ExecutionRow, StageRow
-    from flexiroaster.service.installation import Installation
-
-__all__ = [
-    "Board",
-    "Followed",
-    "View",
-    "document",
-    "follow",
-    "logged",
-    "print_error",
-    "print_stages",
-    "shown",
-    "stage_document",
-    "summary",
-]
+__all__ = ["Board", "Outcome", "run_with_progress"]
 
 
 _STATUS_AFTER = {
@@ -60,6 +45,11 @@ _STATUS_AFTER = {
     EventType.STAGE_INTERRUPTED: StageStatus.PENDING,
     EventType.STAGE_UNDONE: StageStatus.ROLLED_BACK,
 }
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+PAUSED_SECONDS = 0.5
+"""The interval (s) between checks of a paused execution."""
 
 _SHOWN_IN_TABLE = frozenset({EventType.STAGE_STARTED, EventType.STAGE_COMPLETED, EventType.STAGE_PROGRESS})
 _SERIOUS = frozenset({Level.WARNING, Level.ERROR, Level.CRITICAL})
@@ -76,7 +66,7 @@ class View(Protocol):
 
 
 @contextmanager
-def shown(pipeline: Pipeline, *, quiet: bool, silent: bool = False) -> Iterator[View]:
+def _open_view(pipeline: Pipeline, *, quiet: bool, silent: bool) -> Iterator[View]:
     """Open the view that suits stderr; `quiet` disables it unless stderr is a terminal, `silent` always disables it."""
     if silent:
         yield _Silence()
@@ -107,7 +97,7 @@ class Board:
     def __init__(self, stage_ids: Sequence[str]) -> None:
         self.stages = {stage_id: _Row() for stage_id in stage_ids}
 
-    def take(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         """Apply one event to the state."""
         row = self.stages.get(event.stage_id or "")
         if row is None:
@@ -148,13 +138,13 @@ def _live(pipeline: Pipeline) -> Iterator[View]:
 
 
 class _Table:
-    def __init__(self, board: Board, write: Printer) -> None:
+    def __init__(self, board: Board, write: Callable[[str], None]) -> None:
         self._board = board
         self._write = write
 
     def show(self, events: Sequence[Event]) -> None:
         for event in events:
-            self._board.take(event)
+            self._board.apply(event)
             if event.level in _SERIOUS and event.type not in _SHOWN_IN_TABLE:
                 self._write(_line(event))
 
@@ -162,16 +152,7 @@ class _Table:
         self._write(message)
 
 
-class Printer(Protocol):
-    """A function that prints a line above the table."""
-
-    def __call__(self, text: str, /) -> None:
-        """Print the text."""
-
-
 class _Lines:
-    """A view with one line for each event."""
-
     def show(self, events: Sequence[Event]) -> None:
         for event in events:
             if event.level is not Level.DEBUG:
@@ -195,35 +176,23 @@ def _line(event: Event) -> str:
     return f"{moment(event.at)[11:]}  {event.level.upper():8} {stage}{one_line(event.message)}"
 
 
-# Log setup of commands that drive executions.
-def logged(installation: Installation) -> bool:
-    """Log execution events to stderr if `LOG_LEVEL` or `LOG_FORMAT` is set, and return whether it is.
-
-    The log then replaces the progress view. Call this before the first execution.
-    """
-    settings = installation.settings
-    if settings.model_fields_set.isdisjoint({"log_level", "log_format"}):
-        return False
-    from flexiroaster.service.admin import logs
-
-    logs.configure(settings, installation.access, installation.owner)
-    installation.driver.listen(logs.log_events())
-    return True
-
-
-# Start an execution and follow it until it ends: shows events, enforces a time limit, handles Ctrl-C.
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-PAUSED_SECONDS = 0.5
-"""The interval (s) between checks of a paused execution."""
+# --- run an execution to its end -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
-    """An execution that has ended, and whether a signal stopped it."""
+class Outcome:
+    """An execution that has ended, with its stages, and whether a signal stopped it."""
 
     execution: ExecutionRow
+    stages: list[StageRow]
     interrupted: bool
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        if self.execution.status is ExecutionStatus.COMPLETED:
+            return 0
+        return INTERRUPTED if self.interrupted else FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,33 +208,39 @@ class _End:
 _Inbox = SimpleQueue[Sequence[Event] | _Signal | _End]
 
 
-def follow(
+def run_with_progress(
     installation: Installation,
-    revision: Revision,
+    definition: object,
     variables: Mapping[str, Any],
-    view: View,
+    *,
+    quiet: bool,
     timeout: float | None = None,
     traceparent: str | None = None,
-) -> Followed:
-    """Run a pipeline to its end as part of the trace `traceparent`.
+) -> Outcome:
+    """Save a definition and run it to its end as part of the trace `traceparent`; `quiet` shows less progress.
 
-    The first signal stops the execution, and so does `timeout` (s). Raises the errors of `executions.start`, StoreError
-    if the database is unreachable, and KeyboardInterrupt at the second signal; the caller then closes the installation,
-    which kills all running stages.
+    The first signal stops the execution, and so does `timeout` (s). Raises the errors of `pipelines.save` and
+    `executions.start`, StoreError if the database is unreachable, and KeyboardInterrupt at the second signal; the
+    caller then closes the installation, which kills all running stages.
     """
+    installation.warm_up()
+    silent = enable_execution_log(installation)
+    revision = pipelines.save(installation, definition)
     inbox: _Inbox = SimpleQueue()
-    unlisten = installation.driver.listen(inbox.put)
-    try:
-        with _signals_to(inbox):
-            execution_id = executions.start(
-                installation, revision, variables, triggered_by="cli", traceparent=traceparent
-            )
-            arguments = (installation, execution_id, inbox)
-            threading.Thread(target=_watch_for_end, args=arguments, name="flexiroaster-wait", daemon=True).start()
-            interrupted = _process_inbox(installation, execution_id, inbox, view, timeout)
-    finally:
-        unlisten()
-    return Followed(executions.get(installation, execution_id), interrupted)
+    with _open_view(revision.pipeline, quiet=quiet, silent=silent) as view:
+        unlisten = installation.driver.listen(inbox.put)
+        try:
+            with _signals_to(inbox):
+                execution_id = executions.start(
+                    installation, revision, variables, triggered_by="cli", traceparent=traceparent
+                )
+                watch = partial(_watch_for_end, installation, execution_id, inbox)
+                threading.Thread(target=watch, name="flexiroaster-wait", daemon=True).start()
+                interrupted = _process_inbox(installation, execution_id, inbox, view, timeout)
+        finally:
+            unlisten()
+    execution = executions.get(installation, execution_id)
+    return Outcome(execution, executions.stages(installation, execution_id), interrupted)
 
 
 def _process_inbox(
@@ -314,13 +289,13 @@ def _watch_for_end(installation: Installation, execution_id: str, inbox: _Inbox)
 @contextmanager
 def _signals_to(inbox: _Inbox) -> Iterator[None]:
     """Put the first signal into the inbox; raise KeyboardInterrupt on the second."""
-    came = False
+    received = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        if came:
+        nonlocal received
+        if received:
             raise KeyboardInterrupt
-        came = True
+        received = True
         inbox.put(_Signal(number))  # SimpleQueue.put() is reentrant, so a handler can call it during get()
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
@@ -329,69 +304,3 @@ def _signals_to(inbox: _Inbox) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# Output of executions and stages as JSON documents and as tables.
-def summary(row: ExecutionRow) -> dict[str, Any]:
-    """Return the JSON document of an execution without its stages, for lists and commands."""
-    return {
-        "execution_id": row.id,
-        "pipeline_id": row.pipeline_id,
-        "pipeline_name": row.pipeline_name,
-        "revision": row.revision,
-        "status": row.status,
-        "triggered_by": row.triggered_by,
-        "risk_score": row.risk_score,
-        "completed_stages": row.completed_stages,
-        "total_stages": row.total_stages,
-        "created_at": row.created_at,
-        "started_at": row.started_at,
-        "completed_at": row.completed_at,
-        "duration": row.duration,
-        "error": row.error,
-        "pause_deadline": row.pause_deadline,
-    }
-
-
-def document(execution: ExecutionRow, stages: Iterable[StageRow]) -> dict[str, Any]:
-    """Return the document of `run --json` and `executions show --json`."""
-    return {
-        "execution_id": execution.id,
-        "pipeline_id": execution.pipeline_id,
-        "revision": execution.revision,
-        "status": execution.status,
-        "duration": execution.duration,
-        "error": execution.error,
-        "stages": [stage_document(stage) for stage in stages],
-    }
-
-
-def stage_document(stage: StageRow) -> dict[str, Any]:
-    """Return the document of a stage; `duration` is that of the last attempt, in seconds."""
-    return {
-        "id": stage.stage_id,
-        "name": stage.name,
-        "status": stage.status,
-        "attempt": stage.attempt,
-        "duration": stage.duration,
-        "rows": rows(stage.output),
-        "output": stage.output,
-        "error": stage.error,
-    }
-
-
-def print_stages(stages: Iterable[StageRow]) -> None:
-    """Print a table of stages to stdout."""
-    shown = table("stage", "status", "attempt", "duration", "rows", right=("attempt", "duration", "rows"))
-    for stage in stages:
-        count = rows(stage.output)
-        counted = "-" if count is None else f"{count:,}"
-        took = duration(stage.duration)
-        shown.add_row(stage.stage_id, styled(stage.status), str(stage.attempt or "-"), took, counted)
-    console().print(shown)
-
-
-def print_error(execution: ExecutionRow, *, err: bool) -> None:
-    """Print the error of an execution, if any, as one line that names the stage."""
-    if execution.error is not None:
-        typer.echo(f"Error: {one_line(str(execution.error['message']))}", err=err)

@@ -1,14 +1,15 @@
-"""`flexiroaster risk`: failure risk of pipelines, with explanations, models and backtests."""
+"""`flexiroaster risk` and `flexiroaster history`: failure risk, models, backtests, past runs."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, report_errors, table
+from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, open_installation, report_errors, table
 
 if TYPE_CHECKING:
     from flexiroaster.safety.learning.backtest import Arm, Backtest
@@ -33,6 +34,11 @@ risk_app = typer.Typer(
     no_args_is_help=True,
 )
 
+history_app = typer.Typer(
+    help="Import and export past runs, the training data of the risk model.", no_args_is_help=True
+)
+
+HistoryTarget = Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .csv file.")]
 HistoryFile = Annotated[Path, typer.Argument(metavar="FILE", help="Past runs in a .parquet or .csv file.")]
 
 
@@ -42,19 +48,16 @@ def show(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline's id.")], as_json: AsJson = False
 ) -> None:
     """Show the failure probability of a pipeline now, its causes, and changes that would lower it."""
-    from dataclasses import asdict
-
     from flexiroaster.safety.risk.assessment import RiskLevel, risk_reductions
-    from flexiroaster.service.installation import open_installation
     from flexiroaster.service.safety import risk
 
     with open_installation() as installation:
-        said = risk.assess(installation, pipeline)
-    remedies = () if said.level is RiskLevel.LOW else risk_reductions(said.question)
+        assessment = risk.assess(installation, pipeline)
+    remedies = () if assessment.level is RiskLevel.LOW else risk_reductions(assessment.question)
     if as_json:
-        emit_json({**said.data(), "what_would_lower_it": [asdict(remedy) for remedy in remedies]})
+        emit_json({**assessment.data(), "what_would_lower_it": [asdict(remedy) for remedy in remedies]})
         return
-    _print_assessment(said)
+    _print_assessment(assessment)
     _print_remedies(remedies)
 
 
@@ -68,9 +71,6 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model on the runs of this installation; the better model is used from now on."""
-    from dataclasses import asdict
-
-    from flexiroaster.service.installation import open_installation
     from flexiroaster.service.safety import training
 
     with open_installation() as installation:
@@ -95,9 +95,6 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the trained models, newest first; the first one is in use."""
-    from dataclasses import asdict
-
-    from flexiroaster.service.installation import open_installation
     from flexiroaster.service.safety import training
 
     with open_installation() as installation:
@@ -126,8 +123,6 @@ def backtest(
     as_json: AsJson = False,
 ) -> None:
     """Replay past runs as the safety engine would have seen them, without lookahead. Needs no database."""
-    from dataclasses import asdict
-
     from flexiroaster.service.safety import history
 
     late = None
@@ -142,29 +137,29 @@ def backtest(
     _print_backtest(result)
     if late is not None:
         rates = (late.flagged / max(late.watched, 1), late.spikes_caught / max(late.watched, 1))
-        told = f"{late.stages} stages, {late.watched} watched: {100 * rates[0]:.2f} % flagged, {late.alerts} alerts"
-        typer.echo(f"durations: {told}; threefold spikes caught: {100 * rates[1]:.1f} %")
+        counts = f"{late.stages} stages, {late.watched} watched: {100 * rates[0]:.2f} % flagged, {late.alerts} alerts"
+        typer.echo(f"durations: {counts}; threefold spikes caught: {100 * rates[1]:.1f} %")
 
 
-def _print_assessment(said: Assessment) -> None:
-    shown, chance = table("", ""), said.prediction
+def _print_assessment(assessment: Assessment) -> None:
+    shown, chance = table("", ""), assessment.prediction
     shown.show_header = False
-    shown.add_row("pipeline", one_line(said.question.start.pipeline_id))
+    shown.add_row("pipeline", one_line(assessment.question.start.pipeline_id))
     shown.add_row("P(failure)", f"{chance.probability:.3f} ({chance.low:.3f} to {chance.high:.3f})")
-    if said.no_history_yet:
+    if assessment.no_history_yet:
         shown.add_row("", "no history yet: this is the failure probability of other pipelines")
-    shown.add_row("level", f"{said.level}; gate: {said.gate}")
-    shown.add_row("from", f"{chance.rung} {said.model_version}: {chance.reason}")
-    shown.add_row("score", f"{said.score.score:.3f} (six factors, not a probability)")
+    shown.add_row("level", f"{assessment.level}; gate: {assessment.gate}")
+    shown.add_row("from", f"{chance.rung} {assessment.model_version}: {chance.reason}")
+    shown.add_row("score", f"{assessment.score.score:.3f} (six factors, not a probability)")
     console().print(shown)
-    typer.echo(f"\n{one_line(said.explanation.text)}\n")
+    typer.echo(f"\n{one_line(assessment.explanation.text)}\n")
     factors = table("factor", "value", "score", "weight", "adds", "", right=("value", "score", "weight", "adds"))
-    for f in said.score.factors:
+    for f in assessment.score.factors:
         value = "-" if f.value is None else f"{f.value:.3g}"
         factors.add_row(f.name, value, f"{f.score:.2f}", f"{f.weight:.2f}", f"{f.contribution:.3f}", f.description)
     console().print(factors)
     typer.echo()
-    for advice in said.recommendations:
+    for advice in assessment.recommendations:
         typer.echo(advice)
 
 
@@ -186,8 +181,8 @@ def _print_backtest(result: Backtest) -> None:
         shown.add_row(*_arm(arm))
     console().print(shown)
     gate = result.gate
-    told = f"{gate.rightly} correct blocks, {gate.wrongly} false blocks, {gate.missed} missed failures"
-    typer.echo(f"a gate that blocks at high risk: {told}")
+    counts = f"{gate.rightly} correct blocks, {gate.wrongly} false blocks, {gate.missed} missed failures"
+    typer.echo(f"a gate that blocks at high risk: {counts}")
 
 
 def _arm(arm: Arm) -> tuple[str, ...]:
@@ -203,14 +198,6 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-# `flexiroaster history`: imports past runs of another system and exports all runs.
-history_app = typer.Typer(
-    help="Import and export past runs, the training data of the risk model.", no_args_is_help=True
-)
-
-HistoryTarget = Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .csv file.")]
-
-
 @history_app.command("import")
 @report_errors
 def import_file(file: HistoryTarget, as_json: AsJson = False) -> None:
@@ -222,9 +209,6 @@ def import_file(file: HistoryTarget, as_json: AsJson = False) -> None:
     Columns: pipeline_id, started_at, finished_at, status (completed, failed, cancelled). Optional columns:
     execution_id, duration_s, n_stages.
     """
-    from dataclasses import asdict
-
-    from flexiroaster.service.installation import open_installation
     from flexiroaster.service.safety import history
 
     with open_installation() as installation:
@@ -240,7 +224,6 @@ def import_file(file: HistoryTarget, as_json: AsJson = False) -> None:
 @report_errors
 def export_file(file: HistoryTarget, as_json: AsJson = False) -> None:
     """Write all finished runs in the order of their end; `import` can read the file."""
-    from flexiroaster.service.installation import open_installation
     from flexiroaster.service.safety import history
 
     with open_installation() as installation:

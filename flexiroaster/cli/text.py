@@ -1,4 +1,4 @@
-"""Terminal formatting of values, and JSON output."""
+"""What the commands share: terminal and JSON output, error reports with exit codes, and options with their parsers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from flexiroaster.config import Settings
     from flexiroaster.operators.base import Access
+    from flexiroaster.service.installation import Installation
 
 __all__ = [
     "FAILED",
@@ -41,9 +44,9 @@ __all__ = [
     "console",
     "duration",
     "emit_json",
-    "emit_ndjson",
     "moment",
     "one_line",
+    "open_installation",
     "parse_duration",
     "parse_variables",
     "printable",
@@ -53,6 +56,11 @@ __all__ = [
     "table",
 ]
 
+FAILED, INVALID, INTERRUPTED = 1, 2, 130
+"""Exit codes: the execution or the command failed, the input is invalid, a signal interrupted the command."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STYLES = {
     "completed": "green",
@@ -104,15 +112,13 @@ def rows(output: dict[str, Any] | None) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def emit_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Write one JSON document to stdout."""
-    _write(document, indent=True)
+def emit_json(document: Any, *, indent: bool = True) -> None:  # noqa: ANN401 - any JSON value
+    """Write a JSON document to stdout: indented, or on one line."""
+    import orjson
 
-
-def emit_ndjson(documents: Sequence[Any]) -> None:
-    """Write JSON documents to stdout, one per line."""
-    for document in documents:
-        _write(document, indent=False)
+    option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
+    sys.stdout.write(orjson.dumps(document, option=option).decode())
+    sys.stdout.flush()
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -141,19 +147,7 @@ def styled(status: str) -> Text:
     return Text(status, style=STYLES.get(status, ""))
 
 
-def _write(document: Any, *, indent: bool) -> None:  # noqa: ANN401 - any JSON value
-    import orjson
-
-    option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
-    sys.stdout.write(orjson.dumps(document, option=option).decode())
-    sys.stdout.flush()
-
-
-# Error reports and exit codes of commands.
-FAILED, INVALID, INTERRUPTED = 1, 2, 130
-
-P = ParamSpec("P")
-R = TypeVar("R")
+# --- errors and exit codes -------------------------------------------------------------------------------------------
 
 
 class UsageError(FlexiRoasterError):
@@ -202,7 +196,8 @@ def _debugging() -> bool:
         return os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}
 
 
-# Shared command line options and their parsers.
+# --- options ---------------------------------------------------------------------------------------------------------
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline definition in YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
 Variables = Annotated[
@@ -252,9 +247,7 @@ def parse_duration(option: str, text: str) -> timedelta:
 
 def access_for(settings: Settings, file: Path, roots: Iterable[str] | None, modules: Iterable[str] | None) -> Access:
     """Return the access of a file's stages: the settings, plus the file's folder, `roots` and `modules`."""
-    from dataclasses import replace
-
-    from flexiroaster.service.installation import access_of
+    from flexiroaster.service.stage_access import access_of
 
     access = access_of(settings)
     return replace(
@@ -262,6 +255,15 @@ def access_for(settings: Settings, file: Path, roots: Iterable[str] | None, modu
         file_roots=(*access.file_roots, str(file.resolve().parent), *(roots or ())),
         python_modules=(*access.python_modules, *(modules or ())),
     )
+
+
+def open_installation(
+    settings: Settings | None = None, access: Access | None = None
+) -> AbstractContextManager[Installation]:
+    """Open an installation for a block, see `service.installation`; imported now, because the import is slow."""
+    from flexiroaster.service.installation import open_installation
+
+    return open_installation(settings, access)
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value

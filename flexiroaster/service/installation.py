@@ -6,21 +6,21 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from selectors import BaseSelector
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from flexiroaster.config import HOME, Settings, load_settings, psycopg_url, secrets_from
-from flexiroaster.errors import StoreError
+from flexiroaster.config import Settings, load_settings
+from flexiroaster.errors import SettingsError, StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.operators.base import Access
+from flexiroaster.service.stage_access import access_of
 from flexiroaster.store import commands, leases, pipelines
-from flexiroaster.store import database as migrate
-from flexiroaster.store.database import Database, open_database
+from flexiroaster.store.database import Database, open_database, upgrade_schema
 from flexiroaster.store.journal.writer import Journal
 from flexiroaster.threads import Failure, Threads
 
@@ -32,67 +32,11 @@ if TYPE_CHECKING:
     from flexiroaster.service.safety.learner import Learner
     from flexiroaster.service.safety.risk_state_cache import RiskStateCache, WatchFactory
     from flexiroaster.service.signals import LocalCopies, Signals
-    from flexiroaster.service.tracing.execution import Tracing
+    from flexiroaster.service.tracing import Tracing
     from flexiroaster.workers.local_runner import Runner
     from flexiroaster.workers.protocol import Message
 
-__all__ = ["Installation", "access_of", "open_installation"]
-
-
-# Stage access: the files, hosts, connections, modules and secrets that the settings let stages reach.
-def access_of(settings: Settings) -> Access:
-    """Build the access rules of stages from the settings."""
-    file = _database_file(settings)
-    return Access(
-        file_roots=settings.file_roots,
-        connections={name: psycopg_url(url) for name, url in settings.connections.items()},
-        output_url=_output_url(settings, file),
-        python_modules=settings.python_modules,
-        http_hosts=settings.http_allowed_hosts,
-        secrets=secrets_from(),
-        own_tables=_OwnTables(),
-        own_file=str(file) if file else "",
-    )
-
-
-class _OwnTables(Collection[str]):
-    """The names of FlexiRoaster's own tables, loaded on first use because most checks do not need SQLAlchemy."""
-
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
-        from flexiroaster.store.tables import OWN_TABLES
-
-        return OWN_TABLES
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def _database_file(settings: Settings) -> Path | None:
-    """The path of the installation's SQLite file, which may not exist yet; None on PostgreSQL."""
-    url = psycopg_url(settings.database_url)
-    if url.startswith("postgresql"):
-        return None
-    return (Path(url.removeprefix("sqlite:///")) if url else HOME / "flexiroaster.db").resolve()
-
-
-def _output_url(settings: Settings, file: Path | None) -> str:
-    """The URL that database outputs write to when they name no connection.
-
-    On PostgreSQL this is the installation's own database. SQLite has a single writer, and a long output would block
-    every state change, so there outputs go to a separate file next to the database.
-    """
-    if settings.output_database_url:
-        return psycopg_url(settings.output_database_url)
-    if file is None:
-        return psycopg_url(settings.database_url)
-    return f"sqlite:///{file.with_name(f'{file.stem}-output.db')}"
+__all__ = ["Installation", "open_installation"]
 
 
 EXECUTIONS_PER_PROCESS = 4
@@ -100,7 +44,7 @@ EXECUTIONS_PER_PROCESS = 4
 
 
 class Installation:
-    """The runtime of the service layer in one process. The driver and its processes start with the first execution.
+    """The runtime of the service in one process. Each part opens on first use, the driver with the first execution.
 
     Thread-safe. Close it, or use `open_installation`, so that no process is left running.
     """
@@ -121,9 +65,9 @@ class Installation:
         self._tracing: Tracing | None = None
         self._signals: Signals | None = None
         self._knowledge: RiskStateCache | None = None
-        self._watchers: WatchFactory | None = None
+        self._watch_factory: WatchFactory | None = None
         self._journal: Journal | None = None
-        self._intake: Journal | None = None
+        self._start_journal: Journal | None = None
         self._database: Database | None = None
         self._closed = False
 
@@ -135,7 +79,7 @@ class Installation:
                 raise StoreError("the installation is closed: open a new one")
             if self._database is None:
                 database = open_database(self.settings)
-                migrate.upgrade_schema(database)
+                upgrade_schema(database)
                 self._database = database
             return self._database
 
@@ -155,9 +99,9 @@ class Installation:
         SQLite has a single writer anyway.
         """
         with self._lock:
-            if self._intake is None:
-                self._intake = self.journal if self.database.is_sqlite else Journal(self.database)
-            return self._intake
+            if self._start_journal is None:
+                self._start_journal = self.journal if self.database.is_sqlite else Journal(self.database)
+            return self._start_journal
 
     @property
     def driver(self) -> Driver:
@@ -166,13 +110,17 @@ class Installation:
             if self._driver is None:
                 self._tracing = self._tracing or self._open_tracing()  # its errors come before processes start
                 self._driver = self._start_driver()
-                self._keeper = self._keep_leases(self._driver)
+                self._keeper = self._start_lease_keeper(self._driver)
                 self._copies = self._start_local_copies(self._driver)
                 if self._tracing is not None:
                     self._driver.listen(self._tracing.committed)
                 if self._signals is not None:
-                    self._tell(self._driver, self._signals)
+                    self._connect(self._driver, self._signals)
             return self._driver
+
+    def warm_up(self) -> None:
+        """Start the processes now instead of with the first execution; they start in the background."""
+        _ = self.driver
 
     @property
     def knowledge(self) -> RiskStateCache:
@@ -188,11 +136,11 @@ class Installation:
     def watch_factory(self) -> WatchFactory:
         """The factory of watches: each execution driven here gets one."""
         with self._lock:
-            if self._watchers is None:
+            if self._watch_factory is None:
                 from flexiroaster.service.safety.risk_state_cache import WatchFactory
 
-                self._watchers = WatchFactory(self.database, self.settings)
-            return self._watchers
+                self._watch_factory = WatchFactory(self.database, self.settings)
+            return self._watch_factory
 
     @property
     def healthy(self) -> bool:
@@ -212,10 +160,6 @@ class Installation:
         """Whether this process drives executions."""
         return self._driver is not None
 
-    def warm_up(self) -> None:
-        """Start the processes now instead of with the first execution; they start in the background."""
-        _ = self.driver
-
     @property
     def signals(self) -> Signals:
         """The notifications to and from other processes, opened on first use."""
@@ -225,7 +169,7 @@ class Installation:
 
                 self._signals = Signals(self.settings, self.database, self.owner, self.threads)
                 if self._driver is not None:
-                    self._tell(self._driver, self._signals)
+                    self._connect(self._driver, self._signals)
             return self._signals
 
     @property
@@ -240,9 +184,9 @@ class Installation:
                 signals = self.signals
                 self._scheduler = self._start_scheduler(self.driver)
                 self._learner = self._start_learner(self.driver)
-                signals.on_work(self.wake)
+                signals.on_work(self._scheduler.wake)
 
-    def take_over(self, execution_id: str) -> bool:
+    def claim_and_drive(self, execution_id: str) -> bool:
         """Drive an execution here if it needs a driver and no process drives it.
 
         Returns whether this process drives it now. Raises NotFoundError, StoreError.
@@ -252,18 +196,14 @@ class Installation:
         ttl = self.settings.execution_lock_ttl
         claim = leases.claim_one(self.database, self.owner, execution_id, lease_seconds=ttl)
         if claim is not None:
-            self.go_on(execution_id, claim.token, claim.claims)
+            from flexiroaster.engine.scheduler import adopt
+
+            adopt(self.driver, claim, self._load, self._watch, self._outline)
         return self._is_driven_here(execution_id)
 
     def _is_driven_here(self, execution_id: str) -> bool:
         """Check without starting a driver, which is not needed if another process drives the execution."""
         return self._driver is not None and execution_id in self._driver.driven
-
-    def go_on(self, execution_id: str, token: int, times: int = 1) -> None:
-        """Drive an execution that this process claimed with that token, from its state in the database."""
-        from flexiroaster.engine.scheduler import adopt
-
-        adopt(self.driver, leases.Claim(execution_id, token, times), self._load, self._watch, self._outline)
 
     def definition(self, pipeline_id: str, revision: int) -> Pipeline:
         """Read the definition of a pipeline at a revision from the database; cached in processes that claim executions.
@@ -282,20 +222,11 @@ class Installation:
     def _watch(self, stored: leases.Stored) -> Watch:
         return self.watch_factory.watch(stored.pipeline, stored.risk_level, stored.model_version)
 
-    def wake(self) -> None:
-        """Wake the scheduler, because there may be work for this process."""
-        scheduler = self._scheduler
-        if scheduler is not None:
-            scheduler.wake()
-
-    def announce_execution(self, execution_id: str) -> None:
-        """Notify workers and list subscribers of a new execution that has no driver."""
-        self.signals.created(execution_id)
-
     def notify_command(self, execution_id: str) -> None:
         """Notify the driver of a stored command: the one in this process, or else that of another process."""
-        if self._driver is not None and execution_id in self._driver.driven:
-            self._driver.look_for_commands([execution_id])
+        driver = self._driver
+        if driver is not None and execution_id in driver.driven:
+            driver.look_for_commands([execution_id])
         else:
             self.signals.command(execution_id)
 
@@ -307,10 +238,9 @@ class Installation:
     def hand_over(self) -> None:
         """Release all executions driven here, so that other processes can resume them at once."""
         with self._lock:
-            helpers = [helper for helper in (self._scheduler, self._learner) if helper is not None]
+            claiming = (self._scheduler, self._learner)
             self._scheduler = self._learner = None
-        for helper in helpers:
-            helper.close()
+        _close_all(*claiming)
         if self._driver is not None and (given := self._driver.hand_over()):
             leases.release(self.database, self.owner, given)
             self.signals.publish_released(given)
@@ -320,35 +250,20 @@ class Installation:
         """Stop the driver and its processes, and close all connections. Can be called twice."""
         with self._lock:
             self._closed = True
-            driver, self._driver = self._driver, None
-            helpers = [helper for helper in (self._scheduler, self._learner, self._keeper) if helper is not None]
+            claiming = (self._scheduler, self._learner, self._keeper)
+            driving = (self._driver, self._copies, self._tracing, self._signals)
+            journals = {self._journal, self._start_journal}  # on SQLite they are the same one
+            database = self._database
             self._scheduler = self._learner = self._keeper = None
-            journals = {j for j in (self._journal, self._intake) if j is not None}
-            self._journal = self._intake = None
-            database, self._database = self._database, None
-            signals, self._signals = self._signals, None
-            copies, self._copies = self._copies, None
-            tracing, self._tracing = self._tracing, None
-        for helper in helpers:
-            helper.close()
-        if driver is not None:
-            driver.close()
-        if copies is not None:
-            copies.close()
-        if tracing is not None:
-            tracing.close()
-        if signals is not None:
-            signals.close()
-        for journal in journals:
-            journal.close()
-        if database is not None:
-            database.close()
+            self._driver = self._copies = self._tracing = self._signals = None
+            self._journal = self._start_journal = self._database = None
+        _close_all(*claiming, *driving, *journals, database)
 
     @property
     def _processes(self) -> int:
         return self.settings.executor_workers or max(2, os.cpu_count() or 2)
 
-    def _keep_leases(self, driver: Driver) -> LeaseKeeper:
+    def _start_lease_keeper(self, driver: Driver) -> LeaseKeeper:
         from flexiroaster.engine.leases import LeaseKeeper
 
         ttl = self.settings.execution_lock_ttl
@@ -372,8 +287,8 @@ class Installation:
         return learner
 
     @staticmethod
-    def _tell(driver: Driver, signals: Signals) -> None:
-        """Connect both ways: other processes hear of the driver's events, the driver of their commands."""
+    def _connect(driver: Driver, signals: Signals) -> None:
+        """Publish the driver's events to other processes, and pass their commands to the driver."""
         driver.listen(signals.committed)
         signals.on_command(driver.look_for_commands)
 
@@ -390,9 +305,14 @@ class Installation:
     def _open_tracing(self) -> Tracing | None:
         if not self.settings.traces_endpoint:
             return None
-        from flexiroaster.service.tracing import open_tracing
-
-        return open_tracing(self.settings, self.owner, self.database, self.threads)
+        try:
+            from flexiroaster.service.tracing import Tracing
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "opentelemetry":
+                raise
+            message = f"{self.settings.traces_variable}: traces need the otel extra: pip install 'flexiroaster[otel]'"
+            raise SettingsError(message) from error
+        return Tracing(self.settings.traces_endpoint, self.owner, self.database, self.threads)
 
     def _start_scheduler(self, driver: Driver) -> Scheduler:
         from flexiroaster.engine.scheduler import Scheduler
@@ -435,6 +355,17 @@ class Installation:
         limits = Limits(self.settings.executor_default_timeout, self.settings.executor_stop_grace)
         database = self.database  # stays open until the driver has ended, unlike the property
         return Driver(lambda: self.journal, lambda ids: commands.pending(database, ids), start, limits)
+
+
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+def _close_all(*parts: _Closeable | None) -> None:
+    """Close the parts that are open, in this order."""
+    for part in parts:
+        if part is not None:
+            part.close()
 
 
 @contextmanager

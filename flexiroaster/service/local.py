@@ -30,7 +30,7 @@ from flexiroaster.errors import (
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.pipeline import Pipeline, suggestion_hint
 from flexiroaster.service import definition
-from flexiroaster.service.installation import access_of
+from flexiroaster.service.stage_access import access_of
 
 if TYPE_CHECKING:
     import polars as pl

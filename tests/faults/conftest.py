@@ -12,7 +12,8 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.model.execution import TERMINAL
-from flexiroaster.service.installation import Installation, access_of
+from flexiroaster.service.installation import Installation
+from flexiroaster.service.stage_access import access_of
 from tests.faults import workload
 from tests.faults.checker import Checker
 from tests.faults.processes import Fleet, Process

@@ -15,10 +15,9 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.errors import LeaseLostError, StoreError
 from flexiroaster.model.event import Event
-from flexiroaster.service import pipelines
+from flexiroaster.service import pipelines, tracing
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.tracing import execution, spans
 from flexiroaster.store import leases
 from tests.collector import Collector, Span, collecting
 from tests.integration.program import DAILY, flexiroaster_afresh, write_definition
@@ -54,7 +53,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was traced is there once an installation is closed, however busy the machine is."""
-    monkeypatch.setattr(spans, "CLOSE_SECONDS", 120.0)
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 120.0)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "120")
 
 
@@ -202,7 +201,7 @@ def test_one_that_comes_back_is_told_from_what_others_did_meanwhile(
         for began, gives, takes in ((1, first, second), (2, second, first)):
             eventually(lambda began=began: len(starts(first, x)) == began)
             lose(gives, x)
-            assert takes.take_over(x)
+            assert takes.claim_and_drive(x)
         eventually(lambda: len(starts(first, x)) == 3)
         go_on.touch()
         assert executions.wait(first, x, timeout=120).status == "completed"
@@ -278,7 +277,7 @@ def test_what_is_not_sampled_by_the_caller_is_not_sent(traced: Settings, collect
 def test_a_collector_that_is_away_costs_two_lines_of_the_log(
     settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spans._now_and_then, "_passed", {})
+    monkeypatch.setattr(tracing._rate_limit, "_passed", {})
     monkeypatch.setattr("opentelemetry.exporter.otlp.common.http._MAX_RETRIES", 2)  # one repetition
     changes = {"otel_exporter_otlp_endpoint": f"http://127.0.0.1:{free_port()}"}
     for _ in range(2):
@@ -297,7 +296,7 @@ def test_a_collector_that_does_not_answer_holds_up_nothing(
     traced: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
-    monkeypatch.setattr(spans, "CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.0)
     collector.answering.clear()
     with open_installation(traced) as installation:
         for _ in range(2):
@@ -322,7 +321,7 @@ def test_spans_of_a_database_that_was_away_come_later(
         raise StoreError("away")
 
     with open_installation(traced) as installation, monkeypatch.context() as patch:
-        patch.setattr(execution.executions, "execution", away)
+        patch.setattr(tracing.executions, "execution", away)
         x = begin(installation, rows("a", {"x": 1}))
         installation.driver.wait(x, 120)
         assert asked.wait(120)

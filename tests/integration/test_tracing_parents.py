@@ -36,8 +36,8 @@ mutation ($id: ID!) {
 PATIENT_RUN = """
 import sys
 from flexiroaster.cli import main
-from flexiroaster.service.tracing import spans
-spans.CLOSE_SECONDS = 120.0
+from flexiroaster.service import tracing
+tracing.CLOSE_SECONDS = 120.0
 sys.argv = ["flexiroaster", "run", sys.argv[1]]
 main()
 """

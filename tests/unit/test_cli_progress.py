@@ -45,7 +45,7 @@ def test_a_stage_that_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         (event(EventType.STAGE_UNDONE, "a", 50), ["a", "rolled_back", "3", "4.50", "s", "1,234"]),
     ]  # fmt: skip
     for happened, expected in steps:
-        board.take(happened)
+        board.apply(happened)
         assert drawn(board) == [expected, ["b", "pending", "-", "-", "-"]], happened.type
 
 
@@ -59,6 +59,6 @@ def test_a_stage_that_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_how_a_stage_may_end(kind: EventType, status: str) -> None:
     board = Board(["a"])
-    board.take(event(kind, "a", 1))
-    board.take(event(kind, "unknown", 1))
+    board.apply(event(kind, "a", 1))
+    board.apply(event(kind, "unknown", 1))
     assert drawn(board) == [["a", status, "-", "-", "-"]]

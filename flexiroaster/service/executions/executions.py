@@ -250,7 +250,7 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
         if landed.queued and revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
             _stop_oldest(installation, new)
         if not drive:
-            installation.announce_execution(new.execution_id)
+            installation.signals.created(new.execution_id)
     except StoreError as error:  # the execution exists, and workers also poll for work
         _log.warning("cannot notify workers of execution %s, they will find it by polling: %s", new.execution_id, error)
     if drive and landed.queued:

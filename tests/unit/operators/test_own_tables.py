@@ -19,7 +19,7 @@ from flexiroaster.operators.access.file_access import check_file_access, resolve
 from flexiroaster.operators.base import Access, StageContext
 from flexiroaster.operators.inputs.sql import SqlConfig, SqlInput
 from flexiroaster.operators.outputs.effects import default_table
-from flexiroaster.service.installation import access_of
+from flexiroaster.service.stage_access import access_of
 from flexiroaster.store.tables import OWN_TABLES
 from flexiroaster.workers.protocol import Setup
 from tests.conftest import postgres_database

@@ -11,8 +11,7 @@ import pytest
 from flexiroaster.model.event import ENDS, Event, EventType, utc_now
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.service.tracing.execution import TRACED_EVENTS, ExecutionTrace
-from flexiroaster.service.tracing.spans import Spans, nanoseconds
+from flexiroaster.service.tracing import TRACED_EVENTS, ExecutionTrace, Spans, nanoseconds
 from flexiroaster.store.executions import ExecutionRow
 from tests.collector import Collector, collecting
 
@@ -28,7 +27,7 @@ def at(seq: int) -> datetime:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was traced is there once it is closed, however busy the machine is."""
-    monkeypatch.setattr("flexiroaster.service.tracing.spans.CLOSE_SECONDS", 120.0)
+    monkeypatch.setattr("flexiroaster.service.tracing.CLOSE_SECONDS", 120.0)
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def spans_of(
     spans = Spans(collector.url, "worker")
     trace = ExecutionTrace(spans, row, pipeline, created)
     for seq, (kind, stage_id) in enumerate(told, 2):
-        trace.hear(Event("x", seq, kind, "", at(seq), stage_id=stage_id), past=seq - 2 < past)
+        trace.add_event(Event("x", seq, kind, "", at(seq), stage_id=stage_id), past=seq - 2 < past)
     spans.close()
     numbers = {nanoseconds(at(seq)): seq for seq in range(1, len(told) + 2)}
     return [
