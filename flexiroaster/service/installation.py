@@ -274,7 +274,7 @@ class Installation:
 
         def renewed(held: set[str]) -> None:
             if self._signals is not None:
-                self._signals.holds(held)
+                self._signals.publish_leases(held)
 
         interval = self.settings.heartbeat_interval
         return LeaseKeeper(driver, renew, renewed, ttl=ttl, interval=interval, threads=self.threads)
@@ -322,7 +322,7 @@ class Installation:
                 return []
             ttl = self.settings.execution_lock_ttl
             claimed = leases.claim(self.database, self.owner, most=most, lease_seconds=ttl, suspects=suspects)
-            self.signals.holds({claim.execution_id for claim in claimed})
+            self.signals.publish_leases({claim.execution_id for claim in claimed})
             return claimed
 
         def give_back(given: Sequence[leases.Claim], failed: str | None) -> None:

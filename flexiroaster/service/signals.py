@@ -11,8 +11,9 @@ from flexiroaster.artifacts.store import Artifacts
 from flexiroaster.config import Settings
 from flexiroaster.coordination.bus import Message, open_bus
 from flexiroaster.coordination.outbox import Outbox
+from flexiroaster.coordination.redis import heartbeats
 from flexiroaster.coordination.redis.cache import DefinitionCache, StateCache
-from flexiroaster.coordination.redis.heartbeats import Health, Heartbeats, Worker, check
+from flexiroaster.coordination.redis.heartbeats import Health, Heartbeats, Worker
 from flexiroaster.coordination.redis.link import RedisLink
 from flexiroaster.coordination.redis.locks import ExecutionLocks, PipelineSlots, RetryCounters
 from flexiroaster.coordination.redis.server import installation_id
@@ -26,8 +27,15 @@ __all__ = ["LocalCopies", "Signals"]
 
 
 WORK, COMMANDS, EVENTS = "work", "commands", "events"
+"""The topics of the bus; commands and events have one for each execution."""
 
-GONE = 2**62
+MAX_WAITING = 10_000
+"""Maximum number of executions whose local copies wait for deletion."""
+
+_LEAVES = ENDS | {EventType.EXECUTION_RELEASED}
+"""The events after which this process no longer drives an execution: it ended or was released."""
+
+DELETED_SEQ = 2**62
 """The sequence number of a deleted execution: it is higher than that of any cached state."""
 
 
@@ -78,21 +86,21 @@ class Signals:
         """Whether to ask the database for this execution's lease: True unless another process holds its Redis lock."""
         return self._locks.acquire(execution_id) is not False
 
-    def holds(self, execution_ids: Collection[str]) -> None:
+    def publish_leases(self, execution_ids: Collection[str]) -> None:
         """Publish the leases just renewed or claimed, and a heartbeat of this process.
 
         Never blocks: a Redis that does not answer must not delay the next renewal or the claimed executions.
         """
         held = tuple(execution_ids)
 
-        def show(_client: object) -> None:
+        def publish(_client: object) -> None:
             self._heartbeats.beat(held)
             self._locks.extend(held)
 
-        self._link.later(show)
+        self._link.later(publish)
 
     def publish_released(self, execution_ids: Collection[str]) -> None:
-        """Publish that these leases were released. Never blocks, and keeps the order after earlier calls of `holds`."""
+        """Publish that these leases were released. Never blocks, and keeps the order after `publish_leases`."""
         given = tuple(execution_ids)
         self._link.later(lambda _client: self._locks.release(given))
         self._bus.publish(WORK)
@@ -100,7 +108,7 @@ class Signals:
     def deleted(self, execution_ids: Collection[str]) -> None:
         """Record that this process has deleted these executions."""
         for execution_id in execution_ids:
-            self.seen(execution_id, GONE)
+            self.seen(execution_id, DELETED_SEQ)
 
     def seen(self, execution_id: str, seq: int) -> None:
         """Record that this process has shown that event to a client."""
@@ -118,25 +126,21 @@ class Signals:
         """Call `wake` when there may be work to claim. Returns a function that unsubscribes."""
         return self._bus.subscribe(WORK, lambda _message: wake())
 
-    def on_command(self, look: Callable[[Sequence[str] | None], None]) -> Callable[[], None]:
-        """Call `look` with the execution that has a command; None means any. Returns a function that unsubscribes."""
+    def on_command(self, check: Callable[[Sequence[str] | None], None]) -> Callable[[], None]:
+        """Call `check` with the execution that has a command; None means any. Returns a function that unsubscribes."""
 
-        def hear(message: Message) -> None:
-            look(None if message.gap else [message.topic.partition(":")[2]])
+        def receive(message: Message) -> None:
+            check(None if message.gap else [_execution_of(message)])
 
-        return self._bus.subscribe(COMMANDS, hear)
+        return self._bus.subscribe(COMMANDS, receive)
 
     def on_events(self, execution_id: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` when an execution may have new events. Returns a function that unsubscribes."""
         return self._bus.subscribe(f"{EVENTS}:{execution_id}", lambda _message: wake())
 
-    def on_any_events(self, hear: Callable[[str | None], None]) -> Callable[[], None]:
-        """Call `hear` with each execution that may have new events; None means any. Returns an unsubscribe function."""
-
-        def heard(message: Message) -> None:
-            hear(None if message.gap else message.topic.partition(":")[2])
-
-        return self._bus.subscribe(EVENTS, heard)
+    def on_any_events(self, check: Callable[[str | None], None]) -> Callable[[], None]:
+        """Call `check` with an execution that may have new events; None means any. Returns an unsubscribe function."""
+        return self._bus.subscribe(EVENTS, lambda message: check(None if message.gap else _execution_of(message)))
 
     def try_reserve_slot(self, new: NewExecution) -> bool:
         """Whether to ask the database for a slot: False if all slots are probably taken and the start does not queue.
@@ -157,7 +161,7 @@ class Signals:
 
     def health(self) -> Health:
         """Check whether the database and Redis answer, and measure their latency."""
-        return check(self._database, self._link)
+        return heartbeats.check(self._database, self._link)
 
     def close(self) -> None:
         """Withdraw the heartbeat of this process and close all connections."""
@@ -168,21 +172,19 @@ class Signals:
         self._link.close()
 
 
-# Cleanup of local copies of remote artifacts, once this process no longer drives their execution.
-_LEAVES = ENDS | {EventType.EXECUTION_RELEASED}
-"""The events after which this process no longer drives an execution: it ended or was released."""
-
-MOST_WAITING = 10_000
+def _execution_of(message: Message) -> str:
+    return message.topic.partition(":")[2]
 
 
 class LocalCopies:
-    """Deletes local copies on its own thread, because large files take time. Copies needed again are fetched again."""
+    """Deletes the local copies of remote artifacts once this process no longer drives their execution.
+
+    It has its own thread, because large files take time. Copies that are needed again are fetched again.
+    """
 
     def __init__(self, artifacts: Artifacts, threads: Threads | None = None) -> None:
         self._artifacts = artifacts
-        self._outbox: Outbox[str] = Outbox(
-            self._forget, name="flexiroaster-copies", limit=MOST_WAITING, threads=threads
-        )
+        self._outbox: Outbox[str] = Outbox(self._forget, name="flexiroaster-copies", limit=MAX_WAITING, threads=threads)
 
     def committed(self, events: Sequence[Event]) -> None:
         """Receive committed events of one execution; a listener for the driver."""

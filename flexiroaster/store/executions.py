@@ -52,7 +52,6 @@ __all__ = [
     "execution_columns",
     "execution_row",
     "executions_by_id",
-    "first_events",
     "in_statuses",
     "latest_executions",
     "offset_page",
@@ -446,40 +445,6 @@ def latest_executions(
     return dict(found)
 
 
-def first_events(
-    database: Database,
-    execution_ids: Collection[str],
-    limit: int,
-    *,
-    after: int = 0,
-    levels: Collection[Level] | None = None,
-) -> dict[str, list[Event]]:
-    """Return the first `limit` events of each execution after number `after`, in order; only of `levels`, if given."""
-
-    def wanted(table: FromClause) -> list[ColumnElement[bool]]:
-        among = [] if levels is None else [table.c.level.in_(levels)]
-        return [table.c.seq > after, *among]
-
-    found: defaultdict[str, list[Event]] = defaultdict(list)
-    with database.read() as connection:
-        for row in _first_of_each(
-            connection,
-            parent=executions.c.id.in_(execution_ids),
-            child=events,
-            link=events.c.execution_id,
-            to=executions.c.id,
-            key=events.c.seq,
-            order=lambda table: (table.c.execution_id.asc(), table.c.seq.asc()),
-            columns=list(events.c),
-            limit=limit,
-            conditions=wanted,
-        ):
-            found[row.execution_id].append(event_of(row))
-    for rows in found.values():
-        rows.sort(key=lambda event: event.seq)
-    return dict(found)
-
-
 def events_of_types(database: Database, execution_ids: Collection[str], types: Collection[EventType]) -> list[Event]:
     """Return all events of these types of these executions, in order within each execution."""
     statement = select(events).where(events.c.execution_id.in_(execution_ids), events.c.type.in_(types))
@@ -498,7 +463,6 @@ def _first_of_each(
     order: Callable[[FromClause], Sequence[ColumnElement[Any]]],
     columns: Sequence[ColumnElement[Any]],
     limit: int,
-    conditions: Callable[[FromClause], Sequence[ColumnElement[bool]]] = lambda _table: (),
 ) -> Sequence[Row[Any]]:
     """Return the first `limit` rows of `child` for each parent row, unordered; `link` holds the parent's key (`to`).
 
@@ -507,11 +471,11 @@ def _first_of_each(
     all other parents. SQLite has no lateral join and uses a list of keys for each parent.
     """
     if connection.dialect.name == "postgresql":
-        each = select(*columns).where(link.between(to, to), *conditions(child)).order_by(*order(child)).limit(limit)
+        each = select(*columns).where(link.between(to, to)).order_by(*order(child)).limit(limit)
         lateral = each.correlate(to.table).lateral()
         return connection.execute(select(lateral).select_from(to.table.join(lateral, true())).where(parent)).all()
     inner = child.alias("inner_rows")
-    keys = select(inner.c[key.name]).where(inner.c[link.name] == to, *conditions(inner)).order_by(*order(inner))
+    keys = select(inner.c[key.name]).where(inner.c[link.name] == to).order_by(*order(inner))
     chosen = key.in_(keys.limit(limit).correlate(to.table))
     joined = to.table.join(child, and_(link == to, chosen) if link.primary_key else chosen)
     return connection.execute(select(*columns).select_from(joined).where(parent)).all()

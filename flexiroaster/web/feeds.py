@@ -1,4 +1,4 @@
-"""The feed of one execution's live events, shared by all its subscribers in this process.
+"""Feeds: one database reader for the events of an execution or for a list of executions, shared by all subscribers.
 
 A feed keeps the latest batches in a bounded window, keyed by the event number that each begins after. A subscriber
 holds only the number of its last event; a batch outside the window is read from the database. A stalled subscriber
@@ -29,6 +29,12 @@ PAGE = 200
 
 WINDOW = 1_000
 """Number of events that a feed keeps."""
+
+_MAX_STATES = 10_000  # executions whose last state a feed remembers; beyond that it may report the same state twice
+_GATHER_SECONDS = 0.05  # between two reads, so that one read covers changes that happen at the same time
+
+Read = Callable[[frozenset[str] | None, datetime | None], Awaitable[Sequence[ExecutionRow]]]
+"""Reads matching executions: among the given ids or, for None, those that are live or have ended since a time."""
 
 
 class StreamsClosedError(FlexiRoasterError):
@@ -73,7 +79,7 @@ class EventFeed:
 
     def __init__(self, read: Callable[[int, int], Awaitable[Batch]]) -> None:
         self._read = read
-        self._kept: OrderedDict[int, CachedBatch] = OrderedDict()
+        self._batches: OrderedDict[int, CachedBatch] = OrderedDict()
         self._reading: dict[int, asyncio.Task[CachedBatch]] = {}
         self._news = asyncio.Event()
         self._hints = 0
@@ -97,16 +103,16 @@ class EventFeed:
 
     async def batch(self, after: int) -> CachedBatch:
         """Return the events after a number; empty if none exist yet. Raises NotFoundError, InputError, StoreError."""
-        kept = self._kept.get(after)
-        if kept is not None:
-            return kept
+        cached = self._batches.get(after)
+        if cached is not None:
+            return cached
         task = self._reading.get(after)
         if task is None:
             task = self._reading[after] = asyncio.create_task(self._load(after))
             task.add_done_callback(partial(self._loaded, after))
         return await asyncio.shield(task)
 
-    def learn(self, execution: ExecutionRow) -> None:
+    def update_state(self, execution: ExecutionRow) -> None:
         """Note the execution's state as it was read."""
         if self._newest is None or execution.last_seq >= self._newest.last_seq:
             self._newest = execution
@@ -135,25 +141,25 @@ class EventFeed:
     async def _load(self, after: int) -> CachedBatch:
         hints = self._hints
         batch = await self._read(after, self._limit(after))
-        self.learn(batch.execution)
+        self.update_state(batch.execution)
         if batch.last == batch.execution.last_seq:
             self._seen_hints = max(hints, self._seen_hints)
-        kept = CachedBatch(batch)
+        cached = CachedBatch(batch)
         if batch.events:
-            self._keep(kept)
-        return kept
+            self._keep(cached)
+        return cached
 
-    def _keep(self, kept: CachedBatch) -> None:
-        self._kept[kept.batch.after] = kept
-        total = sum(len(each.batch.events) for each in self._kept.values())
-        while total > WINDOW and len(self._kept) > 1:
-            _, gone = self._kept.popitem(last=False)
-            total -= len(gone.batch.events)
+    def _keep(self, cached: CachedBatch) -> None:
+        self._batches[cached.batch.after] = cached
+        total = sum(len(cached.batch.events) for cached in self._batches.values())
+        while total > WINDOW and len(self._batches) > 1:
+            _, evicted = self._batches.popitem(last=False)
+            total -= len(evicted.batch.events)
 
     def _limit(self, after: int) -> int:
         """Number of events to read: up to where another batch begins, so that subscribers share the batches there."""
         known = self._newest.last_seq if self._newest is not None else 0
-        ahead = [number - after for number in (*self._kept, known) if number > after]
+        ahead = [number - after for number in (*self._batches, known) if number > after]
         return min([PAGE, *ahead])
 
     def _is_settled(self, number: int) -> bool:
@@ -161,12 +167,7 @@ class EventFeed:
         return self.caught_up(number) and self._seen_hints == self._hints
 
 
-# Live changes in the list of executions: one database reader per filter and process, for any number of subscribers.
-_REMEMBERED = 10_000  # executions whose last state a feed remembers; beyond that it may report the same state twice
-_PAUSE_SECONDS = 0.05  # between two reads, so that one read covers changes that happen at the same time
-
-Read = Callable[[frozenset[str] | None, datetime | None], Awaitable[Sequence[ExecutionRow]]]
-"""Reads matching executions: among the given ids or, for None, those that are live or have ended since a time."""
+# --- changes in the list of executions -------------------------------------------------------------------------------
 
 
 class ExecutionChange:
@@ -178,7 +179,7 @@ class ExecutionChange:
         self.number = number
         self.execution = execution
         self.at = at
-        self.cursor = events.list_cursor(at)
+        self.cursor = events.change_cursor(at)
 
 
 class ChangeFeed:
@@ -192,7 +193,7 @@ class ChangeFeed:
         self._all_dirty = False
         self._news = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
-        self._looked_at = utc_now()
+        self._read_at = utc_now()
         self._begun = False
         self._closed = False
         self.number = 0
@@ -228,11 +229,11 @@ class ChangeFeed:
         rows = await self._read(None, at)
         if not self._begun:  # later, the feed itself detects the changes for its other subscribers
             self._begun = True
-            self._looked_at = now
-            self._states.update((row.id, row.status) for row in rows[:_REMEMBERED])
+            self._read_at = now
+            self._states.update((row.id, row.status) for row in rows[:_MAX_STATES])
         return [ExecutionChange(number, row, now) for row in rows]
 
-    async def behind(self, number: int) -> list[ExecutionChange] | None:
+    async def changes_after(self, number: int) -> list[ExecutionChange] | None:
         """Wait for changes after a number and return them; None if the window no longer holds them."""
         while self.number == number and not self._closed:
             if self._reading is None or self._reading.done():
@@ -245,18 +246,18 @@ class ChangeFeed:
     async def _read_changes(self) -> None:
         """Wait for a hint, then read the executions that may have changed."""
         await self._news.wait()
-        await asyncio.sleep(0 if self._closed else _PAUSE_SECONDS)
+        await asyncio.sleep(0 if self._closed else _GATHER_SECONDS)
         self._news.clear()
         ids = None if self._all_dirty else frozenset(self._dirty)
         self._dirty, self._all_dirty = set(), False
         now = utc_now()
         try:
-            rows = await self._read(ids, self._looked_at)
+            rows = await self._read(ids, self._read_at)
         except BaseException:
             self.hint()  # the ids to read are lost, so read everything next time
             raise
         if ids is None:
-            self._looked_at = now
+            self._read_at = now
         for row in filter(self._is_new, rows):
             self.number += 1
             self._window.append(ExecutionChange(self.number, row, now))
@@ -266,6 +267,6 @@ class ChangeFeed:
         before = self._states.get(row.id)
         self._states[row.id] = row.status
         self._states.move_to_end(row.id)
-        if len(self._states) > _REMEMBERED:
+        if len(self._states) > _MAX_STATES:
             self._states.popitem(last=False)
         return before is not row.status

@@ -83,10 +83,10 @@ class RequestGuard:
 class _Body:
     """A request body that raises once it exceeds the limit; `too_large` stays set if a framework hides that error."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    def __init__(self, receive: Receive, limit: int) -> None:
         self.too_large = False
         self._receive = receive
-        self._left = most
+        self._left = limit
 
     async def __call__(self) -> Message:
         message = await self._receive()

@@ -22,7 +22,7 @@ MAX_MESSAGE = 65_536
 STALLED_SECONDS = 20.0
 """How long a client may accept no data before its connection ends; it can reconnect and resume from its cursor."""
 
-_GOODBYE_SECONDS = 10
+_SHUTDOWN_SECONDS = 10
 _HEALTH_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -46,10 +46,10 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # a client could forge these headers to claim any address
-                timeout_graceful_shutdown=_GOODBYE_SECONDS,
+                timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             )
         )
-        logging.getLogger("uvicorn.error").addFilter(_is_ours)
+        logging.getLogger("uvicorn.error").addFilter(_is_about_server)
         self.installation = installation
         self.streams: Streams = app.state.streams
         self.path: str = app.state.path
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listening in self.servers[0].sockets:
             _drop_stalled(listening)
-        self._watch = asyncio.create_task(self._watched())
+        self._watch = asyncio.create_task(self._watch_driver())
         address, port, *_ = self.servers[0].sockets[0].getsockname()
         _log.info("Serving GraphQL at http://%s:%d%s", f"[{address}]" if ":" in address else address, port, self.path)
 
@@ -81,14 +81,14 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(self.installation.hand_over)  # executions that the last requests started
         _log.info("Handed over.")
 
-    async def _watched(self) -> None:
+    async def _watch_driver(self) -> None:
         while self.installation.healthy:
             await asyncio.sleep(_HEALTH_SECONDS)
         _log.critical("The driver has failed; other workers will resume its executions once their leases expire.")
         self.should_exit = True
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
+def _is_about_server(record: logging.LogRecord) -> bool:
     """Whether a uvicorn log record is about the server, not about a client's invalid UTF-8."""
     return not str(record.msg).startswith("Invalid UTF-8 sequence")
 

@@ -1,4 +1,4 @@
-"""Live streams for any number of subscribers, with one database reader per followed execution or list filter.
+"""Live streams for any number of subscribers, their connection limits, and their transport as server-sent events.
 
 Subscribers to the same execution, or to the same filter of the list, share a feed. A feed listens to the bus, polls the
 database at intervals, and ends with its last subscriber.
@@ -41,36 +41,32 @@ __all__ = [
 ]
 
 
-# Connection limits: how many live connections one viewer may have open, over all transports.
 MAX_CONNECTIONS_PER_VIEWER = 500
 """Maximum connections of one viewer: half of the server's limit, so that one token cannot lock out all others."""
 
+MAX_STREAMS = 1_000
+"""Maximum number of open streams in one process."""
 
-class ConnectionLimiter:
-    """The open connections of one process, counted by viewer name. The object belongs to one event loop."""
+KEEP_ALIVE_SECONDS = 12.0
+"""Interval between two keep-alives, so that no proxy takes a quiet stream for a dead one."""
 
-    def __init__(self, most_each: int = MAX_CONNECTIONS_PER_VIEWER) -> None:
-        self._most_each = most_each
-        self._taken: Counter[str] = Counter()
+CHECK_SECONDS = 30.0
+"""Interval between two checks that the token is still valid."""
 
-    @contextmanager
-    def taken_by(self, name: str) -> Iterator[None]:
-        """Reserve a connection for a viewer until the block ends. Raises RefusedError at the limit."""
-        if self._taken[name] >= self._most_each:
-            raise RefusedError(f"You already have {self._most_each} open connections", OVERLOADED, 503)
-        self._taken[name] += 1
-        try:
-            yield
-        finally:
-            self._taken[name] -= 1
-            if not self._taken[name]:
-                del self._taken[name]
+KEEP_ALIVE = b":\n\n"
+"""The keep-alive: an SSE comment."""
 
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers events before it sends them
+]
+_END = {"type": "http.response.body", "body": b""}
 
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 """Interval at which a feed polls the database even without a hint, in case the bus is silent."""
 
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 """Interval between read attempts while the database cannot be reached."""
 
 _READERS = 4  # threads that all feeds share for reading and encoding
@@ -81,6 +77,27 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _Listen: TypeAlias = Callable[[Callable[..., None]], Callable[[], None]]
 """Starts to call a function back, on any thread, and returns the function that stops this."""
+
+
+class ConnectionLimiter:
+    """The open connections of one process, counted by viewer name. The object belongs to one event loop."""
+
+    def __init__(self, limit_each: int = MAX_CONNECTIONS_PER_VIEWER) -> None:
+        self._limit_each = limit_each
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def taken_by(self, name: str) -> Iterator[None]:
+        """Reserve a connection for a viewer until the block ends. Raises RefusedError at the limit."""
+        if self._taken[name] >= self._limit_each:
+            raise RefusedError(f"You already have {self._limit_each} open connections", OVERLOADED, 503)
+        self._taken[name] += 1
+        try:
+            yield
+        finally:
+            self._taken[name] -= 1
+            if not self._taken[name]:
+                del self._taken[name]
 
 
 class _AnyFeed(Protocol):
@@ -140,7 +157,7 @@ class Streams:
         With a cursor, the first results include executions that have ended since. Raises InputError (cursor) before the
         first result; later StreamsClosedError.
         """
-        return self._changed(wanted, None if after is None else events.list_position(after))
+        return self._changed(wanted, None if after is None else events.change_position(after))
 
     def end(self) -> None:
         """End all streams with StreamsClosedError, and refuse new ones."""
@@ -156,13 +173,13 @@ class Streams:
         execution_id, number, caught_up = begin.execution.id, begin.after, False
         listen = partial(events.listen, self._installation, execution_id)
         async with self._feed(execution_id, lambda: EventFeed(partial(self._read, execution_id)), listen) as feed:
-            feed.learn(begin.execution)
+            feed.update_state(begin.execution)
             while True:
-                kept = await _retry_read(partial(feed.batch, number))
-                number = kept.batch.last
+                cached = await _retry_read(partial(feed.batch, number))
+                number = cached.batch.last
                 arrived = feed.caught_up(number) and not caught_up
                 caught_up = caught_up or arrived
-                payload = kept.payload(level, caught_up)
+                payload = cached.payload(level, caught_up)
                 if payload.events or arrived:
                     yield payload
                 if feed.ended(number):
@@ -170,7 +187,7 @@ class Streams:
                 await feed.news(number)
 
     async def _changed(self, wanted: ExecutionFilter, at: datetime | None) -> AsyncIterator[ExecutionChange]:
-        listen = partial(events.listen_to_list, self._installation)
+        listen = partial(events.listen_to_changes, self._installation)
         async with self._feed(wanted, lambda: ChangeFeed(partial(self._matching, wanted)), listen) as feed:
             number, now = feed.number, utc_now()
             found = await _retry_read(partial(feed.begin, at))
@@ -179,9 +196,9 @@ class Streams:
                 for change in found:
                     yield change
                     at = max(at, change.at)
-                behind = await _retry_read(partial(feed.behind, number))
+                changes = await _retry_read(partial(feed.changes_after, number))
                 number = feed.number
-                found = await _retry_read(partial(feed.begin, at)) if behind is None else behind
+                found = await _retry_read(partial(feed.begin, at)) if changes is None else changes
 
     async def _read(self, execution_id: str, after: int, limit: int) -> Batch:
         return await self.run(lambda *_: events.since(self._installation, execution_id, after, limit))
@@ -199,7 +216,7 @@ class Streams:
         if self._ended:
             raise StreamsClosedError("The server is shutting down")
         if key not in self._shared:
-            self._shared[key] = _Shared(make(), lambda heard: self.run(lambda *_: listen(heard)))
+            self._shared[key] = _Shared(make(), lambda hint: self.run(lambda *_: listen(hint)))
         shared: _Shared[F] = self._shared[key]
         shared.users += 1
         try:
@@ -220,22 +237,22 @@ class _Shared(Generic[F]):
         self.users = 0
         self.feed = feed
         self._loop = asyncio.get_running_loop()
-        self.opened = asyncio.ensure_future(listen(self._heard))
-        self._read_changes = asyncio.create_task(self._look_by_itself())
+        self.opened = asyncio.ensure_future(listen(self._hint))
+        self._polling = asyncio.create_task(self._poll())
 
     def close(self) -> None:
         """Stop listening and polling; the feed has no users left."""
-        self._read_changes.cancel()
+        self._polling.cancel()
         self.feed.forget()
         self.opened.add_done_callback(_end_listening)
 
-    def _heard(self, *what: str | None) -> None:
+    def _hint(self, *execution_id: str | None) -> None:
         with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self.feed.hint, *what)
+            self._loop.call_soon_threadsafe(self.feed.hint, *execution_id)
 
-    async def _look_by_itself(self) -> None:
+    async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             self.feed.hint()
 
 
@@ -246,7 +263,7 @@ async def _retry_read(read: Callable[[], Awaitable[T]]) -> T:
             return await read()
         except (StoreError, RefusedError) as error:
             _log.warning("Cannot read a live stream; retrying: %s", error)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def _end_listening(opened: asyncio.Future[Callable[[], None]]) -> None:
@@ -254,34 +271,16 @@ def _end_listening(opened: asyncio.Future[Callable[[], None]]) -> None:
         opened.result()()
 
 
-# Server-sent event streams, shared by GraphQL and REST: their limits, their keep-alives and their end.
-MOST_STREAMS = 1_000
-"""Maximum number of open streams in one process."""
-
-KEEP_ALIVE_SECONDS = 12.0
-"""Interval between two keep-alives, so that no proxy takes a quiet stream for a dead one."""
-
-CHECK_SECONDS = 30.0
-"""Interval between two checks that the token is still valid."""
-
-KEEP_ALIVE = b":\n\n"
-"""The keep-alive: an SSE comment."""
-
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers events before it sends them
-]
-_END = {"type": "http.response.body", "body": b""}
+# --- server-sent event streams, shared by GraphQL and REST -----------------------------------------------------------
 
 
 class EventStreams:
     """The open event streams of one process. The object belongs to one event loop."""
 
-    def __init__(self, installation: Installation, workers: ThreadPool, places: ConnectionLimiter) -> None:
+    def __init__(self, installation: Installation, workers: ThreadPool, limiter: ConnectionLimiter) -> None:
         self._installation = installation
         self._workers = workers
-        self._places = places
+        self._limiter = limiter
         self.open = 0
         """Number of open streams."""
 
@@ -292,9 +291,9 @@ class EventStreams:
     @contextmanager
     def count_stream(self, viewer: Viewer) -> Iterator[None]:
         """Count a stream until the block ends. Raises RefusedError if too many are open, in all or for this viewer."""
-        if self.open >= MOST_STREAMS:
+        if self.open >= MAX_STREAMS:
             raise RefusedError("Too many streams are open, try again later", OVERLOADED, 503)
-        with self._places.taken_by(viewer.name):
+        with self._limiter.taken_by(viewer.name):
             self.open += 1
             try:
                 yield

@@ -23,7 +23,7 @@ TIMEOUT = "TIMEOUT"
 OVERLOADED = "OVERLOADED"
 
 _THREADS = 8  # fewer than the connections in the database pool
-_MOST_WAITING = 256
+_MAX_WAITING = 256
 
 T = TypeVar("T")
 
@@ -56,9 +56,9 @@ class ThreadPool:
     ) -> None:
         self.limit = limit
         self._interrupt = interrupt
-        self._own = threading.local()
+        self._local = threading.local()
         self._loops: list[asyncio.AbstractEventLoop] = []
-        self._places = threading.Semaphore(threads + _MOST_WAITING)
+        self._slots = threading.Semaphore(threads + _MAX_WAITING)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="graphql", initializer=self._begin)
 
     async def run(self, work: Callable[[asyncio.AbstractEventLoop, float], T]) -> T:
@@ -67,7 +67,7 @@ class ThreadPool:
         Work that is still queued at the deadline never starts. Running work is abandoned at the deadline, and its
         database reads are interrupted. Raises RefusedError at the deadline, or if the queue is full.
         """
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             raise RefusedError("The server is overloaded, try again later", OVERLOADED, 503)
         deadline = monotonic() + self.limit
         at_work: list[int] = []
@@ -76,7 +76,7 @@ class ThreadPool:
         def begin() -> T:
             at_work.append(threading.get_ident())
             try:
-                return work(self._own.loop, deadline)
+                return work(self._local.loop, deadline)
             finally:
                 with lock:
                     at_work.clear()
@@ -87,7 +87,7 @@ class ThreadPool:
                     self._interrupt(thread)
 
         future = self._pool.submit(begin)
-        future.add_done_callback(lambda _: self._places.release())
+        future.add_done_callback(lambda _: self._slots.release())
         try:
             async with asyncio.timeout(self.limit):  # `wait_for` in Python 3.11 can swallow a cancellation
                 return await asyncio.wrap_future(future)
@@ -103,5 +103,5 @@ class ThreadPool:
             self._loops.pop().close()
 
     def _begin(self) -> None:
-        self._own.loop = asyncio.new_event_loop()
-        self._loops.append(self._own.loop)
+        self._local.loop = asyncio.new_event_loop()
+        self._loops.append(self._local.loop)

@@ -98,21 +98,6 @@ def test_the_latest_of_each_pipeline(installation: Installation, rows: list[dict
     assert {p: [row.id for row in of] for p, of in found.items()} == expected
 
 
-def test_the_first_events_of_each(installation: Installation, rows: list[dict[str, Any]]) -> None:
-    counts = {row["id"]: i for i, row in enumerate(rows[:8])}
-    for execution_id, count in counts.items():
-        if count:
-            add_events(installation, execution_id, count)
-    with statements(installation) as sent:
-        found = events.first(installation, counts, 5, after=1)
-    assert len(sent) == 1
-    expected = {i: list(range(2, min(count, 6) + 1)) for i, count in counts.items() if count > 1}
-    assert {i: [event.seq for event in of] for i, of in found.items()} == expected
-    most = max(counts, key=lambda i: counts[i])
-    one = events.first(installation, [most], 2, levels=[Level.ERROR, Level.CRITICAL])[most]
-    assert [(event.seq, event.data) for event in one] == [(3, {"seq": 3}), (4, {"seq": 4})]
-
-
 def test_pages_of_events(installation: Installation) -> None:
     made = add_events(installation, "x", 40)
     add_events(installation, "y", 3)

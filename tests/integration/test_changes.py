@@ -103,7 +103,7 @@ def test_a_look_costs_what_has_changed_however_much_ended_before(
 
 def test_the_bus_tells_of_an_execution_that_nobody_drives(installation: Installation) -> None:
     heard: set[str | None] = set()
-    end = events.listen_to_list(installation, heard.add)
+    end = events.listen_to_changes(installation, heard.add)
     try:
         revision = pipelines.save(installation, {"id": "daily", **DAILY})
         execution_id = executions.start(installation, revision, drive=False)
@@ -114,7 +114,7 @@ def test_the_bus_tells_of_an_execution_that_nobody_drives(installation: Installa
 
 def test_the_bus_tells_of_each_execution(installation: Installation) -> None:
     heard: set[str | None] = set()
-    end = events.listen_to_list(installation, heard.add)
+    end = events.listen_to_changes(installation, heard.add)
     try:
         execution_id = executions.start(installation, pipelines.save(installation, {"id": "daily", **DAILY}))
         eventually(lambda: execution_id in heard)
@@ -129,10 +129,10 @@ def test_the_bus_tells_of_each_execution(installation: Installation) -> None:
 
 def test_cursors_are_times() -> None:
     for at in (utc_now(), datetime(2026, 3, 1, tzinfo=UTC)):
-        assert events.list_position(events.list_cursor(at)) == at
-    for garbage in ("", "x", "é", "AAAA", events.list_cursor(utc_now() - timedelta(days=20_000)), "MjAyNi0wMS0wMQ"):
+        assert events.change_position(events.change_cursor(at)) == at
+    for garbage in ("", "x", "é", "AAAA", events.change_cursor(utc_now() - timedelta(days=20_000)), "MjAyNi0wMS0wMQ"):
         with pytest.raises(InputError):
-            events.list_position(garbage)
+            events.change_position(garbage)
 
 
 def test_a_batch_is_no_newer_than_its_execution(installation: Installation) -> None:

@@ -63,8 +63,8 @@ def test_every_thread_survives_an_error_and_health_names_it(
     broken |= names
     with open_installation(settings.model_copy(update={"redis_url": redis_url, "heartbeat_interval": 0.2})) as opened:
         opened.start_claiming()
-        opened.announce_execution("exec-x")
-        opened.signals.holds(())
+        opened.signals.created("exec-x")
+        opened.signals.publish_leases(())
         expected = {name: f"LookupError: in {name}" for name in names}
         eventually(lambda: metrics.check(opened).executor.details["failing"] == expected)
         report = metrics.check(opened)

@@ -69,7 +69,7 @@ def test_a_token_that_was_just_shown_costs_no_statement(installation: Installati
 
 
 def test_its_last_use_is_written_once_a_minute(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "REMEMBERED_SECONDS", -1.0)  # each call looks
+    monkeypatch.setattr(tokens, "CACHE_SECONDS", -1.0)  # each call looks
     secret = tokens.create(installation, "t", Role.VIEWER)
 
     def last_use() -> object:
@@ -124,7 +124,7 @@ def test_other_processes_hear_of_it_soon(
         tokens.authenticate(elsewhere, secret)
         tokens.revoke(installation, "a")
         assert tokens.authenticate(elsewhere, secret).name == "a"  # remembered
-        later = tokens.monotonic() + tokens.REMEMBERED_SECONDS + 1
+        later = tokens.monotonic() + tokens.CACHE_SECONDS + 1
         monkeypatch.setattr(tokens, "monotonic", lambda: later)
         with pytest.raises(UnauthenticatedError):
             tokens.authenticate(elsewhere, secret)
@@ -150,7 +150,7 @@ def test_whether_there_is_any(installation: Installation, settings: Settings, mo
     with open_installation(settings) as elsewhere:
         tokens.create(elsewhere, "a", Role.VIEWER)
         tokens.revoke(elsewhere, "a")
-    later = tokens.monotonic() + tokens.REMEMBERED_SECONDS + 1
+    later = tokens.monotonic() + tokens.CACHE_SECONDS + 1
     monkeypatch.setattr(tokens, "monotonic", lambda: later)
     assert tokens.any_token(installation) is True
     with statements(installation) as sent:

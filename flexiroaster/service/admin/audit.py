@@ -24,14 +24,17 @@ from flexiroaster.store.sql import clean
 __all__ = ["ACTION", "AuditFilter", "AuditRow", "count", "listing", "record", "record_callback", "recorded"]
 
 
-LONGEST_NAME = 255
+MAX_NAME = 255
 """Maximum characters of an action, a subject, an outcome or a request id."""
 
-LONGEST_TEXT, MOST_ITEMS, MOST_LEVELS = 200, 20, 6
-"""How much of the arguments is kept: characters of a text, items of a list or mapping, levels of nesting."""
+MAX_TEXT, MAX_ITEMS, MAX_LEVELS = 200, 20, 6
+"""How much of the arguments is shown: characters of a text, items of a list or mapping, levels of nesting."""
 
-FAILED = "error.internal"
+INTERNAL_ERROR = "error.internal"
 """The outcome of an action that ended in an unexpected error."""
+
+ACTION = "airflowCallback"
+"""The action of callbacks: reports of another scheduler about its tasks."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ def record(
         role=viewer.role,
         action=_name(action),
         subject=None if subject is None else _name(subject),
-        arguments=_shown(arguments, redactor(installation.access), MOST_LEVELS),
+        arguments=_redacted(arguments, redactor(installation.access), MAX_LEVELS),
         outcome=_name(outcome),
         request_id=None if request_id is None else _name(request_id),
     )
@@ -83,7 +86,7 @@ def recorded(
 
     A failure to write the audit log is logged and not raised, because the action is already done.
     """
-    outcome = FAILED
+    outcome = INTERNAL_ERROR
     try:
         yield
         outcome = "ok"
@@ -105,15 +108,42 @@ def recorded(
             _log.error("audit log not written: action %s by %s, outcome %s: %s", action, viewer.name, outcome, error)
 
 
+def record_callback(
+    installation: Installation, callback: Mapping[str, Any], *, viewer: Viewer, request_id: str | None = None
+) -> str | None:
+    """Record a callback: `callback` has at least `dag_id` and `dag_run_id`, and optionally `context.execution_id`.
+
+    Returns the id of the execution that the callback names, if it exists. Otherwise returns None and records the
+    callback under the DAG run. Raises StoreError.
+    """
+    execution_id = _execution(installation, callback.get("context"))
+    record(
+        installation,
+        viewer=viewer,
+        action=ACTION,
+        subject=execution_id or f"{callback['dag_id']}/{callback['dag_run_id']}",
+        arguments=callback,
+        request_id=request_id,
+    )
+    return execution_id
+
+
+def _execution(installation: Installation, context: object) -> str | None:
+    named = context.get("execution_id") if isinstance(context, Mapping) else None
+    if not isinstance(named, str) or not named.isprintable():
+        return None
+    return next(iter(executions.by_ids(installation, [named])), None)
+
+
 listing = from_store(access.audit_page)
 count = from_store(access.audit_count)
 
 
 def _name(text: str) -> str:
-    return clean(text)[:LONGEST_NAME]
+    return clean(text)[:MAX_NAME]
 
 
-def _shown(value: Any, redact: Callable[[str], str], levels: int) -> Any:  # noqa: ANN401 - any value in, JSON out
+def _redacted(value: Any, redact: Callable[[str], str], levels: int) -> Any:  # noqa: ANN401 - any value in, JSON out
     """Redact secrets in a value and truncate it to the limits."""
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
@@ -122,50 +152,22 @@ def _shown(value: Any, redact: Callable[[str], str], levels: int) -> Any:  # noq
             return f"... {len(value)} items"
         return _fields(value, redact, levels) if isinstance(value, Mapping) else _items(value, redact, levels)
     text = _LOGIN.sub("***", redact(clean(str(value))))
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... {len(text)} characters"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... {len(text)} characters"
 
 
 def _fields(value: Mapping[Any, Any], redact: Callable[[str], str], levels: int) -> dict[str, Any]:
     hide = not (value.keys() == _REFERENCE and isinstance(value["secret"], str))
-    kept = {
-        _name(str(key)): "***" if hide and _SENSITIVE.search(str(key)) else _shown(item, redact, levels - 1)
-        for key, item in islice(value.items(), MOST_ITEMS)
+    shown = {
+        _name(str(key)): "***" if hide and _SENSITIVE.search(str(key)) else _redacted(item, redact, levels - 1)
+        for key, item in islice(value.items(), MAX_ITEMS)
     }
-    return kept if len(value) <= MOST_ITEMS else {**kept, "...": f"{len(value)} items"}
+    return shown if len(value) <= MAX_ITEMS else {**shown, "...": f"{len(value)} items"}
 
 
 def _items(value: list[Any] | tuple[Any, ...], redact: Callable[[str], str], levels: int) -> list[Any]:
-    kept = [_shown(item, redact, levels - 1) for item in value[:MOST_ITEMS]]
-    return kept if len(value) <= MOST_ITEMS else [*kept, f"... {len(value)} items"]
+    shown = [_redacted(item, redact, levels - 1) for item in value[:MAX_ITEMS]]
+    return shown if len(value) <= MAX_ITEMS else [*shown, f"... {len(value)} items"]
 
 
-# Callbacks: reports of other schedulers about their tasks, kept in the audit log with the execution they concern.
 ACTION = "airflowCallback"
 """The action in the audit log."""
-
-
-def record_callback(
-    installation: Installation, told: Mapping[str, Any], *, viewer: Viewer, request_id: str | None = None
-) -> str | None:
-    """Record a callback: `told` has at least `dag_id` and `dag_run_id`, and optionally `context.execution_id`.
-
-    Returns the id of the execution that the callback names, if it exists. Otherwise returns None and records the
-    callback under the DAG run. Raises StoreError.
-    """
-    concerned = _execution(installation, told.get("context"))
-    record(
-        installation,
-        viewer=viewer,
-        action=ACTION,
-        subject=concerned or f"{told['dag_id']}/{told['dag_run_id']}",
-        arguments=told,
-        request_id=request_id,
-    )
-    return concerned
-
-
-def _execution(installation: Installation, context: object) -> str | None:
-    named = context.get("execution_id") if isinstance(context, Mapping) else None
-    if not isinstance(named, str) or not named.isprintable():
-        return None
-    return next(iter(executions.by_ids(installation, [named])), None)

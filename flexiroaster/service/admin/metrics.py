@@ -1,4 +1,4 @@
-"""Summary metrics of an installation over the last 30 days."""
+"""Figures of an installation: summary metrics over 30 days, health checks, and counters for Prometheus."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from flexiroaster.service.pipelines import definition
 from flexiroaster.service.reads import Window
 from flexiroaster.store import leases, metrics
 from flexiroaster.store.database import Database
+from flexiroaster.store.executions import LARGE
 from flexiroaster.store.safety import decisions, risk
 from flexiroaster.store.sql import cursor_of
 
@@ -49,38 +50,26 @@ __all__ = [
 ]
 
 
-# The counter of lost leases since this process started, over all processes of the installation.
+DAYS = 30
+"""The period of the metrics in days."""
+
+SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
+"""Upper bounds of the duration buckets in seconds; the last bucket is unbounded."""
+
+PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Upper bounds of the probability buckets; they include the default thresholds of medium and high risk."""
+
+SETTLE_TIME = timedelta(seconds=5)
+"""More recent changes wait for the next update, because another process may still write earlier ones."""
+
+_PAGE = 500
+_MAX_PAGES = 20
+
 SKEW = timedelta(seconds=5)
 """Maximum clock skew between workers and this process."""
 
 
-class LeaseLosses:
-    """A monotonic counter of executions taken over from a worker whose lease had expired, read from events.
-
-    Call `look` from one thread at a time. Each look reads the new events of executions that were claimed at least
-    twice. It misses two cases: a worker that was lost before it wrote the takeover event, and a loss during a rollback
-    of an execution that had ended earlier, if that rollback started and ended between two looks.
-    """
-
-    def __init__(self, begun: datetime) -> None:
-        self.count = 0
-        self._looked = begun
-        self._seen: dict[str, int] = {}
-
-    def look(self, database: Database) -> None:
-        """Count the losses since the last look. Raises StoreError."""
-        now, since = utc_now(), self._looked - SKEW
-        found = leases.claimed_again(
-            database, since - SKEW
-        )  # a longer period, so that no execution already seen counts as new
-        grown = {i: (self._seen[i], last) for i, last in found.items() if last > self._seen.get(i, last)}
-        new = {i: (0, last) for i, last in found.items() if i not in self._seen}
-        self.count += leases.count_take_overs(database, grown) + leases.count_take_overs(database, new, since)
-        self._seen, self._looked = found, now
-
-
-DAYS = 30
-"""The period of the metrics in days."""
+# --- summary ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +92,23 @@ class Metrics:
 def read(installation: Installation) -> Metrics:
     """Read the current metrics, in two SQL statements. Raises StoreError."""
     known = metrics.pipeline_figures(installation.database)
-    ran = metrics.execution_figures(installation.database, utc_now() - timedelta(days=DAYS))
-    completed = ran.by_status.get(ExecutionStatus.COMPLETED, 0)
-    failed = ran.by_status.get(ExecutionStatus.FAILED, 0)
+    executed = metrics.execution_figures(installation.database, utc_now() - timedelta(days=DAYS))
+    completed = executed.by_status.get(ExecutionStatus.COMPLETED, 0)
+    failed = executed.by_status.get(ExecutionStatus.FAILED, 0)
     return Metrics(
         total_pipelines=known.total,
         active_pipelines=known.active,
-        total_executions=sum(ran.by_status.values()),
+        total_executions=sum(executed.by_status.values()),
         successful_executions=completed,
         failed_executions=failed,
         success_rate=round(100 * completed / (completed + failed), 2) if completed + failed else 0.0,
-        avg_duration=ran.mean_duration,
+        avg_duration=executed.mean_duration,
     )
 
 
-# Health checks of an installation, for people and orchestrators. Nothing here raises.
+# --- health, for people and orchestrators: nothing here raises -------------------------------------------------------
+
+
 class Status(StrEnum):
     """The health of a service or of the installation."""
 
@@ -150,8 +141,8 @@ class Report:
     @property
     def status(self) -> Status:
         """The overall status: healthy or degraded."""
-        well = self.database.status is Status.HEALTHY and self.executor.status is Status.HEALTHY
-        return Status.HEALTHY if well else Status.DEGRADED
+        ok = self.database.status is Status.HEALTHY and self.executor.status is Status.HEALTHY
+        return Status.HEALTHY if ok else Status.DEGRADED
 
     @property
     def ready(self) -> bool:
@@ -164,13 +155,10 @@ def check(installation: Installation) -> Report:
     try:
         found = installation.signals.health()
     except FlexiRoasterError as error:  # the database was never reached, or has another schema version
-        found = Health(DatabaseState(available=False, error=error.message), _unasked(installation))
+        configured = bool(installation.settings.redis_url)
+        redis = RedisState(configured=configured, available=False, fallback_mode=True)
+        found = Health(DatabaseState(available=False, error=error.message), redis)
     return Report(_database(installation, found.database), _redis(found.redis), _executor(installation))
-
-
-def _unasked(installation: Installation) -> RedisState:
-    configured = bool(installation.settings.redis_url)
-    return RedisState(configured=configured, available=False, fallback_mode=True)
 
 
 def _database(installation: Installation, state: DatabaseState) -> ServiceReport:
@@ -200,19 +188,7 @@ def _executor(installation: Installation) -> ServiceReport:
     return ServiceReport(Status.DEGRADED if failures else Status.HEALTHY, details=details)
 
 
-# Prometheus counters and histograms over executions, counted since this process started.
-SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
-"""Upper bounds of the duration buckets in seconds; the last bucket is unbounded."""
-
-PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Upper bounds of the probability buckets; they include the default thresholds of medium and high risk."""
-
-SETTLED = timedelta(seconds=5)
-"""More recent changes wait for the next update, because another process may still write earlier ones."""
-
-_AT_A_TIME = 500
-_LOOKS = 20
-_LARGE = frozenset({"variables", "error"})
+# --- Prometheus counters and histograms, counted since this process started ------------------------------------------
 
 
 class Histogram:
@@ -255,11 +231,11 @@ class ExecutionCounters:
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._lock = threading.Lock()
-        begun = utc_now()
-        self._ended = _ExecutionScan(installation, ExecutionSort.COMPLETED_FIRST, begun, lambda row: row.completed_at)
-        self._started = _ExecutionScan(installation, ExecutionSort.OLDEST, begun, lambda row: row.created_at)
-        self._losses = LeaseLosses(begun)
-        self._decided_until = begun
+        start = utc_now()
+        self._ended = _ExecutionScan(installation, ExecutionSort.COMPLETED_FIRST, start, lambda row: row.completed_at)
+        self._started = _ExecutionScan(installation, ExecutionSort.OLDEST, start, lambda row: row.created_at)
+        self._losses = LeaseLosses(start)
+        self._decided_until = start
         self._counts = Counts()
 
     def catch_up(self) -> Counts:
@@ -269,10 +245,10 @@ class ExecutionCounters:
         Raises StoreError.
         """
         with self._lock:
-            until = utc_now() - SETTLED
+            until = utc_now() - SETTLE_TIME
             self._ended.each(until, self._count_ended)
             self._started.each(until, self._count_risks)
-            self._losses.look(self._installation.database)
+            self._losses.update(self._installation.database)
             self._count_decisions(until)
             self._counts.lease_losses = self._losses.count
             return deepcopy(self._counts)
@@ -308,6 +284,30 @@ class ExecutionCounters:
         return {stage.id: _operator(stage) for stage in pipeline.stages}
 
 
+class LeaseLosses:
+    """A monotonic counter of executions taken over from a worker whose lease had expired, read from events.
+
+    Call `update` from one thread at a time. Each update reads the new events of executions that were claimed at least
+    twice. It misses two cases: a worker that was lost before it wrote the takeover event, and a loss during a rollback
+    of an execution that had ended earlier, if that rollback started and ended between two updates.
+    """
+
+    def __init__(self, start: datetime) -> None:
+        self.count = 0
+        self._updated_at = start
+        self._seen: dict[str, int] = {}
+
+    def update(self, database: Database) -> None:
+        """Count the losses since the last update. Raises StoreError."""
+        now, since = utc_now(), self._updated_at - SKEW
+        # a longer period, so that no execution already seen counts as new
+        found = leases.claimed_again(database, since - SKEW)
+        grown = {i: (self._seen[i], last) for i, last in found.items() if last > self._seen.get(i, last)}
+        new = {i: (0, last) for i, last in found.items() if i not in self._seen}
+        self.count += leases.count_take_overs(database, grown) + leases.count_take_overs(database, new, since)
+        self._seen, self._updated_at = found, now
+
+
 class _ExecutionScan:
     """An iterator over executions in an order by time; each is visited once."""
 
@@ -321,18 +321,18 @@ class _ExecutionScan:
         self._installation = installation
         self._sort = sort
         self._time = time
-        self._behind = cursor_of(sort.value, begin, "")
+        self._after = cursor_of(sort.value, begin, "")
 
     def each(self, until: datetime, count: Callable[[Sequence[ExecutionRow]], None]) -> None:
         """Pass the executions up to `until` to `count`, page by page; a failed page is repeated. Raises StoreError."""
-        for _ in range(_LOOKS):
-            window = Window(first=_AT_A_TIME, after=self._behind)
-            page = executions.page(self._installation, ExecutionFilter(), self._sort, window, _LARGE)
+        for _ in range(_MAX_PAGES):
+            window = Window(first=_PAGE, after=self._after)
+            page = executions.page(self._installation, ExecutionFilter(), self._sort, window, LARGE)
             rows = [row for row in page.items if (at := self._time(row)) is not None and at <= until]
             if rows:
                 count(rows)
-                self._behind = self._sort.value.cursor(rows[-1])
-            if len(rows) < _AT_A_TIME:
+                self._after = self._sort.value.cursor(rows[-1])
+            if len(rows) < _PAGE:
                 return
 
 

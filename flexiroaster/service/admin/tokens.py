@@ -28,7 +28,7 @@ __all__ = ["PREFIX", "Role", "TokenRow", "Viewer", "any_token", "authenticate", 
 PREFIX = "frt_"
 """The prefix of every secret, so that scanners can find leaked ones."""
 
-REMEMBERED_SECONDS = 5.0
+CACHE_SECONDS = 5.0
 """How long a verified token is cached. A revocation by another process takes effect within this time."""
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
@@ -44,15 +44,15 @@ class _Verified:
 
 
 @dataclass(slots=True)
-class _Memory:
+class _TokenCache:
     """The cache of an installation's tokens; it holds only valid ones, so requests cannot fill it."""
 
     verified: dict[str, _Verified] = field(default_factory=dict)
     exists: bool = False
-    looked_until: float = 0.0
+    checked_until: float = 0.0
 
 
-_memories: WeakKeyDictionary[Installation, _Memory] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[Installation, _TokenCache] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -78,7 +78,7 @@ def create(installation: Installation, name: str, role: Role, expires: timedelta
         last_used_at=None,
     )
     access.create_token(installation.database, row, _digest(secret))
-    _memory(installation).exists = True
+    _cache_of(installation).exists = True
     return secret
 
 
@@ -87,13 +87,13 @@ def authenticate(installation: Installation, secret: str) -> Viewer:
 
     Raises UnauthenticatedError, with the same message for an unknown, expired or revoked token; StoreError.
     """
-    digest, now, memory = _digest(secret), utc_now(), _memory(installation)
-    known = memory.verified.get(digest)
+    digest, now, cache = _digest(secret), utc_now(), _cache_of(installation)
+    known = cache.verified.get(digest)
     if known is None or known.until < monotonic():
         known = _verify(installation, digest, now)
-        memory.verified[digest] = known
+        cache.verified[digest] = known
     if not known.token.valid(now):
-        memory.verified.pop(digest, None)
+        cache.verified.pop(digest, None)
         raise _unauthenticated()
     return Viewer(known.token.name, known.token.role)
 
@@ -104,21 +104,21 @@ listing = from_store(access.token_page)
 def revoke(installation: Installation, name_or_id: str) -> TokenRow:
     """Revoke a token: in this process at once, in other processes within seconds. Raises NotFoundError."""
     revoked = access.revoke_token(installation.database, name_or_id)
-    _memory(installation).verified.clear()
+    _cache_of(installation).verified.clear()
     return revoked
 
 
 def any_token(installation: Installation) -> bool:
     """Whether a token was ever created. Once one was, access requires a token, even if all tokens are revoked."""
-    memory = _memory(installation)
-    if not memory.exists and memory.looked_until < monotonic():
-        memory.exists = access.any_token(installation.database)
-        memory.looked_until = monotonic() + REMEMBERED_SECONDS
-    return memory.exists
+    cache = _cache_of(installation)
+    if not cache.exists and cache.checked_until < monotonic():
+        cache.exists = access.any_token(installation.database)
+        cache.checked_until = monotonic() + CACHE_SECONDS
+    return cache.exists
 
 
 def _verify(installation: Installation, digest: str, now: datetime) -> _Verified:
-    until = monotonic() + REMEMBERED_SECONDS  # measured before the query, so that no token is cached longer
+    until = monotonic() + CACHE_SECONDS  # measured before the query, so that no token is cached longer
     token = access.token_by_digest(installation.database, digest)
     if token is None or not token.valid(now):
         raise _unauthenticated()
@@ -130,9 +130,9 @@ def _verify(installation: Installation, digest: str, now: datetime) -> _Verified
     return _Verified(token, until)
 
 
-def _memory(installation: Installation) -> _Memory:
+def _cache_of(installation: Installation) -> _TokenCache:
     with _lock:
-        return _memories.setdefault(installation, _Memory())
+        return _caches.setdefault(installation, _TokenCache())
 
 
 def _digest(secret: str) -> str:

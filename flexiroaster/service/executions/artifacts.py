@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Artifact", "ColumnType", "Preview", "listing", "of_stage", "preview"]
 
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 """Maximum number of rows in a preview."""
 
-MOST_CELLS = 100_000
+MAX_CELLS = 100_000
 """Maximum number of cells in a preview: a table with very many columns shows fewer rows."""
 
-MOST_CHARACTERS = 2000
+MAX_CHARACTERS = 2000
 """Longer text is truncated, and so are longer bytes before they are encoded as base64."""
 
-MOST_ITEMS = 100
+MAX_ITEMS = 100
 """Longer lists within a cell are truncated."""
 
 SAFE_INTEGER = 2**53 - 1
@@ -106,26 +106,26 @@ def preview(installation: Installation, execution_id: str, stage_id: str, rows: 
     """Read the first rows of a stage's table.
 
     Raises NotFoundError (no such execution or stage, no table, or the table is gone), InputError (`rows` is not from
-    1 to MOST_ROWS).
+    1 to MAX_ROWS).
     """
-    if not 1 <= rows <= MOST_ROWS:
-        raise InputError(f"rows: must be from 1 to {MOST_ROWS}, got {rows}", argument="rows")
+    if not 1 <= rows <= MAX_ROWS:
+        raise InputError(f"rows: must be from 1 to {MAX_ROWS}, got {rows}", argument="rows")
     summary = _summary(installation, execution_id, stage_id)
     width = max(1, len(summary["schema"]))
-    table = _head(installation, execution_id, stage_id, summary, max(1, min(rows, MOST_CELLS // width)))
+    table = _head(installation, execution_id, stage_id, summary, max(1, min(rows, MAX_CELLS // width)))
     cells = _Cells()
-    shown = tuple([cells.plain(value) for value in row] for row in table.iter_rows())
+    shown = tuple([cells.to_json(value) for value in row] for row in table.iter_rows())
     return Preview(_columns(summary), shown, summary["rows"], cells.cut)
 
 
 def _summary(installation: Installation, execution_id: str, stage_id: str) -> dict[str, Any]:
     executions.get(installation, execution_id)
-    stages = {stage.stage_id: stage for stage in executions.stages(installation, execution_id)}
-    if stage_id not in stages:
+    stage = next((s for s in executions.stages(installation, execution_id) if s.stage_id == stage_id), None)
+    if stage is None:
         raise NotFoundError(f"Execution {execution_id} has no stage {stage_id!r}", stage_id=stage_id)
-    summary = summary_of(stages[stage_id].output or {})
+    summary = summary_of(stage.output or {})
     if not summary:
-        message = f"Stage {stage_id!r} of execution {execution_id} is {stages[stage_id].status} and has no table"
+        message = f"Stage {stage_id!r} of execution {execution_id} is {stage.status} and has no table"
         raise NotFoundError(message, stage_id=stage_id)
     return summary
 
@@ -161,7 +161,7 @@ class _Cells:
     def __init__(self) -> None:
         self.cut = False
 
-    def plain(self, value: Any) -> Any:  # noqa: ANN401 - any value that polars returns for a cell
+    def to_json(self, value: Any) -> Any:  # noqa: ANN401 - any value that polars returns for a cell
         """Convert a cell to a JSON value."""
         if value is None or isinstance(value, bool):
             return value
@@ -173,19 +173,19 @@ class _Cells:
             return value.isoformat()
         if isinstance(value, timedelta):
             return value.total_seconds()
-        return self._sized_to_json(value)
+        return self._nested_to_json(value)
 
-    def _sized_to_json(self, value: Any) -> Any:  # noqa: ANN401 - as above
+    def _nested_to_json(self, value: Any) -> Any:  # noqa: ANN401 - as above
         if isinstance(value, Decimal):
             return str(value)
         if isinstance(value, bytes):
-            self.cut |= len(value) > MOST_CHARACTERS
-            return base64.b64encode(value[:MOST_CHARACTERS]).decode()
+            self.cut |= len(value) > MAX_CHARACTERS
+            return base64.b64encode(value[:MAX_CHARACTERS]).decode()
         if isinstance(value, Mapping):
-            return {str(name): self.plain(item) for name, item in value.items()}
+            return {str(name): self.to_json(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            self.cut |= len(value) > MOST_ITEMS
-            return [self.plain(item) for item in value[:MOST_ITEMS]]
+            self.cut |= len(value) > MAX_ITEMS
+            return [self.to_json(item) for item in value[:MAX_ITEMS]]
         text = str(value)
-        self.cut |= len(text) > MOST_CHARACTERS
-        return text[:MOST_CHARACTERS]
+        self.cut |= len(text) > MAX_CHARACTERS
+        return text[:MAX_CHARACTERS]

@@ -17,7 +17,7 @@ from flexiroaster.store import commands, executions
 
 __all__ = ["pause", "request", "resume", "retry", "rollback", "stop"]
 
-LONGEST_PAUSE = timedelta(days=3650)
+MAX_PAUSE = timedelta(days=3650)
 
 
 def stop(installation: Installation, execution_id: str, reason: str = "", *, requested_by: str = "") -> None:
@@ -45,12 +45,12 @@ def pause(
     The deadline also survives restarts, and takes effect as soon as any process claims work.
 
     Raises NotFoundError, NotAllowedError (it is not running), InputError (the deadline is not in the future, or more
-    than LONGEST_PAUSE away).
+    than MAX_PAUSE away).
     """
     arguments = {"reason": reason, "mode": "interrupt" if interrupt else "drain"}
     if deadline is not None:
-        if not timedelta(0) < deadline <= LONGEST_PAUSE:
-            message = f"deadline: must be in the future, at most {LONGEST_PAUSE.days} days away"
+        if not timedelta(0) < deadline <= MAX_PAUSE:
+            message = f"deadline: must be in the future, at most {MAX_PAUSE.days} days away"
             raise InputError(message, argument="deadline")
         arguments["deadline"] = (utc_now() + deadline).isoformat()
     request(installation, execution_id, CommandKind.PAUSE, arguments, requested_by)

@@ -1,4 +1,4 @@
-"""Events of an execution, stored and live, without gaps or duplicates.
+"""Events of an execution, stored and live, without gaps or duplicates; attempts and list changes derived from them.
 
 A reader passes the number of the last event it saw and gets all later events. That number is its only state: a stalled
 reader costs nothing, and a reader that reconnects resumes exactly where it stopped.
@@ -35,16 +35,15 @@ __all__ = [
     "Batch",
     "EventFilter",
     "by_execution",
+    "change_cursor",
+    "change_position",
     "changes_among",
     "changes_since",
     "count",
     "cursor",
-    "first",
     "follow",
-    "list_cursor",
-    "list_position",
     "listen",
-    "listen_to_list",
+    "listen_to_changes",
     "number",
     "page",
     "since",
@@ -54,8 +53,11 @@ __all__ = [
 PAGE = 500
 """Events read at a time."""
 
-SHORTEST_POLL, LONGEST_POLL = 0.02, 0.25
+MIN_POLL, MAX_POLL = 0.02, 0.25
 """Seconds between reads of the database while no notification arrives."""
+
+MARGIN = timedelta(seconds=10)
+"""Allowance for the clock skew between two processes and for the time a commit takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,6 @@ def number(cursor: str) -> int:
 
 page = from_store(event_list.page)
 count = from_store(event_list.count)
-first = from_store(executions.first_events)
 
 
 def since(installation: Installation, execution_id: str, after: int = 0, limit: int = PAGE) -> Batch:
@@ -128,16 +129,16 @@ def follow(
     news = threading.Event()
     unsubscribe = installation.signals.on_events(execution_id, news.set)
     try:
-        yield from _until_the_end(installation, execution_id, after, news, timeout)
+        yield from _follow(installation, execution_id, after, news, timeout)
     finally:
         unsubscribe()
 
 
-def _until_the_end(
+def _follow(
     installation: Installation, execution_id: str, after: int, news: threading.Event, timeout: float | None
 ) -> Iterator[Event]:
     deadline = None if timeout is None else monotonic() + timeout
-    pause = SHORTEST_POLL
+    pause = MIN_POLL
     while True:
         news.clear()
         batch = since(installation, execution_id, after)
@@ -146,15 +147,17 @@ def _until_the_end(
         if batch.ended:
             return
         if batch.events:
-            pause = SHORTEST_POLL
+            pause = MIN_POLL
         elif deadline is not None and monotonic() >= deadline:
             return
         else:
             news.wait(pause)
-            pause = min(2 * pause, LONGEST_POLL)
+            pause = min(2 * pause, MAX_POLL)
 
 
-# Stage attempts, folded from the event log: the row of a stage holds only its last attempt.
+# --- attempts of stages: the row of a stage holds only its last attempt ----------------------------------------------
+
+
 class AttemptOutcome(StrEnum):
     """How an attempt ended, or that it is running."""
 
@@ -231,9 +234,7 @@ def _ended(attempt: Attempt, event: Event) -> Attempt:
     )
 
 
-# Changes in the list of executions: which executions have a new state.
-MARGIN = timedelta(seconds=10)
-"""Allowance for the clock skew between two processes and for the time a commit takes."""
+# --- changes in the list of executions -------------------------------------------------------------------------------
 
 
 def changes_since(
@@ -256,20 +257,20 @@ def changes_among(installation: Installation, wanted: ExecutionFilter, ids: Coll
     return executions.among(installation.database, wanted, ids, LARGE)
 
 
-def listen_to_list(installation: Installation, hear: Callable[[str | None], None]) -> Callable[[], None]:
-    """Call `hear`, on any thread, with the id of an execution that may have a new state; None means any execution.
+def listen_to_changes(installation: Installation, check: Callable[[str | None], None]) -> Callable[[], None]:
+    """Call `check`, on any thread, with the id of an execution that may have a new state; None means any execution.
 
     Returns a function that unsubscribes. Raises StoreError.
     """
-    return installation.signals.on_any_events(hear)
+    return installation.signals.on_any_events(check)
 
 
-def list_cursor(at: datetime) -> str:
+def change_cursor(at: datetime) -> str:
     """Encode a time as an opaque cursor from which changes can resume."""
     return base64.urlsafe_b64encode(at.astimezone(UTC).isoformat().encode()).rstrip(b"=").decode()
 
 
-def list_position(cursor: str) -> datetime:
+def change_position(cursor: str) -> datetime:
     """Decode the time of a cursor. Raises InputError."""
     try:
         at = datetime.fromisoformat(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))

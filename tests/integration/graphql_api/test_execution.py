@@ -42,7 +42,7 @@ def test_a_request_out_of_time_is_answered_with_an_error(settings, query: str) -
 def test_blocked_requests_leave_the_server_alive_and_their_number_is_bounded(
     settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_pool, "_MOST_WAITING", 2)
+    monkeypatch.setattr(thread_pool, "_MAX_WAITING", 2)
     with serving(settings, schema) as api, ThreadPoolExecutor(20) as clients:
         asked = [clients.submit(api.post, "{ stuck }") for _ in range(20)]
         eventually(lambda: sum(answer.done() for answer in asked) == 10, within=60)

@@ -270,7 +270,7 @@ def test_a_viewer_may_follow_and_nobody_without_a_token(live: Live) -> None:
 
 def test_a_database_that_is_away_for_a_while_costs_no_event(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     execution_id = live.start("waits", "nothing")
-    monkeypatch.setattr(streams, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "RETRY_SECONDS", 0.05)
     refused = iter(range(5))
     since = events.since
 

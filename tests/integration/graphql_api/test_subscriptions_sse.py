@@ -136,7 +136,7 @@ def test_what_is_no_request_is_refused_with_a_status(api: Api, caplog: pytest.Lo
 
 
 def test_too_many_streams_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 1)
     silence = "subscription { silence { number } }"
     with streamed(api, silence):
         with pytest.raises(httpx.HTTPStatusError) as refused, streamed(api, silence):

@@ -104,7 +104,7 @@ def test_all_viewers_together_have_room_for_so_many_streams(
 ) -> None:
     execution_id = closed.start(closed.pipeline())
     eventually(lambda: closed.server.config.app.state.event_streams.open == 0)  # those of other tests have ended
-    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 1)
     with over_graphql(closed, execution_id, follower.secret) as live:
         lines = told(live)
         assert next(lines)

@@ -90,7 +90,7 @@ def test_both_formats_tell_the_same_series(rest: Rest) -> None:
 
 
 def test_what_executions_came_to_is_counted_once(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SETTLED", metrics.SETTLED * 0)
+    monkeypatch.setattr(metrics, "SETTLE_TIME", metrics.SETTLE_TIME * 0)
     before = figures(rest)
     pipeline_id = rest.pipeline()
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_what_executions_came_to_is_counted_once(rest: Rest, monkeypatch: pytest
 
 
 def test_what_starts_were_given_is_told_by_level(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SETTLED", metrics.SETTLED * 0)
+    monkeypatch.setattr(metrics, "SETTLE_TIME", metrics.SETTLE_TIME * 0)
     before = figures(rest)
     failing = {"id": "bad", "type": "transform", "config": {"operation": "sql", "query": "select x"}, "max_retries": 0}
     pipeline_id = rest.pipeline(INPUT, {**failing, "dependencies": ["load"]})
@@ -146,7 +146,7 @@ def test_what_starts_were_given_is_told_by_level(rest: Rest, monkeypatch: pytest
 
 
 def test_decisions_are_counted_by_what_was_chosen_and_done(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SETTLED", metrics.SETTLED * 0)
+    monkeypatch.setattr(metrics, "SETTLE_TIME", metrics.SETTLE_TIME * 0)
     before = figures(rest)
     bad = {
         "id": "bad",

@@ -48,7 +48,7 @@ def test_a_lost_lease_is_counted_and_nothing_else_that_is_claimed(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that is told to end, a pause and a resume count nothing; one that is killed counts what it drove."""
-    monkeypatch.setattr(metrics, "SETTLED", metrics.SETTLED * 0)
+    monkeypatch.setattr(metrics, "SETTLE_TIME", metrics.SETTLE_TIME * 0)
     own = {"artifacts_url": str(tmp_path / "artifacts"), "python_modules": ("tests.integration.stages",)}
     settings = settings.model_copy(update=own)
     gate = tmp_path / "gate"

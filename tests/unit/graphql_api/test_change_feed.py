@@ -58,7 +58,7 @@ def test_only_new_states_are_told_and_the_last_one_counts() -> None:
         rows.put("a", E.PENDING)  # an event that changes nothing of its state
         rows.put("b", E.RUNNING)
         rows.put("b", E.COMPLETED)
-        assert states(await soon(rows.feed.behind(0))) == [("b", "completed")]
+        assert states(await soon(rows.feed.changes_after(0))) == [("b", "completed")]
         assert rows.asked == [None, frozenset({"a", "b"})]  # those that were told of, read once
 
     asyncio.run(run())
@@ -68,14 +68,14 @@ def test_each_subscriber_gets_all_behind_its_place() -> None:
     async def run() -> None:
         rows = Rows()
         await rows.feed.begin(None)
-        waiting = [asyncio.create_task(rows.feed.behind(0)) for _ in range(5)]
+        waiting = [asyncio.create_task(rows.feed.changes_after(0)) for _ in range(5)]
         rows.put("a", E.RUNNING)
         first = await soon(asyncio.gather(*waiting))
         assert [states(found) for found in first] == [[("a", "running")]] * 5
         assert all(found[0] is first[0][0] for found in first)  # the same object: it is encoded once
         rows.put("a", E.FAILED)
-        assert states(await soon(rows.feed.behind(1))) == [("a", "failed")]
-        assert states(await soon(rows.feed.behind(0))) == [("a", "running"), ("a", "failed")]
+        assert states(await soon(rows.feed.changes_after(1))) == [("a", "failed")]
+        assert states(await soon(rows.feed.changes_after(0))) == [("a", "running"), ("a", "failed")]
 
     asyncio.run(run())
 
@@ -90,7 +90,7 @@ def test_where_nobody_says_which_all_are_looked_at() -> None:
         rows.put("a", E.COMPLETED, told=False)
         rows.put("b", E.RUNNING, told=False)
         rows.feed.hint()
-        assert states(await soon(rows.feed.behind(0))) == [("a", "completed"), ("b", "running")]
+        assert states(await soon(rows.feed.changes_after(0))) == [("a", "completed"), ("b", "running")]
 
     asyncio.run(run())
 
@@ -104,7 +104,7 @@ def test_a_later_subscriber_takes_nothing_from_the_others() -> None:
         await rows.feed.begin(None)
         rows.put("a", E.RUNNING)
         assert states(await rows.feed.begin(None)) == [("a", "running")]
-        assert states(await soon(rows.feed.behind(0))) == [("a", "running")]
+        assert states(await soon(rows.feed.changes_after(0))) == [("a", "running")]
 
     asyncio.run(run())
 
@@ -115,9 +115,9 @@ def test_a_read_that_fails_is_made_up_for() -> None:
         await rows.feed.begin(None)
         read, rows.feed._read = rows.feed._read, _fails
         rows.put("a", E.RUNNING)
-        assert isinstance((await asyncio.gather(soon(rows.feed.behind(0)), return_exceptions=True))[0], OSError)
+        assert isinstance((await asyncio.gather(soon(rows.feed.changes_after(0)), return_exceptions=True))[0], OSError)
         rows.feed._read = read
-        assert states(await soon(rows.feed.behind(0))) == [("a", "running")]
+        assert states(await soon(rows.feed.changes_after(0))) == [("a", "running")]
 
     asyncio.run(run())
 
@@ -133,9 +133,9 @@ def test_the_window_is_bounded_and_who_is_behind_it_is_told_so() -> None:
         for number in range(3):
             for id_ in range(changes_module.WINDOW // 2):
                 rows.put(f"{number} {id_}", E.RUNNING)
-            await soon(rows.feed.behind(rows.feed.number))
+            await soon(rows.feed.changes_after(rows.feed.number))
         assert len(rows.feed._window) == changes_module.WINDOW
-        assert await rows.feed.behind(0) is None
-        assert len(await rows.feed.behind(changes_module.WINDOW) or []) == changes_module.WINDOW // 2
+        assert await rows.feed.changes_after(0) is None
+        assert len(await rows.feed.changes_after(changes_module.WINDOW) or []) == changes_module.WINDOW // 2
 
     asyncio.run(run())

@@ -131,7 +131,7 @@ def test_the_window_is_bounded_and_a_stalled_subscriber_reads_from_the_store() -
         for _ in range(60):
             history.add(50)
             assert len(await anext(quick)) == 50
-        held = sum(len(kept.batch.events) for kept in history.feed._kept.values())
+        held = sum(len(kept.batch.events) for kept in history.feed._batches.values())
         assert held <= feed_module.WINDOW
         reads = history.reads
         history.add(ended=True)

@@ -27,7 +27,7 @@ def test_the_figures_are_those_in_force() -> None:
         f"read nothing for {limits.send_seconds:.0f} seconds",
         f"`connection_init` within {limits.init_seconds:.0f} seconds",
         f"a keep-alive comment every {streams.KEEP_ALIVE_SECONDS:.0f} seconds",
-        f"room for {limits.connections:,} sockets and {streams.MOST_STREAMS:,} event streams",
+        f"room for {limits.connections:,} sockets and {streams.MAX_STREAMS:,} event streams",
         f"{streams.MAX_CONNECTIONS_PER_VIEWER} of both together",
         f"at most {limits.operations} operations at once",
         f"the last {feeds.WINDOW:,} events",

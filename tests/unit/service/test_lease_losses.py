@@ -71,20 +71,20 @@ def test_each_is_counted_once_however_often_one_looks(history: History) -> None:
     counts = []
     for told in ([LOG], [TAKEN, LOG], [LOG], [TAKEN, TAKEN], []):
         history.tell(running, *told)
-        losses.look(history.database)
+        losses.update(history.database)
         counts.append(losses.count)
     history.set(running, status="completed", claimable_at=None, completed_at=utc_now())
     history.tell(running, LOG)
-    losses.look(history.database)
+    losses.update(history.database)
     assert [*counts, losses.count] == [0, 1, 1, 3, 3, 3]
 
 
 @pytest.mark.parametrize("status", ["running", "paused", "completed", "failed"])
 def test_it_is_counted_whatever_has_become_of_it_since(history: History, status: str) -> None:
     losses = LeaseLosses(utc_now())
-    losses.look(history.database)
+    losses.update(history.database)
     history.tell(history.add(status, ended=utc_now() if status in {"completed", "failed"} else None), TAKEN)
-    losses.look(history.database)
+    losses.update(history.database)
     assert losses.count == 1
 
 
@@ -93,7 +93,7 @@ def test_what_was_lost_before_is_not_counted(history: History) -> None:
     history.tell(history.add("running"), TAKEN, at=long_ago)
     history.tell(history.add("completed", ended=long_ago), TAKEN, at=long_ago)
     losses = LeaseLosses(utc_now())
-    losses.look(history.database)
+    losses.update(history.database)
     assert losses.count == 0
 
 
@@ -102,15 +102,15 @@ def test_one_that_is_retried_later_does_not_count_again(history: History) -> Non
     losses = LeaseLosses(utc_now() - HOUR)
     failed = history.add("failed", ended=utc_now() - 4 * SKEW)
     history.tell(failed, TAKEN, at=utc_now() - 4 * SKEW)
-    losses.look(history.database)
-    losses.look(history.database)
+    losses.update(history.database)
+    losses.update(history.database)
     assert losses._seen == {}
     history.set(failed, status="running", claimable_at=utc_now(), completed_at=None)
     history.tell(failed, EventType.EXECUTION_RETRIED)
-    losses.look(history.database)
+    losses.update(history.database)
     assert losses.count == 1
     history.tell(failed, TAKEN)
-    losses.look(history.database)
+    losses.update(history.database)
     assert losses.count == 2
 
 
@@ -119,7 +119,7 @@ def test_many_executions_are_read_in_parts(history: History, monkeypatch: pytest
     losses = LeaseLosses(utc_now())
     for _ in range(10):
         history.tell(history.add("running"), TAKEN)
-    losses.look(history.database)
+    losses.update(history.database)
     assert losses.count == 10
 
 

@@ -13,7 +13,7 @@ import logging, sys
 from flexiroaster.config import load_settings
 from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.operators.base import Access
-from flexiroaster.service import logs
+from flexiroaster.service.admin import logs
 access = Access(secrets={"TOKEN": "hunter2hunter2"}, connections={"w": "postgresql://u:pa55word@h/d"})
 logs.configure(load_settings(log_format=sys.argv[1], log_level="INFO"), access, "host:1:abc")
 events = [
