@@ -197,7 +197,7 @@ def test_a_start_queues_behind_a_retry_that_takes_the_slot_at_that_moment(postgr
             begun.append(pool.submit(executions.start, installation, revision, drive=False))
             eventually(lambda: blocked(postgres_url) == 1 or begun[0].done())
 
-        control.request(installation, former, CommandKind.RETRY, {}, "", beside=meanwhile)
+        control.request(installation, former, CommandKind.RETRY, {}, "", in_transaction=meanwhile)
         row = executions.get(installation, begun[0].result())
         assert row.status == "pending"
         installation.start_claiming()

@@ -85,11 +85,11 @@ def request(
     kind: CommandKind,
     arguments: dict[str, Any],
     requested_by: str,
-    beside: Callable[[Connection], None] | None = None,
+    in_transaction: Callable[[Connection], None] | None = None,
 ) -> ExecutionStatus:
     """Store a command and notify the process that drives the execution.
 
-    Returns the status that the execution had when the command was stored. `beside` writes in the same transaction.
+    Returns the status that the execution had when the command was stored. `in_transaction` writes related rows with it.
     Raises NotFoundError, NotAllowedError, ConflictError, StoreError.
     """
     concurrency = None
@@ -103,7 +103,7 @@ def request(
         arguments,
         requested_by=requested_by,
         concurrency=concurrency,
-        beside=beside,
+        beside=in_transaction,
     )
     installation.notify_command(execution_id)
     return status

@@ -32,7 +32,7 @@ from flexiroaster.model.pipeline import OnConflict, Pipeline, downstream, sugges
 from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.service import pipelines
 from flexiroaster.service.definition import check_variables
-from flexiroaster.service.executions import commands as control
+from flexiroaster.service.executions.commands import stop
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.reads import from_store
 from flexiroaster.store import commands, executions
@@ -64,15 +64,10 @@ __all__ = [
     "wait",
 ]
 
-_log = logging.getLogger(__name__)
-
-LONGEST_TEXT = 255
+MAX_TEXT = 255
 """Maximum characters of `triggered_by` and of an idempotency key."""
 
-
-def new_id() -> str:
-    """Generate an execution id. Ids sort by time, so inserts touch neighboring index pages."""
-    return f"exec-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+_log = logging.getLogger(__name__)
 
 
 def start(
@@ -91,8 +86,7 @@ def start(
     This process drives the execution, or, if `drive` is False, the next worker that claims it. It may have to queue.
     The same `idempotency_key` with the same pipeline and variables returns the same execution, never a second one. If
     the risk is high, the execution may start paused, see `service/safety/risk.py`; `force` is the reason to start it
-    anyway.
-    With a `traceparent`, its trace becomes part of that trace; a malformed one is ignored.
+    anyway. With a `traceparent`, its trace becomes part of that trace; a malformed one is ignored.
 
     Raises NotFoundError, NotAllowedError (not active), DefinitionError (a variable is missing or invalid),
     BlockedError (its risk is high), InputError (`force` is blank, a text is too long), ConflictError (the concurrency
@@ -139,16 +133,18 @@ def rerun(
     edges = revision.pipeline.dependencies()
     if from_stage not in edges:
         raise NotFoundError(f"Stage not found: {from_stage}{suggestion_hint(from_stage, edges)}", stage_id=from_stage)
-    again = {from_stage, *downstream(edges, from_stage)}
+    rerun_stages = {from_stage, *downstream(edges, from_stage)}
     done = {s.stage_id: s.output for s in stages(installation, execution_id) if s.status is StageStatus.COMPLETED}
-    taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in again}
+    taken_over = {stage_id: output for stage_id, output in done.items() if stage_id not in rerun_stages}
     if drive:
         installation.warm_up()
     owner = installation.owner if drive else None
     new = _new_execution(installation, revision, row.variables, triggered_by, None, owner, traceparent)
-    kept = tuple(replace(s, output=taken_over.get(s.stage_id), taken_over=s.stage_id in taken_over) for s in new.stages)
+    new_stages = tuple(
+        replace(s, output=taken_over.get(s.stage_id), taken_over=s.stage_id in taken_over) for s in new.stages
+    )
     message = f"Execution created: {row.pipeline_name}, from stage {from_stage!r} of {execution_id}, by {triggered_by}"
-    new = replace(new, stages=kept, parent_id=execution_id, event=replace(new.event, message=message))
+    new = replace(new, stages=new_stages, parent_id=execution_id, event=replace(new.event, message=message))
     return _begin(installation, revision, new, force)
 
 
@@ -214,8 +210,8 @@ def _serious(least: Level) -> tuple[Level, ...]:
 
 def _check_text(argument: str, given: str | None) -> None:
     """Raise InputError for text that the table cannot hold: it would fail every write of the same transaction."""
-    if given is not None and (len(given) > LONGEST_TEXT or "\0" in given):
-        raise InputError(f"{argument}: must have at most {LONGEST_TEXT} characters and no NUL", argument=argument)
+    if given is not None and (len(given) > MAX_TEXT or "\0" in given):
+        raise InputError(f"{argument}: must have at most {MAX_TEXT} characters and no NUL", argument=argument)
 
 
 def _check_active(revision: Revision) -> None:
@@ -240,37 +236,35 @@ def _begin(installation: Installation, revision: Revision, new: NewExecution, fo
             return _same_request(new, *earlier)
         raise
     watch = _watch(installation, revision, new) if drive else None  # first: nothing may fail after it is created
-    landed = _create(installation, new)
-    if isinstance(landed, str):
-        return landed
+    applied = _create(installation, new)
+    if isinstance(applied, str):
+        return applied
     failpoints.point("executions.after_create")
-    if new.paused and not landed.queued:
+    if new.paused and not applied.queued:
         return new.execution_id  # a resume makes it claimable
     try:
-        if landed.queued and revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
+        if applied.queued and revision.pipeline.on_conflict is OnConflict.CANCEL_OLDEST:
             _stop_oldest(installation, new)
         if not drive:
             installation.signals.created(new.execution_id)
     except StoreError as error:  # the execution exists, and workers also poll for work
         _log.warning("cannot notify workers of execution %s, they will find it by polling: %s", new.execution_id, error)
-    if drive and landed.queued:
+    if drive and applied.queued:
         installation.start_claiming()  # this process can then claim it when its turn comes
     elif drive:
-        installation.driver.submit(_execution(revision, new, landed, watch))
+        installation.driver.submit(_execution(revision, new, applied, watch))
     return new.execution_id
 
 
 def _watch(installation: Installation, revision: Revision, new: NewExecution) -> Watch:
-    said = (None, None) if (a := new.assessment) is None else (a.level, str(a.data["model_version"]))
-    return installation.watch_factory.watch(revision.pipeline, *said)
+    risk_level, model = (None, None) if (a := new.assessment) is None else (a.level, str(a.data["model_version"]))
+    return installation.watch_factory.watch(revision.pipeline, risk_level, model)
 
 
-def _execution(revision: Revision, new: NewExecution, landed: Applied, watch: Watch | None) -> Execution:
+def _execution(revision: Revision, new: NewExecution, applied: Applied, watch: Watch | None) -> Execution:
     """Build a new execution for the driver, with the stages taken over from an earlier one."""
-    variables, seq = new.variables, len(new.events)
-    execution = Execution(
-        new.execution_id, revision.pipeline, variables, token=1, seq=seq, slot=landed.slot, watch=watch
-    )
+    seq, slot = len(new.events), applied.slot
+    execution = Execution(new.execution_id, revision.pipeline, new.variables, token=1, seq=seq, slot=slot, watch=watch)
     for stage in new.stages:
         if stage.taken_over:
             run = execution.stages[stage.stage_id]
@@ -281,12 +275,12 @@ def _execution(revision: Revision, new: NewExecution, landed: Applied, watch: Wa
 def _create(installation: Installation, new: NewExecution) -> Applied | str:
     """Write a new execution, or return the id of the earlier one with the same request. Raises ConflictError."""
     signals = installation.open_signals
-    worth_it = signals is None or signals.try_reserve_slot(new)
-    for turn in range(3):  # a concurrent start may have taken a slot that it then did not need
-        if worth_it or turn > 0:
-            landed = installation.start_journal.apply([new]).get(new.execution_id)
-            if landed is not None:
-                return landed
+    slot_likely = signals is None or signals.try_reserve_slot(new)
+    for attempt in range(3):  # a concurrent start may have taken a slot that it then did not need
+        if slot_likely or attempt > 0:
+            applied = installation.start_journal.apply([new]).get(new.execution_id)
+            if applied is not None:
+                return applied
         if new.idempotency_key is not None:
             earlier = executions.by_idempotency_key(installation.database, new.idempotency_key)
             if earlier is not None:
@@ -311,14 +305,14 @@ def _same_request(new: NewExecution, execution_id: str, digest: str) -> str:
 
 def _stop_oldest(installation: Installation, new: NewExecution) -> None:
     """Stop the oldest executions of the pipeline, including queued ones, so that the new one gets a slot."""
-    line = executions.slot_holders(installation.database, new.pipeline_id, or_wait=True)
-    ahead = line[: line.index(new.execution_id)] if new.execution_id in line else []
+    queue = executions.slot_holders(installation.database, new.pipeline_id, or_wait=True)
+    ahead = queue[: queue.index(new.execution_id)] if new.execution_id in queue else []
     oldest = ahead[: max(0, len(ahead) + 1 - (new.concurrency or 1))]
-    asked = {c.execution_id for c in commands.pending(installation.database, oldest) if c.kind is CommandKind.STOP}
+    stopping = {c.execution_id for c in commands.pending(installation.database, oldest) if c.kind is CommandKind.STOP}
     for execution_id in oldest:
-        if execution_id not in asked:
+        if execution_id not in stopping:
             with suppress(NotAllowedError):  # it has just ended
-                control.stop(installation, execution_id, f"a newer execution was started: {new.execution_id}")
+                stop(installation, execution_id, f"a newer execution was started: {new.execution_id}")
 
 
 def _new_execution(
@@ -356,3 +350,8 @@ def _new_execution(
         idempotency_key=idempotency_key,
         request_digest=digest,
     )
+
+
+def new_id() -> str:
+    """Generate an execution id. Ids sort by time, so inserts touch neighboring index pages."""
+    return f"exec-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"

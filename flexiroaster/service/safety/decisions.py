@@ -111,7 +111,7 @@ def override(
         kind,
         {**arguments, "reason": f"decision {decision_id} overridden: {reason}"},
         requested_by,
-        beside=lambda connection: _keep(connection, decision, action, reason, requested_by),
+        in_transaction=lambda connection: _keep(connection, decision, action, reason, requested_by),
     )
     return decisions.get(installation.database, decision_id)
 
