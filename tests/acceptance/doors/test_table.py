@@ -32,7 +32,7 @@ def test_a_door_can_what_the_table_says(adapter: type[Door]) -> None:
 
 
 def test_python_has_these() -> None:
-    homes = {"flexiroaster": flexiroaster, "pipelines": pipelines, "executions": executions, "control": commands}
+    homes = {"flexiroaster": flexiroaster, "pipelines": pipelines, "executions": executions, "commands": commands}
     for call in calls("Python"):
         home, name = call.split(".")
         assert callable(getattr(homes[home], name)), call
