@@ -1,4 +1,4 @@
-"""FlexiRoaster: data pipelines with durable executions, retries, rollback and a safety engine.
+"""Durable data pipelines for data teams, with live events, rollback and a safety engine that predicts failures.
 
     import flexiroaster
 
