@@ -164,7 +164,9 @@ def _histogram(name: str, about: str, label: str, found: Mapping[str, Histogram]
 
 
 APP = "FlexiRoaster"
-DESCRIPTION = "Data pipelines with durable execution, a safety engine and live events."
+DESCRIPTION = (
+    "Durable data pipelines for data teams, with live events, rollback and a safety engine that predicts failures."
+)
 
 _EXPOSITION: dict[str, Any] = {
     media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import flexiroaster
+from rest_compat.routes.system import DESCRIPTION
+
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ROOT / "flexiroaster"
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
@@ -88,3 +91,10 @@ def test_the_diagram_for_contributors_has_every_layer_in_order() -> None:
     assert [name for name, found in at.items() if found is None] == []
     rows = [[found.start() for name in row if (found := at[name])] for row in layers()]
     assert all(max(upper) < min(lower) for upper, lower in pairwise(rows))
+
+
+def test_one_sentence_describes_the_product_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["description"] == DESCRIPTION
+    assert (ROOT / "README.md").read_text().startswith(f"# FlexiRoaster\n\n**{DESCRIPTION}**\n")
+    assert (flexiroaster.__doc__ or "").startswith(f"{DESCRIPTION}\n")
