@@ -1,4 +1,4 @@
-"""Data that is not what a stage needs: what fails, in which class, and the exact message."""
+"""Data that a stage cannot use: the failing stage, the error class and the exact message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA, CODE, CONFIGURATION = ErrorClass.DATA, ErrorClass.CODE, ErrorClass.CONFIGU
 
 
 class FileCase(NamedTuple):
-    """A file (content None: it is not there), how it is read, and how that fails."""
+    """A file (absent if the content is None), the config that reads it, and the error."""
 
     name: str
     content: bytes | None
@@ -26,7 +26,7 @@ class FileCase(NamedTuple):
 
 
 class StageCase(NamedTuple):
-    """The config of a stage over `ROWS`, and how it fails."""
+    """The config of a stage over `ROWS`, and its error."""
 
     name: str
     config: dict[str, Any]

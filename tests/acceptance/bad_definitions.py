@@ -1,4 +1,4 @@
-"""Definitions that do not hold, each with the exact answers a user gets. `a` is an input stage, `b` what is wrong."""
+"""Invalid definitions, each with the exact messages a user gets. `a` is an input stage, `b` the invalid one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {"connections": {"warehouse": "sqlite:///w.db"}, "pyt
 
 
 class Case(NamedTuple):
-    """What is given, and every problem in order."""
+    """A definition, and all its problems in order."""
 
     name: str
     raw: Any

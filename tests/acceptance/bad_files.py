@@ -1,4 +1,4 @@
-"""Files that are no definitions: what they hold, and the one line a user gets."""
+"""Files without a definition: their content, and the one line a user gets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON_STAGES = '[{"id": "a", "type": "input", "config": {"source": "api"}}]'
 
 
 class Case(NamedTuple):
-    """The file's name and content (None: it is not there), and the line without the name in front."""
+    """The file's name, its content (None: the file is absent), and the line without the name in front."""
 
     name: str
     content: str | bytes | None

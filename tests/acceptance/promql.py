@@ -1,4 +1,4 @@
-"""What an expression of PromQL asks for: its metrics, and of each the labels and the values that it names."""
+"""The metrics in a PromQL expression, each with the labels and values that it names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BY_SERVER = frozenset({"job", "instance"})
 
 @dataclass(frozen=True)
 class Asked:
-    """One metric within an expression: what it is compared with, and what it is grouped by."""
+    """One metric in an expression: the label values it is compared with, and the labels it is grouped by."""
 
     name: str
     values: dict[str, str] = field(default_factory=dict)
@@ -26,12 +26,12 @@ class Asked:
 
     @property
     def labels(self) -> set[str]:
-        """Those that the exposition itself has to have."""
+        """The labels that the exposition itself must have."""
         return (set(self.values) | self.grouped) - _BY_SERVER
 
 
 def asked_of(expression: str) -> list[Asked]:
-    """All of one expression, of a rule or of a panel. Raises ValueError for what is not PromQL."""
+    """All metrics of an expression of a rule or a panel. Raises ValueError if it is not PromQL."""
     for name, value in _GRAFANA.items():
         expression = expression.replace(name, value)
     assert "$" not in expression, f"an unknown variable: {expression}"
@@ -53,5 +53,5 @@ def _walk(node: Any, grouped: frozenset[str]) -> Iterator[Asked]:
 
 
 def values_of(pattern: str) -> list[str]:
-    """The alternatives of a matcher that is a list of words; none where it is a real pattern."""
+    """The alternatives of a matcher that is a list of words; empty for a real pattern."""
     return pattern.split("|") if re.fullmatch(r"[\w|]+", pattern) else []

@@ -1,4 +1,4 @@
-"""Data that does not fit, in real executions: stage and reason are named, no attempt is wasted, nothing stays."""
+"""Bad data in real executions: the error names stage and reason, no attempt is wasted, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installat
 
 @pytest.fixture
 def installation(opened: tuple[Installation, Path], monkeypatch: pytest.MonkeyPatch) -> Installation:
-    """One installation for all, whose processes work in its folder."""
+    """One installation for all tests; its processes work in its folder."""
     installation, folder = opened
     monkeypatch.chdir(folder)
     return installation
 
 
 def files(*below: str) -> list[str]:
-    """All files below folders, those with hidden names and those in hidden folders as well."""
+    """All files below folders, including hidden files and those in hidden folders."""
     return sorted(str(file) for folder in below for file in Path(folder).rglob("*") if not file.is_dir())
 
 
 def assert_failed(
     installation: Installation, stages: list[Any], failing: str, error_class: ErrorClass, message: str
 ) -> str:
-    """Run the stages; the id of the execution, which has failed in that stage's first attempt with that message."""
+    """Run the stages, check that this stage's first attempt failed with that message, and return the execution's id."""
     revision = pipelines.create(installation, {"name": "Bad data", "stages": stages})
     done = executions.wait(installation, executions.start(installation, revision), timeout=60)
     assert done.status == "failed"
@@ -68,7 +68,7 @@ def assert_failed(
 
 
 @pytest.mark.parametrize("case", bad_data.FILES, ids=lambda case: case.name)
-def test_a_file_that_cannot_be_read(installation: Installation, case: FileCase) -> None:
+def test_an_unreadable_file_fails_the_input(installation: Installation, case: FileCase) -> None:
     file = Path("data", case.name)
     if case.content is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -87,12 +87,12 @@ def test_a_file_that_cannot_be_read(installation: Installation, case: FileCase) 
 
 
 @pytest.mark.parametrize("case", bad_data.TRANSFORMS, ids=lambda case: case.name)
-def test_a_transform_that_does_not_fit_the_data(installation: Installation, case: StageCase) -> None:
+def test_a_transform_fails_on_data_it_does_not_fit(installation: Installation, case: StageCase) -> None:
     check_stage(installation, case, "transform")
 
 
 @pytest.mark.parametrize("case", bad_data.VALIDATIONS, ids=lambda case: case.name)
-def test_data_that_is_invalid(installation: Installation, case: StageCase) -> None:
+def test_invalid_data_fails_the_validation(installation: Installation, case: StageCase) -> None:
     check_stage(installation, case, "validation")
 
 
@@ -108,7 +108,7 @@ def check_stage(installation: Installation, case: StageCase, stage_type: str) ->
 
 
 @pytest.mark.parametrize("case", bad_data.OUTPUTS, ids=lambda case: case.name)
-def test_an_output_that_does_not_take_the_data(installation: Installation, case: StageCase) -> None:
+def test_an_output_fails_on_data_it_does_not_accept(installation: Installation, case: StageCase) -> None:
     stages = [LOAD, {"id": "bad", "type": "output", "config": case.config, "dependencies": ["load"]}]
     execution_id = assert_failed(installation, stages, "bad", case.error_class, case.message)
     assert [Path(file).name for file in files(f"artifacts/{execution_id}")] == ["load.1.1.arrow"]
@@ -117,7 +117,7 @@ def test_an_output_that_does_not_take_the_data(installation: Installation, case:
 
 
 def tables_of_outputs(installation: Installation) -> list[str]:
-    """The tables that outputs have made, without those that keep their records."""
+    """The tables that outputs created, without the ledger tables."""
     file = Path(installation.access.output_url.removeprefix("sqlite:///"))
     if not file.exists():
         return []

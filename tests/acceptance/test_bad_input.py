@@ -33,7 +33,7 @@ def assert_nothing_is_stored(installation: Installation) -> None:
 
 
 @pytest.mark.parametrize("case", bad_definitions.CASES, ids=lambda case: case.name)
-def test_a_definition_that_does_not_hold(installation: Installation, case: Case) -> None:
+def test_an_invalid_definition_is_rejected_with_every_problem(installation: Installation, case: Case) -> None:
     found = flexiroaster.validate(case.raw, **bad_definitions.SETTINGS)
     assert [str(problem) for problem in found] == case.problems
     with pytest.raises(DefinitionError) as caught:
@@ -44,7 +44,7 @@ def test_a_definition_that_does_not_hold(installation: Installation, case: Case)
 
 
 @pytest.mark.parametrize("case", bad_files.CASES, ids=lambda case: case.name)
-def test_a_file_that_holds_no_definition(case: bad_files.Case) -> None:
+def test_a_file_without_a_definition_is_rejected(case: bad_files.Case) -> None:
     content = case.content.encode() if isinstance(case.content, str) else case.content
     Path(case.name).write_bytes(content or b"")
     (problem,) = flexiroaster.validate(case.name)
@@ -55,7 +55,7 @@ def test_a_file_that_holds_no_definition(case: bad_files.Case) -> None:
     assert [path.name for path in Path().iterdir()] == [case.name]
 
 
-def test_what_is_no_file() -> None:
+def test_a_path_that_is_not_a_file_is_rejected() -> None:
     Path("folder").mkdir()
     Path("loop").symlink_to("loop")
     assert problems_of_file("nowhere.yaml") == ["no such file: nowhere.yaml"]
@@ -69,7 +69,7 @@ def problems_of_file(path: str) -> list[str]:
     return [str(problem) for problem in flexiroaster.validate(path)]
 
 
-def test_what_is_no_mistake() -> None:
+def test_unusual_but_valid_definitions_are_accepted() -> None:
     """A byte-order mark, anchors and merge keys, and a text of 5 MB."""
     Path("good.yaml").write_text(
         "\ufeffname: x\nstages:\n"
@@ -105,7 +105,7 @@ WAITING = bad_definitions.pipeline(
         ({"by": "x\0", "down": True}, ["variables.by: contains the character NUL, which databases refuse"]),
     ],
 )  # fmt: skip
-def test_variables_that_are_missing_or_do_not_fit(
+def test_missing_and_invalid_variables_are_rejected(
     tmp_path: Path, variables: dict[str, Any], problems: list[str]
 ) -> None:
     with open_installation(load_settings(database_url=f"sqlite:///{tmp_path / 'test.db'}")) as installation:
@@ -119,7 +119,7 @@ def test_variables_that_are_missing_or_do_not_fit(
 
 @pytest.fixture
 def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package that brings four operators, each broken in its own way."""
+    """A package with four operators, each broken in its own way."""
     folder = tmp_path / "site"
     info = folder / "acme-1.0.dist-info"
     info.mkdir(parents=True)
@@ -149,7 +149,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 @pytest.mark.usefixtures("foreign")
-def test_an_operator_of_others_that_cannot_be_loaded(operation: str, reason: str) -> None:
+def test_an_operator_of_another_package_that_cannot_be_loaded_is_reported(operation: str, reason: str) -> None:
     message = f"operator 'transform.{operation}' of the package 'acme' cannot be loaded: {reason}"
     config = {"operation": operation}
     found = flexiroaster.validate(bad_definitions.transform(**config))

@@ -1,4 +1,4 @@
-"""The demo's answer, against one computed independently with pandas."""
+"""The demo's result, compared with one computed independently with pandas."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_demo(folder: Path, *options: str) -> str:
     return done.stdout
 
 
-def test_the_answer_is_what_pandas_says(tmp_path: Path, expected: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_the_result_equals_that_of_pandas(tmp_path: Path, expected: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     flights, answer = expected
     told = json.loads(run_demo(tmp_path, "--json"))
     assert told["status"] == "completed"
@@ -50,7 +50,7 @@ def test_the_answer_is_what_pandas_says(tmp_path: Path, expected: tuple[pd.DataF
     assert written.wind.value_counts().to_dict() == flights.wind.value_counts().to_dict()
 
 
-def test_the_validations_catch_what_is_wrong_in_the_data(tmp_path: Path) -> None:
+def test_the_validations_find_the_errors_in_the_data(tmp_path: Path) -> None:
     raw = pd.read_csv(DATA / "flights.csv.zip")
     weather = pd.read_csv(DATA / "weather.csv")
     told = json.loads(run_demo(tmp_path, "--json"))
@@ -70,7 +70,7 @@ def test_the_validations_catch_what_is_wrong_in_the_data(tmp_path: Path) -> None
     assert reports["check-flights"]["invalid_rows"] == 9430
 
 
-def test_it_tells_a_person_the_answer_and_what_to_try_next(tmp_path: Path) -> None:
+def test_it_prints_the_result_and_the_next_steps(tmp_path: Path) -> None:
     said = run_demo(tmp_path)
     again = run_demo(tmp_path)
     for text in (said, again):

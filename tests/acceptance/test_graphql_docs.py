@@ -1,4 +1,4 @@
-"""The examples of docs/graphql.md: run as they stand, one after another, against a running server."""
+"""The examples of docs/graphql.md, run unchanged and in order against a running server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTED = "exec-…"
 
 @dataclass
 class Example:
-    """A document of the page, with the variables and the answer that stand behind it."""
+    """A document of the page, with the variables and the response that follow it."""
 
     document: str
     variables: dict[str, Any] | None = None
@@ -31,14 +31,14 @@ class Example:
 
 @dataclass
 class Reader:
-    """Whoever reads the page and tries what it says."""
+    """A reader who tries the examples of the page."""
 
     api: Api
     execution_id: str = ""
     done: list[str] = field(default_factory=list)
 
     def try_out(self, example: Example) -> None:
-        """Run it and compare; remember the execution that was started last."""
+        """Run an example and compare the response; remember the newest execution."""
         document = example.document.replace(STARTED, self.execution_id)
         if document.startswith("subscription"):
             self.watch(document)
@@ -52,13 +52,13 @@ class Reader:
         assert alike(example.answer, data), f"{PAGE.name}:{example.line}: {json.dumps(data, indent=2)}"
 
     def settle(self) -> None:
-        """Wait until what was asked of the execution is carried out, and it has ended or is paused."""
+        """Wait until all commands have been applied and the execution has ended or is paused."""
         installation, id_ = self.api.installation, self.execution_id
         eventually(lambda: not commands.pending(installation.database, [id_]))
         executions.wait(installation, id_, timeout=60)
 
     def watch(self, document: str) -> None:
-        """Follow it to its end, over server-sent events."""
+        """Follow the execution to its end, over server-sent events."""
         headers = {"accept": "text/event-stream"}
         with self.api.http.stream("POST", self.api.url, json={"query": document}, headers=headers) as response:
             lines = list(response.iter_lines())
@@ -70,7 +70,7 @@ class Reader:
 
 
 def alike(shown: object, given: object) -> bool:
-    """Whether an answer is the one that is shown, where that says."""
+    """Whether a response equals the one shown; `…` matches anything."""
     if isinstance(shown, str) and shown.endswith(ANY):
         return shown == ANY or (isinstance(given, str) and given.startswith(shown.removesuffix(ANY)))
     if isinstance(shown, dict):
@@ -83,7 +83,7 @@ def alike(shown: object, given: object) -> bool:
 
 
 def examples() -> list[Example]:
-    """The examples of the page, in its order."""
+    """The examples of the page, in order."""
     found: list[Example] = []
     text = PAGE.read_text()
     for match in re.finditer(r"^```(graphql|json variables|json answer)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
@@ -97,7 +97,7 @@ def examples() -> list[Example]:
     return found
 
 
-def test_the_examples_do_what_the_page_says(tmp_path: Path) -> None:
+def test_the_examples_return_what_the_page_shows(tmp_path: Path) -> None:
     settings = load_settings(database_url=f"sqlite:///{tmp_path / 'docs.db'}", redis_url="")
     with serving(settings) as api:
         api.installation.start_claiming()

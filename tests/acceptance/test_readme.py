@@ -1,4 +1,4 @@
-"""The README and the documents it leads to: what they show is what happens, and what they name is there."""
+"""The README and its documents: the examples work as shown, and every name and link exists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VOLATILE = (
     (re.compile(r" *\b\d+(\.\d+)? s\b"), " TIME"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "DATE"),
 )
-"""What is different each time."""
+"""The volatile parts."""
 
 
 class Command(NamedTuple):
@@ -59,7 +59,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 
 
 def settled(lines: list[str]) -> list[str]:
-    """Lines without what is different each time."""
+    """Lines with the volatile parts replaced."""
     found = []
     for line in lines:
         for pattern, name in _VOLATILE:
@@ -68,7 +68,7 @@ def settled(lines: list[str]) -> list[str]:
     return found
 
 
-def test_the_first_pipeline_does_what_is_shown() -> None:
+def test_the_first_pipeline_works_as_shown() -> None:
     text = section("The first pipeline")
     (definition,) = blocks("yaml", text)
     Path("orders.yaml").write_text(definition)
@@ -98,7 +98,7 @@ def all_commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", all_commands())
-def test_every_command_and_option_that_is_named_exists(line: str) -> None:
+def test_every_named_command_and_option_exists(line: str) -> None:
     words = shlex.split(line)[1:]
     names = [word for word in words if re.fullmatch(r"[a-z]+", word)]
     help_text = shell(f"flexiroaster {' '.join(names)} --help")
@@ -109,25 +109,25 @@ def test_every_command_and_option_that_is_named_exists(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", [line.partition("#")[0].strip() for line in blocks("console")[0].splitlines()])
-def test_make_targets_that_are_named_exist(line: str) -> None:
+def test_every_named_make_target_exists(line: str) -> None:
     assert line.startswith("make ")
     done = subprocess.run(["/usr/bin/env", "make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_version_of_python_is_the_one_of_the_package() -> None:
+def test_the_stated_python_version_is_that_of_the_package() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert f"Needs Python {wanted.removeprefix('>=')} or newer" in README
 
 
 def slugs(document: Path) -> set[str]:
-    """The anchors that the headings of a document make."""
+    """The anchors of the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", document.read_text(), flags=re.S | re.M), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
+def test_every_link_has_a_target(document: Path) -> None:
     text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.S | re.M)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:

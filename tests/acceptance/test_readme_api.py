@@ -1,4 +1,4 @@
-"""The README's five minutes with the API: what is pasted there works, against the server that is started there."""
+"""The README's five minutes with the API: its commands work against the server that it starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ID = re.compile(r"exec-[0-9a-f]{20}")
 
 
 def pasted(block: str) -> tuple[dict[str, str], str]:
-    """The headers and the body of a curl command that spans some lines."""
+    """The headers and the body of a curl command that spans several lines."""
     words = shlex.split(block.partition("\n{")[0].removeprefix("$ "))
     assert words[0] == "curl"
     options = dict(pairwise(words))
@@ -27,7 +27,7 @@ def pasted(block: str) -> tuple[dict[str, str], str]:
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
-    """The events of a stream of payloads, to its end."""
+    """All events of a stream of payloads."""
     found = []
     kind = ""
     for line in response.iter_lines():
@@ -39,7 +39,7 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_flights_are_started_and_watched_to_their_end() -> None:
+def test_the_flights_pipeline_is_started_and_followed_to_its_end() -> None:
     _serve, start, watch = blocks("console", SECTION)
     with served("--demo") as server:
         headers, body = pasted(start)

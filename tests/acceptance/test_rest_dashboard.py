@@ -1,4 +1,4 @@
-"""The dashboard and what provisions it: it is Grafana's schema, and its files find one another."""
+"""The dashboard and its provisioning: they match Grafana's schema, and the files refer to each other correctly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH = 24
 
 
 def panels(kind: str | None = None) -> list[dict[str, Any]]:
-    """Those that show something, or those of one kind."""
+    """The panels that show data, or those of one type."""
     return [each for each in DASHBOARD["panels"] if (each["type"] == kind if kind else each["type"] != "row")]
 
 
@@ -32,7 +32,7 @@ def expressions(dashboard: dict[str, Any]) -> list[str]:
 
 
 def lost(given: Any, kept: Any, path: str = "") -> Iterator[str]:
-    """What is not there any more, or is another, after a round trip."""
+    """The parts that are missing or different after a round trip."""
     if isinstance(given, dict) and isinstance(kept, dict):
         for name, value in given.items():
             yield from lost(value, kept[name], f"{path}.{name}") if name in kept else [f"{path}.{name}"]
@@ -43,8 +43,8 @@ def lost(given: Any, kept: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def test_grafanas_types_keep_all_of_it() -> None:
-    """What they do not know is lost on the way."""
+def test_grafanas_types_keep_the_whole_dashboard() -> None:
+    """A round trip loses fields that the types do not know."""
     register_default_plugins()
     kept = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
     assert list(lost(DASHBOARD, kept)) == []
@@ -54,7 +54,7 @@ def test_grafanas_types_keep_all_of_it() -> None:
 
 
 def test_it_can_be_imported_anywhere() -> None:
-    """No id of another Grafana: the source of data is a variable, and each panel and query takes it from there."""
+    """It has no id of another Grafana: the data source is a variable, and each panel and query uses it."""
     assert "id" not in DASHBOARD
     assert DASHBOARD["uid"] == "flexiroaster"
     first, *others = DASHBOARD["templating"]["list"]
@@ -64,7 +64,7 @@ def test_it_can_be_imported_anywhere() -> None:
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
 
 
-def test_its_rows_and_panels_lie_beside_one_another() -> None:
+def test_its_rows_and_panels_do_not_overlap() -> None:
     assert [row["title"] for row in panels("row")] == ROWS
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     taken: set[tuple[int, int]] = set()
@@ -78,7 +78,7 @@ def test_its_rows_and_panels_lie_beside_one_another() -> None:
 
 
 def test_no_counter_is_summed_over_apis() -> None:
-    """Each API counts what all workers did; what it counts is compared, and only its own streams are added up."""
+    """Each API counts the work of all workers, so only its own streams are summed."""
     for expression in expressions(DASHBOARD):
         assert "max" in expression or "min" in expression or "sum by" in expression, expression
         for asked in asked_of(expression):
@@ -87,7 +87,7 @@ def test_no_counter_is_summed_over_apis() -> None:
                 assert "max" in expression, expression
 
 
-def test_an_expression_is_really_read() -> None:
+def test_the_expression_parser_finds_names_and_labels() -> None:
     assert asked_of('sum by (a) (rate(x_total{b="c"}[$__rate_interval])) > y') == [
         Asked("x_total", {"b": "c"}, frozenset({"a"})),
         Asked("y"),
@@ -97,12 +97,12 @@ def test_an_expression_is_really_read() -> None:
 
 
 def mounts(service: str) -> dict[str, Path]:
-    """What a container has from deploy/, by where it sees it."""
+    """The files of deploy/ in a container, by their path there."""
     pairs = [volume.split(":") for volume in COMPOSE[service]["volumes"] if volume.startswith("./")]
     return {at: (DEPLOY / source).resolve() for source, at, _ in pairs}
 
 
-def test_grafana_finds_its_source_and_its_dashboard() -> None:
+def test_grafana_finds_its_data_source_and_dashboard() -> None:
     seen = mounts("grafana")
     provisioning = seen["/etc/grafana/provisioning"]
     (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
@@ -124,7 +124,7 @@ def test_prometheus_finds_the_api_the_rules_and_its_token() -> None:
     assert job["authorization"] == {"type": "Bearer", "credentials_file": f"/run/secrets/{secret}"}
 
 
-def test_monitoring_is_asked_for() -> None:
+def test_monitoring_runs_only_with_its_profile() -> None:
     assert [name for name, service in COMPOSE.items() if service.get("profiles") == ["monitoring"]] == [
         "prometheus",
         "grafana",

@@ -1,6 +1,6 @@
-"""The files of deploy/: each parses, each command in it exists, each variable is one of Settings, no secret is in one.
+"""The files of deploy/: each parses, its commands exist, its variables are settings, and it contains no secret.
 
-And the topology that they describe, as plain processes.
+The topology that they describe also runs as plain processes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ AIRFLOW_COMMANDS = [["api-server"], ["dag-processor"], ["db", "check-migrations"
 
 
 def check_command(arguments: list[str]) -> None:
-    """The program has such a command with such options; nothing is run."""
+    """Check that the program has this command with these options, without running it."""
     command: Any = get_command(app)
     rest = [str(argument) for argument in arguments]
     while hasattr(command, "commands"):
@@ -82,7 +82,7 @@ def check_command(arguments: list[str]) -> None:
 
 
 def pods() -> list[dict[str, Any]]:
-    """What each Deployment, Job and CronJob runs."""
+    """The pod of each Deployment, Job and CronJob."""
     specs = [document["spec"] for document in KUBERNETES if document["kind"] in {"Deployment", "Job", "CronJob"}]
     return [spec.get("jobTemplate", {}).get("spec", spec)["template"]["spec"] for spec in specs]
 
@@ -96,7 +96,7 @@ def container_arguments() -> list[list[str]]:
 
 
 def commands_of_text() -> list[list[str]]:
-    """What comments and the page tell people to run with compose."""
+    """The compose commands in comments and on the page."""
     text = "\n".join((DEPLOY / "docker-compose.yml").read_text().splitlines()[:10])
     text += (ROOT / "docs/operations.md").read_text()
     found = re.findall(r"docker-compose.yml run --rm (\w+)(.*)", text)
@@ -105,7 +105,7 @@ def commands_of_text() -> list[list[str]]:
 
 
 def page_commands() -> list[list[str]]:
-    """The commands that the page names in passing."""
+    """The commands that the page mentions."""
     found = re.findall(r"`flexiroaster ([a-z]+(?: [a-z]+| --[a-z-]+)*)`", (ROOT / "docs/operations.md").read_text())
     return [words.split() for words in found]
 
@@ -143,7 +143,7 @@ def test_every_command_of_the_page_exists() -> None:
                 command = command.commands[word]
 
 
-def test_every_variable_is_one_of_settings() -> None:
+def test_every_variable_is_a_setting() -> None:
     compose = {name for service in OURS for name in COMPOSE["services"][service]["environment"]}
     kubernetes = {name for document in KUBERNETES if document["kind"] == "ConfigMap" for name in document["data"]}
     kubernetes |= {each["name"] for container in containers() for each in container.get("env", [])}
@@ -162,8 +162,8 @@ def test_every_other_variable_is_documented_by_its_image() -> None:
     assert given == OF_IMAGES
 
 
-def test_every_secret_has_to_be_given() -> None:
-    """None has a default, and compose refuses to begin where one is missing."""
+def test_every_secret_is_required() -> None:
+    """None has a default, and compose refuses to start without it."""
     for name, service in COMPOSE["services"].items():
         for variable, value in service.get("environment", {}).items():
             names_secret = re.search(r"PASSWORD|SECRET|KEY$|TOKEN", variable) or re.search("://.*@", value)
@@ -174,14 +174,14 @@ def test_every_secret_has_to_be_given() -> None:
             assert value == "", name
 
 
-def test_compose_is_what_its_schema_says() -> None:
+def test_the_compose_file_matches_its_schema() -> None:
     arguments = ["--builtin-schema", "vendor.compose-spec", str(DEPLOY / "docker-compose.yml")]
     checked = subprocess.run([sys.executable, "-m", "check_jsonschema", *arguments], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
-def test_what_compose_names_is_there() -> None:
-    """Services that are waited for, and their health; volumes, secrets, and files that are mounted."""
+def test_everything_compose_refers_to_exists() -> None:
+    """Services that others wait for, with their health checks; volumes, secrets and mounted files."""
     services = COMPOSE["services"]
     for name, service in services.items():
         for other, how in service.get("depends_on", {}).items():
@@ -193,7 +193,7 @@ def test_what_compose_names_is_there() -> None:
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"]), name
 
 
-def test_airflow_is_all_there_and_well_watched() -> None:
+def test_airflow_is_complete_and_has_health_checks() -> None:
     assert sorted(COMPOSE["services"][name]["command"] for name in AIRFLOW) == AIRFLOW_COMMANDS
     for name in AIRFLOW - {"airflow-init"}:
         service = COMPOSE["services"][name]
@@ -207,11 +207,11 @@ def test_airflow_is_all_there_and_well_watched() -> None:
 
 @pytest.mark.parametrize("document", KUBERNETES, ids=lambda document: document["metadata"]["name"])
 @pytest.mark.parametrize("version", ["1.30", "1.34"])
-def test_kubernetes_is_what_its_schema_says(document: dict[str, Any], version: str) -> None:
+def test_the_kubernetes_files_match_their_schemas(document: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_example_of_variables_is_read_and_holds_no_secret(tmp_path: Path) -> None:
+def test_the_example_env_file_is_readable_and_contains_no_secret(tmp_path: Path) -> None:
     Path(".env").write_text((DEPLOY / ".env.example").read_text())
     settings = load_settings()
     assert settings.cors_origins == ()
@@ -223,8 +223,8 @@ def test_the_example_of_variables_is_read_and_holds_no_secret(tmp_path: Path) ->
             assert not re.search(r"(?i)(password|secret)[:=] *['\"]?[a-z0-9]{4,}(?!.*set it in)", text), path
 
 
-def test_values_that_are_given_can_be_read() -> None:
-    """Each value of an example is one that Settings take."""
+def test_the_example_values_are_valid() -> None:
+    """Settings accept each value of the example."""
     for document in KUBERNETES:
         if document["kind"] == "ConfigMap":
             environment = {name.lower(): value for name, value in document["data"].items()}
@@ -234,7 +234,7 @@ def test_values_that_are_given_can_be_read() -> None:
                 assert load_settings().file_roots == ("/data/files",)
 
 
-def test_the_image_runs_as_nobody_special_and_has_both_entry_points() -> None:
+def test_the_image_runs_unprivileged_and_has_both_entry_points() -> None:
     lines = (DEPLOY / "Dockerfile").read_text()
     final = lines[lines.rindex("FROM ") :]
     assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
@@ -247,7 +247,7 @@ def test_the_image_runs_as_nobody_special_and_has_both_entry_points() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_containers_may_do_little() -> None:
+def test_containers_have_few_privileges() -> None:
     for name, service in COMPOSE["services"].items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         if name in OURS:
@@ -318,7 +318,7 @@ def test_the_topology_works_as_plain_processes(postgres_url: str, redis_url: str
 
 
 def check_work(http: httpx.Client) -> None:
-    """Several executions at once, on both workers, all to their end."""
+    """Run several executions at once on both workers, all to completion."""
     stages = [
         {"id": "load", "type": "input", "config": {"source": "api", "data": [{"n": 1}, {"n": 2}]}},
         {"id": "save", "type": "output", "config": {"destination": "database"}, "dependencies": ["load"]},
@@ -334,7 +334,7 @@ def check_work(http: httpx.Client) -> None:
 
 
 def check_alerts(http: httpx.Client) -> None:
-    """Every figure and every label that a rule, the dashboard or the page names is exposed."""
+    """Check that every metric and label in a rule, the dashboard or the page is exposed."""
 
     def told() -> str:
         return http.get("/metrics", headers={"accept": "text/plain; version=0.0.4"}).text

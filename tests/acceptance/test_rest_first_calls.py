@@ -1,4 +1,4 @@
-"""The calls of docs/rest.md, as they stand there, against the real program."""
+"""The calls of docs/rest.md, unchanged, against the real program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = [
 
 
 def call(server: Served, command: str, **ids: str) -> Any:
-    """Run a command of the page with curl, at this server's port; its answer."""
+    """Run a command of the page with curl at this server's port; return the response."""
     command = command.replace("localhost:8000", f"localhost:{server.port}")
     for shown, real in ids.items():
         command = command.replace(f"{shown}-xxx", real)
@@ -37,7 +37,7 @@ def call(server: Served, command: str, **ids: str) -> Any:
 
 
 def command(part: str) -> str:
-    """The one command of the page that has this in it."""
+    """The one command of the page that contains this text."""
     (found,) = [each for each in COMMANDS if part in each]
     return found
 
@@ -56,7 +56,7 @@ def create_and_execute(server: Served) -> str:
     return str(accepted["execution_id"])
 
 
-def test_the_first_calls_lead_to_completed_and_logs() -> None:
+def test_the_first_calls_run_a_pipeline_and_show_its_logs() -> None:
     with served(**QUIET) as server:
         execution_id = create_and_execute(server)
         eventually(lambda: call(server, READ, exec=execution_id)["status"] == "completed", within=60)
@@ -74,7 +74,7 @@ def test_the_first_calls_lead_to_completed_and_logs() -> None:
 
 
 def test_pause_resume_and_stop(tmp_path: Path) -> None:
-    """The same pipeline with two more stages, of which the first waits, so that there is something to pause."""
+    """Use the same pipeline with two more stages, the first of which waits so that it can be paused."""
     gate = tmp_path / "go"
     with served(EXECUTOR_STOP_GRACE="1", **QUIET) as server:
         changed = CREATE.replace('"stages": [', f'"stages": [{two_steps(gate)},')
@@ -100,7 +100,7 @@ def test_pause_resume_and_stop(tmp_path: Path) -> None:
 
 
 def two_steps(gate: Path) -> str:
-    """A stage that waits for a file, and one behind it."""
+    """A stage that waits for a file, and one that depends on it."""
     wait = {"function": "tests.integration.stages:wait_for_file", "arguments": {"path": str(gate)}}
     after = {"function": "tests.integration.stages:sleep_for", "arguments": {"seconds": 0}}
     stages = [
@@ -127,7 +127,7 @@ WILD = [
 ]  # fmt: skip
 
 
-def test_the_stage_configs_seen_in_the_wild_run() -> None:
+def test_the_stage_configs_that_clients_use_run() -> None:
     with served(**QUIET) as server, httpx.Client(base_url=f"{server.url}/api", timeout=60) as http:
         for stages in WILD:
             created = http.post("/pipelines", json={"name": "wild", "stages": stages})

@@ -1,6 +1,6 @@
-"""What the safety engine must show on real histories; they lie beside the checkout and are never part of it.
+"""Requirements of the safety engine on real histories, which are next to the checkout and never part of it.
 
-`make test` reads the beginning of each, `make histories` the whole, which takes minutes.
+`make test` reads the beginning of each; `make histories` reads all of it, which takes minutes.
 """
 
 from __future__ import annotations

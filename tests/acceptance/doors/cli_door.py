@@ -1,4 +1,4 @@
-"""The door for terminals and scripts: `python -m flexiroaster ... --json`, a process for every call."""
+"""The command line interface: `python -m flexiroaster ... --json`, one process per call."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class CliDoor(Door):
 
 
 def _check_refused(document: Mapping[str, Any], code: int) -> None:
-    """Whatever was refused says so in a document of its own; an execution that failed is no refusal."""
+    """Raise RefusedError if the output is an error document; a failed execution is not a refusal."""
     error = document["error"]
     if "execution_id" in document:
         assert code == 1

@@ -1,4 +1,4 @@
-"""One installation for each database, with a server of its own, and the four doors into it."""
+"""One installation per database, with its own server, and its four interfaces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.integration.graphql_api.served import ROOT, served
 
 @dataclass
 class House:
-    """The doors by name, and the database that stages write to."""
+    """The interfaces by name, and the database that stages write to."""
 
     doors: dict[str, Door]
     http: httpx.Client
@@ -38,11 +38,11 @@ class House:
 
     @property
     def python(self) -> Door:
-        """The one that prepares and looks after what is done through the others."""
+        """The Python interface, which prepares and checks what the others do."""
         return self.doors["Python"]
 
     def rows(self, table: str) -> list[Any] | None:
-        """The values of the column `n`; None: there is no such table."""
+        """The values of the column `n`; None if the table does not exist."""
         with self.outputs.connect() as connection:
             if not sqlalchemy.inspect(connection).has_table(table):
                 return None
@@ -51,7 +51,7 @@ class House:
 
 @pytest.fixture(scope="session", params=DATABASES if full() else ["postgresql"])
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The server is one process, Python is this one, the command line one for each call."""
+    """The server is one process, Python is this process, and each call of the command line is a process."""
     folder = tmp_path_factory.mktemp("doors")
     with _database(request, folder) as url, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -73,13 +73,13 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(params=DOORS)
 def door(house: House, request: pytest.FixtureRequest) -> Door:
-    """Each of them: whoever takes this runs once through every door."""
+    """Each interface: a test with this fixture runs once per interface."""
     return house.doors[request.param]
 
 
 @pytest.fixture
 def by(house: House, door: Door) -> Callable[[str], Door]:
-    """The door for a call: the one that is tested, or Python's where docs/doors.md says that this one cannot."""
+    """The interface for a call: the tested one, or Python if docs/doors.md says that this one lacks the call."""
     return lambda call: door if able(door.name, call) else house.python
 
 
@@ -109,7 +109,7 @@ def _settings(url: str, folder: Path) -> Settings:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The same for the program."""
+    """The same settings as environment variables."""
     found = {name: getattr(settings, name) for name in settings.model_fields_set}
     values = {name.upper(): json.dumps(v) if isinstance(v, tuple) else str(v) for name, v in found.items()}
     return {**values, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""The pipelines that are run through every door: small ones, each with an id of its own."""
+"""Small pipelines that run through every interface, each with its own id."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ KEEP = {"operation": "filter", "where": "n >= ${least}"}
 
 
 def definition(*stages: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-    """One that nobody else has."""
+    """A definition with a unique id."""
     pipeline_id = f"doors-{uuid.uuid4().hex[:12]}"
     return {"id": pipeline_id, "name": pipeline_id, "stages": [dict(stage) for stage in stages], **fields}
 
 
 def sums() -> dict[str, Any]:
-    """Three rows, of which those stay that are at least `${least}`; it is 2."""
+    """Three rows, filtered to those of at least `${least}`, which is 2."""
     keep = {"id": "keep", "name": "Keep", "type": "transform", "config": KEEP, "dependencies": ["load"]}
     return definition(LOAD, keep, variables={"least": 2, "unused": "x"})
 
 
 def python(stage_id: str, function: str, dependencies: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
-    """A stage that calls one of tests/functions.py, once."""
+    """A stage that calls a function of tests/functions.py, with one attempt."""
     config = {"operation": "python", "function": f"tests.functions:{function}", "arguments": arguments}
     return {
         "id": stage_id,
@@ -39,5 +39,5 @@ def python(stage_id: str, function: str, dependencies: Sequence[str] = (), **arg
 
 
 def two_steps(gate: Path) -> dict[str, Any]:
-    """The first ends when the file is there, then the second begins."""
+    """Two stages: the first ends once the file exists, then the second begins."""
     return definition(python("wait", "waits", path=str(gate)), python("after", "numbers", ["wait"]))

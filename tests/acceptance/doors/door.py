@@ -22,7 +22,7 @@ LIVE = {"pending", "running"}
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a definition; the path is in the model's spelling, such as `stages[1].max_retries`."""
+    """A problem of a definition; the path is in the model's spelling, such as `stages[1].max_retries`."""
 
     path: str
     message: str
@@ -30,7 +30,7 @@ class Problem:
 
 
 class RefusedError(Exception):
-    """What was asked for is not done: the code of the error, its sentence, and the problems of a definition."""
+    """A refused request: the code of the error, its message, and the problems of a definition."""
 
     def __init__(self, code: str, message: str = "", problems: tuple[Problem, ...] = ()) -> None:
         super().__init__(code, message, problems)
@@ -41,7 +41,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's part of an execution."""
+    """A stage of an execution."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Execution:
-    """An execution with its stages, in topological order. `error` is the sentence."""
+    """An execution with its stages, in topological order. `error` is the message."""
 
     id: str
     pipeline_id: str
@@ -66,13 +66,13 @@ class Execution:
 
     @property
     def outline(self) -> list[tuple[str, str, int | None]]:
-        """Of each stage its id, its status and the rows it gave."""
+        """The id, status and number of rows of each stage."""
         return [(stage.id, stage.status, stage.rows) for stage in self.stages]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the log. `error_class`: of the error that it tells of."""
+    """A line of the log. `error_class` is the class of the error that it reports."""
 
     seq: int
     level: str
@@ -82,60 +82,60 @@ class Line:
 
 
 class Door:
-    """A way into an installation. What a door cannot do it does not override; docs/doors.md says why."""
+    """An interface of an installation. It overrides only the calls that it has; docs/doors.md gives the reasons."""
 
     name: str
 
     def validate(self, definition: Definition) -> list[Problem]:
-        """All that is wrong with it."""
+        """Return all problems of a definition."""
         raise NotImplementedError
 
     def run(self, definition: Definition, variables: Mapping[str, Any] | None = None) -> str:
-        """Store it unless it is stored, start it, wait for its end; the execution's id."""
+        """Store a definition if needed, start it and wait for its end; return the execution's id."""
         raise NotImplementedError
 
     def create(self, definition: Definition) -> str:
-        """Store it as a new pipeline; its id."""
+        """Store a definition as a new pipeline; return its id."""
         raise NotImplementedError
 
     def definition(self, pipeline_id: str) -> dict[str, Any]:
-        """The stored definition."""
+        """Return the stored definition."""
         raise NotImplementedError
 
     def pipelines(self) -> dict[str, bool]:
-        """Of every pipeline whether it is active."""
+        """Map each pipeline to whether it is active."""
         raise NotImplementedError
 
     def activate(self, pipeline_id: str) -> None:
-        """Let it be started again."""
+        """Activate the pipeline so it can be started."""
         raise NotImplementedError
 
     def deactivate(self, pipeline_id: str) -> None:
-        """Refuse starts."""
+        """Deactivate the pipeline so it cannot be started."""
         raise NotImplementedError
 
     def delete(self, pipeline_id: str) -> None:
-        """Take it out of use."""
+        """Delete the pipeline."""
         raise NotImplementedError
 
     def start(self, pipeline_id: str, variables: Mapping[str, Any] | None = None) -> str:
-        """Start a stored pipeline and come back at once; the execution's id."""
+        """Start a stored pipeline without waiting; return the execution's id."""
         raise NotImplementedError
 
     def start_once(self, pipeline_id: str, key: str, variables: Mapping[str, Any] | None = None) -> str:
-        """The same with an idempotency key."""
+        """Like `start`, with an idempotency key."""
         raise NotImplementedError
 
     def show(self, execution_id: str) -> Execution | None:
-        """It as it stands; None where a door says so of one that there is not."""
+        """Return the execution; None if the interface reports a missing one that way."""
         raise NotImplementedError
 
     def executions(self, pipeline_id: str) -> dict[str, str]:
-        """The status of every execution of a pipeline, newest first."""
+        """Return the status of each execution of a pipeline, newest first."""
         raise NotImplementedError
 
     def logs(self, execution_id: str) -> list[Line]:
-        """What happened, from the level `info` on, oldest first."""
+        """Return the log at level `info` and above, oldest first."""
         raise NotImplementedError
 
     def stop(self, execution_id: str) -> None:
@@ -155,7 +155,7 @@ class Door:
         raise NotImplementedError
 
     def rerun(self, execution_id: str, from_stage: str) -> str:
-        """Start a new execution from a stage on; its id."""
+        """Start a new execution from a stage; return its id."""
         raise NotImplementedError
 
     def rollback(self, execution_id: str) -> None:
@@ -165,16 +165,16 @@ class Door:
     # --- the same for all -------------------------------------------------------------------------------------------
 
     def seen(self, execution_id: str) -> Execution:
-        """One that there is."""
+        """Return an execution that exists."""
         found = self.show(execution_id)
         assert found is not None
         return found
 
     def ask(self, command: CommandKind, execution_id: str) -> None:
-        """Ask for a command by its name."""
+        """Send a command by its name."""
         asked: Callable[[str], None] = getattr(self, command)
         asked(execution_id)
 
     def wait(self, execution_id: str) -> None:
-        """Until it has ended or is paused."""
+        """Wait until the execution has ended or is paused."""
         eventually(lambda: self.seen(execution_id).status not in LIVE, within=60)

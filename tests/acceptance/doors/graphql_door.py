@@ -1,4 +1,4 @@
-"""The door for programs that speak GraphQL: operations over HTTP, to a server that is a process of its own."""
+"""The GraphQL interface: operations over HTTP, to a server in its own process."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class GraphQLDoor(Door):
         return str(self._ask(START, input=given)["execution"]["executionId"])
 
     def _ask(self, operation: str, **variables: Any) -> Any:
-        """The value of the one field that is asked for; raises what it was refused with."""
+        """Return the value of the one requested field; raise RefusedError if it is an error."""
         answer = self._http.post("/graphql", json={"query": operation, "variables": variables})
         body = answer.json()
         assert answer.status_code == 200, body
@@ -143,7 +143,7 @@ class GraphQLDoor(Door):
 
 
 def _input(definition: Definition) -> dict[str, Any]:
-    """A definition in the schema's spelling; what is inside of configs and variables is the author's."""
+    """A definition in the schema's spelling; configs and variables stay as the author wrote them."""
     return {**_camel(definition), "stages": [_camel(stage) for stage in definition["stages"]]}
 
 
@@ -153,7 +153,7 @@ def _camel(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _problems(found: Any) -> list[Problem]:
-    """With their paths in the model's spelling."""
+    """The problems, with their paths in the model's spelling."""
     return [Problem(_FIELD.sub(_snake, each["path"]), each["message"], each["code"]) for each in found]
 
 

@@ -1,4 +1,4 @@
-"""The door for Python programs: `flexiroaster.run` and `validate`, and the service below them."""
+"""The Python interface: `flexiroaster.run` and `validate`, and the service below them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["PythonDoor"]
 
 
 class PythonDoor(Door):
-    """A program that has an installation open and drives what it starts."""
+    """A program with an open installation, which drives the executions it starts."""
 
     name = "Python"
 
@@ -111,7 +111,7 @@ class PythonDoor(Door):
 
 
 def given(settings: Settings) -> dict[str, Any]:
-    """The settings that were set, as a caller of `flexiroaster.run` names them."""
+    """The explicitly set settings, as the keyword arguments of `flexiroaster.run`."""
     return {name: getattr(settings, name) for name in settings.model_fields_set}
 
 

@@ -1,4 +1,4 @@
-"""The door for clients of the REST contract: calls over HTTP, to the same server as GraphQL's."""
+"""The REST interface: calls over HTTP, to the same server as GraphQL's."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RestDoor(Door):
         self._ask("POST", f"/api/executions/{execution_id}/resume")
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
-        """The body of a successful answer; raises what it was refused with."""
+        """Return the body of a successful response; raise RefusedError for an error."""
         answer = self._http.request(method, path, **options)
         body = answer.json()
         if answer.is_success:

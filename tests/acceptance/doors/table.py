@@ -1,4 +1,4 @@
-"""The table of docs/doors.md: what each door calls a thing, or why it cannot do it. What tests ask is this table."""
+"""The table of docs/doors.md: each interface's name for a call, or the reason why it lacks the call."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def _rows() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 TABLE = dict(_rows())
-"""Call -> door -> its cell; one that begins with a dash says why not."""
+"""Call -> interface -> cell; a cell that begins with a dash gives the reason why the call is missing."""
 
 
 def able(door: str, call: str) -> bool:
-    """Whether a door can do it."""
+    """Whether an interface has a call."""
     return not TABLE[call][door].startswith("-")
 
 
 def calls(door: str) -> Iterator[str]:
-    """Every call that a door has, as the table writes it."""
+    """All calls of an interface, as the table writes them."""
     for row in TABLE.values():
         if not row[door].startswith("-"):
             yield from re.findall(r"`([^`]+)`", row[door])

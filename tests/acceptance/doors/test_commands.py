@@ -1,4 +1,4 @@
-"""What is asked of an execution happens, whichever door it was asked through and whoever drives it."""
+"""A command takes effect whichever interface sends it and whichever process drives the execution."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def started(by: By, pipeline: dict[str, object]) -> str:
 
 
 def at_work(ours: Door, execution: str) -> None:
-    """Until its first stage runs."""
+    """Wait until the first stage runs."""
     eventually(lambda: ours.seen(execution).stages[0].status == "running", within=60)
 
 
-def test_stop(house: House, door: Door, by: By) -> None:
+def test_stop_ends_the_execution(house: House, door: Door, by: By) -> None:
     ours = house.python
     execution = started(by, definition(python("long", "sleeps", seconds=600), python("next", "numbers", ["long"])))
     at_work(ours, execution)
@@ -33,7 +33,7 @@ def test_stop(house: House, door: Door, by: By) -> None:
     assert (seen.status, seen.outline) == ("cancelled", [("long", "cancelled", None), ("next", "cancelled", None)])
 
 
-def test_pause_and_resume(house: House, door: Door, by: By, tmp_path: Path) -> None:
+def test_pause_and_resume_take_effect(house: House, door: Door, by: By, tmp_path: Path) -> None:
     ours = house.python
     execution = started(by, two_steps(tmp_path / "go"))
     at_work(ours, execution)
@@ -48,7 +48,7 @@ def test_pause_and_resume(house: House, door: Door, by: By, tmp_path: Path) -> N
     assert ours.seen(execution).outline == [("wait", "completed", None), ("after", "completed", 3)]
 
 
-def test_retry(house: House, by: By, tmp_path: Path) -> None:
+def test_retry_continues_a_failed_execution(house: House, by: By, tmp_path: Path) -> None:
     ours, file = house.python, tmp_path / "there"
     execution = started(by, definition(LOAD, python("needs", "fails_unless", path=str(file))))
     ours.wait(execution)
@@ -62,7 +62,7 @@ def test_retry(house: House, by: By, tmp_path: Path) -> None:
     assert sorted(started_stages, key=str) == ["load", "needs", "needs"], "what was completed is kept"
 
 
-def test_rerun_and_the_oldest_makes_room(house: House, by: By, tmp_path: Path) -> None:
+def test_a_rerun_cancels_the_oldest_execution(house: House, by: By, tmp_path: Path) -> None:
     ours, pipeline = house.python, {**two_steps(tmp_path / "go"), "on_conflict": "cancel_oldest"}
     (tmp_path / "go").touch()
     former = started(by, pipeline)
@@ -79,7 +79,7 @@ def test_rerun_and_the_oldest_makes_room(house: House, by: By, tmp_path: Path) -
     assert last == "Execution completed: 2 of 2 stages"
 
 
-def test_rollback(house: House, by: By) -> None:
+def test_rollback_undoes_what_was_written(house: House, by: By) -> None:
     ours = house.python
     pipeline = definition(LOAD)
     table = pipeline["id"].replace("-", "_")

@@ -1,4 +1,4 @@
-"""What is refused is refused through every door, for the same reason and in the same words."""
+"""Every interface refuses the same requests, for the same reason and with the same message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refusal(call: Callable[[], object]) -> tuple[str, str]:
     return caught.value.code, caught.value.message
 
 
-def test_a_definition_that_does_not_hold(house: House, door: Door, by: By) -> None:
+def test_an_invalid_definition_is_refused(house: House, door: Door, by: By) -> None:
     broken = definition(*BROKEN)
     with pytest.raises(RefusedError) as caught:
         door.run(broken)
@@ -47,7 +47,7 @@ def test_a_definition_that_does_not_hold(house: House, door: Door, by: By) -> No
     assert broken["id"] not in house.python.pipelines()
 
 
-def test_an_unknown_pipeline(door: Door, by: By) -> None:
+def test_an_unknown_pipeline_is_refused(door: Door, by: By) -> None:
     told = ("not_found", "Pipeline not found: nobody")
     assert refusal(lambda: by("start").start("nobody")) == told
     assert refusal(lambda: by("delete").delete("nobody")) == told
@@ -56,14 +56,14 @@ def test_an_unknown_pipeline(door: Door, by: By) -> None:
         assert refusal(lambda: door.definition("nobody")) == told
 
 
-def test_an_unknown_execution(door: Door) -> None:
+def test_an_unknown_execution_is_refused(door: Door) -> None:
     told = ("not_found", "Execution not found: nobody")
     assert refusal(lambda: door.stop("nobody")) == told
     if door.name == "GraphQL":
         assert door.show("nobody") is None
 
 
-def test_a_pipeline_that_is_not_active(house: House, door: Door, by: By) -> None:
+def test_an_inactive_pipeline_does_not_start(house: House, door: Door, by: By) -> None:
     pipeline = sums()
     ours = house.python
     ours.create(pipeline)
@@ -75,7 +75,7 @@ def test_a_pipeline_that_is_not_active(house: House, door: Door, by: By) -> None
     ours.wait(by("start").start(pipeline["id"]))
 
 
-def test_a_second_run_beside_the_first(house: House, door: Door, tmp_path: Path) -> None:
+def test_a_run_beyond_the_concurrency_limit_is_refused(house: House, door: Door, tmp_path: Path) -> None:
     pipeline, ours = two_steps(tmp_path / "go"), house.python
     ours.create(pipeline)
     live = ours.start(pipeline["id"])
@@ -97,7 +97,7 @@ def test_a_key_starts_one_execution(house: House, by: By) -> None:
     assert list(house.python.executions(pipeline["id"])) == [first]
 
 
-def test_moves_that_are_not_allowed(house: House, door: Door, by: By) -> None:
+def test_a_command_in_the_wrong_state_is_refused(house: House, door: Door, by: By) -> None:
     pipeline = definition(python("only", "numbers"))
     house.python.create(pipeline)
     execution = house.python.start(pipeline["id"])
@@ -108,7 +108,7 @@ def test_moves_that_are_not_allowed(house: House, door: Door, by: By) -> None:
         assert refusal(lambda c=command: by(c).ask(c, execution)) == ("not_allowed", told)
 
 
-def test_a_pipeline_is_deleted_when_nothing_of_it_is_live(house: House, by: By, tmp_path: Path) -> None:
+def test_only_a_pipeline_without_live_executions_is_deleted(house: House, by: By, tmp_path: Path) -> None:
     pipeline, ours = two_steps(tmp_path / "go"), house.python
     by("create").create(pipeline)
     live = by("start").start(pipeline["id"])

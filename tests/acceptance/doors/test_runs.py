@@ -1,4 +1,4 @@
-"""A run that was started through any door gives the same, fails with the same and says the same."""
+"""A run gives the same result, the same error and the same log through every interface."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_run_completes(house: House, door: Door) -> None:
     ]
 
 
-def test_a_stage_fails(house: House, door: Door) -> None:
+def test_a_failed_stage_is_reported(house: House, door: Door) -> None:
     bad = {**python("bad", "fails_with", secret=AWKWARD), "name": AWKWARD, "description": f"{AWKWARD}\n\ttwo"}
     texts = {"name": AWKWARD, "description": f"{AWKWARD}\ntwo", "variables": {"x": AWKWARD}}
     pipeline = definition(bad, python("next", "numbers", ["bad"]), **texts)
@@ -55,7 +55,7 @@ def test_a_stage_fails(house: House, door: Door) -> None:
     assert {name: stored["stages"][0][name] for name in bad} == bad
 
 
-def test_variables_that_do_not_hold(door: Door) -> None:
+def test_invalid_variables_are_refused(door: Door) -> None:
     stages = [
         {"id": name, "type": "input", "config": {"source": "file", "path": f"${{{name}}}"}} for name in ("one", "two")
     ]
@@ -68,7 +68,7 @@ def test_variables_that_do_not_hold(door: Door) -> None:
     ]
 
 
-def test_what_comes_through_one_door_is_seen_the_same_through_all(house: House) -> None:
+def test_a_run_through_one_interface_looks_the_same_in_all(house: House) -> None:
     made: dict[str, str] = {}
     for door in house.doors.values():
         pipeline = sums()

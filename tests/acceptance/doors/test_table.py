@@ -1,4 +1,4 @@
-"""docs/doors.md holds: every call in its table exists, and where it says that a door cannot, the door has no call."""
+"""docs/doors.md is right: every call in its table exists, and every call it calls missing is missing."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ ADAPTERS: list[type[Door]] = [PythonDoor, CliDoor, GraphQLDoor, RestDoor]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_door_can_what_the_table_says(adapter: type[Door]) -> None:
+def test_an_interface_has_the_calls_in_the_table(adapter: type[Door]) -> None:
     assert set(TABLE) == {name for name in vars(Door) if not name.startswith("_")} - COMMON
     for call in TABLE:
         assert able(adapter.name, call) == (getattr(adapter, call) is not getattr(Door, call)), call
 
 
-def test_python_has_these() -> None:
+def test_python_has_the_calls_in_the_table() -> None:
     homes = {"flexiroaster": flexiroaster, "pipelines": pipelines, "executions": executions, "commands": commands}
     for call in calls("Python"):
         home, name = call.split(".")
         assert callable(getattr(homes[home], name)), call
 
 
-def test_the_command_line_has_these_and_not_the_others() -> None:
+def test_the_command_line_has_the_calls_in_the_table_and_lacks_the_others() -> None:
     words = {" ".join(path) for path in _commands(get_command(app), ())}
     assert set(calls("command line")) <= words
     last = {path.rpartition(" ")[2] for path in words if not path.startswith("token")}
@@ -51,12 +51,12 @@ def _commands(command: Any, path: tuple[str, ...]) -> Any:
         yield from _commands(each, (*path, name))
 
 
-def test_graphql_has_these() -> None:
+def test_graphql_has_the_calls_in_the_table() -> None:
     roots = [schema._schema.query_type, schema._schema.mutation_type]
     assert set(calls("GraphQL")) <= {field for root in roots if root is not None for field in root.fields}
 
 
-def test_rest_has_these_and_not_the_others(house: House) -> None:
+def test_rest_has_the_calls_in_the_table_and_lacks_the_others(house: House) -> None:
     paths = house.http.get("/api/openapi.json").json()["paths"]
     operations = {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
     assert set(calls("REST")) <= operations
