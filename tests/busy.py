@@ -1,6 +1,6 @@
-"""Run the tests beside busy loops, several times, and print how long each run took: `make test-busy`.
+"""Run the tests next to busy loops, several times, and print how long each run took: `make test-busy`.
 
-A test that depends on how quick the machine is fails here sooner or later. The loops compete with the tests for
+A test that depends on the speed of the machine fails here sooner or later. The loops compete with the tests for
 every core, as other builds do on a shared machine.
 """
 
@@ -21,7 +21,7 @@ LOOP = "import os, signal\nparent = os.getppid()\nwhile os.getppid() == parent:\
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """So many processes that do nothing but use a core."""
+    """Processes that only use a core."""
     loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(count)]
     try:
         yield
@@ -32,7 +32,7 @@ def busy_loops(count: int) -> Iterator[None]:
 
 
 def main() -> int:
-    """Exit with 1 when a run has failed."""
+    """Run the tests; exit with 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loops", type=int, default=6, help="how many busy loops")
     parser.add_argument("--runs", type=int, default=3, help="how many times the tests run")

@@ -1,4 +1,4 @@
-"""A collector of traces: receives OTLP over HTTP and keeps what came."""
+"""A trace collector: receives OTLP over HTTP and stores the spans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Collector", "Span", "collecting"]
 
 @dataclass(frozen=True)
 class Span:
-    """A span as it arrived; `by` is the process that sent it."""
+    """A received span; `by` is the process that sent it."""
 
     name: str
     trace_id: str
@@ -38,7 +38,7 @@ class Span:
 
 
 class Collector:
-    """What came, in the order of arrival. While it is not `answering` it takes requests and lets them wait."""
+    """The received spans, in order. While it is not `answering`, it accepts requests but does not respond."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -96,7 +96,7 @@ def collecting() -> Iterator[Collector]:
             self.wfile.write(answer)
 
         def log_message(self, *_: Any) -> None:
-            """Nobody wants to read that."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         collector = Collector(f"http://127.0.0.1:{server.server_port}")

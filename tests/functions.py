@@ -1,4 +1,4 @@
-"""What python stages of the tests call: ordinary functions, and every way in which one can go wrong."""
+"""Functions that python stages of the tests call: ordinary ones, and one for each way to fail."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def eats_polars() -> pl.DataFrame:
 
 
 def sleeps(seconds: float, beside: str | None = None) -> None:
-    """Says so in a file when its `finally` has run."""
+    """Writes a file once its `finally` has run."""
     try:
         print("sleeping")
         time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Executions as they would stand in the database, without anybody having run them."""
+"""Made-up executions in the database, without running them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def made_up(count: int, *, pipelines: int = 5, seed: int = 1, ties: int = 3) -> 
 
 
 def add_executions(installation: Installation, count: int, **options: Any) -> list[dict[str, Any]]:
-    """Write made-up executions; the rows that were written."""
+    """Write made-up executions; return the rows."""
     rows = list(made_up(count, **options))
     batches = iter(rows)
     with installation.database.write() as connection:

@@ -1,4 +1,4 @@
-"""The end of a lease, without waiting for it.
+"""Expire leases without waiting.
 
 Tests give long leases, so that no process loses one because the machine is busy, and end those of a process that is
 dead or frozen themselves.
@@ -18,7 +18,7 @@ __all__ = ["expire_leases"]
 
 
 def expire_leases(database: Database, owner: str | int) -> None:
-    """Let the time of all leases of a process pass; it is named as their owner or by its process id."""
+    """Expire all leases of a process, given by its owner name or process id."""
     held_by = executions.c.lease_owner
     is_held = held_by.contains(f":{owner}:", autoescape=True) if isinstance(owner, int) else held_by == owner
     with database.write() as connection:

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server, to take the network away in all the ways that networks have."""
+"""A TCP proxy between a client and a server that simulates network failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Proxy", "free_port", "running_proxy"]
 
 
 class Proxy:
-    """Listens on `port` and passes everything on to the target, unless told otherwise."""
+    """Listens on `port` and forwards everything to the target, until a method changes that."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -53,15 +53,15 @@ class Proxy:
                 one.shutdown(socket.SHUT_RDWR)
 
     def freeze(self) -> None:
-        """Pass nothing on any more, and close nothing."""
+        """Forward nothing, and close nothing."""
         self._flowing.clear()
 
     def thaw(self) -> None:
-        """Pass on what was held back, and all that comes."""
+        """Forward what was held back, and everything after it."""
         self._flowing.set()
 
     def close(self) -> None:
-        """End it all."""
+        """Close all connections and the proxy."""
         self._ended.set()
         self.thaw()
         self.cut()
@@ -103,7 +103,7 @@ class Proxy:
 
 
 def free_port() -> int:
-    """A port that nothing listens on; parallel tests get different ones."""
+    """A free port; parallel tests get different ones."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -111,7 +111,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_proxy(host: str, port: int) -> Iterator[Proxy]:
-    """A proxy that is closed at the end."""
+    """A proxy that is closed with the block."""
     proxy = Proxy(host, port)
     try:
         yield proxy

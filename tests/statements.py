@@ -1,4 +1,4 @@
-"""How many statements a call sends to the database, and how much the database does for them."""
+"""Count the statements that a call sends to the database, and the work that they cause."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["database_work", "statements"]
 
 @contextmanager
 def statements(installation: Installation) -> Iterator[list[str]]:
-    """The statements that are sent within the block, as they are sent; those that begin a transaction do not count."""
+    """The statements sent within the block, without those that begin a transaction."""
     sent: list[str] = []
 
     def note(_connection, _cursor, statement: str, _parameters, _context, _executemany) -> None:
@@ -31,9 +31,9 @@ def statements(installation: Installation) -> Iterator[list[str]]:
 
 
 def database_work(installation: Installation, call: Callable[[], object]) -> int:
-    """What the database does for the reads of a call, whatever the machine does beside it.
+    """The work of the database for the reads of a call, independent of the load of the machine.
 
-    On SQLite the steps of its virtual machine, on PostgreSQL the rows that the nodes of its plans look at.
+    On SQLite: steps of its virtual machine; on PostgreSQL: rows that the plan nodes visit.
     """
     engine = installation.database.engine
     done = 0

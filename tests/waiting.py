@@ -1,4 +1,4 @@
-"""Waiting for what happens on another thread or in another process."""
+"""Wait for events on other threads and in other processes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ No call to Redis may take longer than a third of a lease, so the lease must be l
 
 
 def eventually(condition: Callable[[], T], within: float = 120.0, what: str = "it") -> T:
-    """Wait until `condition` gives something true, and return that. Fails when it does not within so many seconds.
+    """Wait until `condition` returns a true value, and return it. Fails if it does not within `within` seconds.
 
-    The limit is there to end a test that hangs: a busy machine must not come near it.
+    The limit only ends a test that hangs; choose it so that a busy machine stays far below it.
     """
     deadline, pause = monotonic() + within, 0.002
     while not (found := condition()):
@@ -37,7 +37,7 @@ def eventually(condition: Callable[[], T], within: float = 120.0, what: str = "i
 
 
 def open_descriptors() -> set[tuple[str, str]]:
-    """What this process has open: number and what it leads to."""
+    """The open descriptors of this process: number and target."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -48,7 +48,7 @@ def open_descriptors() -> set[tuple[str, str]]:
 
 
 def blocked(database_url: str) -> int:
-    """How many connections to a PostgreSQL database wait for a lock that another one holds."""
+    """The number of connections to a PostgreSQL database that wait for a lock of another one."""
     url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as connection:
         waiting = (

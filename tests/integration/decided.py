@@ -1,6 +1,4 @@
-"""Executions about which something was decided: a stage that finds bad data, and what the pipeline leaves to the
-policy.
-"""
+"""Executions with decisions: a stage that finds bad data, in a pipeline that leaves the action to the policy."""
 
 from __future__ import annotations
 
@@ -18,8 +16,9 @@ FUNCTION = "tests.integration.stages:fail_on_data_unless"
 def decided_pipeline(
     name: str, good: Path, policy: dict[str, Any] | None = None, *, output: bool = False, **stage: Any
 ) -> dict[str, Any]:
-    """`load`, and `check` which fails with a data error as long as there is no file `good`; beside them, with `output`,
-    `save`, which writes to a database before.
+    """`load`, and `check`, which fails with a data error until the file `good` exists.
+
+    With `output`, also `save`, which writes to a database before that.
     """
     load = {"id": "load", "type": "input", "config": {"source": "api", "data": [{"n": 1}, {"n": 2}]}}
     save = {

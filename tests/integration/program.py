@@ -1,4 +1,4 @@
-"""The real program, in a process of its own, in the working directory of the test and with a home that is empty."""
+"""The real program, in its own process, with the working directory of the test and an empty home."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def flexiroaster(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+    """Run the program to its end."""
     return warm.run([*COMMAND, *arguments], env=environment(**env), timeout=300)
 
 
 def flexiroaster_afresh(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end in a fresh interpreter, where what it imports matters."""
+    """Run the program in a fresh interpreter, for tests of its imports."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment(**env), timeout=300)
 
 
 def started(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start it, in a session of its own, so that signals can be sent to the group as a terminal does."""
+    """Start the program in its own session, so that signals reach the group as from a terminal."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return warm.Popen(
         [*COMMAND, *arguments], text=True, env=environment(**env or {}), start_new_session=True, **streams

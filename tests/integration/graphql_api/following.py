@@ -43,14 +43,14 @@ class Socket:
         self.send("subscribe", id_, {"query": query, "variables": variables})
 
     def payloads(self, id_: str) -> Iterator[dict[str, Any]]:
-        """The payloads of an operation until it completes; other operations must be silent."""
+        """The payloads of an operation until it completes; no other operation may send any."""
         while (message := self.receive())["type"] != "complete":
             assert (message["type"], message["id"]) == ("next", id_), message
             yield message["payload"]
         assert message["id"] == id_
 
     def closed(self) -> int:
-        """The code that the server closes the connection with; messages before that do not matter."""
+        """The code with which the server closes the connection; earlier messages are ignored."""
         with pytest.raises(ConnectionClosed) as closed:
             self._read_all()
         assert closed.value.rcvd is not None, "the connection was lost, not closed"
@@ -69,7 +69,7 @@ def opened(
     protocol: str | None = "graphql-transport-ws",
     **headers: str,
 ) -> Iterator[Socket]:
-    """A connection, by default with its `connection_init` done."""
+    """A connection, by default after its `connection_init`."""
     with connect(
         f"ws://127.0.0.1:{api.port}/graphql",
         subprotocols=[protocol] if protocol else None,  # type: ignore[list-item]
@@ -106,7 +106,7 @@ def streamed(
     signs_of_life: bool = False,
     **headers: str,
 ) -> Iterator[Iterator[StreamEvent]]:
-    """An event stream, over POST or GET; by default without its signs of life, which come when nothing else does."""
+    """An event stream, over POST or GET; by default without its keep-alives."""
     named = {"accept": "text/event-stream", **{name.replace("_", "-"): value for name, value in headers.items()}}
     parameters = {"query": query, "variables": variables or {}}
     if method == "GET":

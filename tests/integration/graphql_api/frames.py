@@ -1,4 +1,4 @@
-"""Socket frames that no client means to send, made by a seeded generator: number n is always the same."""
+"""Malformed WebSocket frames from a seeded generator: frame n is always the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SCRAPS = (
 
 
 def frame(number: int) -> str | bytes:
-    """The frame of that number: text or binary, some larger than the server takes."""
+    """Frame n: text or binary, some larger than the server accepts."""
     chance = random.Random(number)
     if number % 3 == 0:
         return chance.choice(_SCRAPS)

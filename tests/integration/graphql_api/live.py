@@ -1,4 +1,4 @@
-"""A server with an executor, and clients that follow what it runs."""
+"""A server with an executor, and clients that follow its executions."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ mutation ($id: ID!) {
 
 
 class LiveSocket(Socket):
-    """A connection whose operations are expected to go well, or not to begin."""
+    """A connection whose operations are expected to succeed, or not to begin."""
 
     def results(self, id_: str, query: str, **variables: Any) -> Iterator[Any]:
-        """The data of one operation after another, until it completes."""
+        """The data of each payload of an operation, until it completes."""
         self.subscribe(id_, query, **variables)
         for payload in self.payloads(id_):
             assert "errors" not in payload, payload
@@ -72,7 +72,7 @@ class Live:
             yield socket
 
     def start(self, *functions: str, arguments: dict[str, Any] | None = None, **fields: Any) -> str:
-        """Start a pipeline, a chain of stages that call functions of `tests.functions`; the execution's id."""
+        """Start a pipeline, a chain of stages that call functions of `tests.functions`; return the execution's id."""
         stages: list[dict[str, Any]] = []
         for number, function in enumerate(functions):
             given = {"path": str(self.gate)} if function == "waits" else arguments or {}
@@ -88,13 +88,13 @@ class Live:
         return str(self.api.data(_START, {"id": pipeline_id})["startExecution"]["execution"]["executionId"])
 
     def open_gate(self) -> None:
-        """What `waits` in the stages goes on."""
+        """Let the stages that call `waits` continue."""
         self.gate.touch()
 
 
 @contextmanager
 def living(settings: Settings, folder: Path, **options: Any) -> Iterator[Live]:
-    """A server that runs what is started; `options` are those of `create_app`."""
+    """A server that runs executions; `options` are those of `create_app`."""
     update = {"python_modules": ("tests.functions",), "artifacts_url": str(folder / "artifacts")}
     with serving(settings.model_copy(update=update), **options) as api:
         api.installation.start_claiming()

@@ -1,4 +1,4 @@
-"""Requests that no client means to send, made by a seeded generator: number n is always the same."""
+"""Malformed requests from a seeded generator: request n is always the same."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Malformed:
 
 
 def malformed(number: int) -> Malformed:
-    """The request of that number."""
+    """Request n."""
     chance = random.Random(number)
     body = json.dumps(_parameters(chance)).encode()
     for _ in range(chance.choice((0, 0, 1, 1, 2, 5))):

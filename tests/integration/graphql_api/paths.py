@@ -1,4 +1,4 @@
-"""For each field of a schema a document that uses it, and as little else as possible."""
+"""Documents that each use one field of a schema, and as little else as possible."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Use:
 
 @dataclass(frozen=True)
 class _Place:
-    """Somewhere in a document: what stands before it and what must follow, and the arguments' variables so far."""
+    """A position in a document: the text before and after it, and the variables so far."""
 
     head: str
     tail: str
@@ -41,7 +41,7 @@ class _Place:
 
 
 def uses(schema: GraphQLSchema) -> Iterator[Use]:
-    """One for each field of each type that an operation leads to, by a shortest way from each root."""
+    """One use of each field of each reachable type, by a shortest path from each root."""
     roots = (
         (schema.query_type, "query"),
         (schema.mutation_type, "mutation"),
@@ -84,7 +84,7 @@ def _branches(
 
 
 def _arguments(name: str, field: GraphQLField) -> tuple[str, tuple[str, ...]]:
-    """The required arguments, each by a variable that nobody gives a value: so nothing is ever executed."""
+    """The required arguments, each a variable without a value, so that nothing is ever executed."""
     required = {given: argument for given, argument in field.args.items() if is_required_argument(argument)}
     if not required:
         return "", ()

@@ -20,7 +20,7 @@ __all__ = ["Api", "serving"]
 
 
 class Api:
-    """What a client sees of a running server."""
+    """A running server, as its client sees it."""
 
     def __init__(self, server: Server, port: int) -> None:
         self.server = server
@@ -41,7 +41,7 @@ class Api:
         return answer["data"]
 
     def alive(self) -> bool:
-        """Whether health answers well."""
+        """Whether the health check succeeds."""
         return self.http.get(f"http://127.0.0.1:{self.port}/health/live").status_code == 200
 
 

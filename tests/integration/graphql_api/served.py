@@ -1,4 +1,4 @@
-"""`flexiroaster serve`, the real program in a process of its own, and what a client sees of it."""
+"""`flexiroaster serve`, the real program in its own process, as a client sees it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATUS = "query ($id: ID!) { execution(id: $id) { status } }"
 
 
 class Served:
-    """The program, and what a client sees of it."""
+    """The program, as a client sees it."""
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process = process
@@ -54,7 +54,7 @@ class Served:
         return answer["data"]
 
     def start(self, *stages: dict[str, Any]) -> str:
-        """Create a pipeline and start it; the global id of the execution."""
+        """Create a pipeline and start it; return the global id of the execution."""
         saved = self.data(CREATE, pipeline={"name": "p", "stages": list(stages)})["createPipeline"]
         started = self.data(START, id=saved["pipeline"]["id"])["startExecution"]
         return str(started["execution"]["id"])
@@ -70,7 +70,7 @@ class Served:
 
 @contextmanager
 def served(*options: str, port: int | None = None, **env: str) -> Iterator[Served]:
-    """The program on a free port unless one is named, killed with the block if it still runs."""
+    """The program, on a free port unless one is given; killed with the block if it still runs."""
     port = port or free_port()
     process = started("serve", "--port", str(port), *options, env={**ENV, **env})
     try:

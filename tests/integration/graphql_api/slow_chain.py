@@ -1,4 +1,4 @@
-"""A pipeline that takes a while, so that there is something to follow."""
+"""A slow pipeline, so that clients have something to follow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ __all__ = ["slow_chain"]
 def slow_chain(
     stages: int, seconds: float, gate: Path | None = None, second_gate: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Stages one after another, each of which takes so long; the first waits for the file `gate`, the one in the middle
-    for `second_gate`.
-    """
+    """A chain of stages of this duration. The first waits for the file `gate`, the middle one for `second_gate`."""
     gates = {0: gate, stages // 2: second_gate}
     chain = []
     for number in range(stages):

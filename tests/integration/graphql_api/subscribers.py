@@ -1,9 +1,9 @@
-"""Many subscribers of one execution, in a process of their own.
+"""Many subscribers of one execution, in their own process.
 
     python -m tests.integration.graphql_api.subscribers PORT EXECUTION CLIENTS STALLED
 
-Each client follows all events over a WebSocket of its own; whatever ends the connection, it connects again and goes on
-from its last cursor. The last STALLED of them stop reading after their first payload, with a small receive buffer,
+Each client follows all events over its own WebSocket. Whenever the connection ends, it reconnects and resumes from its
+last cursor. The last STALLED of them stop reading after their first payload, with a small receive buffer,
 until a line comes in. One line goes out when all are subscribed, and at the end one with what each of them saw.
 """
 
@@ -43,7 +43,7 @@ LARGE = PLAIN.replace("message", _COPIES)
 
 @dataclass
 class Seen:
-    """What one client saw: the numbers of events in the order of their arrival, and how late the live ones came."""
+    """One client's view: event numbers in the order of arrival, and the delay of the live ones."""
 
     stalled: bool
     numbers: list[int] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Client:
         self.cursor: str | None = None
 
     async def follow(self) -> Seen:
-        """Until the subscription completes."""
+        """Follow the execution until the subscription completes."""
         while not self.seen.completed:
             try:
                 async with await self._open() as connection:
@@ -151,25 +151,25 @@ async def _follow_all(port: int, execution: str, clients: int, stalled: int) -> 
 
 
 class Subscribers:
-    """That process, as a test sees it."""
+    """The process of the subscribers, as a test sees it."""
 
     def __init__(self, port: int, execution: str, clients: int, stalled: int = 0) -> None:
         arguments = [sys.executable, "-m", __name__, str(port), execution, str(clients), str(stalled)]
         self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
     def wait_until_subscribed(self) -> None:
-        """Until every client has its first payload."""
+        """Wait until every client has its first payload."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "subscribed\n"
 
     def result(self, within: float = 300) -> list[Seen]:
-        """Let the stalled ones read on; what each client saw, once all have come to the end."""
+        """Let the stalled clients continue; return what each client saw, once all have reached the end."""
         out, _ = self.process.communicate("go on\n", timeout=within)
         assert self.process.returncode == 0
         return [Seen(**each) for each in json.loads(out)]
 
     def end(self) -> None:
-        """Whatever it does."""
+        """End the process."""
         self.process.kill()
         self.process.communicate()
 

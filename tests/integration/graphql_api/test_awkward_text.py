@@ -1,4 +1,4 @@
-"""Text that a database cannot hold is the client's mistake, and is told as that."""
+"""Text that a database cannot store is a client error, and reported as one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START = """mutation ($by: String!, $key: String) {
 }"""
 
 
-def test_it_is_refused_and_others_are_served(settings: Settings) -> None:
+def test_unstorable_text_is_refused_and_other_requests_are_served(settings: Settings) -> None:
     stage = {"id": "a", "type": "input", "config": {"source": "api"}}
     with serving(settings) as api:
         pipelines.create(api.installation, {"id": "p", "name": "P", "stages": [stage]})

@@ -1,4 +1,4 @@
-"""Decisions over GraphQL: looked at, found again by their ids, and overridden."""
+"""Decisions over GraphQL: read, fetched by id, and overridden."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def api(settings: Settings) -> Iterator[Api]:
 
 
 def run(api: Api, definition: dict[str, Any]) -> str:
-    """Run a pipeline until it has ended or is paused; the execution's id."""
+    """Run a pipeline until it has ended or is paused; return the execution's id."""
     pipelines.save(api.installation, definition)
     execution_id = executions.start(api.installation, definition["id"], drive=True)
     executions.wait(api.installation, execution_id, timeout=60)
@@ -78,7 +78,7 @@ def override(api: Api, decision_id: str, action: str, reason: str = "known to be
     return payload
 
 
-def test_a_pause_says_why_and_a_person_skips_the_stage(api: Api, tmp_path: Path) -> None:
+def test_a_pause_gives_its_reason_and_can_be_overridden_by_a_skip(api: Api, tmp_path: Path) -> None:
     execution_id = run(api, decided_pipeline("p", tmp_path / "good", PAUSE))
     (decision,) = decided(api, execution_id)
     assert decision["execution"] == {"executionId": execution_id, "status": "PAUSED"}
@@ -119,7 +119,7 @@ def test_a_pause_says_why_and_a_person_skips_the_stage(api: Api, tmp_path: Path)
         ("TERMINATE", False, "failed"),
     ],
 )
-def test_what_else_a_person_may_decide(api: Api, tmp_path: Path, action: str, mended: bool, status: str) -> None:
+def test_each_override_takes_effect(api: Api, tmp_path: Path, action: str, mended: bool, status: str) -> None:
     good = tmp_path / "good"
     execution_id = run(api, decided_pipeline("p", good, PAUSE, output=True))
     (decision,) = decided(api, execution_id)
@@ -161,14 +161,14 @@ def test_by_default_decisions_are_recorded_and_nothing_is_paused(api: Api, tmp_p
     eventually(lambda: executions.get(api.installation, failed).status == "completed", within=60)
 
 
-def test_where_the_policy_only_records_what_was_taken_is_another(api: Api, tmp_path: Path) -> None:
+def test_a_recording_policy_shows_the_action_actually_taken(api: Api, tmp_path: Path) -> None:
     execution_id = run(api, decided_pipeline("p", tmp_path / "good", {**PAUSE, "mode": "shadow"}))
     (decision,) = decided(api, execution_id)
     assert (decision["action"], decision["taken"], decision["mode"]) == ("PAUSE", "TERMINATE", "SHADOW")
     assert decision["execution"]["status"] == "FAILED"
 
 
-def test_what_does_not_fit_is_a_typed_error(api: Api, tmp_path: Path) -> None:
+def test_an_invalid_override_is_a_typed_error(api: Api, tmp_path: Path) -> None:
     execution_id = run(api, decided_pipeline("p", tmp_path / "good", PAUSE))
     (decision,) = decided(api, execution_id)
 
@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_a_typed_error(api: Api, tmp_path: Path) -> None:
     eventually(lambda: executions.get(api.installation, execution_id).status == "failed", within=60)
 
 
-def test_the_list_is_pages_in_both_directions(api: Api, tmp_path: Path) -> None:
+def test_the_list_pages_in_both_directions(api: Api, tmp_path: Path) -> None:
     failed = [run(api, decided_pipeline("p", tmp_path / "good")) for _ in range(3)]
     skipped = run(api, decided_pipeline("q", tmp_path / "good", is_critical=False))
     everything = api.data(LISTED)["decisions"]
@@ -229,7 +229,7 @@ def test_a_decision_is_found_by_its_global_id(api: Api, tmp_path: Path) -> None:
     assert api.data("query Node($id: ID!) { node(id: $id) { id } }", {"id": decision["id"]})["node"]["id"]
 
 
-def test_how_often_alarms_are_false(api: Api) -> None:
+def test_the_rate_of_false_alarms_is_reported(api: Api) -> None:
     query = "{ insightAccuracy { insightType raised falseAlarms falseRate } }"
     assert api.data(query) == {"insightAccuracy": []}
     counts = Alarms({"stage_late": AlarmCount(raised=4, false=1), "volume": AlarmCount()})
@@ -241,7 +241,7 @@ def test_how_often_alarms_are_false(api: Api) -> None:
     ]
 
 
-def test_who_may_look_may_not_override(api: Api, tmp_path: Path) -> None:
+def test_a_viewer_reads_decisions_but_does_not_override_them(api: Api, tmp_path: Path) -> None:
     execution_id = run(api, decided_pipeline("p", tmp_path / "good", PAUSE))
     secrets = {role: tokens.create(api.installation, role, role) for role in (Role.VIEWER, Role.OPERATOR)}
     as_viewer = {"authorization": f"Bearer {secrets[Role.VIEWER]}"}

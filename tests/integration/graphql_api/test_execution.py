@@ -1,4 +1,4 @@
-"""Requests that take too long, and too many at once: the server answers, and goes on answering others."""
+"""Slow requests, and too many at once: the server answers them and continues to answer others."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _released():
 
 
 @pytest.mark.parametrize("query", ["{ slow }", "{ stuck }"])
-def test_a_request_out_of_time_is_answered_with_an_error(settings, query: str) -> None:
-    """One that waits on its loop is cancelled; one that blocks its thread is no longer waited for."""
+def test_a_request_past_its_deadline_gets_an_error(settings, query: str) -> None:
+    """A request that waits on its loop is cancelled; one that blocks its thread is abandoned."""
     with serving(settings, schema, limit=0.5) as api:
         answer = api.post(query, accept=requests.GRAPHQL)
         assert answer.status_code == 503
@@ -53,7 +53,7 @@ def test_blocked_requests_leave_the_server_alive_and_their_number_is_bounded(
 
 
 def test_each_thread_keeps_its_loop(settings) -> None:
-    """Loaders and whatever else belongs to a loop must not be handed from one loop to another."""
+    """Loaders and other objects of a loop must not move to another loop."""
     with serving(settings, schema) as api, ThreadPoolExecutor(16) as clients:
         answers = list(clients.map(lambda n: api.data(f'{{ echo(text: "{n}") }}')["echo"], range(300)))
     assert answers == [str(n) for n in range(300)]

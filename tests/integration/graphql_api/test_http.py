@@ -19,7 +19,7 @@ NAME = "{ run { name } }"
 
 
 def code_of(response: httpx.Response) -> str:
-    """The code of the one error; every answer that is no success has this shape."""
+    """The code of the one error; every error response has this shape."""
     errors = response.json()["errors"]
     assert all(set(error) <= {"message", "locations", "path", "extensions"} for error in errors)
     return str(errors[0]["extensions"]["code"])
@@ -61,7 +61,7 @@ def test_the_client_chooses_the_media_type(api: Api, accept: str | None, media_t
     assert answer.headers["content-type"] == f"{media_type}; charset=utf-8"
 
 
-def test_another_media_type_cannot_be_had(api: Api) -> None:
+def test_another_media_type_is_not_acceptable(api: Api) -> None:
     answer = api.post(NAME, accept="text/plain")
     assert (answer.status_code, code_of(answer)) == (406, "NOT_ACCEPTABLE")
 
@@ -78,7 +78,7 @@ def test_another_media_type_cannot_be_had(api: Api) -> None:
         ("subscription { ticks }", 400, "BAD_REQUEST"),
     ],
 )
-def test_what_is_not_executed_has_no_data_and_says_why(api: Api, query: str, status: int, code: str) -> None:
+def test_a_refused_operation_has_errors_and_no_data(api: Api, query: str, status: int, code: str) -> None:
     answer = api.post(query, accept=requests.GRAPHQL)
     assert (answer.status_code, code_of(answer)) == (status, code)
     assert "data" not in answer.json()
@@ -105,7 +105,7 @@ def test_partial_data_comes_with_its_errors(api: Api) -> None:
     }
 
 
-def test_large_answers_are_compressed_where_the_client_can_read_that(api: Api) -> None:
+def test_large_responses_are_compressed_if_the_client_accepts_it(api: Api) -> None:
     text = "x" * 5000
     query, variables = "query($t: String!) { echo(text: $t) }", {"t": text}
     with api.http.stream(
@@ -121,7 +121,7 @@ def test_large_answers_are_compressed_where_the_client_can_read_that(api: Api) -
     assert plain.json() == {"data": {"echo": text}}
 
 
-def test_every_answer_has_the_id_of_its_request(api: Api) -> None:
+def test_every_response_has_the_id_of_its_request(api: Api) -> None:
     chosen = api.post("{ requestId }", x_request_id="order-17.a")
     assert chosen.headers["x-request-id"] == "order-17.a"
     assert chosen.json()["data"]["requestId"] == "order-17.a"
@@ -145,7 +145,7 @@ def test_other_methods_are_refused(api: Api, method: str) -> None:
     assert (answer.status_code, code_of(answer)) == (405, "METHOD_NOT_ALLOWED")
 
 
-def test_a_path_that_leads_nowhere_has_the_shape_of_all_errors(api: Api) -> None:
+def test_an_unknown_path_gets_an_error_of_the_usual_shape(api: Api) -> None:
     answer = api.http.get(api.url.replace("graphql", "nothing"))
     assert (answer.status_code, code_of(answer)) == (404, "NOT_FOUND")
 
@@ -187,7 +187,7 @@ def test_a_malformed_body_is_refused(api: Api, body: bytes, status: int, code: s
     assert (answer.status_code, code_of(answer)) == (status, code)
 
 
-def test_nesting_up_to_the_limit_is_fine(api: Api) -> None:
+def test_nesting_up_to_the_limit_is_accepted(api: Api) -> None:
     body = b'{"query": "{ echo }", "variables": {"a": ' + b"[" * 60 + b"]" * 60 + b"}}"
     assert sent(api, body).json() == {"data": {"echo": ""}}
 
@@ -209,18 +209,18 @@ def test_nesting_up_to_the_limit_is_fine(api: Api) -> None:
     ],
 )
 def test_only_json_is_read(api: Api, content_type: str, status: int) -> None:
-    """The types that a page of another site can send without asking are none of these."""
+    """A page of another site cannot send JSON without a preflight request."""
     headers = [(b"content-type", content_type.encode("latin-1"))]
     assert api.http.post(api.url, content=OK, headers=headers).status_code == status
 
 
-def test_two_content_types_are_one_too_many(api: Api) -> None:
+def test_two_content_types_are_refused(api: Api) -> None:
     headers = [("content-type", "text/plain"), ("content-type", "application/json")]
     answer = api.http.post(api.url, content=OK, headers=headers)
     assert (answer.status_code, code_of(answer)) == (400, "BAD_REQUEST")
 
 
-def test_a_compressed_body_is_not_read(api: Api) -> None:
+def test_a_compressed_body_is_refused(api: Api) -> None:
     assert sent(api, gzip.compress(OK), content_encoding="gzip").status_code == 415
 
 
@@ -258,7 +258,7 @@ def test_a_body_in_pieces_is_read_up_to_the_limit(api: Api) -> None:
         assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_client_that_goes_away_in_the_middle_is_nobodys_error(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_disconnects_midway_causes_no_error(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_connection(("127.0.0.1", api.port), timeout=30) as raw:
         raw.sendall(b"POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     assert api.data(NAME)
@@ -268,7 +268,7 @@ def test_a_client_that_goes_away_in_the_middle_is_nobodys_error(api: Api, caplog
 # --- errors that nobody expected --------------------------------------------------------------------------------------
 
 
-def test_an_unexpected_error_is_masked_and_logged_once_without_what_the_client_said(
+def test_an_unexpected_error_is_masked_and_logged_once_without_client_input(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     query = 'query($t: String!) { broken(text: $t) a: broken(text: "literal-hunter2") echo(text: "other") }'
@@ -286,7 +286,7 @@ def test_an_unexpected_error_is_masked_and_logged_once_without_what_the_client_s
         assert "hunter" not in text
 
 
-def test_where_the_database_is_stays_a_secret(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_location_of_the_database_is_not_disclosed(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     answer = api.post("{ noDatabase }")
     assert "db.internal" not in answer.text
     assert code_of(answer) == "store"

@@ -1,6 +1,6 @@
-"""Whatever is sent, the server answers with an error of the one shape, logs nothing, and goes on.
+"""The server answers any malformed request with an error of the usual shape, logs nothing, and continues.
 
-`FAULT_TRIALS=full` sends the 10,000 requests that the promise is about, otherwise a tenth.
+`FAULT_TRIALS=full` sends the 10,000 requests of the promise, otherwise a tenth.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLIENTS = 8
 
 
 def shape_problem(answer: httpx.Response) -> str | None:
-    """What is wrong with an answer, None where it is one that a client can work with."""
+    """The problem of a response; None if a client can handle it."""
     if answer.status_code >= 500:
         return f"status {answer.status_code}"
     try:
@@ -58,7 +58,7 @@ def test_malformed_requests_are_the_clients_errors(api: Api, caplog: pytest.LogC
     assert api.data('{ echo(text: "fine") }') == {"echo": "fine"}
 
 
-def test_what_is_not_even_http_ends_its_own_connection_only(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_http_ends_only_its_own_connection(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     chance = random.Random(7)
     head = b"POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     beginnings = (

@@ -37,13 +37,14 @@ def secrets(api: Api) -> dict[Role, str]:
 
 
 def allowed(role: Role, use: Use) -> bool:
-    """Whether the table lets a role use all that the document uses."""
+    """Whether the table permits a role all fields of the document."""
     return all(role.covers(TABLE[step]) for step in use.way)
 
 
 def refused(use: Use, errors: list[dict[str, Any]]) -> bool:
-    """Whether the server refused the document for the role; what it does not refuse, it cannot run: a variable that
-    every document needs has no value.
+    """Whether the server refused the document for the role.
+
+    It cannot run the others either, because a required variable has no value.
     """
     codes = {error.get("extensions", {}).get("code") for error in errors}
     assert codes in ({FORBIDDEN}, {"BAD_USER_INPUT"}), (use.document, errors)
@@ -51,7 +52,7 @@ def refused(use: Use, errors: list[dict[str, Any]]) -> bool:
 
 
 def over_http(api: Api, secret: str) -> Iterator[tuple[Use, bool]]:
-    """Each document and whether it is refused; subscriptions have no way over plain HTTP."""
+    """Each document and whether it is refused; subscriptions do not work over plain HTTP."""
     for use in USES:
         if not use.document.startswith("subscription"):
             answer = api.post(use.document, authorization=f"Bearer {secret}").json()
@@ -71,7 +72,7 @@ def over_websocket(api: Api, secret: str) -> Iterator[tuple[Use, bool]]:
 
 
 def errors_of(socket: ClientConnection, operation: str) -> list[dict[str, Any]]:
-    """The errors that an operation ends with: before it begins, or as its only result."""
+    """The errors that end an operation: before it begins, or as its only result."""
     answer = json.loads(socket.recv(timeout=60))
     assert answer["id"] == operation, answer
     if answer["type"] == "error":
@@ -84,7 +85,7 @@ def errors_of(socket: ClientConnection, operation: str) -> list[dict[str, Any]]:
 WAYS = {"http": over_http, "websocket": over_websocket}
 
 
-def test_every_field_that_can_be_asked_for_is_in_a_document() -> None:
+def test_every_reachable_field_is_in_a_document() -> None:
     reached = {use.type for use in USES}
     interfaces = {name for name, type_ in schema._schema.type_map.items() if isinstance(type_, GraphQLInterfaceType)}
     assert {key for key in TABLE if key[0] not in interfaces} <= {(use.type, use.field) for use in USES}
@@ -92,7 +93,7 @@ def test_every_field_that_can_be_asked_for_is_in_a_document() -> None:
 
 
 @pytest.mark.parametrize(("role", "way"), [*((role, "http") for role in Role), (Role.VIEWER, "websocket")])
-def test_each_cell(api: Api, secrets: dict[Role, str], role: Role, way: str) -> None:
+def test_each_cell_of_the_table_is_enforced(api: Api, secrets: dict[Role, str], role: Role, way: str) -> None:
     found = list(WAYS[way](api, secrets[role]))
     assert [use.document for use, no in found if no is allowed(role, use)] == []
     assert len(found) >= 200

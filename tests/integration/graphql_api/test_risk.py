@@ -1,4 +1,4 @@
-"""Risk over GraphQL: asked before a start, stored with the execution, and the gate's answers."""
+"""Risk over GraphQL: requested before a start, stored with the execution, and enforced by the gate."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def api(settings: Settings) -> Iterator[Api]:
         yield server
 
 
-def test_what_is_asked_is_what_is_stored_with_the_start(api: Api) -> None:
+def test_the_requested_assessment_equals_the_one_stored_with_the_start(api: Api) -> None:
     pipelines.save(api.installation, pipeline("p"))
     said = api.data(ASK, {"id": "p"})["riskAssessment"]
     assert (said["pipelineId"], said["noHistoryYet"], said["gate"], said["acted"]) == ("p", True, "ALLOW", None)
@@ -60,7 +60,7 @@ def test_what_is_asked_is_what_is_stored_with_the_start(api: Api) -> None:
     executions.wait(api.installation, started["executionId"])
 
 
-def test_the_gate_blocks_and_a_reason_forces(api: Api) -> None:
+def test_the_gate_blocks_a_start_and_a_reason_forces_it(api: Api) -> None:
     pipelines.save(api.installation, pipeline("p", medium=0, high=0, at_high="block"))
     refused = api.data(START, {"input": {"pipelineId": "p"}})["startExecution"]
     assert refused["code"] == "blocked"
@@ -72,7 +72,7 @@ def test_the_gate_blocks_and_a_reason_forces(api: Api) -> None:
     executions.wait(api.installation, forced["executionId"])
 
 
-def test_an_approval_is_a_resume(api: Api) -> None:
+def test_a_resume_approves_the_start(api: Api) -> None:
     pipelines.save(api.installation, pipeline("p", medium=0, high=0, at_high="require_approval"))
     begun = api.data(START, {"input": {"pipelineId": "p"}})["startExecution"]["execution"]
     assert begun["status"] == "PAUSED"
@@ -81,7 +81,7 @@ def test_an_approval_is_a_resume(api: Api) -> None:
     assert answer["resumeExecution"]["__typename"] == "CommandAccepted"
 
 
-def test_what_is_not_there_says_so(api: Api) -> None:
+def test_missing_objects_are_reported(api: Api) -> None:
     answer = api.post(ASK, {"id": "nothing"}).json()
     assert answer["errors"][0]["extensions"]["code"] == "not_found"
     pipelines.save(api.installation, pipeline("p"))

@@ -1,4 +1,4 @@
-"""Who comes in: tokens, the open mode of a loopback address, and pages of other origins."""
+"""Access: tokens, the open mode on a loopback address, and pages of other origins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def own(settings: Settings) -> Iterator[Api]:
-    """A server of the test's own, whose tokens it may change."""
+    """A server whose tokens the test may change."""
     with serving(settings, schema) as running:
         yield running
 
@@ -55,15 +55,15 @@ def test_loopback_names_are_this_machine(own: Api, host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.nip.io", "[", "a:b:c"]
 )
-def test_a_name_that_somebody_else_points_here_is_refused(own: Api, host: str) -> None:
-    """DNS rebinding: the page comes from evil.example, whose name leads to 127.0.0.1 by now."""
+def test_a_foreign_name_that_resolves_to_this_machine_is_refused(own: Api, host: str) -> None:
+    """DNS rebinding: the page is from evil.example, which now resolves to 127.0.0.1."""
     assert status(own, host=host) == 401
     assert status(own, host=host, origin=f"http://{host}") == 401
 
 
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "via", "x-real-ip"])
-def test_what_a_proxy_forwards_is_not_of_this_machine(own: Api, header: str) -> None:
-    """A proxy on this machine may be open to everybody, and say localhost where it asks."""
+def test_a_forwarded_request_is_not_local(own: Api, header: str) -> None:
+    """A proxy on this machine can be public and send localhost as the host."""
     assert status(own, **{header: "203.0.113.7"}) == 401
 
 
@@ -86,7 +86,7 @@ def test_another_address_needs_a_token(settings: Settings, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
-def test_a_loopback_address_does_not(settings: Settings, host: str) -> None:
+def test_a_loopback_address_needs_no_token(settings: Settings, host: str) -> None:
     with open_installation(settings) as installation:
         check_binding(installation, host)
 
@@ -101,10 +101,10 @@ def test_a_loopback_address_does_not(settings: Settings, host: str) -> None:
         (None, False),
     ],
 )
-def test_only_a_connection_to_a_loopback_address_is_of_this_machine(
+def test_only_a_connection_to_a_loopback_address_is_local(
     settings: Settings, server: tuple[str, int | None] | None, local: bool
 ) -> None:
-    """Whatever the client says in Host: the address that it reached is the socket's."""
+    """The address of the socket counts, whatever the client sends as Host."""
     scope = {"type": "http", "server": server, "headers": [(b"host", b"localhost:8000")]}
     with open_installation(settings) as installation:
         if local:
@@ -117,7 +117,7 @@ def test_only_a_connection_to_a_loopback_address_is_of_this_machine(
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_token_says_who_and_what_they_may(own: Api) -> None:
+def test_the_token_determines_the_viewer_and_the_role(own: Api) -> None:
     start = 'mutation { start(name: "x") { name } }'
     secrets = {role: tokens.create(own.installation, f"a {role}", role) for role in Role}
     for role, secret in secrets.items():
@@ -129,7 +129,7 @@ def test_the_token_says_who_and_what_they_may(own: Api) -> None:
 @pytest.mark.parametrize(
     "credentials", ["Bearer frt_wrong", "Bearer", "Basic dTpw", "", "frt_wrong", "Bearer \u00e9\u00ff"]
 )
-def test_what_is_no_token_is_refused_in_one_way(own: Api, credentials: str) -> None:
+def test_every_invalid_token_gets_the_same_refusal(own: Api, credentials: str) -> None:
     tokens.create(own.installation, "ci", Role.VIEWER)
     headers = [(b"authorization", credentials.encode("latin-1")), (b"content-type", b"application/json")]
     answer = own.http.post(own.url, content=b'{"query": "{ viewer }"}', headers=headers)
@@ -138,11 +138,11 @@ def test_what_is_no_token_is_refused_in_one_way(own: Api, credentials: str) -> N
     assert answer.json()["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
 
 
-def test_a_token_that_is_wrong_does_not_fall_back_to_the_open_mode(own: Api) -> None:
+def test_an_invalid_token_does_not_fall_back_to_the_open_mode(own: Api) -> None:
     assert status(own, authorization="Bearer frt_wrong") == 401
 
 
-def test_two_credentials_are_one_too_many(own: Api) -> None:
+def test_two_credentials_are_refused(own: Api) -> None:
     secret = tokens.create(own.installation, "ci", Role.VIEWER)
     headers = [("authorization", f"Bearer {secret}"), ("authorization", "Bearer frt_wrong")]
     assert own.http.post(own.url, json={"query": "{ viewer }"}, headers=headers).status_code == 401
@@ -156,8 +156,8 @@ def test_expired_and_revoked_tokens_are_refused(own: Api) -> None:
     assert status(own, authorization=f"Bearer {revoked}") == status(own, authorization=f"Bearer {brief}") == 401
 
 
-def test_nobody_may_do_anything_before_they_are_known(own: Api) -> None:
-    """A stranger is not told whether a document is valid: nothing of it is looked at."""
+def test_an_unauthenticated_request_is_refused_before_its_document_is_read(own: Api) -> None:
+    """A stranger does not learn whether a document is valid."""
     tokens.create(own.installation, "ci", Role.VIEWER)
     assert {status(own, query) for query in ("{ nothing }", "{", "", "{ viewer }")} == {401}
 
@@ -183,7 +183,7 @@ def test_viewers_do_not_see_the_schema_outside_development(own: Api, settings: S
 
 
 @pytest.mark.parametrize("origin", ["https://ui.example", "http://localhost:3000"])
-def test_pages_of_named_origins_may_ask(own: Api, origin: str) -> None:
+def test_pages_of_allowed_origins_may_send_requests(own: Api, origin: str) -> None:
     answer = own.post("{ viewer }", origin=origin)
     assert answer.json() == {"data": {"viewer": "local admin"}}
     assert answer.headers["access-control-allow-origin"] == origin
@@ -199,7 +199,7 @@ def test_pages_of_named_origins_may_ask(own: Api, origin: str) -> None:
     assert "POST" in preflight.headers["access-control-allow-methods"]
 
 
-def test_pages_of_this_server_may_ask(own: Api) -> None:
+def test_pages_of_this_server_may_send_requests(own: Api) -> None:
     assert status(own, origin=f"http://127.0.0.1:{own.port}") == 200
 
 
@@ -207,14 +207,14 @@ def test_pages_of_this_server_may_ask(own: Api) -> None:
     "origin",
     ["https://evil.example", "null", "https://ui.example.evil.example", "http://ui.example", "localhost:3000", ""],
 )
-def test_pages_of_other_origins_may_not(own: Api, origin: str) -> None:
+def test_pages_of_other_origins_are_refused(own: Api, origin: str) -> None:
     answer = own.post("{ viewer }", origin=origin)
     assert answer.status_code == 403
     assert answer.json()["errors"][0]["extensions"] == {"code": "ORIGIN"}
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_by_default_no_other_origin_may(api: Api) -> None:
+def test_by_default_every_other_origin_is_refused(api: Api) -> None:
     assert status(api, origin="https://ui.example") == 403
     preflight = api.http.options(
         api.url, headers={"origin": "https://x.example", "access-control-request-method": "POST"}
@@ -231,7 +231,7 @@ def _page(api: Api, path: str = "/graphql") -> httpx.Response:
     return api.http.get(f"http://127.0.0.1:{api.port}{path}", headers=BROWSER)
 
 
-def test_graphiql_is_there_in_development_only(
+def test_graphiql_is_served_in_development_only(
     api: Api, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -244,7 +244,7 @@ def test_graphiql_is_there_in_development_only(
         assert developing.data("{ viewer }")  # the API does not need it
 
 
-def test_its_files_are_served_from_here_and_nothing_else_is(
+def test_only_the_files_of_graphiql_are_served(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from graphql_api import graphiql

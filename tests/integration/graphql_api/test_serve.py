@@ -1,4 +1,4 @@
-"""`flexiroaster serve`, the real program: it binds, runs what is started, and hands over when it is told to end."""
+"""`flexiroaster serve`, the real program: it binds, runs executions, and hands them over on SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 
 def waiting(path: Path) -> dict[str, Any]:
-    """A stage that ends when the file appears."""
+    """A stage that ends once the file exists."""
     config = {
         "operation": "python",
         "function": "tests.integration.stages:wait_for_file",
@@ -29,7 +29,7 @@ ORDERS = {"id": "orders", "type": "INPUT", "config": {"source": "api", "data": [
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_runs_what_is_started_and_ends_well(number: signal.Signals) -> None:
+def test_it_runs_an_execution_and_exits_cleanly(number: signal.Signals) -> None:
     with served() as server:
         execution = server.start(ORDERS)
         eventually(lambda: server.status(execution) == "COMPLETED", within=60)
@@ -40,8 +40,8 @@ def test_it_runs_what_is_started_and_ends_well(number: signal.Signals) -> None:
     assert "Handed over." in [line["event"] for line in lines]
 
 
-def test_what_is_running_is_handed_over_to_the_next(tmp_path: Path) -> None:
-    """The first server is told to end in the middle; the second goes on long before a lease would have run out."""
+def test_running_executions_are_handed_over_to_the_next_server(tmp_path: Path) -> None:
+    """The first server gets SIGTERM midway; the second continues long before a lease would expire."""
     signal_file = tmp_path / "go"
     with served(EXECUTION_LOCK_TTL="600") as first:
         execution = first.start(waiting(signal_file))
@@ -63,14 +63,14 @@ def test_without_executor_it_leaves_executions_to_workers() -> None:
         assert server.end()[0] == 0
 
 
-def test_an_address_that_others_reach_is_refused_without_tokens() -> None:
+def test_a_public_address_is_refused_without_tokens() -> None:
     done = flexiroaster("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - to see it refused
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("Error: HOST: 0.0.0.0 is reachable from other machines")
 
 
-def test_an_address_that_is_taken_is_an_error_not_a_traceback() -> None:
+def test_an_address_in_use_is_an_error_without_a_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = flexiroaster("serve", "--port", str(taken.getsockname()[1]))
     assert process.returncode != 0

@@ -1,4 +1,4 @@
-"""No query per row: what an operation reads costs as many statements for many objects as for one."""
+"""No query per row: an operation sends as many statements for many objects as for one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def installation(settings: Settings) -> Iterator[Installation]:
 
 
 def add_stage_runs(installation: Installation, execution_ids: list[str]) -> None:
-    """Two stages of each execution, as they would stand in the database."""
+    """Add two stages to each execution, as rows."""
     run = {"status": "completed", "attempt": 1, "is_anomaly": False}
     rows = [
         {"execution_id": execution_id, "stage_id": stage_id, "name": stage_id, "position": position, **run}
@@ -76,7 +76,7 @@ def add_stage_runs(installation: Installation, execution_ids: list[str]) -> None
 
 
 def add_decisions(installation: Installation, of: list[dict[str, Any]]) -> None:
-    """Two decisions about each execution, each overridden, as they would stand in the database."""
+    """Add two overridden decisions to each execution, as rows."""
     said = {"error_class": "data", "action": "terminate", "taken": "terminate", "mode": "act", "attempt": 1}
     data = {"verdicts": [{"action": "terminate", "admissible": True, "chosen": True, "reason": "why"}]}
     rows = [
@@ -123,7 +123,7 @@ def test_as_many_statements_for_many_as_for_few(installation: Installation, name
     assert counts == [expected] * 3
 
 
-def test_what_may_be_large_is_read_only_when_it_is_asked_for(installation: Installation) -> None:
+def test_large_columns_are_read_only_on_request(installation: Installation) -> None:
     with statements(installation) as without:
         run(installation, "{ executions(first: 5) { nodes { id status } } }")
     with statements(installation) as with_both:
@@ -148,7 +148,7 @@ def test_many_nodes_of_one_type_are_one_statement(installation: Installation) ->
     assert len(sent) == 1
 
 
-def test_many_decisions_are_found_again_with_one_statement_and_one_for_their_overrides(
+def test_many_decisions_take_one_statement_and_one_for_their_overrides(
     installation: Installation,
 ) -> None:
     ids = [n["id"] for n in run(installation, "{ decisions(first: 20) { nodes { id } } }")["decisions"]["nodes"]]

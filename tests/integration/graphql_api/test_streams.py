@@ -1,4 +1,4 @@
-"""Live streams below the sockets, where a subscriber can be as slow as a test needs it."""
+"""Live streams below the sockets, where a subscriber can be as slow as a test needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_one(installation: Installation) -> str:
 
 
 async def until(stream: AsyncIterator[ExecutionChange], wanted: set[str]) -> None:
-    """Read on until all of these were told."""
+    """Read until all of these have arrived."""
     async with asyncio.timeout(60):
         async for change in stream:
             wanted.discard(change.execution.id)
@@ -43,10 +43,10 @@ async def until(stream: AsyncIterator[ExecutionChange], wanted: set[str]) -> Non
                 return
 
 
-def test_who_is_behind_the_window_reads_from_the_store(
+def test_a_subscriber_behind_the_window_reads_from_the_database(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has ended while it was away included."""
+    """This includes executions that ended while it was away."""
     monkeypatch.setattr(feeds, "WINDOW", 1)
 
     async def run() -> None:

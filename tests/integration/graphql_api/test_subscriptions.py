@@ -65,7 +65,7 @@ def test_history_then_live_until_the_end(live: Live) -> None:
 
 
 def test_every_cursor_continues_exactly(live: Live) -> None:
-    """Also those in the middle of a batch, which another process may have given out."""
+    """This includes cursors in the middle of a batch, which another process may have issued."""
     live.open_gate()
     execution_id = live.start(*["nothing"] * 5)
     ended(live, execution_id)
@@ -83,7 +83,7 @@ def test_every_cursor_continues_exactly(live: Live) -> None:
     assert rest[0]["events"] == []  # behind the last one there is only the news that it has caught up
 
 
-def test_what_cannot_begin_is_a_typed_error(live: Live) -> None:
+def test_a_subscription_that_cannot_begin_is_a_typed_error(live: Live) -> None:
     live.open_gate()
     execution_id, other = live.start("nothing"), live.start(*["nothing"] * 20)
     ended(live, execution_id)
@@ -104,8 +104,8 @@ def test_what_cannot_begin_is_a_typed_error(live: Live) -> None:
     eventually(lambda: live.streams.feeds == 0)
 
 
-def test_what_is_asked_of_the_execution_is_read(live: Live) -> None:
-    """What may be large is not read with each batch, but it is there for those who ask."""
+def test_requested_fields_of_the_execution_are_read(live: Live) -> None:
+    """Large columns are not read with each batch, only on request."""
     live.open_gate()
     execution_id = live.start("fails")
     ended(live, execution_id)
@@ -118,7 +118,7 @@ def test_what_is_asked_of_the_execution_is_read(live: Live) -> None:
     assert last["variables"] == {}
 
 
-def test_after_a_retry_the_stream_goes_on_through_the_former_end(live: Live) -> None:
+def test_a_stream_continues_past_the_former_end_after_a_retry(live: Live) -> None:
     execution_id = live.start("nothing", "fails")
     ended(live, execution_id)
     with live.socket() as socket:
@@ -134,7 +134,7 @@ def test_after_a_retry_the_stream_goes_on_through_the_former_end(live: Live) -> 
     assert after[-1]["execution"]["status"] == "FAILED"
 
 
-def test_many_subscribers_are_one_reader_and_nothing_stays(live: Live) -> None:
+def test_many_subscribers_share_one_reader_and_leave_nothing_behind(live: Live) -> None:
     execution_id = live.start("nothing", "waits", "nothing")
 
     def follow(_: int) -> list[int]:
@@ -150,7 +150,7 @@ def test_many_subscribers_are_one_reader_and_nothing_stays(live: Live) -> None:
     eventually(lambda: live.streams.feeds == 0)
 
 
-def test_completed_by_the_client_it_ends_and_the_id_is_free(live: Live) -> None:
+def test_a_client_can_complete_a_subscription_and_reuse_its_id(live: Live) -> None:
     execution_id = live.start("waits")
     with live.socket() as socket:
         for _ in range(3):
@@ -193,7 +193,7 @@ def _at_least(level: str) -> list[str]:
     return levels[levels.index(level) :]
 
 
-def test_changes_in_the_list(live: Live) -> None:
+def test_changes_of_executions_are_delivered(live: Live) -> None:
     first = live.start("waits", name="one")
     with live.socket() as socket, live.socket() as other:
         changes = (data["executions"] for data in socket.results("1", LIST, filter={}))
@@ -253,7 +253,7 @@ def _delete(live: Live, execution_id: str) -> None:
             connection.execute(text(f"DELETE FROM {table} WHERE {column} = :id"), {"id": execution_id})
 
 
-def test_a_viewer_may_follow_and_nobody_without_a_token(live: Live) -> None:
+def test_a_viewer_may_subscribe_and_a_client_without_a_token_may_not(live: Live) -> None:
     live.open_gate()
     execution_id = live.start("nothing")
     ended(live, execution_id)
@@ -268,7 +268,7 @@ def test_a_viewer_may_follow_and_nobody_without_a_token(live: Live) -> None:
             assert nobody.closed() == 4403
 
 
-def test_a_database_that_is_away_for_a_while_costs_no_event(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_outage_loses_no_event(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     execution_id = live.start("waits", "nothing")
     monkeypatch.setattr(streams, "RETRY_SECONDS", 0.05)
     refused = iter(range(5))
@@ -289,7 +289,7 @@ def test_a_database_that_is_away_for_a_while_costs_no_event(live: Live, monkeypa
     assert numbers(batches) == [event.seq for event in executions.events(live.api.installation, execution_id)]
 
 
-def test_a_server_that_ends_closes_its_streams_so_that_clients_come_back(live: Live) -> None:
+def test_a_stopping_server_closes_its_streams_so_that_clients_reconnect(live: Live) -> None:
     execution_id = live.start("waits")
     with live.socket() as socket, streamed(live.api, EVENTS, {"id": execution_id}) as stream:
         assert any(batch["caughtUp"] for batch in socket.batches(execution_id))

@@ -1,4 +1,4 @@
-"""Many subscribers: what they get is read and encoded once, and one that does not read costs nobody anything."""
+"""Many subscribers: a batch is read and encoded once, and a stalled subscriber does not affect the others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
 
 @pytest.fixture
 def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
-    """A server that soon cuts off a client that does not read; on a busy machine also one that is slow to."""
+    """A server that soon disconnects a client that does not read; on a busy machine also a slow one."""
     monkeypatch.setattr(server, "STALLED_SECONDS", STALLED_SECONDS)
     settings = load_settings(database_url=f"sqlite:///{tmp_path / 'api.db'}", executor_workers=1)
     with living(settings, tmp_path, limits=Limits(send_seconds=STALLED_SECONDS)) as running:
@@ -49,7 +49,7 @@ def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]
 
 
 def followed(live: Live, execution_id: str, after: str | None = None) -> list[int]:
-    """The numbers of all events behind a cursor; a client that is cut off reconnects, as docs/subscriptions.md says."""
+    """The numbers of all events after a cursor; a disconnected client reconnects, as in docs/subscriptions.md."""
     found: list[int] = []
     for _ in range(100):
         with suppress(ConnectionClosed), live.socket() as socket:
@@ -60,8 +60,8 @@ def followed(live: Live, execution_id: str, after: str | None = None) -> list[in
     raise AssertionError("it is cut off again and again")
 
 
-def test_a_payload_is_encoded_once_for_those_who_ask_for_the_same(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever they begin, as long as their role is the same: not once for each, and never for another role."""
+def test_a_payload_is_encoded_once_for_equal_subscriptions(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their cursors may differ, their roles may not: never across roles."""
     executed: list[tuple[str, object]] = []
     original = operations.execute_operation
 
@@ -92,7 +92,7 @@ def test_a_payload_is_encoded_once_for_those_who_ask_for_the_same(live: Live, mo
 
 @contextmanager
 def narrow(live: Live) -> Iterator[sockets.socket]:
-    """A connection whose system takes little that its program does not read."""
+    """A connection with a small receive buffer."""
     with sockets.socket() as raw:
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 2048)
         raw.connect(("127.0.0.1", live.api.port))
@@ -104,13 +104,13 @@ def connections(live: Live) -> int:
 
 
 def finished(live: Live) -> tuple[str, list[int]]:
-    """An execution that has ended, with more than a buffer holds, and the numbers of its events."""
+    """An ended execution with more events than a buffer holds, and their numbers."""
     execution_id = live.start("prints", arguments={"count": 600, "size": 500})
     executions.wait(live.api.installation, execution_id, 60)
     return execution_id, [event.seq for event in executions.events(live.api.installation, execution_id)]
 
 
-def test_a_socket_that_is_not_read_is_cut_off_and_can_come_back(impatient: Live) -> None:
+def test_a_socket_that_is_not_read_is_disconnected_and_can_resume(impatient: Live) -> None:
     execution_id, everything = finished(impatient)
     impatient.api.http.close()  # only the connections of the test are to count
     url = impatient.api.url.replace("http", "ws")
@@ -129,7 +129,7 @@ def test_a_socket_that_is_not_read_is_cut_off_and_can_come_back(impatient: Live)
     assert numbers([first]) + rest == everything
 
 
-def test_an_event_stream_that_is_not_read_is_cut_off_and_can_come_back(impatient: Live) -> None:
+def test_an_event_stream_that_is_not_read_is_disconnected_and_can_resume(impatient: Live) -> None:
     execution_id, everything = finished(impatient)
     impatient.api.http.close()  # only the connections of the test are to count
     body = json.dumps({"query": LARGE, "variables": {"id": execution_id}})

@@ -1,6 +1,6 @@
-"""Whatever comes over a socket, it is answered or its connection closed with a code; nothing else takes notice.
+"""The server answers any frame or closes its connection with a code; nothing else is affected.
 
-`FAULT_TRIALS=full` sends the 2,000 frames that the promise is about, otherwise a quarter.
+`FAULT_TRIALS=full` sends the 2,000 frames of the promise, otherwise a quarter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ frame: where the server has closed before that comes, TCP's reset may overtake t
 
 def test_malformed_frames_end_their_own_connection_only(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     def send(number: int) -> int | None:
-        """The code of the close that followed, None where the connection went on."""
+        """Send a frame; return the close code, or None if the connection stays open."""
         try:
             with opened(api, init=number % 4 != 0) as socket:
                 socket.connection.send(frame(number))
@@ -54,8 +54,8 @@ def test_malformed_frames_end_their_own_connection_only(api: Api, caplog: pytest
     assert api.data('{ echo(text: "fine") }') == {"echo": "fine"}
 
 
-def test_frames_that_are_no_frames(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    """Bytes below the protocol: reserved bits, wrong masks, fragments that never end, a client that just goes."""
+def test_invalid_bytes_end_their_own_connection_only(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """Bytes below the protocol: reserved bits, wrong masks, endless fragments, a client that just disconnects."""
     upgrade = (
         b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -77,5 +77,5 @@ def test_frames_that_are_no_frames(api: Api, caplog: pytest.LogCaptureFixture) -
 
 
 def errors_of_the_server(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What was logged as an error, without what the client's library says of a connection that was cut."""
+    """The logged errors, without those of the client's library about disconnections."""
     return [r for r in caplog.records if r.levelno >= logging.ERROR and not r.name.startswith("websockets.client")]

@@ -1,4 +1,4 @@
-"""Python's own client, gql, runs a query, a mutation and a subscription over a socket."""
+"""The Python client gql runs a query, a mutation and a subscription over a socket."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_query_mutation_and_subscription(settings: Settings, tmp_path: Path) -> 
 
 
 def _pipeline_of(live: Live) -> str:
-    """A pipeline that has been run once."""
+    """A pipeline that has run once."""
     live.open_gate()
     execution_id = live.start(*["nothing"] * 4, concurrency=None)
     return str(live.api.data(RUN, {"id": execution_id})["execution"]["pipelineId"])

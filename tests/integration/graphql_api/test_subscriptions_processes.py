@@ -1,4 +1,4 @@
-"""A worker drives, two servers tell of it: whichever a client is connected to, it sees the same."""
+"""One worker drives and two servers deliver: a client sees the same from each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST = "query ($id: ID!) { execution(id: $id) { status lastSeq } }"
 
 @pytest.fixture(params=["sqlite", "postgresql", "redis"])
 def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """What processes hear of one another over."""
+    """The environment with the transport between the processes."""
     quiet = {"LOG_LEVEL": "WARNING"}
     if request.param == "sqlite":
         return {**quiet, "DATABASE_URL": f"sqlite:///{tmp_path / 'p.db'}"}
@@ -31,7 +31,7 @@ def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def servers(env: dict[str, str]) -> Iterator[tuple[Served, Served]]:
-    """Two servers that drive nothing, and a worker that does."""
+    """Two servers that drive nothing, and a worker."""
     with served("--no-executor", **env) as one, served("--no-executor", **env) as other:
         worker = started("worker", env={**ENV, **env})
         yield one, other
@@ -39,7 +39,7 @@ def servers(env: dict[str, str]) -> Iterator[tuple[Served, Served]]:
         worker.communicate(timeout=60)
 
 
-def test_every_server_tells_of_every_event(servers: tuple[Served, Served], tmp_path: Path) -> None:
+def test_every_server_delivers_every_event(servers: tuple[Served, Served], tmp_path: Path) -> None:
     gate = tmp_path / "go"
     execution = servers[0].start(*slow_chain(STAGES, 0.05, gate))
     followed = [Subscribers(server.port, execution, CLIENTS) for server in servers]

@@ -1,4 +1,4 @@
-"""graphql-transport-ws to the letter: its closing codes, its order of messages, and the limits of a connection."""
+"""The protocol graphql-transport-ws: close codes, order of messages, and the limits of a connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.waiting import eventually
 
 
 def ended_by(api: Api, *frames: str, init: bool = True) -> int:
-    """The code of the close that follows these frames."""
+    """The close code that follows these frames."""
     with opened(api, init=init) as socket:
         for frame in frames:
             socket.connection.send(frame)
@@ -50,18 +50,18 @@ INIT = '{"type": "connection_init"}'
         (('{"type": "connection_init", "payload": {"authorization": 7}}',), False, 4400),
     ],
 )
-def test_closing_codes(api: Api, frames: tuple[str, ...], init: bool, code: int) -> None:
+def test_each_violation_has_its_close_code(api: Api, frames: tuple[str, ...], init: bool, code: int) -> None:
     assert ended_by(api, *frames, init=init) == code
 
 
-def test_a_client_that_does_not_say_who_it_is(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_connection_without_connection_init_is_closed(tmp_path_factory: pytest.TempPathFactory) -> None:
     settings = load_settings(database_url=f"sqlite:///{tmp_path_factory.mktemp('limits') / 'api.db'}")
     with serving(settings, small_schema, limits=Limits(init_seconds=0.2)) as api, opened(api, init=False) as socket:
         assert socket.closed() == 4408
 
 
 def test_a_connection_can_end_while_its_operations_begin(api: Api) -> None:
-    """Python's `asyncio.wait_for` would now and then lose the cancellation of one of them, and leave it all hanging."""
+    """`asyncio.wait_for` would occasionally lose the cancellation of one of them and hang."""
     for _ in range(100):
         assert ended_by(api, SUBSCRIBE, SUBSCRIBE) == 4409
 
@@ -116,7 +116,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield api
 
 
-def test_a_connection_has_room_for_so_many_operations(narrow: Api) -> None:
+def test_the_operations_of_a_connection_are_limited(narrow: Api) -> None:
     with opened(narrow) as socket:
         socket.subscribe("1", SILENCE)
         socket.subscribe("2", SILENCE)
@@ -128,7 +128,7 @@ def test_a_connection_has_room_for_so_many_operations(narrow: Api) -> None:
         assert list(socket.payloads("4")) == [{"data": {"run": {"name": "r"}}}]
 
 
-def test_a_server_has_room_for_so_many_connections(narrow: Api) -> None:
+def test_the_connections_of_a_server_are_limited(narrow: Api) -> None:
     with opened(narrow), opened(narrow):
         with pytest.raises(ConnectionClosed) as refused, opened(narrow):
             pass
@@ -147,8 +147,8 @@ def lets_in(api: Api, payload: dict[str, str] | None = None) -> bool:
     return True
 
 
-def test_one_viewer_has_room_for_so_many_connections(tmp_path: Path) -> None:
-    """Sockets and event streams together, so that one token cannot keep all others out."""
+def test_the_connections_of_a_viewer_are_limited(tmp_path: Path) -> None:
+    """The limit covers sockets and event streams, so that one token cannot lock out all others."""
     settings = load_settings(database_url=f"sqlite:///{tmp_path / 'each.db'}")
     with serving(settings, small_schema, limits=Limits(connections_each=2)) as api:
         names = ("greedy", "other")
@@ -167,7 +167,7 @@ def test_one_viewer_has_room_for_so_many_connections(tmp_path: Path) -> None:
         eventually(lambda: lets_in(api, greedy))
 
 
-def test_pages_of_other_sites_do_not_get_in(api: Api) -> None:
+def test_pages_of_other_sites_are_refused(api: Api) -> None:
     with pytest.raises(InvalidStatus) as refused, opened(api, Origin="https://elsewhere.example"):
         pass
     assert refused.value.response.status_code == 403

@@ -1,4 +1,4 @@
-"""Server-sent events: each has its cursor as id, and whoever names the last one goes on exactly there."""
+"""Server-sent events: each has its cursor as id, and a client that sends the last id resumes exactly there."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_a_stream_from_history_to_the_end(live: Live, method: str) -> None:
     eventually(lambda: live.streams.feeds == 0)
 
 
-def test_the_last_event_goes_before_the_variable(live: Live, ended: str) -> None:
-    """A browser repeats the request as it was, and adds the header."""
+def test_the_last_event_id_takes_precedence_over_the_variable(live: Live, ended: str) -> None:
+    """A browser repeats the same request and adds the header."""
     everything = [event.seq for event in executions.events(live.api.installation, ended)]
     cursors = live.api.data(
         "query ($id: ID!) { execution(id: $id) { events(first: 500) { edges { cursor } } } }", {"id": ended}
@@ -73,8 +73,8 @@ def test_the_last_event_goes_before_the_variable(live: Live, ended: str) -> None
             assert numbers(batches(list(stream))) == everything[number:]
 
 
-def test_what_cannot_begin_is_told_in_the_stream(live: Live, ended: str) -> None:
-    """Browsers cannot read the body of any other answer."""
+def test_an_operation_that_cannot_begin_is_reported_in_the_stream(live: Live, ended: str) -> None:
+    """Browsers cannot read the body of any other response."""
     cases: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
         (EVENTS, {"id": "absent"}, {}, "not_found"),
         (EVENTS, {"id": ended}, {"last_event_id": "garbage"}, "input.invalid"),
@@ -89,7 +89,7 @@ def test_what_cannot_begin_is_told_in_the_stream(live: Live, ended: str) -> None
         assert (last.name, last.data) == ("complete", None)
 
 
-def test_a_quiet_stream_gives_signs_of_life(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_stream_sends_keep_alives(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.05)
     live.gate.unlink(missing_ok=True)
     execution_id = live.start("waits")
@@ -101,7 +101,7 @@ def test_a_quiet_stream_gives_signs_of_life(live: Live, monkeypatch: pytest.Monk
     assert rest[-1]["execution"]["status"] == "COMPLETED"
 
 
-def test_a_client_that_goes_is_noticed(live: Live) -> None:
+def test_a_disconnected_client_is_detected(live: Live) -> None:
     live.gate.unlink(missing_ok=True)
     execution_id = live.start("waits")
     with streamed(live.api, EVENTS, {"id": execution_id}) as stream:
@@ -123,7 +123,7 @@ def test_queries_and_mutations_are_streams_of_one(live: Live, ended: str) -> Non
         assert next(stream).data["errors"][0]["extensions"]["code"] == "METHOD_NOT_ALLOWED"
 
 
-def test_what_is_no_request_is_refused_with_a_status(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_request_is_refused_with_a_status(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     accept = {"accept": "text/event-stream"}
     assert api.http.put(api.url, headers=accept).status_code == 405
     assert api.http.post(api.url, headers=accept, content=b"{").status_code == 415

@@ -1,4 +1,4 @@
-"""A running server with both faces, and a client of the REST contract that knows the canonical shapes of errors."""
+"""A running server with both APIs, and a REST client that knows the canonical shapes of errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INPUT = {"id": "load", "type": "input", "config": {"source": "api", "data": [{"n
 
 
 def waiting(path: Path) -> dict[str, Any]:
-    """A stage that ends when the file appears."""
+    """A stage that ends once the file exists."""
     config = {
         "operation": "python",
         "function": "tests.integration.stages:wait_for_file",
@@ -35,7 +35,7 @@ def waiting(path: Path) -> dict[str, Any]:
 
 
 class Rest:
-    """What a client sees; paths are relative to the server, as the contract writes them."""
+    """A REST client; paths are relative to the server, as in the contract."""
 
     def __init__(self, server: Server, port: int) -> None:
         self.server = server
@@ -56,14 +56,14 @@ class Rest:
         return answer.json()
 
     def pipeline(self, *stages: Mapping[str, Any], **fields: Any) -> str:
-        """Create a pipeline; its id."""
+        """Create a pipeline; return its id."""
         body = {"name": "p", "concurrency": None, "stages": list(stages or (INPUT,)), **fields}
         answer = self.post("/api/pipelines", body)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
     def start(self, pipeline_id: str, **options: Any) -> str:
-        """Start it; the execution's id."""
+        """Start a pipeline; return the execution's id."""
         answer = self.post(f"/api/executions/{pipeline_id}/execute", **options)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["execution_id"])
@@ -75,7 +75,7 @@ class Rest:
         eventually(lambda: self.status(execution_id) == status, within=90)
 
     def run(self, pipeline_id: str, **options: Any) -> str:
-        """Start it and wait for its completion."""
+        """Start a pipeline and wait for its completion."""
         execution_id = self.start(pipeline_id, **options)
         self.reaches(execution_id, "completed")
         return execution_id
@@ -104,7 +104,7 @@ def serving(settings: Settings, *, executor: bool = True, limits: Limits | None 
 
 
 def assert_error(answer: httpx.Response, status: int) -> Any:
-    """The one canonical shape of each kind of error; its `detail`."""
+    """Check the canonical shape of an error; return its `detail`."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-request-id"]
@@ -131,12 +131,12 @@ def assert_error(answer: httpx.Response, status: int) -> Any:
 
 
 def assert_refused(answer: httpx.Response, status: int, detail: str) -> None:
-    """Refused with exactly these words; `...` at their end stands for what follows."""
+    """Check a refusal with exactly this message; `...` at its end matches any text."""
     told = assert_error(answer, status)
     assert told.startswith(detail[:-3]) if detail.endswith("...") else told == detail
 
 
 def assert_invalid(answer: httpx.Response, *wrong: tuple[list[str | int], str]) -> None:
-    """422 with exactly these places and types."""
+    """Check a 422 with exactly these locations and types."""
     told = assert_error(answer, 422)
     assert [(item["loc"], item["type"]) for item in told] == list(wrong), told

@@ -13,7 +13,7 @@ from tests.integration.rest_compat.client import Rest, serving
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def rest_settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings on either database, with a folder of their own that outlasts the tests' working directories."""
+    """Settings for each database, with a folder that outlasts the tests' working directories."""
     folder = tmp_path_factory.mktemp("rest")
     if request.param == "sqlite":
         shutil.copyfile(request.getfixturevalue("sqlite_template"), folder / "rest.db")
@@ -26,7 +26,7 @@ def rest_settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def rest(rest_settings: Settings) -> Iterator[Rest]:
-    """A server without tokens that runs what is started; tests leave no execution live."""
+    """A server without tokens that runs executions; tests leave no execution live."""
     with serving(rest_settings) as running:
         yield running
 

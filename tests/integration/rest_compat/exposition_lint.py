@@ -1,4 +1,4 @@
-"""What `promtool check metrics` looks at, and what makes a server refuse a scrape, over the text of an exposition."""
+"""The checks of `promtool check metrics`, and the reasons for which Prometheus rejects a scrape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_SERIES = 200
 
 
 def problems(text: str) -> list[str]:
-    """All that is wrong with an exposition in the classic format."""
+    """All problems of an exposition in the classic format."""
     found = list(_structure(text))
     for family in text_string_to_metric_families(text):
         found += [f"{family.name}: {told}" for told in (*_names(family), *_samples(family))]
@@ -95,7 +95,7 @@ def _samples(family: Metric) -> Iterator[str]:
 
 
 def _histogram(samples: list[Sample]) -> Iterator[str]:
-    """Of each series: buckets that only grow, the last of which is +Inf and the count."""
+    """Check each series: buckets never decrease, and the last one is +Inf and equals the count."""
     buckets: dict[str, list[tuple[float, float]]] = {}
     counts: dict[str, float] = {}
     for sample in samples:

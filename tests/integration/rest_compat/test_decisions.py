@@ -1,4 +1,4 @@
-"""Decisions over REST: each row of what is added to the contract, with its statuses, shapes and messages."""
+"""Decisions over REST: each route that extends the contract, with its statuses, shapes and messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WHY = {"reason": "known to be harmless"}
 
 
 def decided(rest: Rest, good: Path, status: str, policy: dict[str, Any] | None = None, **options: Any) -> str:
-    """Run a pipeline that fails until it is in that state; the execution's id."""
+    """Run a failing pipeline until it is in that state; return the execution's id."""
     definition = decided_pipeline(f"decided_{uuid.uuid4().hex[:8]}", good, policy, **options)
     answer = rest.post("/api/pipelines", definition)
     assert answer.status_code == 201, answer.text
@@ -53,7 +53,7 @@ def path_of(execution_id: str) -> str:
     return f"/api/executions/{execution_id}/decisions"
 
 
-def test_a_decision_says_why_and_a_person_skips_the_stage(rest: Rest, tmp_path: Path) -> None:
+def test_a_decision_gives_its_reason_and_can_be_overridden_by_a_skip(rest: Rest, tmp_path: Path) -> None:
     execution_id = decided(rest, tmp_path / "good", "paused", PAUSE)
     answer = rest.json(path_of(execution_id))
     assert list(answer) == ["decisions", "total"]
@@ -92,7 +92,7 @@ def test_a_decision_says_why_and_a_person_skips_the_stage(rest: Rest, tmp_path: 
     ("action", "mended", "status"),
     [("retry", True, "completed"), ("rollback", False, "rolled_back"), ("terminate", False, "failed")],
 )
-def test_what_else_a_person_may_decide(rest: Rest, tmp_path: Path, action: str, mended: bool, status: str) -> None:
+def test_each_override_takes_effect(rest: Rest, tmp_path: Path, action: str, mended: bool, status: str) -> None:
     good = tmp_path / "good"
     execution_id = decided(rest, good, "paused", PAUSE, output=True)
     (decision,) = rest.json(path_of(execution_id))["decisions"]
@@ -116,7 +116,7 @@ def test_by_default_decisions_are_recorded(rest: Rest, tmp_path: Path) -> None:
     assert rest.json(path_of(nothing)) == {"decisions": [], "total": 0}
 
 
-def test_what_does_not_hold_or_fit_is_refused(rest: Rest, tmp_path: Path) -> None:
+def test_an_invalid_override_is_refused(rest: Rest, tmp_path: Path) -> None:
     execution_id = decided(rest, tmp_path / "good", "paused", PAUSE)
     (decision,) = rest.json(path_of(execution_id))["decisions"]
     path = f"{path_of(execution_id)}/{decision['id']}/override"
@@ -145,7 +145,7 @@ def test_what_does_not_hold_or_fit_is_refused(rest: Rest, tmp_path: Path) -> Non
     rest.reaches(execution_id, "failed")
 
 
-def test_what_was_decided_before_is_a_conflict(rest: Rest, tmp_path: Path) -> None:
+def test_a_second_override_is_a_conflict(rest: Rest, tmp_path: Path) -> None:
     execution_id = decided(rest, tmp_path / "good", "failed")
     (first,) = rest.json(path_of(execution_id))["decisions"]
     path = f"{path_of(execution_id)}/{first['id']}/override"

@@ -1,4 +1,4 @@
-"""The description holds, and the page that shows it needs nothing from elsewhere."""
+"""The OpenAPI document is valid, and its page loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CALLS = {
 }
 
 
-def test_the_description_is_openapi_3_1_and_has_every_call(rest: Rest) -> None:
+def test_the_document_is_openapi_3_1_and_has_every_operation(rest: Rest) -> None:
     document = rest.json("/api/openapi.json")
     assert document["openapi"].startswith("3.1.")
     assert {(method, path) for path, item in document["paths"].items() for method in item} == CALLS
@@ -48,7 +48,7 @@ def test_the_description_is_openapi_3_1_and_has_every_call(rest: Rest) -> None:
     assert "HTTPValidationError" not in text
 
 
-def test_the_page_needs_nothing_from_elsewhere(rest: Rest) -> None:
+def test_the_page_loads_nothing_from_other_hosts(rest: Rest) -> None:
     page = rest.get("/api/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -1,4 +1,4 @@
-"""Streams of server-sent events over GraphQL and REST: the same room for them, the same patience, the same end."""
+"""Server-sent event streams over GraphQL and REST: the same limits, the same timeouts, the same end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Opens = Callable[..., AbstractContextManager[httpx.Response]]
 
 @pytest.fixture(scope="module")
 def closed(rest_settings: Settings) -> Iterator[Rest]:
-    """A server that needs tokens, with room for two connections of each."""
+    """A server that requires tokens and allows two connections for each."""
     with serving(rest_settings, executor=False, limits=Limits(connections_each=2)) as running:
         running.http.headers["authorization"] = f"Bearer {tokens.create(running.installation, 'root', Role.ADMIN)}"
         yield running
@@ -64,7 +64,7 @@ either = pytest.mark.parametrize("opens", [over_graphql, over_rest], ids=["Graph
 
 
 def told(live: httpx.Response) -> Iterator[str]:
-    """What a stream tells, without its signs of life. Keep it: a reader that goes closes its stream."""
+    """The events of a stream, without keep-alives. Keep a reference: a collected reader closes its stream."""
     assert live.status_code == 200, live.read()
     return (line for line in live.iter_lines() if line and not line.startswith(":"))
 
@@ -76,7 +76,7 @@ def refused(answer: AbstractContextManager[httpx.Response]) -> httpx.Response:
     return response
 
 
-def test_one_viewer_has_room_for_so_many_streams_of_both_kinds(closed: Rest, follower: Follower) -> None:
+def test_the_streams_of_a_viewer_over_both_apis_are_limited(closed: Rest, follower: Follower) -> None:
     execution_id = closed.start(closed.pipeline())
     other = tokens.create(closed.installation, "other", Role.VIEWER)
     with (
@@ -99,7 +99,7 @@ def may_open(rest: Rest, execution_id: str, secret: str) -> bool:
         return again.status_code == 200
 
 
-def test_all_viewers_together_have_room_for_so_many_streams(
+def test_the_streams_of_all_viewers_together_are_limited(
     closed: Rest, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execution_id = closed.start(closed.pipeline())
@@ -126,7 +126,7 @@ def test_a_stream_ends_with_its_token(
 
 
 @either
-def test_a_stream_stays_open_while_nobody_can_say_whether_its_token_is_in_force(
+def test_a_stream_stays_open_while_its_token_cannot_be_checked(
     closed: Rest, follower: Follower, opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "CHECK_SECONDS", 0.01)
@@ -148,7 +148,7 @@ def test_a_stream_stays_open_while_nobody_can_say_whether_its_token_is_in_force(
             assert asked.acquire(timeout=60)
 
 
-def test_the_stream_of_an_execution_that_is_deleted_ends(
+def test_the_stream_of_a_deleted_execution_ends(
     closed: Rest, follower: Follower, caplog: pytest.LogCaptureFixture
 ) -> None:
     execution_id = closed.start(closed.pipeline())
