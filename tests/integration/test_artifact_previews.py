@@ -1,4 +1,4 @@
-"""Tables of stages as JSON: typed columns, values that every reader gets right, bounded in rows and cells."""
+"""Previews of tables as JSON: typed columns, exact values, bounded rows and cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def installation(settings: Settings, tmp_path: Path) -> Iterator[Installation]:
 
 
 def stored(installation: Installation, table: pl.DataFrame) -> str:
-    """An execution whose stage `a` gave this table."""
+    """An execution whose stage `a` produced this table."""
     execution_id = add_executions(installation, 1, seed=table.width)[0]["id"]
     summary = Artifacts(installation.settings.artifacts_url).write(table, execution_id, "a", 1)
     row = {"execution_id": execution_id, "stage_id": "a", "position": 0, "name": "A", "status": "completed",
@@ -57,7 +57,7 @@ def test_an_execution_shows_its_tables(installation: Installation) -> None:
     assert (shown.columns, shown.rows, shown.total_rows, shown.cut) == (found[0].columns, ([1, "b"],), 2, False)
 
 
-def test_every_value_is_json_and_right(installation: Installation) -> None:
+def test_every_value_is_exact_json(installation: Installation) -> None:
     columns = {
         "int": ([2**53 - 1, -(2**53)], pl.Int64, [2**53 - 1, str(-(2**53))]),
         "big": ([2**64 - 1, 1], pl.UInt64, [str(2**64 - 1), 1]),
@@ -103,7 +103,7 @@ def test_previews_are_bounded(installation: Installation) -> None:
     assert len(artifacts.preview(installation, stored(installation, wide), "a", 1000).rows) == 50
 
 
-def test_a_table_that_is_not_there_is_told(installation: Installation, tmp_path: Path) -> None:
+def test_a_missing_table_is_reported(installation: Installation, tmp_path: Path) -> None:
     execution_id = stored(installation, pl.DataFrame({"x": [1]}))
     with pytest.raises(NotFoundError, match=f"^Execution {execution_id} has no stage 'b'$"):
         artifacts.preview(installation, execution_id, "b")

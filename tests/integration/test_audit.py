@@ -1,4 +1,4 @@
-"""The audit log: one row a mutation, without secrets, of bounded size, found again."""
+"""The audit log: one row per mutation, without secrets, of bounded size, searchable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recorded(installation: Installation, arguments: dict[str, Any]) -> dict[str,
     return audit.listing(installation).items[0].arguments
 
 
-def test_an_entry_says_who_did_what(installation: Installation) -> None:
+def test_an_entry_records_viewer_and_action(installation: Installation) -> None:
     before = utc_now()
     with statements(installation) as sent:
         audit.record(
@@ -66,7 +66,7 @@ def test_secrets_are_not_written(installation: Installation) -> None:
     assert shown["reference"] == {"secret": "API"}
 
 
-def test_what_is_large_is_cut(installation: Installation) -> None:
+def test_large_arguments_are_cut(installation: Installation) -> None:
     deep: dict[str, Any] = {}
     for _ in range(50):
         deep = {"in": deep}
@@ -89,7 +89,7 @@ def test_anything_can_be_recorded(installation: Installation) -> None:
     assert len(audit.listing(installation).items[0].viewer) == 255
 
 
-def test_entries_are_found_again(installation: Installation) -> None:
+def test_entries_can_be_filtered(installation: Installation) -> None:
     for i in range(12):
         action, viewer = ("start", "stop")[i % 3 == 0], (ADA, BOB)[i % 2]
         audit.record(installation, viewer=viewer, action=action, subject=f"s{i % 4}", arguments={"i": i})

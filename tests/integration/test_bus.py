@@ -1,4 +1,4 @@
-"""The bus between processes: over Redis, PostgreSQL and SQLite, and from one to the other while it is in use."""
+"""The bus between processes: over Redis, PostgreSQL and SQLite, and switching between them while in use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.waiting import PATIENT, eventually, open_descriptors
 
 
 class Process:
-    """What one process has: a link, a bus, and what it heard on it."""
+    """One process: a link, a bus, and the messages it received."""
 
     def __init__(self, stack: ExitStack, database_url: str, redis_url: str) -> None:
         settings = load_settings(database_url=database_url, redis_url=redis_url, **PATIENT)
@@ -42,7 +42,7 @@ class Process:
         self.brought_by: set[str] = set()  # the threads that called back
 
     def listen(self, *topics: str) -> Process:
-        """Listen, and wait until it has begun to hear, both through Redis and through the database."""
+        """Listen, and wait until messages arrive through both Redis and the database."""
         for topic in topics:
             self.bus.subscribe(topic, self._hear)
         eventually(lambda: self.hears_redis or not self.link.configured)
@@ -74,14 +74,14 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts processes, so to speak."""
+    """A factory of processes."""
     with ExitStack() as stack:
         yield lambda database_url, redis_url="": Process(stack, database_url, redis_url)
 
 
 @pytest.fixture
 def proxies(redis_url: str) -> Iterator[tuple[Proxy, Proxy]]:
-    """Two ways to Redis."""
+    """Two proxies to Redis."""
     port = urlsplit(redis_url).port or 0
     with running_proxy("127.0.0.1", port) as one, running_proxy("127.0.0.1", port) as two:
         yield one, two
@@ -91,7 +91,7 @@ def url_of(proxy: Proxy) -> str:
     return f"redis://127.0.0.1:{proxy.port}/0"
 
 
-def test_topics_are_heard_by_those_above_them(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_receives_the_topics_below_its_own(caplog: pytest.LogCaptureFixture) -> None:
     bus = LocalBus()
     heard: list[tuple[str, Message]] = []
     ends = [bus.subscribe(topic, lambda m, t=topic: heard.append((t, m))) for topic in ("events", "events:x", "even")]  # type: ignore[misc] # mypy cannot infer a lambda with a default
@@ -129,9 +129,7 @@ def test_only_hints_may_travel() -> None:
         LocalBus().publish("events:x", {"data": "x" * 1000})
 
 
-def test_a_listener_that_holds_the_others_up_is_named_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_slow_listener_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("flexiroaster.coordination.bus.base.SLOW_SECONDS", -1.0)
     bus = LocalBus()
     bus.subscribe("work", lambda _message: None)
@@ -163,7 +161,7 @@ def test_through_redis(database_url: str, redis_url: str, start: Start) -> None:
     assert two.told == [("events:x", 1), ("events:y", 1)]
 
 
-def test_a_topic_that_is_wanted_later_is_heard_too(database_url: str, redis_url: str, start: Start) -> None:
+def test_a_topic_subscribed_later_is_received_too(database_url: str, redis_url: str, start: Start) -> None:
     one, two = start(database_url, redis_url), start(database_url, redis_url).listen("work")
     gaps = two.gaps
     two.bus.subscribe("commands", two.heard.append)
@@ -183,7 +181,7 @@ def test_through_postgresql(postgres_url: str, start: Start) -> None:
     eventually(lambda: one.told == [("work", None)])
 
 
-def test_a_listener_whose_connection_dies_comes_back(
+def test_a_listener_reconnects_after_its_connection_dies(
     postgres_url: str, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -204,7 +202,7 @@ def test_a_listener_whose_connection_dies_comes_back(
     assert lines[1] == "the bus listens to PostgreSQL again"
 
 
-def test_notifications_that_a_pooler_swallows_are_made_up_for(
+def test_notifications_lost_in_a_pooler_are_replaced_by_gaps(
     postgres_url: str, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = "flexiroaster.coordination.bus.database"
@@ -257,7 +255,7 @@ def test_on_sqlite_own_writes_are_not_a_storm(tmp_path: Path, start: Start, monk
 
 @pytest.fixture
 def both(postgres_url: str, proxies: tuple[Proxy, Proxy], start: Start) -> tuple[Process, Process]:
-    """Two processes, each with its own way to Redis."""
+    """Two processes, each with its own proxy to Redis."""
     one, two = (start(postgres_url, url_of(proxy)) for proxy in proxies)
     return one.listen("work", "events"), two.listen("work", "events")
 
@@ -281,7 +279,7 @@ def test_redis_goes_and_comes_back(both: tuple[Process, Process], proxies: tuple
     eventually(lambda: two.told == [("events:x", 1), ("events:x", 2)])
 
 
-def test_one_that_cannot_reach_redis_is_heard_and_told_to_read(
+def test_a_process_without_redis_is_heard_and_gets_gaps(
     both: tuple[Process, Process], proxies: tuple[Proxy, Proxy]
 ) -> None:
     one, two = both
@@ -295,7 +293,7 @@ def test_one_that_cannot_reach_redis_is_heard_and_told_to_read(
     eventually(lambda: one.gaps > gaps)
 
 
-def test_a_reader_that_hears_nothing_of_a_frozen_redis_notices(
+def test_a_reader_detects_a_frozen_redis(
     both: tuple[Process, Process], proxies: tuple[Proxy, Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = both
@@ -308,7 +306,7 @@ def test_a_reader_that_hears_nothing_of_a_frozen_redis_notices(
     eventually(lambda: one.hears_redis)
 
 
-def test_a_subscription_that_the_server_ends_is_made_again(
+def test_a_subscription_ended_by_the_server_is_renewed(
     both: tuple[Process, Process], redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -324,7 +322,9 @@ def test_a_subscription_that_the_server_ends_is_made_again(
     assert not [r.getMessage() for r in caplog.records if "away" in r.getMessage()]  # Redis itself never went
 
 
-def test_a_server_that_lets_nobody_subscribe(postgres_url: str, redis_url: str, start: Start) -> None:
+def test_a_process_that_may_not_subscribe_to_redis_hears_others_through_the_database(
+    postgres_url: str, redis_url: str, start: Start
+) -> None:
     with redis.Redis.from_url(redis_url) as admin:
         admin.acl_setuser(
             "writer", enabled=True, nopass=True, keys=["*"], channels=[], reset_channels=True, commands=["+@all"]
@@ -356,7 +356,7 @@ def test_too_many_messages_are_a_gap_for_the_others(
     assert two.gaps == gaps + 1
 
 
-def test_what_is_published_last_goes_out_before_the_end(database_url: str, redis_url: str, start: Start) -> None:
+def test_the_last_messages_are_sent_before_the_close(database_url: str, redis_url: str, start: Start) -> None:
     one, two = start(database_url, redis_url), start(database_url, redis_url).listen("work")
     one.bus.publish("work", {"seq": 1})
     one.bus.close()

@@ -1,4 +1,4 @@
-"""The command line apart from running: what it prints, where, and the code it exits with."""
+"""The command line, apart from `run`: its output and exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROBLEMS = [
 
 
 def imported_by(code: str) -> set[str]:
-    """The heavy modules that are imported after some code has run in a fresh interpreter."""
+    """The heavy modules that some code imports in a fresh interpreter."""
     script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('modules:', *sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), timeout=300
@@ -64,13 +64,13 @@ def test_help_names_every_command() -> None:
         assert f" {command} " in done.stdout
 
 
-def test_a_definition_that_holds() -> None:
+def test_a_valid_definition_is_accepted() -> None:
     done = flexiroaster("validate", write_definition(DAILY))
     assert (done.returncode, done.stdout, done.stderr) == (0, "valid: Daily sales, 2 stages\n", "")
     assert not Path(".flexiroaster").exists()
 
 
-def test_what_waits_for_a_variable_is_named_and_a_given_one_is_judged() -> None:
+def test_missing_variables_are_named_and_given_ones_are_checked() -> None:
     file = write_definition({**DAILY, "variables": {}}, "pipeline.json")
     done = flexiroaster("validate", file)
     assert (done.returncode, done.stdout) == (0, "valid: Daily sales, 2 stages; set with --var: least\n")
@@ -82,7 +82,7 @@ def test_what_waits_for_a_variable_is_named_and_a_given_one_is_judged() -> None:
 
 
 @pytest.mark.parametrize("command", ["validate", "run"])
-def test_every_problem_on_a_line_of_its_own(command: str) -> None:
+def test_every_problem_has_its_own_line(command: str) -> None:
     file = write_definition(BROKEN)
     done = flexiroaster(command, file)
     assert (done.returncode, done.stdout) == (2, "")
@@ -95,7 +95,7 @@ def test_every_problem_on_a_line_of_its_own(command: str) -> None:
     assert [f"{p['path']}: {p['message']}" for p in error["problems"]] == PROBLEMS
 
 
-def test_a_file_that_is_not_there_or_does_not_parse() -> None:
+def test_a_missing_or_malformed_file_is_reported() -> None:
     done = flexiroaster("run", "nowhere.yaml")
     assert (done.returncode, done.stderr) == (2, "Error: no such file: nowhere.yaml\n")
     Path("bad.yaml").write_text("name: x\nstages:\n  - id: a\n   type: input\n")
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_there_or_does_not_parse() -> None:
         ("2x=1", "--var '2x=1': use letters, digits and _ in a name; it must not begin with a digit"),
     ],
 )
-def test_a_variable_that_is_none(given: str, message: str) -> None:
+def test_a_malformed_variable_is_refused(given: str, message: str) -> None:
     file = write_definition(DAILY)
     done = flexiroaster("validate", file, "--var", given)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message}\n")
@@ -124,13 +124,13 @@ def test_a_variable_that_is_none(given: str, message: str) -> None:
     assert json.loads(done.stdout) == {"error": {"code": "usage", "message": message}}
 
 
-def test_settings_that_are_wrong() -> None:
+def test_invalid_settings_are_reported() -> None:
     done = flexiroaster("run", write_definition(DAILY), EXECUTOR_WORKERS="many")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == 'Error: EXECUTOR_WORKERS: must be a whole number, not "many"\n'
 
 
-def test_a_database_that_is_not_there_is_one_line_and_a_traceback_with_debug(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_one_line_and_a_traceback_with_debug(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/nowhere/x.db"
     message = f"Error: DATABASE_URL: the folder '{tmp_path}/nowhere' does not exist\n"
     done = flexiroaster("executions", "list", DATABASE_URL=url)
@@ -170,7 +170,7 @@ def test_one_operator_in_detail(name: str) -> None:
     assert document["config_schema"]["required"] == ["operation"]
 
 
-def test_an_operator_that_is_not_there_or_not_the_only_one() -> None:
+def test_an_unknown_or_ambiguous_operator_is_reported() -> None:
     done = flexiroaster("operators", "joinn")
     assert (done.returncode, done.stderr) == (2, "Error: unknown operator 'joinn'; did you mean 'join'?\n")
     done = flexiroaster("operators", "transform.aggregat")
@@ -194,7 +194,7 @@ def test_the_database_is_upgraded_once() -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "logs"])
-def test_an_execution_that_is_not_there(command: str) -> None:
+def test_an_unknown_execution_is_reported(command: str) -> None:
     done = flexiroaster("executions", command, "exec-nobody")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Error: Execution not found: exec-nobody\n")
     done = flexiroaster("executions", command, "exec-nobody", "--json")
@@ -202,7 +202,7 @@ def test_an_execution_that_is_not_there(command: str) -> None:
     assert json.loads(done.stdout) == {"error": {"code": "not_found", "message": "Execution not found: exec-nobody"}}
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as output:

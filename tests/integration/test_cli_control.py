@@ -1,4 +1,4 @@
-"""Control from the command line, where nobody drives the execution: the command does it itself."""
+"""Commands from the command line without a driver: the command line applies them itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions on the command line, where nobody drives the execution: the command carries the override out itself."""
+"""Decisions on the command line without a driver: the command line applies the override itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHY = ("--reason", "known to be harmless")
 
 
 def decided(good: Path, policy: dict[str, Any] | None = None) -> str:
-    """Run a pipeline that fails until it has ended or is paused, and leave it; the execution's id."""
+    """Run a failing pipeline until it has ended or is paused; return the execution's id."""
     with open_installation(load_settings(python_modules=(MODULES,), redis_url="")) as installation:
         pipelines.save(installation, decided_pipeline("p", good, policy, output=True))
         execution_id = executions.start(installation, "p", drive=True)
@@ -35,7 +35,7 @@ def document(execution_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_paused_run_is_looked_at_and_the_stage_skipped(tmp_path: Path) -> None:
+def test_a_paused_run_is_shown_and_its_stage_skipped(tmp_path: Path) -> None:
     execution_id = decided(tmp_path / "good", PAUSE)
     (decision,) = document(execution_id)
     assert (decision["action"], decision["taken"], decision["error_class"]) == ("pause", "pause", "data")
@@ -57,7 +57,7 @@ def test_a_paused_run_is_looked_at_and_the_stage_skipped(tmp_path: Path) -> None
     assert (told["action"], told["reason"], told["requested_by"]) == ("skip", WHY[1], "cli")
 
 
-def test_run_ends_when_the_engine_has_paused_it_and_says_who_is_waited_for(tmp_path: Path) -> None:
+def test_run_ends_when_the_engine_pauses_it_and_names_the_next_command(tmp_path: Path) -> None:
     stage = {"id": "load", "type": "input", "config": {"source": "file", "path": "absent.csv"}, "max_retries": 0}
     file = tmp_path / "p.json"
     file.write_text(json.dumps({"name": "P", "stages": [stage], "config": {"policy": {"pause": True}}}))
@@ -76,7 +76,7 @@ def test_run_ends_when_the_engine_has_paused_it_and_says_who_is_waited_for(tmp_p
         ("terminate", False, "failed", "Error: Stage 'check' failed: row 2 is bad\n"),
     ],
 )
-def test_what_else_a_person_may_decide(tmp_path: Path, action: str, mended: bool, status: str, error: str) -> None:
+def test_each_override_takes_effect(tmp_path: Path, action: str, mended: bool, status: str, error: str) -> None:
     execution_id = decided(tmp_path / "good", PAUSE)
     (decision,) = document(execution_id)
     if mended:
@@ -90,7 +90,7 @@ def test_what_else_a_person_may_decide(tmp_path: Path, action: str, mended: bool
         assert late.stderr.startswith(f"Error: Decision {decision['id']} was superseded by ")
 
 
-def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_refusal_is_one_line(tmp_path: Path) -> None:
     execution_id = decided(tmp_path / "good")
     (decision,) = document(execution_id)
     assert (decision["action"], decision["outcome"]) == ("terminate", "failed")

@@ -1,4 +1,4 @@
-"""What commands log: `executions logs`, also while it happens, and LOG_LEVEL and LOG_FORMAT."""
+"""Logs of commands: `executions logs`, stored and live, and LOG_LEVEL and LOG_FORMAT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 
 def begun(go_on: Path) -> tuple[Any, str]:
-    """A run that waits for a file, once its stage runs, and the execution's id."""
+    """A run whose stage waits for a file, and the execution's id."""
     stage = python_stage("a", f"{FUNCTIONS}:wait_for_file", arguments={"path": str(go_on)})
     file = write_definition({"name": "Waits", "stages": [stage]})
     run = started("run", file, env=ENV)
@@ -61,7 +61,7 @@ def test_logs_follow_an_execution_to_its_end(tmp_path: Path) -> None:
     assert (loud.returncode, loud.stdout) == (0, "")
 
 
-def test_an_interrupt_ends_the_follower_only(tmp_path: Path) -> None:
+def test_an_interrupt_ends_only_the_follower(tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     run, execution_id = begun(go_on)
     follower = started("executions", "logs", execution_id, "--follow")
@@ -76,12 +76,12 @@ def test_an_interrupt_ends_the_follower_only(tmp_path: Path) -> None:
     assert run.returncode == 0
 
 
-def test_nobody_is_followed_who_is_not_there() -> None:
+def test_an_unknown_execution_is_not_followed() -> None:
     done = flexiroaster("executions", "logs", "exec-1", "--follow")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Error: Execution not found: exec-1\n")
 
 
-def test_a_run_logs_where_it_is_asked_to() -> None:
+def test_a_run_logs_if_the_settings_ask_for_it() -> None:
     done = flexiroaster("run", write_definition(DAILY), "--json", LOG_FORMAT="json", LOG_LEVEL="info")
     assert done.returncode == 0, done.stderr
     execution_id = json.loads(done.stdout)["execution_id"]
@@ -104,7 +104,7 @@ def test_level_and_format(environment: dict[str, str], said: bool) -> None:
     assert ("worker=" in done.stderr) is ("LOG_FORMAT" in environment)
 
 
-def test_commands_that_carry_out_what_they_ask_for_log_as_well() -> None:
+def test_commands_that_drive_an_execution_log_as_well() -> None:
     missing = {"id": "a", "type": "input", "config": {"source": "file", "path": "in.csv"}, "max_retries": 0}
     failed = flexiroaster("run", write_definition({"name": "Fails", "stages": [missing]}), "--json")
     execution_id = json.loads(failed.stdout)["execution_id"]
@@ -114,7 +114,7 @@ def test_commands_that_carry_out_what_they_ask_for_log_as_well() -> None:
     assert documents(retried.stderr)[-1]["event_type"] == "execution.completed"
 
 
-def test_the_demo_logs_where_it_is_asked_to() -> None:
+def test_the_demo_logs_if_the_settings_ask_for_it() -> None:
     done = flexiroaster("demo", "--json", LOG_LEVEL="INFO")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["answer"]) > 5

@@ -23,7 +23,7 @@ stages:
 
 @pytest.fixture
 def past(tmp_path: Path) -> Path:
-    """600 runs of three pipelines with two stages each, the last of which are three times as slow."""
+    """600 runs of three pipelines with two stages each; the last runs are three times as slow."""
     rng, begin = Random(0), datetime(2026, 1, 1, tzinfo=UTC)
     runs, stages = [], []
     for i in range(600):
@@ -104,7 +104,7 @@ def test_a_backtest_with_everything(tmp_path: Path, past: Path) -> None:
         (("history", "export", "no.xlsx"), "no.xlsx: a history must be a .parquet or .csv file"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(arguments: tuple[str, ...], message: str) -> None:
+def test_a_refusal_is_one_line(arguments: tuple[str, ...], message: str) -> None:
     done = flexiroaster(*arguments)
     assert done.returncode == 1
     assert message in done.stderr
@@ -113,7 +113,7 @@ def test_what_cannot_be_done_is_said_in_a_line(arguments: tuple[str, ...], messa
     assert message in json.loads(refused.stdout)["error"]["message"]
 
 
-def test_a_blocked_run_says_why(tmp_path: Path) -> None:
+def test_a_blocked_run_gives_its_reasons(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(PIPELINE + "config: {risk: {medium: 0, high: 0, at_high: block}}\n")
     done = flexiroaster("run", "p.yaml")
     assert done.returncode == 1

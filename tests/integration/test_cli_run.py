@@ -1,4 +1,4 @@
-"""`flexiroaster run`: real executions in real processes, watched, stopped and looked at afterwards."""
+"""`flexiroaster run`: real executions in real processes, followed, stopped and inspected afterwards."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def session_of(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that are left of its session."""
+    """The remaining processes of its session."""
 
     def is_in_session(pid: int) -> bool:
         try:
@@ -75,7 +75,7 @@ def session_of(process: subprocess.Popen[str]) -> list[int]:
 
 @contextmanager
 def sleeping(tmp_path: Path, *options: str, deaf: bool = False, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """A run whose only stage sleeps by now."""
+    """A run whose only stage is sleeping."""
     stage = python_stage("nap", "steps:sleep", arguments={"mark": str(tmp_path / "asleep"), "deaf": deaf})
     file = write_definition({"name": "Nap", "stages": [stage]})
     process = started("run", file, "--allow-module", "steps", *options, env=env)
@@ -88,7 +88,7 @@ def sleeping(tmp_path: Path, *options: str, deaf: bool = False, **env: str) -> I
             process.communicate()
 
 
-def test_a_run_tells_its_progress_and_its_outcome() -> None:
+def test_a_run_prints_its_progress_and_its_outcome() -> None:
     done = flexiroaster("run", write_definition(DAILY))
     assert done.returncode == 0
     first, heading, *stages = done.stdout.splitlines()
@@ -178,7 +178,7 @@ def test_a_variable_without_a_value() -> None:
     assert done.stderr == "stages[1].config: variable 'least' has no value\n"
 
 
-def test_every_problem_of_the_variables_is_told_at_once() -> None:
+def test_all_problems_of_the_variables_are_reported_at_once() -> None:
     stages = [{"id": n, "type": "input", "config": {"source": "file", "path": f"${{{n}}}"}} for n in ("one", "two")]
     done = flexiroaster("run", write_definition({"name": "Two", "stages": stages}), "--var", "one=5")
     assert (done.returncode, done.stdout) == (2, "")
@@ -188,7 +188,7 @@ def test_every_problem_of_the_variables_is_told_at_once() -> None:
     ]
 
 
-def test_modules_are_found_beside_the_file_and_lines_cannot_steer_the_terminal(tmp_path: Path) -> None:
+def test_modules_next_to_the_file_are_found_and_lines_cannot_control_the_terminal(tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (tmp_path / "steps.py").rename(folder / "beside.py")
@@ -200,7 +200,7 @@ def test_modules_are_found_beside_the_file_and_lines_cannot_steer_the_terminal(t
     assert "\x1b" not in done.stderr + done.stdout
 
 
-def test_executions_are_looked_at_afterwards() -> None:
+def test_executions_can_be_inspected_afterwards() -> None:
     file = write_definition(DAILY)
     done = document_of(flexiroaster("run", file, "--json", "--var", "least=4"))
     execution_id = done["execution_id"]
@@ -233,7 +233,7 @@ def test_executions_are_looked_at_afterwards() -> None:
 
 @pytest.mark.parametrize("send", ["group", "process"])
 def test_an_interrupt_cancels_the_execution_and_leaves_nothing(tmp_path: Path, send: str) -> None:
-    """Ctrl-C reaches every process of the group, a service manager's SIGTERM only ours."""
+    """Ctrl-C reaches every process of the group, SIGTERM of a service manager only ours."""
     with sleeping(tmp_path) as process:
         if send == "group":
             os.killpg(process.pid, signal.SIGINT)
@@ -250,7 +250,7 @@ def test_an_interrupt_cancels_the_execution_and_leaves_nothing(tmp_path: Path, s
     assert (execution["status"], execution["error"]) == ("cancelled", None)
 
 
-def test_a_second_interrupt_kills_what_does_not_listen(tmp_path: Path) -> None:
+def test_a_second_interrupt_kills_unresponsive_stages(tmp_path: Path) -> None:
     with sleeping(tmp_path, deaf=True, EXECUTOR_STOP_GRACE="600") as process:
         os.killpg(process.pid, signal.SIGINT)
         assert process.stderr is not None
@@ -264,7 +264,7 @@ def test_a_second_interrupt_kills_what_does_not_listen(tmp_path: Path) -> None:
     assert session_of(process) == []
 
 
-def test_an_interrupted_run_still_gives_its_document(tmp_path: Path) -> None:
+def test_an_interrupted_run_still_prints_its_document(tmp_path: Path) -> None:
     with sleeping(tmp_path, "--json") as process:
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=120)
@@ -284,7 +284,7 @@ def test_a_time_limit_cancels_the_execution(tmp_path: Path) -> None:
 
 
 def on_a_terminal(*arguments: str) -> tuple[int, str, str]:
-    """Run it with stderr on a terminal: (exit code, stdout, what the terminal got)."""
+    """Run it with stderr on a terminal; return exit code, stdout and the terminal output."""
     ours, theirs = pty.openpty()
     process = started(*arguments, stderr=theirs, env={"TERM": "xterm", "COLUMNS": "100", "LINES": "40"})
     os.close(theirs)

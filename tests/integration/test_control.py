@@ -59,7 +59,7 @@ def seqs_have_no_gap(installation: Installation, execution_id: str) -> bool:
     return [event.seq for event in events] == list(range(1, len(events) + 1))
 
 
-def test_pause_drains_and_resume_goes_on(installation: Installation, tmp_path: Path) -> None:
+def test_pause_drains_and_resume_continues(installation: Installation, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     x = begin(installation, python("a", "wait_for_file", arguments={"path": str(go_on)}), python("b", "two", "a"))
     eventually(lambda: executions.stages(installation, x)[0].status == "running")
@@ -119,7 +119,7 @@ def test_stop_at_any_time(installation: Installation, when: str) -> None:
         assert executions.wait(installation, first, timeout=120).status == "cancelled"
 
 
-def test_retry_runs_what_failed_and_keeps_the_rest(installation: Installation, tmp_path: Path) -> None:
+def test_retry_reruns_failed_stages_and_keeps_the_rest(installation: Installation, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     x = begin(
         installation,
@@ -172,7 +172,7 @@ def test_rollback_undoes_in_reverse_order(installation: Installation, settings: 
         commands.rollback(installation, x)
 
 
-def test_a_rollback_that_cannot_undo_everything_says_what_is_left(installation: Installation, tmp_path: Path) -> None:
+def test_an_incomplete_rollback_reports_the_rest(installation: Installation, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     save = {"id": "db", "type": "output", "dependencies": ["a"], "config": {"destination": "database", "table": "t"}}
     file = {"id": "f", "type": "output", "dependencies": ["db"], "config": {"destination": "file", "path": str(out)}}
@@ -187,10 +187,10 @@ def test_a_rollback_that_cannot_undo_everything_says_what_is_left(installation: 
     assert {s.stage_id: str(s.status) for s in executions.stages(installation, x)}["db"] == "rolled_back"
 
 
-def test_rollback_finds_the_effect_that_nobody_heard_of(
+def test_rollback_finds_an_unreported_effect(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The output's process dies after its effect and before it can tell: the stage is failed, the rows are there."""
+    """The output's process dies after its effect and before its report: the stage is failed, the rows exist."""
     monkeypatch.setenv(failpoints.VARIABLE, "attempt.after_run=kill@2")
     save = {"id": "db", "type": "output", "dependencies": ["a"], "config": {"destination": "database", "table": "t"}}
     with open_installation(settings.model_copy(update={"executor_workers": 1})) as installation:
@@ -205,7 +205,7 @@ def test_rollback_finds_the_effect_that_nobody_heard_of(
     assert table_rows(settings.output_database_url, "t") is None
 
 
-def test_one_at_a_time_and_the_second_is_refused(installation: Installation) -> None:
+def test_a_second_execution_is_refused(installation: Installation) -> None:
     revision = pipelines.create(installation, {"name": "T", "stages": [python("a", "sleep_long")]})
     first = executions.start(installation, revision)
     with pytest.raises(ConflictError, match=f"^Pipeline {revision.id} is running already: {first}$"):
@@ -227,7 +227,7 @@ def test_a_queue_runs_all_one_at_a_time_in_order(installation: Installation) -> 
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(times))
 
 
-def test_the_oldest_makes_room(installation: Installation) -> None:
+def test_the_oldest_execution_is_cancelled(installation: Installation) -> None:
     body = {"name": "T", "on_conflict": "cancel_oldest", "stages": [python("a", "sleep_long")]}
     revision = pipelines.create(installation, body)
     first = executions.start(installation, revision)
@@ -271,7 +271,7 @@ def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_another_worker_goes_on_where_one_was_ended(settings: Settings, tmp_path: Path, end: signal.Signals) -> None:
+def test_another_worker_continues_after_a_hand_over(settings: Settings, tmp_path: Path, end: signal.Signals) -> None:
     go_on = tmp_path / "go-on"
     first = start_worker(settings, tmp_path / "first.log")
     second = None
@@ -309,7 +309,7 @@ def begin_elsewhere(installation: Installation, *stages: dict[str, Any]) -> str:
     return executions.start(installation, revision, drive=False)
 
 
-def test_rerun_takes_over_what_was_done(installation: Installation, tmp_path: Path) -> None:
+def test_rerun_keeps_completed_stages(installation: Installation, tmp_path: Path) -> None:
     counter = {"path": str(tmp_path / "count"), "failures": 0}
     x = begin(
         installation,

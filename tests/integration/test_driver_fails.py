@@ -1,4 +1,4 @@
-"""A driver that fails in one execution gives up that one; one that fails itself lets go of all and says so once."""
+"""A defect in one execution abandons only that one; a defect of the driver abandons all and is logged once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.waiting import eventually
 __all__ = ["settings"]  # the fixture
 
 
-def test_its_worker_ends_and_another_goes_on(
+def test_a_worker_exits_after_its_driver_fails_and_another_continues(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(failpoints.VARIABLE, "driver.before_start=raise")
@@ -55,7 +55,7 @@ def test_its_worker_ends_and_another_goes_on(
 
 
 def fails_once_it_is_waited_for(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver fails, once, before it starts a stage, and not before a thread waits for the execution."""
+    """The driver fails once, before it starts a stage and after a thread waits for the execution."""
     failed = []
 
     def point(name: str) -> None:
@@ -67,7 +67,7 @@ def fails_once_it_is_waited_for(installation: Installation, monkeypatch: pytest.
     monkeypatch.setattr(failpoints, "point", point)
 
 
-def test_nobody_waits_for_it(
+def test_waiting_threads_get_the_error(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_installation(settings) as installation:
@@ -91,7 +91,7 @@ def test_nobody_waits_for_it(
         eventually(lambda: {str(executions.get(another, i).status) for i in (x, y)} == {"completed"})
 
 
-def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
+def test_an_execution_with_a_defect_is_abandoned_and_claimed_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_installation(settings) as installation:
@@ -112,10 +112,10 @@ def test_an_execution_that_it_fails_in_is_given_up_and_taken_up_again(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_defect_anywhere_in_one_execution_costs_no_other(
+def test_a_defect_in_one_execution_does_not_affect_others(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The state machine, or the journal that writes what it says, raises for one pipeline's executions."""
+    """The state machine or the journal raises for the executions of one pipeline."""
 
     def failing_for(name: str, places: type, method: str) -> None:
         original = getattr(places, method)
@@ -150,7 +150,7 @@ def test_a_defect_anywhere_in_one_execution_costs_no_other(
     assert raised == set(victims)
 
 
-def test_runs_from_python_go_on_after_the_driver_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_from_python_work_after_the_driver_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = local._Shared()
     first = shared.installation()
     revision = pipelines.create(first, {"name": "T", "stages": [rows("a", {"x": 1})]})

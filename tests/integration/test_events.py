@@ -1,4 +1,4 @@
-"""Following an execution's events: no gap, no repeat, from any process, and an end."""
+"""Following the events of an execution: no gap, no repeat, from any process, to the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(installation: Installation, *stages: dict) -> str:
     return executions.start(installation, pipelines.create(installation, {"name": "T", "stages": list(stages)}))
 
 
-def test_readers_anywhere_see_each_event_once_and_then_the_end(
+def test_readers_in_any_process_see_each_event_once_and_then_the_end(
     installation: Installation, settings: Settings, tmp_path: Path
 ) -> None:
     """Readers in the driving process and in another installation, from the start, the middle and after the end."""
@@ -80,6 +80,6 @@ def test_an_abandoned_reader_leaves_nothing_behind(installation: Installation) -
     assert len(alive) < 30, "each reader has one; threads that start meanwhile have some as well"
 
 
-def test_there_must_be_an_execution(installation: Installation) -> None:
+def test_an_unknown_execution_cannot_be_followed(installation: Installation) -> None:
     with pytest.raises(NotFoundError, match=r"^Execution not found: nobody$"):
         next(follow(installation, "nobody"))

@@ -1,4 +1,4 @@
-"""Metrics and health: what dashboards and orchestrators read."""
+"""Metrics and health for dashboards and orchestrators."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def add(installation: Installation, status: str, seconds: float | None = None, d
         connection.execute(executions.insert().values(values))
 
 
-def test_figures_of_nothing(installation: Installation) -> None:
+def test_metrics_of_an_empty_installation(installation: Installation) -> None:
     assert metrics.read(installation) == Metrics(0, 0, 0, 0, 0, 0.0, None)
 
 
-def test_figures_are_of_the_last_30_days(installation: Installation) -> None:
+def test_metrics_cover_the_last_30_days(installation: Installation) -> None:
     stage = {"id": "a", "type": "input", "config": {"source": "api"}}
     for name in ("a", "b", "c"):
         pipelines.create(installation, {"id": name, "name": name, "stages": [stage], "is_active": name != "b"})
@@ -82,7 +82,7 @@ def test_health_without_its_database(url: str, tmp_path: Path) -> None:
     assert "geheim" not in str(report)
 
 
-def test_a_driver_that_died_is_told(installation: Installation) -> None:
+def test_health_reports_a_failed_driver(installation: Installation) -> None:
     installation.warm_up()
     assert metrics.check(installation).executor.details["started"] is True
     installation.driver.close()

@@ -1,4 +1,4 @@
-"""The history of runs goes in and out, and nothing is counted twice."""
+"""Import and export of the run history: no run is counted twice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_import_is_known_at_once_and_a_second_one_changes_nothing(installation: Installation, file: Path) -> None:
+def test_an_import_takes_effect_at_once_and_a_second_one_changes_nothing(
+    installation: Installation, file: Path
+) -> None:
     pipelines.save(installation, PIPELINE)
     assert risk.assess(installation, "p").no_history_yet
     assert history.import_file(installation, file) == history.Imported(added=4, known=0, total=4)
@@ -55,14 +57,14 @@ def test_an_import_is_known_at_once_and_a_second_one_changes_nothing(installatio
     assert risk.assess(installation, "p").question.past == past
 
 
-def test_a_run_that_is_twice_in_a_file_comes_in_once(installation: Installation, tmp_path: Path) -> None:
+def test_a_duplicate_run_in_a_file_is_imported_once(installation: Installation, tmp_path: Path) -> None:
     head, *rows = CSV.splitlines()
     twice = [head + ",execution_id", *(f"{row},r{i}" for i, row in enumerate([*rows[:2], rows[0]]))]
     (tmp_path / "twice.csv").write_text("\n".join(twice).replace(",r2", ",r0"))
     assert history.import_file(installation, tmp_path / "twice.csv") == history.Imported(added=2, known=1, total=2)
 
 
-def test_two_that_import_the_same_at_once_bring_it_in_once(postgres_url: str, file: Path) -> None:
+def test_concurrent_imports_of_the_same_runs_import_them_once(postgres_url: str, file: Path) -> None:
     settings = load_settings(database_url=postgres_url)
     with open_installation(settings) as first, open_installation(settings) as second, ThreadPoolExecutor(2) as pool:
         with first.database.write() as connection:
@@ -78,7 +80,7 @@ def test_two_that_import_the_same_at_once_bring_it_in_once(postgres_url: str, fi
     assert set(others) == {history.Imported(added=0, known=4, total=4)}
 
 
-def test_an_import_stands_before_what_ran_here(installation: Installation, file: Path) -> None:
+def test_an_import_precedes_local_runs(installation: Installation, file: Path) -> None:
     pipelines.save(installation, PIPELINE)
     executions.wait(installation, executions.start(installation, "p"))
     history.import_file(installation, file)
@@ -88,7 +90,7 @@ def test_an_import_stands_before_what_ran_here(installation: Installation, file:
     assert risk.assess(installation, "p").question.past.pipeline.streak == -2
 
 
-def test_an_import_from_the_future_hides_nothing_that_ends_now(installation: Installation, tmp_path: Path) -> None:
+def test_an_import_from_the_future_does_not_hide_current_runs(installation: Installation, tmp_path: Path) -> None:
     (tmp_path / "future.csv").write_text(CSV.replace("2026-", "2099-"))
     pipelines.save(installation, PIPELINE)
     history.import_file(installation, tmp_path / "future.csv")
@@ -97,7 +99,7 @@ def test_an_import_from_the_future_hides_nothing_that_ends_now(installation: Ins
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
-def test_what_goes_out_comes_in_elsewhere(
+def test_an_export_can_be_imported_elsewhere(
     installation: Installation, file: Path, tmp_path: Path, name: str, settings: Settings
 ) -> None:
     pipelines.save(installation, PIPELINE)
@@ -113,7 +115,7 @@ def test_what_goes_out_comes_in_elsewhere(
     assert history.import_file(installation, tmp_path / name).added == 0
 
 
-def test_a_file_that_cannot_be_used(installation: Installation, tmp_path: Path) -> None:
+def test_an_unusable_file_is_refused(installation: Installation, tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text(CSV.replace("failed", "broken", 1))
     with pytest.raises(HistoryFileError, match='row 2: status "broken"'):

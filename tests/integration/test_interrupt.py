@@ -1,4 +1,4 @@
-"""A read that nobody waits for any more ends in the database, too."""
+"""An abandoned read also ends in the database."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Reader:
             return int(connection.execute(text("SELECT 1")).scalar_one())
 
 
-def test_a_read_is_ended_and_the_thread_can_read_again(installation: Installation) -> None:
+def test_a_read_is_cancelled_and_the_thread_can_read_again(installation: Installation) -> None:
     reader = Reader(installation.database)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(reader.endless)
@@ -65,7 +65,7 @@ def test_a_read_is_ended_and_the_thread_can_read_again(installation: Installatio
         assert pool.submit(reader.one).result(timeout=120) == 1
 
 
-def test_a_thread_that_reads_nothing_is_left_alone(installation: Installation) -> None:
+def test_a_thread_without_a_read_is_not_interrupted(installation: Installation) -> None:
     installation.interrupt(threading.get_ident())
     assert Reader(installation.database).one() == 1
     with installation.database.write() as connection:

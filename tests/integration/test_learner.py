@@ -1,4 +1,4 @@
-"""Learning in the background: what ended is folded and the model trained, by whoever takes work, by one at a time."""
+"""Background learning: ended runs are folded and the model is trained by workers, one at a time."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ PATIENCE = 300.0
 
 @pytest.fixture
 def observer(settings: Settings) -> Iterator[Installation]:
-    """An installation that takes no work and does not train: whatever is folded or trained, it was not this one."""
+    """An installation that claims no work and does not train, so that others must have done it."""
     with open_installation(untrained(settings)) as opened:
         pipelines.save(opened, {**pipeline("good"), "concurrency": None})
         yield opened
 
 
 def untrained(settings: Settings) -> Settings:
-    """What is imported is left to others to learn from."""
+    """Imports are left to others to learn from."""
     return settings.model_copy(update={"ai_train_every": 0})
 
 
@@ -61,7 +61,7 @@ def worker(settings: Settings, log: Path, **env: str) -> Iterator[subprocess.Pop
 
 
 def run_elsewhere(observer: Installation, count: int) -> None:
-    """Executions that a worker runs and folds."""
+    """Run executions in a worker, which folds them."""
     before = run_history.count(observer.database)
     for _ in range(count):
         executions.start(observer, "good", drive=False)
@@ -78,14 +78,14 @@ def nobody_trains(installation: Installation) -> bool:
 
 
 def frozen_training(process: subprocess.Popen[str]) -> int:
-    """The process that trains for it, once there is one; it does not go on by itself."""
+    """Wait for the training process of a worker, freeze it, and return its id."""
     (pid,) = eventually(lambda: trainings(process), PATIENCE)
     os.kill(pid, signal.SIGSTOP)
     return pid
 
 
 def trainings(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that train for it."""
+    """The training processes of a worker."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -98,7 +98,7 @@ def trainings(process: subprocess.Popen[str]) -> list[int]:
 
 
 @databases("postgresql")
-def test_a_worker_folds_what_it_ran_and_trains_when_the_setting_says_so(observer: Installation, tmp_path: Path) -> None:
+def test_a_worker_folds_its_runs_and_trains_after_the_configured_number(observer: Installation, tmp_path: Path) -> None:
     with worker(observer.settings, tmp_path / "log", AI_TRAIN_EVERY="4"):
         run_elsewhere(observer, 3)
         run_elsewhere(observer, 1)
@@ -121,7 +121,7 @@ def test_without_the_setting_it_trains_by_the_rule_of_the_engine(observer: Insta
 
 
 @databases("postgresql")
-def test_zero_is_never(observer: Installation, tmp_path: Path) -> None:
+def test_zero_disables_training(observer: Installation, tmp_path: Path) -> None:
     history.add(observer, made_up(700))
     with worker(observer.settings, tmp_path / "log", AI_TRAIN_EVERY="0"):
         run_elsewhere(observer, 1)  # which is folded after the first look at what is due
@@ -175,7 +175,7 @@ def test_a_training_ends_with_its_worker(observer: Installation, tmp_path: Path,
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether it has ended and only nobody has asked how."""
+    """Whether a process has ended and was not yet waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -194,7 +194,7 @@ def test_closing_does_not_wait_for_a_training(settings: Settings, monkeypatch: p
         assert training.models(another) == []
 
 
-def test_a_question_finds_what_ended_folded(settings: Settings) -> None:
+def test_an_assessment_includes_all_ended_runs(settings: Settings) -> None:
     with open_installation(settings) as installation:
         pipelines.save(installation, pipeline("good"))
         installation.start_claiming()
@@ -203,7 +203,7 @@ def test_a_question_finds_what_ended_folded(settings: Settings) -> None:
         assert risk.assess(installation, "good").question.past.pipeline.runs == 1
 
 
-def test_what_goes_wrong_is_told_and_tried_again(
+def test_an_error_is_logged_and_the_work_repeated(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(learner, "RETRY_SECONDS", 0.1)
@@ -220,7 +220,7 @@ def test_what_goes_wrong_is_told_and_tried_again(
         eventually(lambda: run_history.count(installation.database) == 1)
 
 
-def test_a_training_that_fails_is_told_once_and_waits(
+def test_a_failed_training_is_logged_once_and_delayed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, learner.logger.name)
@@ -246,7 +246,7 @@ def test_a_training_that_fails_is_told_once_and_waits(
         assert training.train(installation).examples > 0, "but not who asks for it"
 
 
-def test_who_trains(observer: Installation) -> None:
+def test_one_process_trains_at_a_time(observer: Installation) -> None:
     database = observer.database
     assert training_claims.claim_training(database, "one", model_id=None, lease_seconds=60)
     assert not training_claims.claim_training(database, "two", model_id=None, lease_seconds=60)

@@ -49,7 +49,7 @@ def test_runs_of_a_process_share_an_installation_unless_they_have_settings(tmp_p
     assert (tmp_path / "own" / result.execution.id).is_dir()
 
 
-def test_a_failed_run_is_no_exception_until_asked() -> None:
+def test_a_failed_run_raises_only_on_request() -> None:
     bad = {**BIG, "config": {"operation": "filter", "where": "region = 'x'"}, "max_retries": 0}
     result = flexiroaster.run({**DAILY, "stages": [ORDERS, bad]})
     assert (result.ok, result.status) == (False, "failed")
@@ -64,7 +64,7 @@ def test_a_failed_run_is_no_exception_until_asked() -> None:
         result.table("bigg")
 
 
-def test_a_definition_that_does_not_hold() -> None:
+def test_an_invalid_definition_raises() -> None:
     broken = {**DAILY, "stages": [ORDERS, {**BIG, "dependencies": ["order"]}]}
     message = "stages[1].dependencies[0]: unknown stage 'order'; did you mean 'orders'?"
     assert [str(problem) for problem in flexiroaster.validate(broken)] == [message]
@@ -74,7 +74,7 @@ def test_a_definition_that_does_not_hold() -> None:
     assert flexiroaster.validate(DAILY) == []
 
 
-def test_a_setting_that_is_none() -> None:
+def test_an_unknown_setting_raises() -> None:
     with pytest.raises(
         flexiroaster.FlexiRoasterError, match=r"^'databse_url' is not a setting; did you mean 'database_url'"
     ):
@@ -83,7 +83,7 @@ def test_a_setting_that_is_none() -> None:
         _ = flexiroaster.runs  # type: ignore[attr-defined]
 
 
-def test_a_script_ends_without_closing_anything() -> None:
+def test_a_script_may_exit_without_closing_anything() -> None:
     """The shared installation is closed at exit, and a fork of the process does not touch it."""
     script = (
         "import os, flexiroaster\n"

@@ -1,4 +1,4 @@
-"""Remote artifacts: what lies of them on this machine goes with the end of the execution."""
+"""Remote artifacts: their local copies are deleted at the end of the execution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 
 @pytest.mark.parametrize("function", ["two", "exit_3"])
-def test_they_go_and_the_artifacts_stay(settings: Settings, tmp_path: Path, function: str) -> None:
+def test_local_copies_are_deleted_and_the_artifacts_stay(settings: Settings, tmp_path: Path, function: str) -> None:
     url = f"local://{tmp_path}/bucket"
     changes = {"artifacts_url": url, "python_modules": (FUNCTIONS,)}
     with open_installation(settings.model_copy(update=changes)) as installation:

@@ -1,4 +1,4 @@
-"""An operator of somebody else's distribution, found through its entry point and run in a stage's process."""
+"""An operator of another distribution, found through its entry point and run in a stage's process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_it_runs_is_listed_and_its_config_is_checked(tmp_path: Path) -> None:
     ]
 
 
-def test_one_that_cannot_be_loaded_is_a_problem_of_the_definition(tmp_path: Path) -> None:
+def test_an_operator_that_cannot_be_loaded_is_a_problem_of_the_definition(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     install(site)

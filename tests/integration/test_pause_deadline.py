@@ -1,4 +1,4 @@
-"""A pause with a deadline: it becomes a stop, whoever drives the execution by then, and says why."""
+"""A pause with a deadline becomes a stop with a reason, whichever process drives the execution then."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def written(at: datetime) -> str:
     return at.isoformat(sep=" ", timespec="seconds")
 
 
-def test_nothing_runs_and_nobody_drives_it(installation: Installation, tmp_path: Path) -> None:
+def test_an_idle_execution_without_a_driver_is_stopped(installation: Installation, tmp_path: Path) -> None:
     x = begin(installation, waits_for(tmp_path / "never"))
     running(installation, x)
     before = utc_now()
@@ -95,7 +95,7 @@ def test_nothing_runs_and_nobody_drives_it(installation: Installation, tmp_path:
     assert_stopped_at(installation, x, written(let_it_pass(installation, x)))
 
 
-def test_a_stage_still_runs(installation: Installation, tmp_path: Path) -> None:
+def test_an_execution_with_a_running_stage_is_stopped(installation: Installation, tmp_path: Path) -> None:
     x = begin(installation, waits_for(tmp_path / "never"))
     running(installation, x)
     commands.pause(installation, x, deadline=SOON)
@@ -106,7 +106,7 @@ def test_a_stage_still_runs(installation: Installation, tmp_path: Path) -> None:
     assert executions.stages(installation, x)[0].status == "cancelled"
 
 
-def test_its_driver_was_killed_while_a_stage_ran(settings: Settings, tmp_path: Path) -> None:
+def test_an_execution_whose_driver_was_killed_is_stopped(settings: Settings, tmp_path: Path) -> None:
     worker = start_worker(settings, tmp_path / "worker.log")
     try:
         with open_installation(settings) as installation:
@@ -125,7 +125,7 @@ def test_its_driver_was_killed_while_a_stage_ran(settings: Settings, tmp_path: P
             worker.wait(120)
 
 
-def test_no_process_was_there_at_the_deadline(settings: Settings, tmp_path: Path) -> None:
+def test_a_deadline_that_passed_without_any_process_is_applied_later(settings: Settings, tmp_path: Path) -> None:
     with open_installation(settings) as first:
         x = begin(first, waits_for(tmp_path / "never"))
         running(first, x)
@@ -138,8 +138,8 @@ def test_no_process_was_there_at_the_deadline(settings: Settings, tmp_path: Path
         assert_stopped_at(second, x, written(deadline))
 
 
-def test_who_asked_for_the_resume_in_time_gets_it(settings: Settings, tmp_path: Path) -> None:
-    """Nobody was there to carry it out before the deadline had passed."""
+def test_a_resume_requested_in_time_is_applied(settings: Settings, tmp_path: Path) -> None:
+    """No process could apply it before the deadline passed."""
     go_on = tmp_path / "go-on"
     with open_installation(settings) as first:
         x = begin(first, waits_for(go_on))
@@ -181,6 +181,6 @@ def test_a_resume_does_not_wait_for_the_deadline_and_ends_it(installation: Insta
 
 
 @pytest.mark.parametrize("deadline", [timedelta(0), timedelta(seconds=-1), timedelta(days=999_999)])
-def test_a_deadline_lies_ahead(installation: Installation, deadline: timedelta) -> None:
+def test_a_deadline_must_be_in_the_future(installation: Installation, deadline: timedelta) -> None:
     with pytest.raises(InputError, match=r"^deadline: must be in the future, at most 3650 days away$"):
         commands.pause(installation, "exec-1", deadline=deadline)

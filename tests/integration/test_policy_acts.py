@@ -1,4 +1,4 @@
-"""Runs that really go through retry, skip, pause, rollback and terminate because the safety engine chose so."""
+"""Runs in which the safety engine chooses retry, skip, pause, rollback and terminate, and acts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def policy(**own: Any) -> dict[str, Any]:
 
 
 def broken(tmp_path: Path, *needs: str, **fields: Any) -> dict[str, Any]:
-    """A stage whose data is not there until the file is."""
+    """A stage that fails until the file exists."""
     return python("broken", "needs_file", *needs, arguments={"path": str(tmp_path / "fixed")}, **fields)
 
 
@@ -129,7 +129,7 @@ def test_skip(installation: Installation, tmp_path: Path) -> None:
     assert chosen(installation, x) == [("broken", "skip", "skip")]
 
 
-def test_pause_then_a_person_puts_it_right(installation: Installation, tmp_path: Path) -> None:
+def test_pause_then_a_person_fixes_the_cause(installation: Installation, tmp_path: Path) -> None:
     x = begin(
         installation, python("a", "two"), broken(tmp_path, "a"), python("c", "two", "broken"), config=policy(pause=True)
     )
@@ -147,7 +147,7 @@ def test_pause_then_a_person_puts_it_right(installation: Installation, tmp_path:
     assert seqs_have_no_gap(installation, x)
 
 
-def test_a_pause_survives_its_process_and_so_does_what_is_done_about_it(settings: Settings, tmp_path: Path) -> None:
+def test_a_pause_and_its_override_survive_their_process(settings: Settings, tmp_path: Path) -> None:
     with open_installation(settings) as first:
         x = begin(first, broken(tmp_path), python("c", "two", "broken"), config=policy(pause=True))
         assert settled(first, x).status == "paused"
@@ -159,7 +159,7 @@ def test_a_pause_survives_its_process_and_so_does_what_is_done_about_it(settings
         assert states(second, x) == {"broken": "completed", "c": "completed"}
 
 
-def test_stopping_what_waits_for_a_person_is_a_failure(installation: Installation, tmp_path: Path) -> None:
+def test_stopping_an_execution_with_a_held_stage_fails_it(installation: Installation, tmp_path: Path) -> None:
     x = begin(installation, broken(tmp_path), python("c", "two", "broken"), config=policy(pause=True))
     assert settled(installation, x).status == "paused"
     commands.stop(installation, x, "no use", requested_by="ann")
@@ -186,7 +186,9 @@ def test_rollback(installation: Installation, settings: Settings, tmp_path: Path
     assert kinds.index("stage.failed") < kinds.index("execution.paused") < kinds.index("rollback.started")
 
 
-def test_a_rollback_ends_what_runs_beside(installation: Installation, settings: Settings, tmp_path: Path) -> None:
+def test_a_rollback_stops_the_other_running_stages(
+    installation: Installation, settings: Settings, tmp_path: Path
+) -> None:
     slow = python("slow", "sleep_long", "save")
     x = begin(installation, DATA, SAVE, slow, broken(tmp_path, "save"), config=policy(rollback=True))
     eventually(lambda: executions.get(installation, x).status == "rolled_back")
@@ -195,7 +197,7 @@ def test_a_rollback_ends_what_runs_beside(installation: Installation, settings: 
 
 
 @pytest.mark.parametrize("mode", [PolicyMode.SHADOW, PolicyMode.OFF])
-def test_in_shadow_it_records_and_does_not_act(
+def test_in_shadow_mode_it_records_and_does_not_act(
     installation: Installation, settings: Settings, tmp_path: Path, mode: PolicyMode
 ) -> None:
     rules = policy(mode=mode.value, pause=True, rollback=True)
@@ -217,8 +219,8 @@ def test_by_default_it_neither_pauses_nor_rolls_back(
     )
 
 
-def test_what_cannot_succeed_is_not_repeated(settings: Settings) -> None:
-    """Attempts after such errors never succeeded: in the end the engine does not pay for another one."""
+def test_hopeless_errors_are_not_retried(settings: Settings) -> None:
+    """Attempts after such errors never succeeded, so the engine finally refuses another one."""
     stage = python("flaky", "refuses_connection", max_retries=10, retry_delay=0.0)
     taken = []
     for turn in range(3):
@@ -247,7 +249,7 @@ def test_outcomes_of_retries_are_joined_back(installation: Installation, tmp_pat
 
 
 @pytest.mark.parametrize("action", [Action.RETRY, Action.SKIP, Action.ROLLBACK, Action.TERMINATE])
-def test_a_person_decides_otherwise(
+def test_a_person_overrides_a_decision(
     installation: Installation, settings: Settings, tmp_path: Path, action: Action
 ) -> None:
     x = begin(
@@ -272,7 +274,7 @@ def test_a_person_decides_otherwise(
     assert seqs_have_no_gap(installation, x)
 
 
-def test_a_failed_run_goes_on_without_the_stage_that_failed(installation: Installation, tmp_path: Path) -> None:
+def test_a_failed_run_continues_without_the_failed_stage(installation: Installation, tmp_path: Path) -> None:
     x = begin(
         installation, python("a", "two"), broken(tmp_path, "a"), python("c", "two", "broken"), python("d", "two", "a")
     )
@@ -282,7 +284,7 @@ def test_a_failed_run_goes_on_without_the_stage_that_failed(installation: Instal
     assert states(installation, x) == {"a": "completed", "broken": "skipped", "c": "skipped", "d": "completed"}
 
 
-def test_overrides_that_make_no_sense(installation: Installation, tmp_path: Path) -> None:
+def test_invalid_overrides_are_refused(installation: Installation, tmp_path: Path) -> None:
     x = begin(installation, broken(tmp_path), config=policy(pause=True))
     assert settled(installation, x).status == "paused"
     (decision,) = made(installation, x)

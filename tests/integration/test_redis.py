@@ -1,4 +1,4 @@
-"""The link to Redis against a real server: alive, dead, frozen, cut off, slow, refusing, and back."""
+"""The link to a real Redis server: alive, dead, frozen, cut off, slow, refusing, and back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Connect = Callable[..., RedisLink]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes links that are closed at the end."""
+    """A factory of links, which are closed at the end."""
     links: list[RedisLink] = []
 
     def make(url: str, timeout: float | None = None) -> RedisLink:
@@ -71,7 +71,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def asked(link: RedisLink, times: int = 1000) -> int:
-    """How many of so many calls were not answered for Redis, but went there."""
+    """Make `times` calls; return how many reached Redis."""
     went: list[bool] = []
 
     def operation(client: redis.Redis) -> bool:
@@ -83,7 +83,7 @@ def asked(link: RedisLink, times: int = 1000) -> int:
     return len(went)
 
 
-def test_calls_reach_redis_and_say_who_calls(redis_url: str, connect: Connect) -> None:
+def test_calls_reach_redis_with_the_client_name(redis_url: str, connect: Connect) -> None:
     link = connect(redis_url)
     assert link.state.since is None
     assert link.call(lambda client: client.set("a", "1"), None) is True
@@ -99,7 +99,7 @@ def test_calls_reach_redis_and_say_who_calls(redis_url: str, connect: Connect) -
     assert state.latency_ms == latency
 
 
-def test_none_configured(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_url_every_call_gets_the_default(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     threads = threading.active_count()
     link = connect("")
     link.later(lambda client: client.ping())
@@ -120,7 +120,7 @@ def test_none_configured(connect: Connect, caplog: pytest.LogCaptureFixture) -> 
         ("redis://user:hunter2@host:seven", "REDIS_URL: is not a valid URL"),
     ],
 )
-def test_a_url_that_cannot_be_read(url: str, message: str) -> None:
+def test_a_malformed_url_is_an_error(url: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         RedisLink(load_settings(redis_url=url))
     assert caught.value.message == message
@@ -141,7 +141,7 @@ def test_nothing_listens_at_the_start(connect: Connect, caplog: pytest.LogCaptur
     ]
 
 
-def test_the_client_library_is_not_imported_for_a_redis_that_is_not_there() -> None:
+def test_the_client_library_is_not_imported_without_a_redis() -> None:
     program = (
         "import sys; from flexiroaster.config import load_settings; "
         "from flexiroaster.coordination.redis.link import RedisLink; "
@@ -176,7 +176,7 @@ def test_killed_in_the_middle_and_started_again(connect: Connect, caplog: pytest
 
 @pytest.fixture
 def frozen_server() -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """A server's URL, and what stops and continues its process."""
+    """A server's URL, and the functions that freeze and continue its process."""
     with ValkeyServer(port=free_port()) as server:
         url = f"{server.connection_url}/0"
         with redis.Redis.from_url(url) as client:
@@ -187,7 +187,7 @@ def frozen_server() -> Iterator[tuple[str, Callable[[], None], Callable[[], None
             os.kill(pid, signal.SIGCONT)
 
 
-def test_frozen_it_costs_one_time_out_not_one_a_call(
+def test_a_frozen_redis_costs_one_timeout_not_one_per_call(
     frozen_server: tuple[str, Callable[[], None], Callable[[], None]], connect: Connect
 ) -> None:
     url, freeze, thaw = frozen_server
@@ -205,7 +205,7 @@ def test_frozen_it_costs_one_time_out_not_one_a_call(
     assert [get(link, f"key{n}") for n in range(20)] == [f"value{n}".encode() for n in range(20)]
 
 
-def test_many_threads_at_a_frozen_server_wait_side_by_side(
+def test_many_threads_wait_for_a_frozen_server_in_parallel(
     frozen_server: tuple[str, Callable[[], None], Callable[[], None]], connect: Connect
 ) -> None:
     url, freeze, _ = frozen_server
@@ -277,7 +277,7 @@ def test_a_refusal_that_concerns_one_key_closes_nothing(redis_url: str, connect:
     assert state.last_error == "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 
-def test_a_redis_that_cannot_be_written_is_away(redis_url: str, connect: Connect) -> None:
+def test_a_read_only_redis_counts_as_unavailable(redis_url: str, connect: Connect) -> None:
     link = connect(redis_url)
     assert ping(link)
     with redis.Redis.from_url(redis_url) as admin:
@@ -303,7 +303,7 @@ def test_a_wrong_password_is_not_shown(connect: Connect, caplog: pytest.LogCaptu
         assert "hunter" not in caplog.text + repr(link.state)
 
 
-def test_a_server_that_speaks_something_else(connect: Connect) -> None:
+def test_a_server_of_another_protocol_counts_as_unavailable(connect: Connect) -> None:
     def answer(listener: socket.socket) -> None:
         while True:
             try:
@@ -337,7 +337,7 @@ def test_too_many_at_once_get_the_default_and_redis_stays(
     assert link.wait(60)
 
 
-def test_our_own_mistakes_are_not_taken_for_redis(redis_url: str, connect: Connect) -> None:
+def test_our_own_errors_do_not_count_as_an_outage(redis_url: str, connect: Connect) -> None:
     link = connect(redis_url)
     with pytest.raises(redis.DataError):
         link.call(lambda client: client.set("a", object()), None)  # type: ignore[arg-type] # that is the mistake
@@ -346,7 +346,7 @@ def test_our_own_mistakes_are_not_taken_for_redis(redis_url: str, connect: Conne
     assert link.available
 
 
-def test_later_never_waits_and_close_does_what_is_left(proxy: Proxy, through: RedisLink, redis_url: str) -> None:
+def test_later_never_waits_and_close_runs_the_rest(proxy: Proxy, through: RedisLink, redis_url: str) -> None:
     assert ping(through)
     proxy.freeze()
     through.later(lambda client: client.set("a", "1"))
@@ -360,7 +360,7 @@ def test_later_never_waits_and_close_does_what_is_left(proxy: Proxy, through: Re
     assert through.state.fallback_mode
 
 
-def test_a_forked_child_has_connections_of_its_own(redis_url: str, connect: Connect) -> None:
+def test_a_forked_child_has_its_own_connections(redis_url: str, connect: Connect) -> None:
     link = connect(redis_url)
     link.call(lambda client: client.set("a", "parent"), None)
     reader, writer = os.pipe()

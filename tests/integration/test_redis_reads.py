@@ -1,4 +1,4 @@
-"""What Redis spares the database: cached states and definitions, and the check for duplicate starts."""
+"""Reads that Redis saves the database: cached states and definitions, and the check for duplicate starts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROW = ExecutionRow(
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
-    """Somebody else's connection to the server."""
+    """A foreign connection to the server."""
     with redis.Redis.from_url(redis_url) as other:
         yield other
 
@@ -70,7 +70,7 @@ def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settle(link: RedisLink) -> None:
-    """Wait for what was left for later."""
+    """Wait for all deferred work."""
     done: list[bool] = []
     link.later(lambda _client: done.append(True))
     eventually(lambda: done)
@@ -81,7 +81,7 @@ def state_cache(link: RedisLink, seconds: float = 3600.0) -> StateCache:
 
 
 class Database:
-    """The row as it stands, and how often it was read."""
+    """The current row, and the number of reads."""
 
     def __init__(self, row: ExecutionRow = ROW) -> None:
         self.row = row
@@ -106,7 +106,7 @@ def test_a_state_is_read_once_by_all_processes_and_is_the_same(link: RedisLink) 
     assert repr(mine.read("x", database.load)) == repr(ROW)
 
 
-def test_who_writes_gets_what_it_wrote_and_tells_the_others(link: RedisLink) -> None:
+def test_a_writer_reads_its_own_write_and_invalidates_the_others(link: RedisLink) -> None:
     database = Database()
     writer, reader = state_cache(link), state_cache(link)
     reader.read("x", database.load)
@@ -119,7 +119,7 @@ def test_who_writes_gets_what_it_wrote_and_tells_the_others(link: RedisLink) -> 
     assert reader.read("x", database.load).last_seq == 7
 
 
-def test_who_knows_of_an_event_gets_no_state_before_it(link: RedisLink) -> None:
+def test_a_process_that_showed_an_event_gets_no_older_state(link: RedisLink) -> None:
     database = Database()
     mine, theirs = state_cache(link), state_cache(link)
     theirs.read("x", database.load)
@@ -131,7 +131,7 @@ def test_who_knows_of_an_event_gets_no_state_before_it(link: RedisLink) -> None:
     assert theirs.read("x", database.load).last_seq == 6, "what is newer replaces what is older"
 
 
-def test_what_was_read_while_redis_was_away_is_not_followed_by_older_state(link: RedisLink, proxy: Proxy) -> None:
+def test_a_read_during_an_outage_is_not_followed_by_older_state(link: RedisLink, proxy: Proxy) -> None:
     database = Database()
     cache = state_cache(link)
     cache.read("x", database.load)
@@ -171,7 +171,7 @@ def test_a_state_is_served_for_its_time_from_the_question(link: RedisLink) -> No
 
 
 @pytest.mark.parametrize("value", [b"not JSON", b"[1]", b'{"id": "x"}'])
-def test_what_another_version_wrote_is_no_state(link: RedisLink, client: redis.Redis, value: bytes) -> None:
+def test_a_state_of_another_version_is_ignored(link: RedisLink, client: redis.Redis, value: bytes) -> None:
     database = Database()
     cache = state_cache(link)
     cache.read("x", database.load)
@@ -180,7 +180,7 @@ def test_what_another_version_wrote_is_no_state(link: RedisLink, client: redis.R
     assert database.reads == 2
 
 
-def test_what_is_not_there_or_too_large_is_not_cached(link: RedisLink, client: redis.Redis) -> None:
+def test_missing_and_large_states_are_not_cached(link: RedisLink, client: redis.Redis) -> None:
     def missing() -> ExecutionRow:
         raise NotFoundError("gone")
 
@@ -209,7 +209,7 @@ def test_states_without_redis_and_after_a_flush(link: RedisLink, proxy: Proxy, c
     assert cache.read("x", database.load).last_seq == 7
 
 
-def test_what_is_known_is_forgotten_once_it_does_not_matter(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_states_are_forgotten_in_time(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = state_cache(link)
     for number in range(100):
         cache.seen(f"x{number}", number)

@@ -81,7 +81,7 @@ def test_a_resume_approves_the_start(api: Api) -> None:
     assert answer["resumeExecution"]["__typename"] == "CommandAccepted"
 
 
-def test_missing_objects_are_reported(api: Api) -> None:
+def test_invalid_requests_are_reported(api: Api) -> None:
     answer = api.post(ASK, {"id": "nothing"}).json()
     assert answer["errors"][0]["extensions"]["code"] == "not_found"
     pipelines.save(api.installation, pipeline("p"))

@@ -145,7 +145,7 @@ def test_an_invalid_override_is_refused(rest: Rest, tmp_path: Path) -> None:
     rest.reaches(execution_id, "failed")
 
 
-def test_a_second_override_is_a_conflict(rest: Rest, tmp_path: Path) -> None:
+def test_an_override_of_a_superseded_decision_is_a_conflict(rest: Rest, tmp_path: Path) -> None:
     execution_id = decided(rest, tmp_path / "good", "failed")
     (first,) = rest.json(path_of(execution_id))["decisions"]
     path = f"{path_of(execution_id)}/{first['id']}/override"

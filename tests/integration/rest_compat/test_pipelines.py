@@ -1,4 +1,4 @@
-"""Each row of the contract's table of pipelines: status, shape, message."""
+"""The contract's table of pipelines, row by row: status, shape, message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ THREE = [
 ]
 
 
-def test_created_answers_the_detail(rest: Rest) -> None:
+def test_create_returns_the_detail(rest: Rest) -> None:
     answer = rest.post("/api/pipelines", {"name": "n", "description": "d", "schedule": "0 5 * * *", "stages": THREE})
     assert answer.status_code == 201
     body = answer.json()
@@ -84,7 +84,7 @@ BAD: list[tuple[dict[str, Any], list[str | int], str]] = [
 
 
 @pytest.mark.parametrize(("body", "loc", "kind"), BAD, ids=[f"{kind}-{loc[-1]}" for _, loc, kind in BAD])
-def test_a_bad_body_is_refused_with_its_place(
+def test_an_invalid_body_is_refused_with_the_location(
     rest: Rest, body: dict[str, Any], loc: list[str | int], kind: str
 ) -> None:
     assert_invalid(rest.post("/api/pipelines", body), (loc, kind))
@@ -98,7 +98,7 @@ def test_a_cycle_is_named(rest: Rest) -> None:
     assert messages == ["dependency cycle: x -> y -> x"]
 
 
-def test_all_problems_are_told_at_once(rest: Rest) -> None:
+def test_all_problems_are_reported_at_once(rest: Rest) -> None:
     stages = [{**INPUT, "dependencies": ["lost"]}, {**INPUT, "timeout": -1}]
     told = rest.post("/api/pipelines", {"stages": stages}).json()["detail"]
     places = [item["loc"] for item in told]
@@ -119,12 +119,12 @@ def test_all_problems_are_told_at_once(rest: Rest) -> None:
         (b"{", ["body", 1], "json_invalid"),
     ],
 )
-def test_a_body_that_is_no_object(rest: Rest, content: bytes, loc: list[str | int], kind: str) -> None:
+def test_a_body_that_is_not_an_object_is_refused(rest: Rest, content: bytes, loc: list[str | int], kind: str) -> None:
     answer = rest.http.post("/api/pipelines", content=content, headers={"content-type": "application/json"})
     assert_invalid(answer, (loc, kind))
 
 
-def test_a_body_that_is_nested_very_deep_or_not_utf8(rest: Rest) -> None:
+def test_a_body_that_is_deeply_nested_or_not_utf8_is_refused(rest: Rest) -> None:
     for content in (b"[" * 100_000, b'{"name": "\xff"}'):
         answer = rest.http.post("/api/pipelines", content=content, headers={"content-type": "application/json"})
         assert_refused(answer, 400, "There was an error parsing the body")
@@ -136,7 +136,7 @@ def test_an_id_that_is_taken_conflicts(rest: Rest) -> None:
     assert_refused(answer, 409, f"Pipeline already exists: {pipeline_id}")
 
 
-def test_the_list_counts_all_and_goes_by_number_or_cursor(rest: Rest) -> None:
+def test_the_list_counts_all_and_pages_by_number_or_cursor(rest: Rest) -> None:
     before = rest.json("/api/pipelines")["total"]
     ids = [rest.pipeline(name=f"listed {i}") for i in range(5)]
     rest.post(f"/api/pipelines/{ids[0]}/deactivate")
@@ -197,7 +197,7 @@ def test_an_unknown_pipeline_is_404(rest: Rest, method: str, path: str) -> None:
     assert_refused(rest.http.request(method, path, json=body), 404, "Pipeline not found: pipeline-none")
 
 
-def test_an_id_that_no_database_can_hold_is_refused(rest: Rest) -> None:
+def test_an_id_that_no_database_can_store_is_refused(rest: Rest) -> None:
     assert_invalid(rest.get("/api/pipelines/a%00b"), (["path", "pipeline_id"], "string_pattern_mismatch"))
 
 
@@ -212,7 +212,7 @@ def test_put_changes_any_subset(rest: Rest) -> None:
     assert rest.json(f"/api/pipelines/{pipeline_id}") == body
 
 
-def test_put_takes_back_what_get_answered(rest: Rest) -> None:
+def test_put_accepts_the_response_of_get(rest: Rest) -> None:
     pipeline_id = rest.pipeline(*THREE)
     read = rest.json(f"/api/pipelines/{pipeline_id}")
     answer = rest.http.put(f"/api/pipelines/{pipeline_id}", json={**read, "name": "renamed"})
@@ -220,7 +220,7 @@ def test_put_takes_back_what_get_answered(rest: Rest) -> None:
     assert {**answer.json(), "updated_at": None} == {**read, "name": "renamed", "revision": 2}
 
 
-def test_put_refuses_what_does_not_hold_and_changes_nothing(rest: Rest) -> None:
+def test_an_invalid_put_is_refused_and_changes_nothing(rest: Rest) -> None:
     pipeline_id = rest.pipeline()
     path = f"/api/pipelines/{pipeline_id}"
     assert_invalid(rest.http.put(path, json={"nme": "x"}), (["body", "nme"], "extra_forbidden"))

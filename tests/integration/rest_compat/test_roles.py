@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the description, without a token, with a bad one, and with each role."""
+"""Permissions: every operation of the OpenAPI document, without a token, with an invalid one, and with each role."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPERATORS = {
 
 @pytest.fixture(scope="module")
 def closed(rest_settings: Settings) -> Iterator[Rest]:
-    """A server that needs tokens."""
+    """A server that requires tokens."""
     with serving(rest_settings, executor=False) as running:
         for role in Role:
             secret = tokens.create(running.installation, role, role)
@@ -39,7 +39,7 @@ def closed(rest_settings: Settings) -> Iterator[Rest]:
 
 
 def operations(rest: Rest) -> dict[str, tuple[str, str]]:
-    """Every operation: its name -> method and path."""
+    """Operation name -> method and path."""
     paths = rest.json("/api/openapi.json")["paths"]
     return {
         operation["operationId"]: (method, path.replace("{", "").replace("}", ""))
@@ -60,7 +60,7 @@ def test_every_operation_but_the_probes_needs_a_token(closed: Rest) -> None:
         assert_refused(wrong, 401, "Invalid token: it is unknown, expired or revoked")
 
 
-def test_who_may_look_may_not_change(closed: Rest) -> None:
+def test_a_viewer_reads_and_does_not_change(closed: Rest) -> None:
     found = operations(closed)
     assert set(found) >= OPERATORS | PUBLIC
     for name, (method, path) in found.items():
@@ -73,7 +73,7 @@ def test_who_may_look_may_not_change(closed: Rest) -> None:
         assert as_operator.status_code not in {401, 403}, name
 
 
-def test_health_tells_strangers_only_how_things_are(closed: Rest) -> None:
+def test_health_shows_strangers_only_the_status(closed: Rest) -> None:
     details = [service["details"] for service in closed.json("/health")["services"].values()]
     assert details == [{}, {"fallback_mode": True}, {}]
     known = closed.get("/health", headers=closed.viewer).json()["services"]
