@@ -17,7 +17,6 @@ from flexiroaster.service.admin import audit, metrics
 from flexiroaster.service.admin.audit import AuditFilter
 from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.insights import Finding, note, resolve
-from rest_compat.routes.system import DESCRIPTION
 from tests.integration.rest_compat.client import INPUT, Rest, assert_error, assert_invalid, assert_refused, serving
 from tests.proxy import free_port
 from tests.waiting import eventually
@@ -45,7 +44,8 @@ def test_root_says_where_things_are(rest: Rest) -> None:
     assert rest.json("/") == {
         "app": "FlexiRoaster",
         "version": __version__,
-        "description": DESCRIPTION,
+        "description": "Durable data pipelines for data teams, with live events, rollback "
+        "and a safety engine that predicts failures.",
         "docs": "/api/docs",
         "health": "/health",
         "api_prefix": "/api",
