@@ -1,40 +1,36 @@
 """Field permissions: every field declares its required role, and every document is checked before it runs.
 
-    @fields_require(Role.VIEWER)          # the default for the fields of this type
-    @strawberry.type
+    @object_type(Role.VIEWER)             # the default for the fields of this type
     class Pipeline:
         name: str
         token: str = strawberry.field(metadata=requires(Role.ADMIN))
 
-A field that declares no role is refused to every viewer; `undeclared` lists such fields. An interface field requires
-the highest role that any implementation of it requires, so that an interface cannot bypass a permission.
+A field that declares no role is refused to every viewer; `undeclared_fields` lists such fields. An interface field
+requires the highest role that any implementation of it requires, so that an interface cannot bypass a permission.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import strawberry
 from graphql import FieldNode, GraphQLError, GraphQLInterfaceType, GraphQLObjectType, GraphQLSchema
 from graphql.validation import ValidationRule
-from strawberry import relay
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
-from flexiroaster.errors import FlexiRoasterError
 from flexiroaster.model.viewer import Role
 
 __all__ = [
     "FORBIDDEN",
-    "UndeclaredPermissionError",
-    "fields_require",
-    "permission_of",
+    "interface_type",
+    "object_type",
     "permission_rule",
     "permissions",
     "requires",
-    "undeclared",
+    "undeclared_fields",
 ]
 
 FORBIDDEN = "FORBIDDEN"
@@ -43,21 +39,9 @@ FORBIDDEN = "FORBIDDEN"
 _KEY = "flexiroaster.permission"
 _INTROSPECTION = frozenset({"__schema", "__type"})
 
-_defaults: dict[type, Role] = {  # Relay's own types expose only nodes, whose fields declare their own roles
-    relay.Connection: Role.VIEWER,
-    relay.Edge: Role.VIEWER,
-    relay.ListConnection: Role.VIEWER,
-    relay.Node: Role.VIEWER,
-    relay.PageInfo: Role.VIEWER,
-}
+_defaults: dict[type, Role] = {}
 
 T = TypeVar("T", bound=type)
-
-
-class UndeclaredPermissionError(FlexiRoasterError):
-    """A field of the schema declares no required role."""
-
-    code = "permission.undeclared"
 
 
 def requires(role: Role) -> dict[str, Role]:
@@ -65,17 +49,24 @@ def requires(role: Role) -> dict[str, Role]:
     return {_KEY: role}
 
 
-def fields_require(role: Role) -> Callable[[T], T]:
-    """Declare the default role for the fields of a type; place it above `@strawberry.type`.
+@dataclass_transform(kw_only_default=True, field_specifiers=(strawberry.field, StrawberryField))
+def object_type(role: Role) -> Callable[[T], T]:
+    """Declare a class as an object type of the schema, with the default role for its fields.
 
     Inherited fields keep the role that their defining type declares.
     """
+    return lambda cls: strawberry.type(_with_default(cls, role))
 
-    def declare(cls: T) -> T:
-        _defaults[cls] = role
-        return cls
 
-    return declare
+@dataclass_transform(kw_only_default=True, field_specifiers=(strawberry.field, StrawberryField))
+def interface_type(role: Role) -> Callable[[T], T]:
+    """Declare a class as an interface of the schema, with the default role for its fields."""
+    return lambda cls: strawberry.interface(_with_default(cls, role))
+
+
+def _with_default(cls: T, role: Role) -> T:
+    _defaults[cls] = role
+    return cls
 
 
 def permissions(schema: strawberry.Schema) -> Mapping[tuple[str, str], Role]:
@@ -83,19 +74,10 @@ def permissions(schema: strawberry.Schema) -> Mapping[tuple[str, str], Role]:
     return _table(schema._schema)  # strawberry has no public name for the schema it builds
 
 
-def permission_of(schema: strawberry.Schema, type_name: str, field_name: str) -> Role:
-    """Return a field's required role. Raises UndeclaredPermissionError if it declares none or does not exist."""
-    try:
-        return permissions(schema)[type_name, field_name]
-    except KeyError as error:
-        raise UndeclaredPermissionError(f"{type_name}.{field_name} declares no required role") from error
-
-
-def undeclared(schema: strawberry.Schema) -> list[str]:
+def undeclared_fields(schema: strawberry.Schema) -> list[str]:
     """List the fields that declare no role, as `Type.field`; a complete schema has none."""
     table = permissions(schema)
-    types = _types(schema._schema)
-    return [f"{t.name}.{name}" for t in types for name in t.fields if (t.name, name) not in table]
+    return [f"{t.name}.{name}" for t in _types(schema._schema) for name in t.fields if (t.name, name) not in table]
 
 
 @lru_cache(maxsize=16)
@@ -131,7 +113,7 @@ def _table(schema: GraphQLSchema) -> Mapping[tuple[str, str], Role]:
         (type_.name, name): role
         for type_ in _types(schema)
         for name, field in type_.fields.items()
-        if (role := _declared(type_, field.extensions)) is not None
+        if (role := _declared_role(type_, field.extensions)) is not None
     }
     for interface in schema.type_map.values():
         if isinstance(interface, GraphQLInterfaceType):
@@ -156,20 +138,20 @@ def _types(schema: GraphQLSchema) -> Iterator[GraphQLObjectType | GraphQLInterfa
             yield type_
 
 
-def _declared(type_: GraphQLObjectType | GraphQLInterfaceType, extensions: Mapping[str, Any]) -> Role | None:
+def _declared_role(type_: GraphQLObjectType | GraphQLInterfaceType, extensions: Mapping[str, Any]) -> Role | None:
     field = extensions.get("strawberry-definition")
     if not isinstance(field, StrawberryField):
         return None
     metadata: Mapping[Any, Any] = field.metadata
-    said = metadata.get(_KEY)
-    if isinstance(said, Role):
-        return said
+    own = metadata.get(_KEY)
+    if isinstance(own, Role):
+        return own
     definition: StrawberryObjectDefinition = type_.extensions["strawberry-definition"]
-    return _defaults.get(_owner(definition.origin, field))
+    return _defaults.get(_defining_class(definition.origin, field))
 
 
-def _owner(cls: type, field: StrawberryField) -> type:
-    """The class that defines a field: the type itself, or the base class that it inherits the field from."""
+def _defining_class(cls: type, field: StrawberryField) -> type:
+    """The type itself, or the base class that it inherits a field from."""
     for base in reversed(cls.__mro__):
         definition = base.__dict__.get("__strawberry_definition__")
         if definition is not None and (field.origin is base or any(f is field for f in definition.fields)):

@@ -10,24 +10,17 @@ from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graphql_api.schema.errors import HANDLERS
-from graphql_api.schema.mutations import DecisionMutations, ExecutionMutations, PipelineMutations
+from graphql_api.schema.execution import Event, StageRun
+from graphql_api.schema.mutations import Mutation
+from graphql_api.schema.pipeline import PipelineRevision
 from graphql_api.schema.queries import Query
 from graphql_api.schema.scalars import SCALARS
 from graphql_api.schema.subscriptions import Subscription
-from graphql_api.schema.types.execution import Event
-from graphql_api.schema.types.pipeline import PipelineRevision
-from graphql_api.schema.types.stage_run import StageRun
 
-__all__ = ["build", "schema"]
+__all__ = ["schema"]
 
 
-# Assembly of the schema from its queries, mutations, subscriptions and types.
-@strawberry.type
-class Mutation(PipelineMutations, ExecutionMutations, DecisionMutations):
-    """All changes to pipelines, executions and decisions. The audit log records every mutation."""
-
-
-def build() -> strawberry.Schema:
+def _build() -> strawberry.Schema:
     """Build the complete schema; docstrings of classes become descriptions of types."""
     schema = strawberry.Schema(
         query=Query,
@@ -47,10 +40,10 @@ def build() -> strawberry.Schema:
 def _docstring(definition: object) -> str | None:
     """The docstring of the class behind a type or an enum; strawberry itself does not use it as the description."""
     if isinstance(definition, StrawberryObjectDefinition):
-        return inspect.cleandoc(definition.origin.__doc__ or "") or None
+        return inspect.cleandoc((definition.concrete_of or definition).origin.__doc__ or "") or None
     if isinstance(definition, StrawberryEnumDefinition):
         return inspect.cleandoc(definition.wrapped_cls.__doc__ or "") or None
     return None
 
 
-schema = build()
+schema = _build()

@@ -13,7 +13,7 @@ import strawberry
 
 from flexiroaster import errors
 from flexiroaster.model.viewer import Role
-from graphql_api.permissions import fields_require
+from graphql_api.permissions import interface_type, object_type
 from graphql_api.schema.inputs import client_path
 from graphql_api.schema.scalars import JSON
 
@@ -34,8 +34,7 @@ __all__ = [
 ]
 
 
-@fields_require(Role.VIEWER)
-@strawberry.interface
+@interface_type(Role.VIEWER)
 class Error:
     """An expected error, such as invalid input or a conflict."""
 
@@ -44,48 +43,42 @@ class Error:
     path: list[str] = strawberry.field(description="Path of the invalid part of the input; empty for the whole input.")
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class NotFoundError(Error):
     """The requested object does not exist."""
 
     details: JSON
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class ConflictError(Error):
     """The request conflicts with stored data: a duplicate run, a stale revision, or a key used for another request."""
 
     details: JSON
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class NotAllowedError(Error):
     """The current state does not allow this operation; the message lists the operations that it allows."""
 
     details: JSON
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class BlockedError(Error):
     """The gate blocks a run with a high risk; `details` give the risk and why. To start anyway, use `force`."""
 
     details: JSON
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class InputError(Error):
     """An argument is invalid."""
 
     details: JSON
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class DefinitionProblem:
     """One problem in a pipeline definition."""
 
@@ -94,8 +87,7 @@ class DefinitionProblem:
     code: str
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class DefinitionError(Error):
     """A pipeline definition or its variables are invalid; `problems` lists all problems, not only the first."""
 

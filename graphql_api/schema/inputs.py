@@ -1,4 +1,4 @@
-"""Input types for pipeline definitions, and their conversion to the documents that the service validates.
+"""Input types of pipeline definitions and filters, and their conversion to what the service takes.
 
 GraphQL checks only the types of the fields; the service then reports all other problems at once. The paths in its
 messages use the model's field names; `client_path` converts them to the schema's spelling.
@@ -37,13 +37,13 @@ __all__ = [
     "StageInput",
     "client_path",
     "decision_filter",
-    "document",
     "execution_filter",
     "json_object",
     "pipeline_filter",
-    "plain",
+    "to_document",
 ]
 
+T = TypeVar("T")
 
 _FIELD = re.compile(r"^(stages\[\d+\]\.)?([a-z_]+)(?=$|[.\[])")
 
@@ -105,16 +105,19 @@ class PipelineChanges:
     config: strawberry.Maybe[JSON]
 
 
-def document(given: PipelineInput | PipelineChanges) -> dict[str, Any]:
-    """Return the fields that the client gave as a document, without the omitted ones."""
-    return plain(given)
-
-
-def plain(given: object) -> dict[str, Any]:
-    """Return the fields that the client gave, recursively, as mappings, lists and plain values."""
+def to_document(given: object) -> dict[str, Any]:
+    """Return the fields that the client gave, without the omitted ones, as mappings, lists and plain values."""
     found = {field.name: getattr(given, field.name) for field in fields(given)}  # type: ignore[arg-type] # an input is a dataclass
     changes = isinstance(given, PipelineChanges)
-    return {n: _value(v) for n, v in found.items() if v is not UNSET and not (v is None and changes)}
+    return {n: _to_json(v) for n, v in found.items() if v is not UNSET and not (v is None and changes)}
+
+
+def _to_json(value: Any) -> Any:  # noqa: ANN401 - the value of any input field
+    if isinstance(value, strawberry.Some):
+        return _to_json(value.value)
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
+    return to_document(value) if has_object_definition(value) else value
 
 
 def json_object(given: object, argument: str) -> dict[str, Any]:
@@ -131,16 +134,7 @@ def client_path(path: str) -> str:
     return _FIELD.sub(lambda match: f"{match[1] or ''}{to_camel_case(match[2])}", path)
 
 
-def _value(value: Any) -> Any:  # noqa: ANN401 - the value of any input field
-    if isinstance(value, strawberry.Some):
-        return _value(value.value)
-    if isinstance(value, list):
-        return [_value(item) for item in value]
-    return plain(value) if has_object_definition(value) else value
-
-
-# Filter and sort arguments of lists, and their conversion to the service's filters.
-T = TypeVar("T")
+# --- filters of lists ---
 
 
 @strawberry.input(name="ExecutionFilter")
@@ -211,8 +205,8 @@ def decision_filter(given: DecisionFilterInput | None) -> DecisionFilter:
     )
 
 
-def _keys(kind: str, ids: list[strawberry.ID] | None) -> tuple[str, ...] | None:
-    return None if ids is None else tuple(key_of(kind, given) for given in ids)
+def _keys(type_name: str, ids: list[strawberry.ID] | None) -> tuple[str, ...] | None:
+    return None if ids is None else tuple(key_of(type_name, given) for given in ids)
 
 
 def _tuple(values: list[T] | None) -> tuple[T, ...] | None:

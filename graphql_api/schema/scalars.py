@@ -1,4 +1,4 @@
-"""Custom scalars: JSON without NaN and infinity, and integers beyond 32 bits."""
+"""Custom scalars (JSON without NaN and infinity, integers beyond 32 bits), and helpers for fields of service rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from strawberry.types.scalar import ScalarDefinition
 
 from flexiroaster.service.safety.decisions import Action
 
-__all__ = ["JSON", "SCALARS", "BigInt", "defined_later", "served"]
+__all__ = ["JSON", "SCALARS", "BigInt", "as_schema_type", "lazy_type", "resolved_from"]
 
 strawberry.enum(Action, name="DecisionAction")  # `Action` alone is too vague in the schema
 
@@ -22,7 +22,7 @@ JSON = NewType("JSON", object)
 BigInt = NewType("BigInt", int)
 """An integer of any size that JavaScript reads exactly: a number up to 2^53, a string beyond that."""
 
-_SAFE = 2**53 - 1
+_MAX_SAFE_INTEGER = 2**53 - 1
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -35,9 +35,9 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def _big(value: Any) -> int | str:  # noqa: ANN401 - the value of any resolver
+def _serialize_big(value: Any) -> int | str:  # noqa: ANN401 - the value of any resolver
     number = int(value)
-    return number if abs(number) <= _SAFE else str(number)
+    return number if abs(number) <= _MAX_SAFE_INTEGER else str(number)
 
 
 def _parse_big(value: Any) -> int:  # noqa: ANN401 - any value from the client
@@ -65,7 +65,7 @@ SCALARS: Mapping[object, ScalarDefinition] = {
     BigInt: strawberry.scalar(
         name="BigInt",
         description="An integer of any size: a number up to 2^53, a string beyond that.",
-        serialize=_big,
+        serialize=_serialize_big,
         parse_value=_parse_big,
         parse_literal=_parse_big_literal,
     ),
@@ -73,11 +73,12 @@ SCALARS: Mapping[object, ScalarDefinition] = {
 """For `StrawberryConfig.scalar_map`."""
 
 
-# Type cast for service rows that resolvers return in place of schema types.
+# --- fields whose values are service rows ---
+
 T = TypeVar("T")
 
 
-def served(row: object) -> T:  # type: ignore[type-var] # inferred from the context
+def as_schema_type(row: object) -> T:  # type: ignore[type-var] # inferred from the context
     """Cast a row to the schema type that a field declares.
 
     The GraphQL executor reads the row's attributes under the type's field names, so nothing is copied. The cast is for
@@ -86,7 +87,12 @@ def served(row: object) -> T:  # type: ignore[type-var] # inferred from the cont
     return cast("T", row)
 
 
-def defined_later(name: str, module: str) -> Any:  # noqa: ANN401 - a type as strawberry reads it
+def resolved_from(row_type: type) -> Any:  # noqa: ANN401 - as strawberry reads it
+    """Return the `is_type_of` of a schema type whose values are rows of this type."""
+    return staticmethod(lambda value, _info: isinstance(value, row_type))
+
+
+def lazy_type(name: str, module: str) -> Any:  # noqa: ANN401 - a type as strawberry reads it
     """Refer to a nullable type of the schema whose module imports the module that refers to it.
 
     Object types of the schema refer to one another in circles (execution, pipeline, decision); modules do not.

@@ -12,13 +12,13 @@ from flexiroaster.model.viewer import Role
 from flexiroaster.service.executions.executions import ExecutionRow
 from flexiroaster.web import feeds
 from graphql_api.context import Info, StreamInfo
-from graphql_api.permissions import fields_require
+from graphql_api.permissions import object_type
+from graphql_api.schema.execution import LARGE_COLUMNS, Event, Execution
 from graphql_api.schema.inputs import ExecutionFilterInput, execution_filter
-from graphql_api.schema.relay import HEAVY, asked, key_of
-from graphql_api.schema.scalars import served
-from graphql_api.schema.types.execution import Event, Execution
+from graphql_api.schema.relay import key_of, selected_field_names
+from graphql_api.schema.scalars import as_schema_type, resolved_from
 
-__all__ = ["EventBatch", "ExecutionChange", "Subscription", "live_execution"]
+__all__ = ["Subscription"]
 
 
 class _WithExecution(Protocol):
@@ -26,16 +26,15 @@ class _WithExecution(Protocol):
     def execution(self) -> ExecutionRow: ...
 
 
-async def live_execution(root: strawberry.Parent[_WithExecution], info: Info) -> Execution:
-    """Return the execution of a payload; its large columns are read only if requested."""
+async def _execution(root: strawberry.Parent[_WithExecution], info: Info) -> Execution:
+    """The execution of a payload; its large columns are read only if requested."""
     row = root.execution
-    if HEAVY & asked(info):
+    if LARGE_COLUMNS & selected_field_names(info):
         row = await info.context.loaders.executions.load(row.id) or row
-    return served(row)
+    return as_schema_type(row)
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class EventBatch:
     """Events of one execution that were committed together, or a part of its history."""
 
@@ -43,57 +42,51 @@ class EventBatch:
     cursor: str = strawberry.field(description="Pass it as `after` to resume after these events.")
     caught_up: bool = strawberry.field(description="Whether the history is complete and all further events are live.")
     execution: Execution = strawberry.field(
-        resolver=live_execution, description="The execution when these events were read, or slightly later."
+        resolver=_execution, description="The execution when these events were read, or slightly later."
     )
 
-    @classmethod
-    def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is resolved as this type."""
-        return isinstance(value, feeds.EventBatch)
+    is_type_of = resolved_from(feeds.EventBatch)
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class ExecutionChange:
     """An execution that has changed state, or one that was in the list when the subscription started."""
 
-    execution: Execution = strawberry.field(resolver=live_execution)
+    execution: Execution = strawberry.field(resolver=_execution)
     cursor: str = strawberry.field(
         description="Pass it as `after` to resume from here. Some executions may be sent again. None is missed, except "
         "one that had already ended and was rolled back in the meantime."
     )
 
-    @classmethod
-    def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is resolved as this type."""
-        return isinstance(value, feeds.ExecutionChange)
+    is_type_of = resolved_from(feeds.ExecutionChange)
 
 
 async def _execution_events(
     info: StreamInfo, execution_id: strawberry.ID, after: str | None = None
 ) -> AsyncIterator[EventBatch]:
     context = info.context
-    return served(await context.streams.events(key_of("Execution", execution_id), context.resume or after))
+    return as_schema_type(await context.streams.events(key_of("Execution", execution_id), context.resume or after))
 
 
 async def _logs(
     info: StreamInfo, execution_id: strawberry.ID, after: str | None = None, level: Level = Level.INFO
 ) -> AsyncIterator[EventBatch]:
     context = info.context
-    return served(await context.streams.events(key_of("Execution", execution_id), context.resume or after, level))
+    return as_schema_type(
+        await context.streams.events(key_of("Execution", execution_id), context.resume or after, level)
+    )
 
 
 async def _executions(
     info: StreamInfo,
-    filter: ExecutionFilterInput | None = None,  # noqa: A002 - the API's name
+    filter: ExecutionFilterInput | None = None,
     after: str | None = None,
 ) -> AsyncIterator[ExecutionChange]:
     context = info.context
-    return served(await context.streams.executions(execution_filter(filter), context.resume or after))
+    return as_schema_type(await context.streams.executions(execution_filter(filter), context.resume or after))
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Subscription:
     """Live updates of executions. A subscription resumes from a cursor after a lost connection."""
 

@@ -16,7 +16,7 @@ from flexiroaster.service.admin.audit import AuditFilter
 from flexiroaster.service.admin.tokens import Role
 from flexiroaster.service.executions import executions
 from flexiroaster.store.safety import risk
-from graphql_api.schema.relay import encode
+from graphql_api.schema.relay import global_id
 from tests.integration.decided import PAUSE, decided_pipeline
 from tests.integration.graphql_api.running import Api, serving
 from tests.waiting import eventually
@@ -181,7 +181,7 @@ def test_an_invalid_override_is_a_typed_error(api: Api, tmp_path: Path) -> None:
     assert refusal(decision["id"], "SKIP", " ") == ("InputError", "input.invalid", ["input", "reason"])
     assert refusal(decision["id"], "SKIP", "x" * 5000) == ("InputError", "input.invalid", ["input", "reason"])
     assert refusal(decision["id"], "PAUSE") == ("NotAllowedError", "not_allowed", ["input"])
-    assert refusal(encode("Execution", execution_id), "SKIP") == ("InputError", "input.invalid", ["input", "id"])
+    assert refusal(global_id("Execution", execution_id), "SKIP") == ("InputError", "input.invalid", ["input", "id"])
     assert decided(api, execution_id)[0]["overrides"] == []
     outcomes = [row.outcome for row in audit.listing(api.installation, AuditFilter(action="overrideDecision")).items]
     assert outcomes.count("input.invalid") == 4
@@ -211,7 +211,7 @@ def test_the_list_pages_in_both_directions(api: Api, tmp_path: Path) -> None:
         return [node["decisionId"] for node in listed["nodes"]]
 
     assert found(pipelineId="q") == ids[:1]
-    assert found(pipelineId=encode("Pipeline", "p")) == ids[1:]
+    assert found(pipelineId=global_id("Pipeline", "p")) == ids[1:]
     assert found(executionId=failed[0]) == ids[3:]
     assert found(actions=["SKIP"]) == ids[:1]
     assert found(actions=["SKIP", "TERMINATE"]) == ids
@@ -223,7 +223,7 @@ def test_the_list_pages_in_both_directions(api: Api, tmp_path: Path) -> None:
 def test_a_decision_is_found_by_its_global_id(api: Api, tmp_path: Path) -> None:
     (decision,) = decided(api, run(api, decided_pipeline("p", tmp_path / "good")))
     query = "query Nodes($ids: [ID!]!) { nodes(ids: $ids) { __typename id ... on Decision { action } } }"
-    gone = encode("Decision", "exec-none.1")
+    gone = global_id("Decision", "exec-none.1")
     expected = {"__typename": "Decision", "id": decision["id"], "action": "TERMINATE"}
     assert api.data(query, {"ids": [decision["id"], gone]})["nodes"] == [expected, None]
     assert api.data("query Node($id: ID!) { node(id: $id) { id } }", {"id": decision["id"]})["node"]["id"]

@@ -11,21 +11,19 @@ import strawberry
 from flexiroaster.errors import NotFoundError, StoreError
 from flexiroaster.model.viewer import Role
 from graphql_api.context import Info
-from graphql_api.permissions import fields_require, requires
+from graphql_api.permissions import interface_type, object_type, requires
 
 RELEASED = Event()
 """What the field `stuck` waits for; set it, so that no thread stays behind."""
 
 
-@fields_require(Role.VIEWER)
-@strawberry.interface
+@interface_type(Role.VIEWER)
 class Named:
     name: str
     key: str
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Stage(Named):
     secret: str = strawberry.field(default="s", metadata=requires(Role.ADMIN))
 
@@ -42,21 +40,18 @@ class Stage(Named):
         return []
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Edge:
     cursor: str
     node: Run
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Connection:
     edges: list[Edge]
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Run(Named):
     @strawberry.field
     def runs(self, first: int | None = None, last: int | None = None) -> Connection:
@@ -80,8 +75,7 @@ class Silent:
         return 1
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Query(Silent):
     @strawberry.field
     def run(self) -> Run:
@@ -135,24 +129,21 @@ class Query(Silent):
         return "released"
 
 
-@fields_require(Role.OPERATOR)
-@strawberry.type
+@object_type(Role.OPERATOR)
 class Mutation:
     @strawberry.mutation
     def start(self, name: str) -> Run:
         return Run(name=name, key="k")
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Tick:
     number: int
 
     __hash__ = object.__hash__  # payloads are shared by what they are, not by what they say
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Subscription:
     @strawberry.subscription
     async def ticks(self) -> AsyncIterator[int]:

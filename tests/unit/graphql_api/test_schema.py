@@ -17,7 +17,7 @@ from flexiroaster.model.pipeline import OnConflict, Stage, StageType
 from flexiroaster.model.pipeline import Pipeline as PipelineModel
 from flexiroaster.model.viewer import Role
 from flexiroaster.safety.policy import Action
-from graphql_api.permissions import undeclared
+from graphql_api.permissions import undeclared_fields
 from graphql_api.schema import schema
 from graphql_api.sdl import changes, permission_table, sdl
 
@@ -35,7 +35,7 @@ def test_the_table_of_permissions_that_is_checked_in_is_the_one_in_force() -> No
 
 
 def test_every_field_declares_who_may_use_it() -> None:
-    assert undeclared(schema) == []
+    assert undeclared_fields(schema) == []
 
 
 @pytest.mark.parametrize(

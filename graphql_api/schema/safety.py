@@ -1,4 +1,4 @@
-"""Decisions of the safety engine, with their reasons, outcomes and overrides."""
+"""The safety engine: its decisions, risk assessments and insights."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from flexiroaster.safety.risk.model import Rung
 from flexiroaster.service.safety.decisions import Action, DecisionRow
 from flexiroaster.service.safety.risk import AssessmentRow
 from graphql_api.context import Info
-from graphql_api.permissions import fields_require
-from graphql_api.schema.relay import Node, encode
-from graphql_api.schema.scalars import JSON, defined_later
+from graphql_api.permissions import object_type
+from graphql_api.schema.relay import Node, global_id_field
+from graphql_api.schema.scalars import JSON, lazy_type, resolved_from
 
 __all__ = ["Decision", "Insight", "InsightAccuracy", "RiskAssessment", "assessment", "stored_assessment"]
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class DecisionVerdict:
     """The verdict on one of the six actions. The decision chooses the first admissible action."""
 
@@ -34,43 +33,22 @@ class DecisionVerdict:
     reason: str = strawberry.field(description="Why the action is admissible or not.")
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class DecisionOverride:
     """A user's request for another action than the decided one."""
 
-    action: Action = strawberry.field(resolver=lambda root: Action(root.action))
+    action: Action
     reason: str
     requested_by: str
     at: datetime
-
-
-def _id(root: strawberry.Parent[DecisionRow]) -> strawberry.ID:
-    return strawberry.ID(encode("Decision", root.id))
 
 
 async def _execution(root: strawberry.Parent[DecisionRow], info: Info) -> object:
     return await info.context.loaders.executions.load(root.execution_id)
 
 
-def _error_class(root: strawberry.Parent[DecisionRow]) -> ErrorClass | None:
-    return None if root.error_class is None else ErrorClass(root.error_class)
-
-
-def _action(root: strawberry.Parent[DecisionRow]) -> Action:
-    return Action(root.action)
-
-
-def _taken(root: strawberry.Parent[DecisionRow]) -> Action:
-    return Action(root.taken)
-
-
-def _mode(root: strawberry.Parent[DecisionRow]) -> PolicyMode:
-    return PolicyMode(root.mode)
-
-
 def _verdicts(root: strawberry.Parent[DecisionRow]) -> list[DecisionVerdict]:
-    return [DecisionVerdict(**{**said, "action": Action(said["action"])}) for said in root.data["verdicts"]]
+    return [DecisionVerdict(**verdict) for verdict in root.data["verdicts"]]
 
 
 def _stored(name: str) -> Callable[[DecisionRow], Any]:
@@ -78,20 +56,19 @@ def _stored(name: str) -> Callable[[DecisionRow], Any]:
     return lambda root: root.data[name]
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Decision(Node):
     """A decision of the safety engine after a stage failed, or after an anomaly while a stage ran. It does not change,
     except that its outcome is added.
     """
 
-    id: strawberry.ID = strawberry.field(resolver=_id)
+    id: strawberry.ID = global_id_field("Decision", "id")
     decision_id: str = strawberry.field(
         resolver=lambda root: root.id, description="The id in REST and on the command line."
     )
     execution_id: str
     execution: Any = strawberry.field(
-        graphql_type=defined_later("Execution", "graphql_api.schema.types.execution"),
+        graphql_type=lazy_type("Execution", "graphql_api.schema.execution"),
         resolver=_execution,
         description="Null once the execution is pruned; its decisions are kept.",
     )
@@ -100,14 +77,14 @@ class Decision(Node):
     attempt: int | None
     at: datetime
     error_class: ErrorClass | None = strawberry.field(
-        resolver=_error_class, description="The class of the stage's failure; null for an anomaly while it ran."
+        description="The class of the stage's failure; null for an anomaly while it ran."
     )
-    action: Action = strawberry.field(resolver=_action, description="The chosen action.")
+    action: Action = strawberry.field(description="The chosen action.")
     taken: Action = strawberry.field(
-        resolver=_taken, description="The action taken; it can differ from `action` if `mode` only records decisions."
+        description="The action taken; it can differ from `action` if `mode` only records decisions."
     )
     mode: PolicyMode = strawberry.field(
-        resolver=_mode, description="Whether the policy only recorded the decision or also acted on it."
+        description="Whether the policy only recorded the decision or also acted on it."
     )
     reason: str = strawberry.field(resolver=_stored("reason"))
     explanation: str = strawberry.field(
@@ -134,15 +111,13 @@ class Decision(Node):
     outcome_at: datetime | None
     overrides: list[DecisionOverride] = strawberry.field(description="Overrides by users, oldest first.")
 
-    @classmethod
-    def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is resolved as this type."""
-        return isinstance(value, DecisionRow)
+    is_type_of = resolved_from(DecisionRow)
 
 
-# Risk assessments and insights of the safety engine.
-@fields_require(Role.VIEWER)
-@strawberry.type
+# --- risk assessments ---
+
+
+@object_type(Role.VIEWER)
 class RiskFactor:
     """One of the six factors of the risk score: the measured value and its contribution (`weight` times `score`)."""
 
@@ -154,8 +129,7 @@ class RiskFactor:
     description: str
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class RiskContribution:
     """The contribution of one feature group to the probability, and the fact behind it."""
 
@@ -164,8 +138,7 @@ class RiskContribution:
     fact: str
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class RiskExplanation:
     """The explanation of the probability: `base` plus all contributions is `total`."""
 
@@ -175,8 +148,7 @@ class RiskExplanation:
     text: str
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class RiskAssessment:
     """The risk that a run fails, assessed before it starts. The level and the gate follow from the probability."""
 
@@ -201,8 +173,47 @@ class RiskAssessment:
     forced: str | None = strawberry.field(description="For an execution, the reason for overriding the gate.")
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+def stored_assessment(row: AssessmentRow) -> RiskAssessment:
+    """Convert the stored assessment of an execution."""
+    return assessment(row.data, acted=row.acted, forced=row.forced)
+
+
+def assessment(data: Mapping[str, Any], *, acted: bool | None = None, forced: str | None = None) -> RiskAssessment:
+    """Create an assessment from its JSON values."""
+    probability, explanation = data["probability"], data["explanation"]
+    return RiskAssessment(
+        pipeline_id=data["pipeline_id"],
+        probability=probability["probability"],
+        low=probability["low"],
+        high=probability["high"],
+        rung=Rung(probability["rung"]),
+        reason=probability["reason"],
+        no_history_yet=data["no_history_yet"],
+        risk_score=data["risk_score"],
+        factors=[RiskFactor(**factor) for factor in data["factors"]],
+        risk_level=RiskLevel(data["risk_level"]),
+        gate=Gate(data["gate"]),
+        recommendations=data["recommendations"],
+        explanation=RiskExplanation(
+            base=explanation["base"],
+            total=explanation["total"],
+            contributions=[
+                RiskContribution(name=c["name"], amount=c["amount"], fact=c["fact"])
+                for c in explanation["contributions"]
+            ],
+            text=explanation["text"],
+        ),
+        model_version=data["model_version"],
+        features=JSON(data["features"]),
+        acted=acted,
+        forced=forced,
+    )
+
+
+# --- insights ---
+
+
+@object_type(Role.VIEWER)
 class Insight:
     """A finding of the safety engine. While a cause lasts, it has one insight."""
 
@@ -226,8 +237,7 @@ class Insight:
     resolved_at: datetime | None
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class InsightAccuracy:
     """Alarms of one type in ended runs, and how many of them were false because the run completed anyway."""
 
@@ -236,40 +246,4 @@ class InsightAccuracy:
     false_alarms: int
     false_rate: float | None = strawberry.field(
         description="False share of the raised alarms, 0 to 1; null without any."
-    )
-
-
-def stored_assessment(row: AssessmentRow) -> RiskAssessment:
-    """Convert the stored assessment of an execution."""
-    return assessment(row.data, acted=row.acted, forced=row.forced)
-
-
-def assessment(data: Mapping[str, Any], *, acted: bool | None = None, forced: str | None = None) -> RiskAssessment:
-    """Create an assessment from its JSON values."""
-    chance, explained = data["probability"], data["explanation"]
-    return RiskAssessment(
-        pipeline_id=data["pipeline_id"],
-        probability=chance["probability"],
-        low=chance["low"],
-        high=chance["high"],
-        rung=Rung(chance["rung"]),
-        reason=chance["reason"],
-        no_history_yet=data["no_history_yet"],
-        risk_score=data["risk_score"],
-        factors=[RiskFactor(**factor) for factor in data["factors"]],
-        risk_level=RiskLevel(data["risk_level"]),
-        gate=Gate(data["gate"]),
-        recommendations=list(data["recommendations"]),
-        explanation=RiskExplanation(
-            base=explained["base"],
-            total=explained["total"],
-            contributions=[
-                RiskContribution(name=c["name"], amount=c["amount"], fact=c["fact"]) for c in explained["contributions"]
-            ],
-            text=explained["text"],
-        ),
-        model_version=data["model_version"],
-        features=JSON(dict(data["features"])),
-        acted=acted,
-        forced=forced,
     )

@@ -10,8 +10,8 @@ from flexiroaster.model.viewer import Role
 from flexiroaster.service.admin import metrics
 from flexiroaster.service.admin.metrics import Status
 from graphql_api.context import Info
-from graphql_api.permissions import fields_require, permissions
-from graphql_api.schema.scalars import JSON, BigInt, served
+from graphql_api.permissions import object_type, permissions
+from graphql_api.schema.scalars import JSON, BigInt, as_schema_type
 
 __all__ = ["AuditEntry", "Health", "Metrics", "Viewer", "system_health", "system_metrics"]
 
@@ -22,8 +22,7 @@ def _permissions(info: Info) -> list[str]:
     return sorted(f"{type_}.{field}" for (type_, field), needed in table.items() if role.covers(needed))
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Viewer:
     """The authenticated viewer of a request."""
 
@@ -34,8 +33,7 @@ class Viewer:
     )
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class ServiceHealth:
     """The health of one service."""
 
@@ -44,8 +42,7 @@ class ServiceHealth:
     details: JSON
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Health:
     """The health of the installation, as seen by the process that responds."""
 
@@ -60,11 +57,10 @@ class Health:
 
 def system_health(info: Info) -> Health:
     """Check the database, Redis and this process's driver."""
-    return served(metrics.check(info.context.installation))
+    return as_schema_type(metrics.check(info.context.installation))
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Metrics:
     """Current counts of pipelines, and figures on executions created in the last 30 days."""
 
@@ -79,11 +75,10 @@ class Metrics:
 
 def system_metrics(info: Info) -> Metrics:
     """Read the current figures."""
-    return served(metrics.read(info.context.installation))
+    return as_schema_type(metrics.read(info.context.installation))
 
 
-@fields_require(Role.ADMIN)
-@strawberry.type
+@object_type(Role.ADMIN)
 class AuditEntry:
     """One entry of the audit log: an action of a viewer, and its outcome."""
 

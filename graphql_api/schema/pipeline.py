@@ -1,45 +1,45 @@
-"""Pipelines and their revisions. List rows do not contain the definition; it is loaded only if requested."""
+"""Pipelines, their revisions and stages, and the operators that stages use.
+
+List rows do not contain the definition; it is loaded only if requested.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import strawberry
 
 from flexiroaster.errors import ErrorClass, NotFoundError
-from flexiroaster.model import pipeline
 from flexiroaster.model import pipeline as model
 from flexiroaster.model.pipeline import OnConflict, StageType
 from flexiroaster.model.viewer import Role
 from flexiroaster.operators import document, registry
 from flexiroaster.operators.base import Operator as OperatorBase
-from flexiroaster.operators.document import config_schema
 from flexiroaster.service import pipelines
-from flexiroaster.service.executions.executions import ExecutionSort
 from flexiroaster.service.pipelines import ChangeKind, PipelineRow, RevisionRow
 from graphql_api.context import Info
-from graphql_api.permissions import fields_require
-from graphql_api.schema.inputs import ExecutionFilterInput, execution_filter
-from graphql_api.schema.relay import Connection, Node, Window, encode, execution_page, revision_page
-from graphql_api.schema.scalars import JSON, served
-from graphql_api.schema.types.execution import Execution
+from graphql_api.permissions import interface_type, object_type
+from graphql_api.schema.execution import Execution, execution_connection
+from graphql_api.schema.inputs import ExecutionFilterInput, ExecutionSort, execution_filter
+from graphql_api.schema.relay import Connection, Node, Window, connection, connection_field, global_id_field
+from graphql_api.schema.scalars import JSON, as_schema_type, resolved_from
 
 __all__ = ["Definition", "Difference", "Operator", "Pipeline", "PipelineRevision", "Stage", "operators"]
 
 
-# Stages in a pipeline's definition.
-def _operator(root: strawberry.Parent[pipeline.Stage]) -> str | None:
+def _operator(root: strawberry.Parent[model.Stage]) -> str | None:
     try:
         return registry.operator_of(root.type, root.config)
     except NotFoundError:  # its package is no longer installed here
         return None
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Stage:
     """One step of a pipeline, as defined. Times are in seconds."""
 
@@ -70,23 +70,18 @@ async def _load(root: PipelineRow | RevisionRow, info: Info) -> model.Pipeline:
     return loaded.pipeline
 
 
-def _defined(name: str, take: Callable[[model.Pipeline], Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """A resolver of a value in the pipeline's definition."""
+def _field(name: str, description: str | None = None, take: Callable[[model.Pipeline], Any] | None = None) -> Any:  # noqa: ANN401 - a field of the type it is assigned to
+    """Return the field of a value in the pipeline's definition, by default its attribute `name`."""
+    read = take or attrgetter(name)
 
     async def resolve(root: Any, info: Info) -> Any:  # noqa: ANN401 - the field's type is the class's annotation
-        return take(await _load(root, info))
+        return read(await _load(root, info))
 
     resolve.__name__ = name
-    return resolve
+    return strawberry.field(resolver=resolve, description=description)
 
 
-def _field(name: str, description: str = "", take: Callable[[model.Pipeline], Any] | None = None) -> Any:  # noqa: ANN401 - a field of the type it is assigned to
-    resolver = _defined(name, take or (lambda pipeline: getattr(pipeline, name)))
-    return strawberry.field(resolver=resolver, description=description or None)
-
-
-@fields_require(Role.VIEWER)
-@strawberry.interface
+@interface_type(Role.VIEWER)
 class Definition:
     """The definition of a pipeline: its stages and the settings for its executions."""
 
@@ -100,16 +95,11 @@ class Definition:
     document: JSON = _field("document", "The definition as one JSON document.", lambda p: p.document())
 
 
-def _revision_id(root: strawberry.Parent[RevisionRow]) -> strawberry.ID:
-    return strawberry.ID(encode("PipelineRevision", root.pipeline_id, str(root.revision)))
-
-
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class PipelineRevision(Definition, Node):
     """One revision of a pipeline's definition."""
 
-    id: strawberry.ID = strawberry.field(resolver=_revision_id)
+    id: strawberry.ID = global_id_field("PipelineRevision", "pipeline_id", "revision")
     pipeline_id: str
     revision: int
     created_at: datetime = strawberry.field(description="When this revision was stored.")
@@ -117,14 +107,10 @@ class PipelineRevision(Definition, Node):
     description: str = _field("description")
     version: str = _field("version")
 
-    @classmethod
-    def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is resolved as this type."""
-        return isinstance(value, RevisionRow)
+    is_type_of = resolved_from(RevisionRow)
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Difference:
     """One difference between two revisions of a pipeline."""
 
@@ -134,51 +120,37 @@ class Difference:
     after: JSON | None
 
 
-def _id(root: strawberry.Parent[PipelineRow]) -> strawberry.ID:
-    return strawberry.ID(encode("Pipeline", root.id))
-
-
 async def _latest(root: strawberry.Parent[PipelineRow], info: Info) -> Execution | None:
     found = await info.context.loaders.latest_executions.load(root.id)
-    return served(found[0] if found else None)
+    return as_schema_type(found[0] if found else None)
 
 
 def _executions(
     root: strawberry.Parent[PipelineRow],
     info: Info,
-    filter: ExecutionFilterInput | None = None,  # noqa: A002 - the API's name
+    window: Window,
+    filter: ExecutionFilterInput | None = None,
     order: ExecutionSort = ExecutionSort.NEWEST,
-    first: int | None = None,
-    after: str | None = None,
-    last: int | None = None,
-    before: str | None = None,
 ) -> Connection[Execution]:
-    wanted = replace(execution_filter(filter), pipeline_ids=(root.id,))
-    return execution_page(info, wanted, order, Window(first, after, last, before))
+    return execution_connection(info, replace(execution_filter(filter), pipeline_ids=(root.id,)), order, window)
 
 
-def _revisions(
-    root: strawberry.Parent[PipelineRow],
-    info: Info,
-    first: int | None = None,
-    after: str | None = None,
-    last: int | None = None,
-    before: str | None = None,
-) -> Connection[PipelineRevision]:
-    return revision_page(info, root.id, Window(first, after, last, before))
+def _revisions(root: strawberry.Parent[PipelineRow], info: Info, window: Window) -> Connection[PipelineRevision]:
+    installation = info.context.installation
+    page = pipelines.revisions(installation, root.id, window)
+    return connection(page, lambda: pipelines.get(installation, root.id).revision)
 
 
 def _diff(root: strawberry.Parent[PipelineRow], info: Info, base: int, to: int | None = None) -> list[Difference]:
     target = root.revision if to is None else to
-    return served(pipelines.diff(info.context.installation, root.id, base, target))
+    return as_schema_type(pipelines.diff(info.context.installation, root.id, base, target))
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Pipeline(Definition, Node):
     """A pipeline at its current revision."""
 
-    id: strawberry.ID = strawberry.field(resolver=_id)
+    id: strawberry.ID = global_id_field("Pipeline", "id")
     pipeline_id: str = strawberry.field(
         resolver=lambda root: root.id, description="The id in REST and on the command line."
     )
@@ -192,53 +164,38 @@ class Pipeline(Definition, Node):
     created_at: datetime
     updated_at: datetime | None
     latest_execution: Execution | None = strawberry.field(resolver=_latest)
-    executions: Connection[Execution] = strawberry.field(resolver=_executions)
-    revisions: Connection[PipelineRevision] = strawberry.field(resolver=_revisions, description="Newest first.")
+    executions: Connection[Execution] = connection_field(_executions)
+    revisions: Connection[PipelineRevision] = connection_field(_revisions, description="Newest first.")
     diff: list[Difference] = strawberry.field(
         resolver=_diff, description="Differences from revision `base` to revision `to`, by default the current one."
     )
 
-    @classmethod
-    def is_type_of(cls, value: object, _info: object) -> bool:
-        """Whether a value is resolved as this type."""
-        return isinstance(value, PipelineRow)
+    is_type_of = resolved_from(PipelineRow)
 
 
-# Operators: the operations that stages can perform.
-_Root = strawberry.Parent[type[OperatorBase[Any]]]
+# --- operators ---
 
 
-def _name(root: _Root) -> str:
-    return document.full_name(root)
-
-
-def _summary(root: _Root) -> str:
-    return document.description_of(root).partition("\n")[0]
-
-
-def _description(root: _Root) -> str:
-    return document.description_of(root)
-
-
-def _schema(root: _Root) -> JSON:
-    return JSON(config_schema(root))
-
-
-def _example(root: _Root) -> JSON | None:
+def _example(root: strawberry.Parent[type[OperatorBase[Any]]]) -> JSON | None:
     example = document.example_of(root)
     return JSON(example) if example else None
 
 
-@fields_require(Role.VIEWER)
-@strawberry.type
+@object_type(Role.VIEWER)
 class Operator:
     """An operation that a stage can perform."""
 
-    name: str = strawberry.field(resolver=_name, description="Full name, such as `transform.join`.")
+    name: str = strawberry.field(
+        resolver=lambda root: document.full_name(root), description="Full name, such as `transform.join`."
+    )
     stage_type: StageType
-    summary: str = strawberry.field(resolver=_summary)
-    description: str = strawberry.field(resolver=_description, description="Description in Markdown.")
-    config_schema: JSON = strawberry.field(resolver=_schema, description="JSON Schema of the stage's `config`.")
+    summary: str = strawberry.field(resolver=lambda root: document.description_of(root).partition("\n")[0])
+    description: str = strawberry.field(
+        resolver=lambda root: document.description_of(root), description="Description in Markdown."
+    )
+    config_schema: JSON = strawberry.field(
+        resolver=lambda root: JSON(document.config_schema(root)), description="JSON Schema of the stage's `config`."
+    )
     example: JSON | None = strawberry.field(resolver=_example, description="An example of a valid `config`.")
     least_inputs: int = strawberry.field(
         resolver=lambda root: root.arity.minimum, description="Minimum number of input tables."
@@ -248,13 +205,11 @@ class Operator:
     )
 
 
-def operators(stage_type: StageType | None = None, names: list[str] | None = None) -> list[type[OperatorBase[Any]]]:
+def operators(stage_type: StageType | None = None, names: list[str] | None = None) -> list[Operator]:
     """List the operators that can be loaded here, by name; restrict them to a stage type or to names if given."""
     found = []
     for name in registry.names(stage_type):
         if names is None or name in names:
-            try:
+            with suppress(NotFoundError):  # its package is broken here: `flexiroaster operators` reports the reason
                 found.append(registry.find(name))
-            except NotFoundError:  # its package is broken here: `flexiroaster operators` reports the reason
-                continue
-    return found
+    return as_schema_type(found)
