@@ -21,7 +21,7 @@ from flexiroaster.service.installation import Installation
 from flexiroaster.web.request_guard import RequestGuard
 from flexiroaster.web.streams import ConnectionLimiter, EventStreams, Streams
 from flexiroaster.web.thread_pool import LIMIT_SECONDS, ThreadPool
-from graphql_api import failures, graphiql
+from graphql_api import client_errors, graphiql
 from graphql_api.documents import Documents
 from graphql_api.operations import Operations
 from graphql_api.transport import requests
@@ -48,9 +48,11 @@ def create_app(
     are the limits of WebSocket connections.
     """
     settings = settings or installation.settings
-    schema = schema or _own_schema()
-    workers = ThreadPool(limit=limit, interrupt=installation.interrupt)
+    if schema is None:
+        from graphql_api import schema as product  # building this schema takes time, which others need not spend
 
+        schema = product.schema
+    workers = ThreadPool(limit=limit, interrupt=installation.interrupt)
     streams = Streams(installation)
 
     @asynccontextmanager
@@ -62,14 +64,14 @@ def create_app(
     def health(_request: Request) -> Response:
         alive = installation.healthy
         return Response(
-            requests.dumps({"status": "ok" if alive else "failed"}), 200 if alive else 503, media_type=requests.JSON
+            requests.dump_json({"status": "ok" if alive else "failed"}), 200 if alive else 503, media_type=requests.JSON
         )
 
     documents = Documents(schema, debug=settings.debug)
     operations = Operations(schema, installation, documents, workers, streams)
     limits = limits or Limits()
-    places = ConnectionLimiter(limits.connections_each)
-    event_streams = EventStreams(installation, workers, places)
+    limiter = ConnectionLimiter(limits.connections_each)
+    event_streams = EventStreams(installation, workers, limiter)
     http = GraphQLHTTP(
         schema,
         installation,
@@ -78,7 +80,7 @@ def create_app(
         page=graphiql.page if settings.debug else None,
         stream=GraphQLEventStream(operations, event_streams),
     )
-    socket = GraphQLWebSocket(installation, operations, workers, places, limits)
+    socket = GraphQLWebSocket(installation, operations, workers, limiter, limits)
     routes: list[BaseRoute] = [Route(PATH, http), WebSocketRoute(PATH, socket), Route("/health/live", health)]
     if settings.debug:
         routes.append(Mount(graphiql.PREFIX, graphiql.assets()))
@@ -92,12 +94,6 @@ def create_app(
     app.state.streams = streams  # the server ends them before it waits for their connections to close
     app.state.event_streams = event_streams  # shared with the REST API, so that one limit covers the streams of both
     return app
-
-
-def _own_schema() -> strawberry.Schema:
-    from graphql_api.schema import schema
-
-    return schema
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
@@ -118,7 +114,7 @@ def _refused(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = error.detail if isinstance(error, HTTPException) else "Internal error"
     headers = error.headers if isinstance(error, HTTPException) else None
-    return requests.refusal(detail, "NOT_FOUND" if status == 404 else "BAD_REQUEST", status, headers=headers)
+    return requests.single_error(detail, "NOT_FOUND" if status == 404 else "BAD_REQUEST", status, headers=headers)
 
 
 class GraphQLErrorResponses:
@@ -126,8 +122,8 @@ class GraphQLErrorResponses:
 
     def refused(self, message: str, code: str, status: int) -> ASGIApp:
         """Return a response with one error and its code."""
-        return requests.refusal(message, code, status)
+        return requests.single_error(message, code, status)
 
     def failed(self, error: Exception, request_id: str) -> ASGIApp:
         """Log the error and return a response that shows only its id."""
-        return requests.failure([failures.log_internal_error(error, f"in request {request_id}")], 500)
+        return requests.error_response([client_errors.log_internal_error(error, f"in request {request_id}")], 500)

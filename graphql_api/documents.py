@@ -33,9 +33,9 @@ __all__ = ["PARSE_FAILED", "VALIDATION_FAILED", "Documents", "InvalidDocumentErr
 PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
 
-_REMEMBERED = 256
-_LONGEST_REMEMBERED = 10_000  # characters; longer documents are rarely sent twice
-_MOST_ERRORS = 10
+_MAX_CACHED = 256
+_MAX_CACHED_LENGTH = 10_000  # characters; longer documents are rarely sent twice
+_MAX_ERRORS = 10
 _RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
 
 
@@ -71,27 +71,26 @@ class Documents:
     def __init__(self, schema: strawberry.Schema, *, debug: bool = False) -> None:
         self._schema = schema._schema  # strawberry has no public name for the schema it builds
         self._debug = debug
-        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._validated)
+        self._cached = lru_cache(maxsize=_MAX_CACHED)(self._validate)
 
     def operation(
         self, text: str, role: Role, variables: Mapping[str, Any] | None = None, name: str | None = None
     ) -> Operation:
         """Return the requested operation. Raises RefusedError if it is malformed, too large or not permitted."""
-        prepare = self._remembered if len(text) <= _LONGEST_REMEMBERED else self._validated
-        document, sized = prepare(text, role)
-        if sized and variables:
-            _refuse(query_cost.find_exceeded_limit(self._schema, document, variables))
-        return Operation(document, _chosen(document, name))
+        prepare = self._cached if len(text) <= _MAX_CACHED_LENGTH else self._validate
+        document, cost_varies = prepare(text, role)
+        if cost_varies and variables:
+            _raise_if_any(query_cost.find_exceeded_limit(self._schema, document, variables))
+        return Operation(document, _select_operation(document, name))
 
-    def _validated(self, text: str, role: Role) -> tuple[DocumentNode, bool]:
+    def _validate(self, text: str, role: Role) -> tuple[DocumentNode, bool]:
         """Return a valid document, and whether its cost may depend on variables."""
-        document = _parsed(text)
-        _refuse(
-            query_cost.find_exceeded_limit(self._schema, document, {})
-        )  # first, because the specification's rules are not linear
+        document = _parse(text)
+        # first, because the specification's rules are not linear
+        _raise_if_any(query_cost.find_exceeded_limit(self._schema, document, {}))
         introspection = self._debug or role.covers(Role.OPERATOR)
         rules = (*_RULES, permission_rule(role, introspection=introspection))
-        _refuse(validate(self._schema, document, rules, _MOST_ERRORS, hide_suggestions=not introspection))
+        _raise_if_any(validate(self._schema, document, rules, _MAX_ERRORS, hide_suggestions=not introspection))
         return document, any(map(_has_integers, document.definitions))
 
 
@@ -101,7 +100,7 @@ def _has_integers(node: DefinitionNode) -> bool:
     return any("Int" in print_ast(definition.type) for definition in definitions)
 
 
-def _parsed(text: str) -> DocumentNode:
+def _parse(text: str) -> DocumentNode:
     try:
         return parse(
             text,
@@ -113,7 +112,7 @@ def _parsed(text: str) -> DocumentNode:
         raise InvalidDocumentError([_with_code(error, PARSE_FAILED)]) from error
 
 
-def _refuse(errors: Sequence[GraphQLError]) -> None:
+def _raise_if_any(errors: Sequence[GraphQLError]) -> None:
     if errors:
         coded = [_with_code(error, VALIDATION_FAILED) for error in errors]
         forbidden = any((error.extensions or {}).get("code") == FORBIDDEN for error in coded)
@@ -125,7 +124,7 @@ def _with_code(error: GraphQLError, code: str) -> GraphQLError:
     return error
 
 
-def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
+def _select_operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
     operations = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
     chosen = [o for o in operations if name is None or (o.name and o.name.value == name)]
     if len(chosen) == 1:

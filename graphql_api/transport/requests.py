@@ -1,4 +1,4 @@
-"""GraphQL requests: read from a body or a query string, with the types of their parameters checked."""
+"""GraphQL requests, read from a body or a query string with the types of their parameters checked, and responses."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.web.thread_pool import RefusedError
+from graphql_api.client_errors import log_internal_error
 
 __all__ = [
     "GRAPHQL",
     "JSON",
-    "MAX_NESTING",
     "GraphQLRequest",
-    "decoded",
-    "dumps",
-    "encoded",
-    "failure",
+    "authentication_failed",
+    "decode_json",
+    "dump_json",
+    "error_response",
     "from_body",
     "from_query",
+    "json_response",
     "read_body",
-    "refusal",
+    "single_error",
 ]
 
+JSON = "application/json"
+GRAPHQL = "application/graphql-response+json"
 
 MAX_NESTING = 64
 """Maximum nesting depth of JSON objects and lists."""
 
 _READ_SECONDS = 30.0
-_PARAMETERS = 10
+_MAX_PARAMETERS = 10
+
+_MIN_COMPRESSED = 1_000  # bytes
+_COMPRESSION = 3  # a tenth of the default level's time for nearly the same size
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +90,14 @@ def from_body(headers: Headers, body: bytes) -> GraphQLRequest:
     The content type must be application/json: a web page of another site cannot send it without a CORS preflight.
     """
     _check_content_type(headers)
-    return GraphQLRequest.of(decoded(body, "The body"))
+    return GraphQLRequest.of(decode_json(body, "The body"))
 
 
 def from_query(query_string: bytes) -> GraphQLRequest:
     """Read the request of a GET. Raises RefusedError."""
     try:
         pairs = parse_qsl(
-            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_PARAMETERS
+            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS
         )
     except ValueError as error:
         raise RefusedError("The query string is not valid") from error
@@ -99,13 +106,13 @@ def from_query(query_string: bytes) -> GraphQLRequest:
         raise RefusedError("The query string repeats a parameter")
     for name in ("variables", "extensions"):
         if parameters.get(name):
-            parameters[name] = decoded(parameters[name].encode(), name)
+            parameters[name] = decode_json(parameters[name].encode(), name)
         else:
             parameters.pop(name, None)
     return GraphQLRequest.of(parameters)
 
 
-def decoded(data: bytes, what: str) -> object:
+def decode_json(data: bytes, what: str) -> object:
     """Decode a JSON value. Raises RefusedError, which names it `what`, if it is invalid or nested too deeply."""
     try:
         value: object = orjson.loads(data)
@@ -116,10 +123,10 @@ def decoded(data: bytes, what: str) -> object:
     return value
 
 
-def _optional(parameters: Mapping[str, Any], name: str, kind: type, called: str) -> Any:  # noqa: ANN401 - of `kind`
+def _optional(parameters: Mapping[str, Any], name: str, type_: type, described: str) -> Any:  # noqa: ANN401 - of `type_`
     value = parameters.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise RefusedError(f"{name} must be {called} or null")
+    if value is not None and not isinstance(value, type_):
+        raise RefusedError(f"{name} must be {described} or null")
     return value
 
 
@@ -140,35 +147,27 @@ def _check_content_type(headers: Headers) -> None:
 def _too_deep(value: object) -> bool:
     level: list[object] = [value]
     for _ in range(MAX_NESTING + 1):
-        level = [item for node in level if isinstance(node, dict | list) for item in _items(node)]
+        nodes = (node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list))
+        level = [item for node in nodes for item in node]
         if not level:
             return False
     return True
 
 
-def _items(node: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(node.values()) if isinstance(node, dict) else node
+# --- responses: one format for every error ---
 
 
-# HTTP responses: JSON by orjson, one format for every error, compressed if they are large enough.
-JSON = "application/json"
-GRAPHQL = "application/graphql-response+json"
-
-_WORTH_COMPRESSING = 1_000  # bytes
-_COMPRESSION = 3  # a tenth of the default level's time for nearly the same size
-
-
-def encoded(content: Mapping[str, Any], request: Headers, status: int = 200, media_type: str = JSON) -> Response:
-    """Return the response to a request, compressed if the client accepts gzip."""
-    body = dumps(content)
+def json_response(content: Mapping[str, Any], request: Headers, status: int = 200, media_type: str = JSON) -> Response:
+    """Return the response to a request, compressed if it is large and the client accepts gzip."""
+    body = dump_json(content)
     headers = {"vary": "accept, accept-encoding", "cache-control": "no-store"}
-    if len(body) >= _WORTH_COMPRESSING and "gzip" in request.get("accept-encoding", ""):
+    if len(body) >= _MIN_COMPRESSED and "gzip" in request.get("accept-encoding", ""):
         body = gzip.compress(body, _COMPRESSION)
         headers["content-encoding"] = "gzip"
     return Response(body, status, {**headers, "content-type": f"{media_type}; charset=utf-8"})
 
 
-def dumps(content: Mapping[str, Any]) -> bytes:
+def dump_json(content: Mapping[str, Any]) -> bytes:
     """Encode as JSON; the standard library writes what orjson cannot (integers beyond 64 bits, lone surrogates)."""
     try:
         return orjson.dumps(content)
@@ -176,19 +175,23 @@ def dumps(content: Mapping[str, Any]) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-def failure(
-    errors: Sequence[Mapping[str, Any]],
-    status: int,
-    media_type: str = JSON,
-    headers: Mapping[str, str] | None = None,
+def error_response(
+    errors: Sequence[Mapping[str, Any]], status: int, media_type: str = JSON, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response that contains only errors."""
-    body = dumps({"errors": errors})
+    body = dump_json({"errors": errors})
     return Response(body, status, {**(headers or {}), "content-type": f"{media_type}; charset=utf-8"})
 
 
-def refusal(
+def single_error(
     message: str, code: str, status: int, media_type: str = JSON, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response with a single error."""
-    return failure([{"message": message, "extensions": {"code": code}}], status, media_type, headers)
+    return error_response([{"message": message, "extensions": {"code": code}}], status, media_type, headers)
+
+
+def authentication_failed(error: UnauthenticatedError | StoreError, media_type: str = JSON) -> Response:
+    """Return the response to a request without a valid token, or one whose token cannot be checked now."""
+    if isinstance(error, StoreError):
+        return error_response([log_internal_error(error)], 503, media_type)
+    return single_error(error.message, "UNAUTHENTICATED", 401, media_type, {"www-authenticate": "Bearer"})

@@ -17,14 +17,11 @@ from flexiroaster.errors import StoreError, UnauthenticatedError
 from flexiroaster.service.admin.tokens import Viewer
 from flexiroaster.web.streams import KEEP_ALIVE, EventStreams, StreamsClosedError, Transport, alive
 from flexiroaster.web.thread_pool import RefusedError
-from graphql_api import failures
-from graphql_api.operations import FailedError, Operations, Response, errors_of
+from graphql_api.operations import FailedError, Operations, Response
 from graphql_api.transport import requests
 from graphql_api.transport.requests import GraphQLRequest, from_body, from_query, read_body
 
-__all__ = ["EVENT_STREAM", "GraphQLEventStream"]
-
-EVENT_STREAM = "text/event-stream"
+__all__ = ["GraphQLEventStream"]
 
 _COMPLETE = b"event: complete\ndata:\n\n"
 
@@ -38,28 +35,25 @@ class GraphQLEventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        with ExitStack() as held:
-            answer = await self._answer(Request(scope, receive), held)
-            if answer is not None:
-                await answer(scope, receive, send)
+        with ExitStack() as resources:
+            response = await self._respond(Request(scope, receive), resources)
+            if response is not None:
+                await response(scope, receive, send)
 
-    async def _answer(self, request: Request, held: ExitStack) -> ASGIApp | None:
+    async def _respond(self, request: Request, resources: ExitStack) -> ASGIApp | None:
         """The stream or an error response; None if the client has disconnected."""
         try:
-            asked, viewer = await self._begun(request)
-            held.enter_context(self.event_streams.count_stream(viewer))
+            parsed, viewer = await self._parse(request)
+            resources.enter_context(self.event_streams.count_stream(viewer))
         except RefusedError as refused:
-            return requests.failure(errors_of(refused), refused.status)
-        except UnauthenticatedError as error:
-            challenge = {"www-authenticate": "Bearer"}
-            return requests.refusal(error.message, "UNAUTHENTICATED", 401, headers=challenge)
-        except StoreError as error:
-            return requests.failure([failures.log_internal_error(error)], 503)
+            return requests.error_response(refused.errors, refused.status)
+        except (UnauthenticatedError, StoreError) as error:
+            return requests.authentication_failed(error)
         except ClientDisconnect:
             return None
-        return partial(self.event_streams.send, self._events(request, asked, viewer))
+        return partial(self.event_streams.send, self._events(request, parsed, viewer))
 
-    async def _begun(self, request: Request) -> tuple[GraphQLRequest, Viewer]:
+    async def _parse(self, request: Request) -> tuple[GraphQLRequest, Viewer]:
         """The request and its viewer. Raises RefusedError, UnauthenticatedError, StoreError, ClientDisconnect."""
         if request.method not in {"GET", "POST"}:
             raise RefusedError("Use GET or POST", "METHOD_NOT_ALLOWED", 405)
@@ -68,11 +62,11 @@ class GraphQLEventStream:
             return from_query(request.scope["query_string"]), viewer
         return from_body(request.headers, await read_body(request)), viewer
 
-    async def _events(self, request: Request, asked: GraphQLRequest, viewer: Viewer) -> AsyncGenerator[bytes, None]:
+    async def _events(self, request: Request, parsed: GraphQLRequest, viewer: Viewer) -> AsyncGenerator[bytes, None]:
         """The stream's events. At a server shutdown it ends without `complete`, so that the client reconnects."""
         resume = request.headers.get("last-event-id") or None
         found = self.operations.responses(
-            asked, viewer, Transport.SSE, resume=resume, read_only=request.method == "GET"
+            parsed, viewer, Transport.SSE, resume=resume, read_only=request.method == "GET"
         )
         try:
             async with aclosing(found), aclosing(alive(found)) as responses_or_silence:
@@ -81,7 +75,7 @@ class GraphQLEventStream:
         except StreamsClosedError:
             return
         except (RefusedError, FailedError) as error:
-            yield _next(Response(requests.dumps({"errors": errors_of(error)}).decode()))
+            yield _next(Response(requests.dump_json({"errors": error.errors}).decode()))
         yield _COMPLETE
 
 

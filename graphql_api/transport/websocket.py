@@ -22,17 +22,16 @@ from flexiroaster.service.installation import Installation
 from flexiroaster.web.authentication import authenticate, credentials_of
 from flexiroaster.web.streams import MAX_CONNECTIONS_PER_VIEWER, ConnectionLimiter, StreamsClosedError, Transport
 from flexiroaster.web.thread_pool import RefusedError, ThreadPool
-from graphql_api import failures
-from graphql_api.operations import FailedError, Operations, errors_of
-from graphql_api.transport import requests
-from graphql_api.transport.requests import GraphQLRequest, decoded
+from graphql_api import client_errors
+from graphql_api.operations import FailedError, Operations
+from graphql_api.transport.requests import GraphQLRequest, decode_json, dump_json
 
-__all__ = ["PROTOCOL", "GraphQLWebSocket", "Limits"]
+__all__ = ["GraphQLWebSocket", "Limits"]
 
 PROTOCOL = "graphql-transport-ws"
 
-_LONGEST_ID = 200
-_LONGEST_REASON = 120  # bytes; a close frame has room for 123
+_MAX_ID_LENGTH = 200
+_MAX_REASON_BYTES = 120  # bytes; a close frame has room for 123
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,13 @@ class GraphQLWebSocket:
         installation: Installation,
         operations: Operations,
         workers: ThreadPool,
-        places: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         limits: Limits | None = None,
     ) -> None:
         self.installation = installation
         self.operations = operations
         self.workers = workers
-        self.places = places
+        self.limiter = limiter
         self.limits = limits or Limits()
         self._open = 0
 
@@ -75,7 +74,7 @@ class GraphQLWebSocket:
         connection = _Connection(self, scope, receive, send)
         self._open += 1
         try:
-            with connection.held:
+            with connection.resources:
                 await connection.serve(crowded=self._open > self.limits.connections)
         finally:
             self._open -= 1
@@ -91,7 +90,7 @@ class _CloseError(Exception):
     def __init__(self, code: int | None, reason: str = "") -> None:
         super().__init__(reason)
         self.code = code
-        self.reason = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")
+        self.reason = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
 
 
 class _Connection:
@@ -106,7 +105,7 @@ class _Connection:
         self._sending = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._viewer: Viewer | None = None
-        self.held = ExitStack()
+        self.resources = ExitStack()
         """The resources of the connection, released when it ends."""
 
     async def serve(self, *, crowded: bool) -> None:
@@ -121,7 +120,7 @@ class _Connection:
         except* OSError:  # the client disconnected during a send
             pass
         except* Exception as unexpected:  # noqa: BLE001 - the last resort: every unexpected error is logged here
-            failures.log_internal_error(unexpected, "in a WebSocket")
+            client_errors.log_internal_error(unexpected, "in a WebSocket")
             close = _CloseError(1011, "Internal error")
         if close is not None and close.code is not None:
             await self._close(close)
@@ -145,14 +144,14 @@ class _Connection:
                 raise _CloseError(4408, "Connection initialisation timeout") from error
             if event["type"] == "websocket.disconnect":
                 raise _CloseError(None)
-            await self._take(_message(event), group)
+            await self._handle_message(_message(event), group)
 
-    async def _take(self, message: Mapping[str, Any], group: asyncio.TaskGroup) -> None:
+    async def _handle_message(self, message: Mapping[str, Any], group: asyncio.TaskGroup) -> None:
         kind = message.get("type")
         if kind == "connection_init":
             await self._init(_payload(message), group)
         elif kind == "ping":
-            await self._tell({"type": "pong", **({"payload": p} if (p := _payload(message)) else {})})
+            await self._send_message({"type": "pong", **({"payload": p} if (p := _payload(message)) else {})})
         elif kind == "pong":
             _payload(message)
         elif kind == "subscribe":
@@ -173,11 +172,11 @@ class _Connection:
         except (StoreError, RefusedError) as error:
             raise _CloseError(1013, "Authentication is temporarily unavailable, try again later") from error
         try:
-            self.held.enter_context(self._endpoint.places.taken_by(self._viewer.name))
+            self.resources.enter_context(self._endpoint.limiter.taken_by(self._viewer.name))
         except RefusedError as refused:
             raise _CloseError(1013, str(refused)) from refused
         group.create_task(self._check(credentials))
-        await self._tell({"type": "connection_ack"})
+        await self._send_message({"type": "connection_ack"})
 
     async def _check(self, credentials: str | None) -> None:
         """End the connection when its token is no longer valid."""
@@ -196,11 +195,11 @@ class _Connection:
         if id_ in self._tasks:
             raise _CloseError(4409, f"Subscriber for {id_} already exists")
         try:
-            asked = GraphQLRequest.of(payload)
+            request = GraphQLRequest.of(payload)
         except RefusedError as refused:
             raise _CloseError(4400, f"Invalid message: {refused}") from refused
         crowded = len(self._tasks) >= self._limits.operations
-        work = self._refuse(id_) if crowded else self._operate(id_, asked, self._viewer)
+        work = self._refuse(id_) if crowded else self._operate(id_, request, self._viewer)
         self._tasks[id_] = group.create_task(work)
 
     def _complete(self, id_: str) -> None:
@@ -208,36 +207,36 @@ class _Connection:
         if task is not None:
             task.cancel()
 
-    async def _operate(self, id_: str, asked: GraphQLRequest, viewer: Viewer) -> None:
+    async def _operate(self, id_: str, request: GraphQLRequest, viewer: Viewer) -> None:
         try:
-            results = self._endpoint.operations.responses(asked, viewer, Transport.WEBSOCKET)
+            results = self._endpoint.operations.responses(request, viewer, Transport.WEBSOCKET)
             async with aclosing(results) as found:
                 head = f'{{"id":{orjson.dumps(id_).decode()},"type":"next","payload":'
                 async for response in found:
                     await self._send(f"{head}{response.text}}}")
             last: dict[str, Any] = {"id": id_, "type": "complete"}
         except (RefusedError, FailedError) as error:
-            last = {"id": id_, "type": "error", "payload": errors_of(error)}
+            last = {"id": id_, "type": "error", "payload": error.errors}
         except StreamsClosedError as error:
             raise _CloseError(1012, "The server is shutting down; reconnect and resume from your cursors") from error
         except (OSError, _CloseError):
             raise
         except Exception as error:  # noqa: BLE001 - one operation must not end the others
-            last = {"id": id_, "type": "error", "payload": [failures.log_internal_error(error, "in a WebSocket")]}
-        await self._finish(last)
+            last = {"id": id_, "type": "error", "payload": [client_errors.log_internal_error(error, "in a WebSocket")]}
+        await self._send_last_message(last)
 
     async def _refuse(self, id_: str) -> None:
         refused = RefusedError("Too many operations are running on this connection", "TOO_MANY_OPERATIONS")
-        await self._finish({"id": id_, "type": "error", "payload": errors_of(refused)})
+        await self._send_last_message({"id": id_, "type": "error", "payload": refused.errors})
 
-    async def _finish(self, last: Mapping[str, Any]) -> None:
+    async def _send_last_message(self, last: Mapping[str, Any]) -> None:
         """Send the last message of an operation, unless the client has already completed it."""
         if self._tasks.get(last["id"]) is asyncio.current_task():
             del self._tasks[last["id"]]  # before sending, since the client may reuse the id once it has the message
-            await self._tell(last)
+            await self._send_message(last)
 
-    async def _tell(self, message: Mapping[str, Any]) -> None:
-        await self._send(requests.dumps(message).decode())
+    async def _send_message(self, message: Mapping[str, Any]) -> None:
+        await self._send(dump_json(message).decode())
 
     async def _send(self, text: str) -> None:
         """Send a message, or end the connection if the client does not read; it can resume from its last cursors."""
@@ -260,7 +259,7 @@ def _message(event: Mapping[str, Any]) -> Mapping[str, Any]:
     if text is None:
         raise _CloseError(4400, "Invalid message: it must be text")
     try:
-        message = decoded(text.encode(), "The message")
+        message = decode_json(text.encode(), "The message")
     except RefusedError as refused:
         raise _CloseError(4400, f"Invalid message: {refused}") from refused
     if not isinstance(message, dict):
@@ -270,8 +269,8 @@ def _message(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _id(message: Mapping[str, Any]) -> str:
     id_ = message.get("id")
-    if not isinstance(id_, str) or not 0 < len(id_) <= _LONGEST_ID:
-        raise _CloseError(4400, f"Invalid message: id must be a string of 1 to {_LONGEST_ID} characters")
+    if not isinstance(id_, str) or not 0 < len(id_) <= _MAX_ID_LENGTH:
+        raise _CloseError(4400, f"Invalid message: id must be a string of 1 to {_MAX_ID_LENGTH} characters")
     return id_
 
 

@@ -162,7 +162,7 @@ def test_a_client_can_complete_a_subscription_and_reuse_its_id(live: Live) -> No
 
 
 def test_the_number_of_subscriptions_is_bounded(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "MOST_SUBSCRIPTIONS", 1)
+    monkeypatch.setattr(operations, "MAX_SUBSCRIPTIONS", 1)
     execution_id = live.start("waits")
     with live.socket() as socket, live.socket() as other:
         next(socket.batches(execution_id))

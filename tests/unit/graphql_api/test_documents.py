@@ -47,7 +47,7 @@ def test_the_memory_is_bounded(validations: list[object]) -> None:
     documents = Documents(schema)
     for number in range(300):
         documents.operation(f'{{ echo(text: "{number}") }}', Role.ADMIN)
-    assert documents._remembered.cache_info().currsize == 256
+    assert documents._cached.cache_info().currsize == 256
 
 
 def test_the_operation_is_the_only_one_or_the_one_that_is_named() -> None:

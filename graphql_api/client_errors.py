@@ -14,15 +14,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from graphql import (
-    DocumentNode,
-    FloatValueNode,
-    GraphQLError,
-    IntValueNode,
-    StringValueNode,
-    Visitor,
-    visit,
-)
+from graphql import DocumentNode, FloatValueNode, GraphQLError, IntValueNode, StringValueNode, Visitor, visit
 
 from flexiroaster.errors import FlexiRoasterError, StoreError
 
@@ -40,23 +32,25 @@ EXECUTION_FAILED = "EXECUTION_FAILED"
 _log = logging.getLogger(__name__)
 
 
-def error_for_client(error: GraphQLError, spoken: Iterable[str] = ()) -> dict[str, Any]:
-    """Return an error as the client may see it; log an unexpected one with the words in `spoken` masked."""
+def error_for_client(error: GraphQLError, values_to_mask: Iterable[str] = ()) -> dict[str, Any]:
+    """Return an error as the client may see it; log an unexpected one with these values masked."""
     cause = _cause(error)
     if cause is None:
         code = EXECUTION_FAILED if error.path else BAD_USER_INPUT
         return {**error.formatted, "extensions": {"code": code, **(error.extensions or {})}}
-    place = {key: value for key, value in error.formatted.items() if key in {"locations", "path"}}
+    location = {key: value for key, value in error.formatted.items() if key in {"locations", "path"}}
     if isinstance(cause, FlexiRoasterError) and not isinstance(cause, StoreError):
-        return {"message": cause.message, **place, "extensions": {**cause.details, "code": cause.code}}
+        return {"message": cause.message, **location, "extensions": {**cause.details, "code": cause.code}}
     path = ".".join(map(str, error.path or ()))
-    return {**log_internal_error(cause, f"in {path}" if path else "", spoken), **place}
+    return {**log_internal_error(cause, f"in {path}" if path else "", values_to_mask), **location}
 
 
-def log_internal_error(cause: BaseException, where: str = "", spoken: Iterable[str] = ()) -> dict[str, Any]:
+def log_internal_error(cause: BaseException, where: str = "", values_to_mask: Iterable[str] = ()) -> dict[str, Any]:
     """Log an unexpected error once, and return the error to send to the client."""
     error_id = secrets.token_hex(8)
-    _log.error("Internal error %s %s\n%s", error_id, where, _traceback(cause, spoken), extra={"error_id": error_id})
+    _log.error(
+        "Internal error %s %s\n%s", error_id, where, _traceback(cause, values_to_mask), extra={"error_id": error_id}
+    )
     unavailable = isinstance(cause, StoreError)  # its message may reveal the database's address
     message = "The database cannot be reached" if unavailable else "Internal error"
     code = StoreError.code if unavailable else INTERNAL
@@ -99,9 +93,9 @@ def _cause(error: GraphQLError) -> Exception | None:
     return original
 
 
-def _traceback(error: BaseException, spoken: Iterable[str]) -> str:
+def _traceback(error: BaseException, values_to_mask: Iterable[str]) -> str:
     """The traceback, causes first. Client input is masked in messages; source lines are unchanged."""
-    words = {form for word in spoken if word for form in (word, repr(word)[1:-1])}
+    words = {form for word in values_to_mask if word for form in (word, repr(word)[1:-1])}
     hide = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True)))) if words else None
     parts, seen = [], set()
     current: BaseException | None = error

@@ -8,7 +8,7 @@ import pytest
 from graphql import GraphQLError, parse
 
 from flexiroaster.errors import DefinitionError, NotFoundError, Problem, StoreError
-from graphql_api.failures import client_values, error_for_client, log_internal_error
+from graphql_api.client_errors import client_values, error_for_client, log_internal_error
 
 
 def raised(error: Exception) -> GraphQLError:
