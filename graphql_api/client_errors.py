@@ -18,7 +18,7 @@ from graphql import DocumentNode, FloatValueNode, GraphQLError, IntValueNode, St
 
 from flexiroaster.errors import FlexiRoasterError, StoreError
 
-__all__ = ["BAD_USER_INPUT", "EXECUTION_FAILED", "INTERNAL", "client_values", "error_for_client", "log_internal_error"]
+__all__ = ["client_values", "error_for_client", "log_internal_error"]
 
 INTERNAL = "INTERNAL"
 """Error code of an unexpected error."""

@@ -28,7 +28,7 @@ from flexiroaster.web.thread_pool import RefusedError
 from graphql_api import query_cost
 from graphql_api.permissions import FORBIDDEN, permission_rule
 
-__all__ = ["PARSE_FAILED", "VALIDATION_FAILED", "Documents", "InvalidDocumentError", "Operation"]
+__all__ = ["Documents", "Operation"]
 
 PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"

@@ -33,7 +33,7 @@ from graphql import (
     is_list_type,
 )
 
-__all__ = ["LIMIT_EXCEEDED", "MAX_TEXT", "MAX_TOKENS", "PAGE_SIZE", "find_exceeded_limit"]
+__all__ = ["MAX_TEXT", "MAX_TOKENS", "find_exceeded_limit"]
 
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 """Error code of an operation that is too large."""
@@ -79,19 +79,15 @@ def find_exceeded_limit(
     try:
         _Walk(schema, document, variables).check()
     except _ExceededError as error:
-        return [error.as_graphql()]
+        return [error]
     return []
 
 
-class _ExceededError(Exception):
+class _ExceededError(GraphQLError):
     def __init__(self, limit: str) -> None:
-        super().__init__(limit)
-        self.limit = limit
-
-    def as_graphql(self) -> GraphQLError:
-        allowed = ALLOWED.get(self.limit)
-        message = f"The operation exceeds the limit of {self.limit}" + (f": {allowed}" if allowed else "")
-        return GraphQLError(message, extensions={"code": LIMIT_EXCEEDED, "limit": self.limit, "allowed": allowed})
+        allowed = ALLOWED.get(limit)
+        message = f"The operation exceeds the limit of {limit}" + (f": {allowed}" if allowed else "")
+        super().__init__(message, extensions={"code": LIMIT_EXCEEDED, "limit": limit, "allowed": allowed})
 
 
 @dataclass(slots=True)
@@ -141,8 +137,8 @@ class _Extent:
         _check("introspection depth", self.depth)
 
 
-def _check(limit: str, found: int) -> None:
-    if found > ALLOWED[limit]:
+def _check(limit: str, value: int) -> None:
+    if value > ALLOWED[limit]:
         raise _ExceededError(limit)
 
 
@@ -258,9 +254,9 @@ class _Walk:
         if not names:
             return None
         given = {argument.name.value: self._value(argument.value) for argument in node.arguments or ()}
-        asked = [given[name] for name in names if isinstance(given.get(name), int)]
+        requested = [given[name] for name in names if isinstance(given.get(name), int)]
         defaults = [d for name in names if isinstance(d := definition.args[name].default_value, int)]
-        return max(1, *(asked or defaults or [PAGE_SIZE]))
+        return max(1, *(requested or defaults or [PAGE_SIZE]))
 
     def _value(self, node: ValueNode) -> Any:  # noqa: ANN401 - a variable may have any JSON value
         return self.variables.get(node.name.value) if isinstance(node, VariableNode) else _integer(node)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from html import escape
+from importlib.resources import files
 from time import perf_counter
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -18,53 +21,18 @@ from flexiroaster.config import Settings
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.request_guard import RequestGuard
 from flexiroaster.web.streams import EventStreams, Streams
-from rest_compat import failures
+from rest_compat import responses
+from rest_compat.prometheus import Exposition
 from rest_compat.routes import executions, pipelines, safety, system
-from rest_compat.routes.system import Exposition
 
-__all__ = ["AccessLog", "RestDispatcher", "add_rest", "create_app"]
-
-
-# The access log: one line per request with its method, path, status, viewer and duration.
-_log = logging.getLogger("flexiroaster.access")
-
-
-class AccessLog:
-    """ASGI middleware that logs requests. It runs after the guard that sets the request id, and disables caching."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request and log it at its end, without the query string, which may contain secrets."""
-        started, status = perf_counter(), 500
-
-        async def heard(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message).setdefault("cache-control", "no-store")
-            await send(message)
-
-        try:
-            await self.app(scope, receive, heard)
-        finally:
-            state = scope.get("state", {})
-            fields = {
-                "request_id": state.get("request_id"),
-                "viewer": state.get("viewer"),
-                "status": status,
-                "milliseconds": round((perf_counter() - started) * 1000, 2),
-            }
-            quiet = status < 400 and scope["path"].startswith("/health")  # probes arrive every few seconds
-            level = logging.DEBUG if quiet else logging.INFO
-            _log.log(level, "%s %s %d", scope["method"], scope["path"], status, extra=fields)
-
+__all__ = ["add_rest", "create_app"]
 
 _GRAPHQL = ("/graphql", "/graphiql")
 
-_WORTH_COMPRESSING = 1_000  # bytes
+_MIN_COMPRESSED = 1_000  # bytes
 _COMPRESSION = 3  # a tenth of the time of the default for nearly the same size
+
+_log = logging.getLogger("flexiroaster.access")
 
 
 def add_rest(app: Starlette, installation: Installation) -> None:
@@ -92,22 +60,14 @@ def create_app(installation: Installation, streams: Streams, event_streams: Even
     app.state.installation, app.state.streams, app.state.open_streams = installation, streams, set()
     app.state.event_streams = event_streams
     app.state.exposition = Exposition(installation, streams, app.state.open_streams)
-    failures.install(app)
+    responses.install(app)
     app.add_exception_handler(system.WrongSecretError, system.answer_wrong_secret)
-    app.include_router(system.probes, responses=failures.UNEXPECTED)
-    app.include_router(system.router, responses=failures.RESPONSES)
-    app.include_router(safety.insights_router, responses=failures.RESPONSES)
-    app.include_router(system.docs_router, prefix=settings.api_prefix)
-    routers = (
-        pipelines.router,
-        executions.starts_router,
-        executions.router,
-        safety.decisions_router,
-        executions.events_router,
-        system.airflow_router,
-    )
-    for router in routers:
-        app.include_router(router, prefix=settings.api_prefix, responses=failures.RESPONSES)
+    app.include_router(system.probes, responses=responses.UNEXPECTED)
+    app.include_router(system.router, responses=responses.RESPONSES)
+    app.include_router(safety.insights_router, responses=responses.RESPONSES)
+    app.include_router(_docs_router, prefix=settings.api_prefix)
+    for router in (pipelines.router, executions.router, system.airflow_router):
+        app.include_router(router, prefix=settings.api_prefix, responses=responses.RESPONSES)
     return app
 
 
@@ -126,7 +86,7 @@ class RestDispatcher:
 
 def _middleware(settings: Settings) -> list[Middleware]:
     origins = settings.cors_origins
-    guard = Middleware(RequestGuard, origins=origins, answers=failures.Answers(debug=settings.debug))
+    guard = Middleware(RequestGuard, origins=origins, answers=responses.RestErrorResponses(debug=settings.debug))
     cors = Middleware(
         CORSMiddleware,
         allow_origins=origins,
@@ -143,5 +103,74 @@ def _middleware(settings: Settings) -> list[Middleware]:
         expose_headers=["etag", "x-request-id"],
         max_age=600,
     )
-    compressed = Middleware(GZipMiddleware, minimum_size=_WORTH_COMPRESSING, compresslevel=_COMPRESSION)
+    compressed = Middleware(GZipMiddleware, minimum_size=_MIN_COMPRESSED, compresslevel=_COMPRESSION)
     return [guard, Middleware(AccessLog), *([cors] if origins else []), compressed]
+
+
+class AccessLog:
+    """ASGI middleware that logs requests. It runs after the guard that sets the request id, and disables caching."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request and log it at its end, without the query string, which may contain secrets."""
+        started, status = perf_counter(), 500
+
+        async def send_logged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).setdefault("cache-control", "no-store")
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_logged)
+        finally:
+            state = scope.get("state", {})
+            fields = {
+                "request_id": state.get("request_id"),
+                "viewer": state.get("viewer"),
+                "status": status,
+                "milliseconds": round((perf_counter() - started) * 1000, 2),
+            }
+            quiet = status < 400 and scope["path"].startswith("/health")  # probes arrive every few seconds
+            level = logging.DEBUG if quiet else logging.INFO
+            _log.log(level, "%s %s %d", scope["method"], scope["path"], status, extra=fields)
+
+
+# --- the OpenAPI document, and a page that shows it and sends requests; it loads nothing from other hosts ---
+
+_docs_router = APIRouter(include_in_schema=False)
+
+_FOLDER = files("rest_compat") / "docs"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+)
+
+
+@_docs_router.get("/openapi.json")
+async def get_openapi(request: Request) -> JSONResponse:
+    """Return the OpenAPI 3.1 document."""
+    return JSONResponse(request.app.openapi())
+
+
+@_docs_router.get("/docs")
+async def get_docs(request: Request) -> HTMLResponse:
+    """Return the documentation page."""
+    prefix = escape(request.app.state.installation.settings.api_prefix)
+    page = (_FOLDER / "page.html").read_text("utf-8").replace("{prefix}", prefix)
+    headers = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
+    return HTMLResponse(page, headers=headers)
+
+
+@_docs_router.get("/docs/page.js")
+async def get_script() -> Response:
+    """Return the script of the page."""
+    return Response((_FOLDER / "page.js").read_text("utf-8"), media_type="text/javascript")
+
+
+@_docs_router.get("/docs/page.css")
+async def get_style() -> Response:
+    """Return the style sheet of the page."""
+    return Response((_FOLDER / "page.css").read_text("utf-8"), media_type="text/css")

@@ -18,8 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-__all__ = ["FILES", "PACKAGES", "PREFIX", "VERSION", "assets", "folder", "install", "page"]
-
+__all__ = ["FILES", "PREFIX", "assets", "folder", "install", "page"]
 
 PREFIX = "/graphiql"
 VERSION = "4.1.2"
@@ -63,7 +62,7 @@ def page() -> Response:
     """Return GraphiQL's page, or a page that says how to install its files."""
     complete = all((folder() / name).is_file() for name in FILES)
     name, status = ("page.html", 200) if complete else ("missing.html", 503)
-    return HTMLResponse(_own(name), status, _HEADERS)
+    return HTMLResponse(_read_page_file(name), status, _HEADERS)
 
 
 def assets() -> Starlette:
@@ -72,7 +71,7 @@ def assets() -> Starlette:
 
 
 def _start(_request: Request) -> Response:
-    return Response(_own("start.js"), headers={**_HEADERS, "content-type": "text/javascript; charset=utf-8"})
+    return Response(_read_page_file("start.js"), headers={**_HEADERS, "content-type": "text/javascript; charset=utf-8"})
 
 
 def _asset(request: Request) -> Response:
@@ -83,11 +82,12 @@ def _asset(request: Request) -> Response:
     return FileResponse(path, media_type=FILES[name], headers={**_HEADERS, "cache-control": "max-age=86400"})
 
 
-def _own(name: str) -> str:
+def _read_page_file(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")
 
 
-# `python -m graphql_api.graphiql`: fetch GraphiQL's published files with npm into the cache folder.
+# --- `python -m graphql_api.graphiql`: fetch the published files with npm into the cache folder ---
+
 PACKAGES = {
     f"graphiql@{VERSION}": "6aa9cb6d82e656d38b72991264f41545889881e8dc23059199be3b94fff2ad05",
     "react@18.3.1": "8d9bed01a672e7eaf387942d781ad47c6a43089a30a0306060f9fd5ac7870347",
@@ -101,18 +101,18 @@ def install(target: Path | None = None) -> Path:
 
     Raises RuntimeError if npm is missing or fails, or if an archive has the wrong digest.
     """
-    place = target or folder()
-    if all((place / name).is_file() for name in FILES):
-        return place
+    target = target or folder()
+    if all((target / name).is_file() for name in FILES):
+        return target
     npm = shutil.which("npm")
     if npm is None:
         raise RuntimeError("npm is needed to fetch GraphiQL, but it is not installed")
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as scratch:
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
         for package, digest in PACKAGES.items():
             for file in _extracted(_archive(npm, package, digest, Path(scratch))):
-                file.replace(place / file.name)
-    return place
+                file.replace(target / file.name)
+    return target
 
 
 def _archive(npm: str, package: str, digest: str, scratch: Path) -> Path:

@@ -121,8 +121,8 @@ class Difference:
 
 
 async def _latest(root: strawberry.Parent[PipelineRow], info: Info) -> Execution | None:
-    found = await info.context.loaders.latest_executions.load(root.id)
-    return as_schema_type(found[0] if found else None)
+    rows = await info.context.loaders.latest_executions.load(root.id)
+    return as_schema_type(rows[0] if rows else None)
 
 
 def _executions(

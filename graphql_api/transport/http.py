@@ -28,7 +28,10 @@ __all__ = ["GraphQLHTTP"]
 
 
 class GraphQLHTTP:
-    """The ASGI application behind `/graphql` for HTTP; `stream` serves requests that accept `text/event-stream`."""
+    """The ASGI application behind `/graphql` for HTTP.
+
+    `stream` serves requests that accept `text/event-stream`, `page` those of a browser without a query.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class GraphQLHTTP:
         workers: ThreadPool,
         *,
         page: Callable[[], ASGIApp] | None = None,
-        stream: ASGIApp | None = None,
+        stream: ASGIApp,
     ) -> None:
         self.schema = schema
         self.installation = installation
@@ -51,7 +54,7 @@ class GraphQLHTTP:
         """Answer one request."""
         request = Request(scope, receive)
         accepted = request.headers.get("accept", "")
-        if self.stream is not None and "text/event-stream" in accepted:
+        if "text/event-stream" in accepted:
             response: ASGIApp = self.stream
         elif self.page is not None and _wants_page(request, accepted):
             response = self.page()

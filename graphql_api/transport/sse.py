@@ -65,11 +65,11 @@ class GraphQLEventStream:
     async def _events(self, request: Request, parsed: GraphQLRequest, viewer: Viewer) -> AsyncGenerator[bytes, None]:
         """The stream's events. At a server shutdown it ends without `complete`, so that the client reconnects."""
         resume = request.headers.get("last-event-id") or None
-        found = self.operations.responses(
+        responses = self.operations.responses(
             parsed, viewer, Transport.SSE, resume=resume, read_only=request.method == "GET"
         )
         try:
-            async with aclosing(found), aclosing(alive(found)) as responses_or_silence:
+            async with aclosing(responses), aclosing(alive(responses)) as responses_or_silence:
                 async for response in responses_or_silence:
                     yield KEEP_ALIVE if response is None else _next(response)
         except StreamsClosedError:

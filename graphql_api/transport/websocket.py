@@ -210,9 +210,9 @@ class _Connection:
     async def _operate(self, id_: str, request: GraphQLRequest, viewer: Viewer) -> None:
         try:
             results = self._endpoint.operations.responses(request, viewer, Transport.WEBSOCKET)
-            async with aclosing(results) as found:
+            async with aclosing(results):
                 head = f'{{"id":{orjson.dumps(id_).decode()},"type":"next","payload":'
-                async for response in found:
+                async for response in results:
                     await self._send(f"{head}{response.text}}}")
             last: dict[str, Any] = {"id": id_, "type": "complete"}
         except (RefusedError, FailedError) as error:
@@ -291,5 +291,5 @@ def _credentials(payload: Mapping[str, Any]) -> str | None:
 
 
 def _first(group: BaseExceptionGroup[_CloseError]) -> _CloseError:
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from flexiroaster.model.event import Event, Level
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.service.executions.executions import ExecutionRow, StageRow
-from rest_compat.models.base import Answer
+from rest_compat.dependencies import TEXT, TRIGGERED_BY
+from rest_compat.models import Answer
 from rest_compat.models.safety import RiskAssessment
-from rest_compat.requests import TEXT, TRIGGERED_BY
 
 __all__ = [
     "ExecutionDetail",
@@ -22,7 +22,6 @@ __all__ = [
     "ExecutionSummary",
     "LogLine",
     "Logs",
-    "StageExecution",
     "StartRequest",
     "StartStatus",
     "Started",
@@ -83,7 +82,7 @@ class ExecutionSummary(Answer):
     @classmethod
     def of(cls, row: ExecutionRow) -> ExecutionSummary:
         """Build the execution from a row."""
-        return cls(**_fields(row))
+        return cls.from_row(row, **_changes(row))
 
 
 class StageExecution(Answer):
@@ -103,18 +102,7 @@ class StageExecution(Answer):
     @classmethod
     def of(cls, row: StageRow) -> StageExecution:
         """Build the stage from a row."""
-        return cls(
-            stage_id=row.stage_id,
-            stage_name=row.name,
-            status=row.status,
-            started_at=row.started_at,
-            completed_at=row.completed_at,
-            duration=row.duration,
-            retry_count=max(0, row.attempt - 1),
-            output=row.output,
-            error=_message(row.error),
-            is_anomaly=row.is_anomaly,
-        )
+        return cls.from_row(row, stage_name=row.name, retry_count=max(0, row.attempt - 1), error=_message(row.error))
 
 
 class ExecutionDetail(ExecutionSummary):
@@ -129,14 +117,9 @@ class ExecutionDetail(ExecutionSummary):
     def of_rows(cls, row: ExecutionRow, stages: Iterable[StageRow]) -> ExecutionDetail:
         """Build the execution from its row and the rows of its stages."""
         stages = list(stages)
-        at_work = (s.stage_id for s in stages if s.status in {StageStatus.RUNNING, StageStatus.WAITING})
-        return cls(
-            **_fields(row),
-            stage_executions=[StageExecution.of(stage) for stage in stages],
-            current_stage=next(at_work, None),
-            variables=row.variables,
-            pause_deadline=row.pause_deadline,
-        )
+        active = (s.stage_id for s in stages if s.status in {StageStatus.RUNNING, StageStatus.WAITING})
+        executed = [StageExecution.of(stage) for stage in stages]
+        return cls.from_row(row, **_changes(row), stage_executions=executed, current_stage=next(active, None))
 
 
 class ExecutionList(Answer):
@@ -181,9 +164,8 @@ class Logs(Answer):
     after: int = Field(description="The last id in this response; pass it as `after` to get the following lines.")
 
 
-def _fields(row: ExecutionRow) -> dict[str, Any]:
-    same = {name: getattr(row, name) for name in ExecutionSummary.model_fields}
-    return {**same, "started_at": row.started_at or row.created_at, "error": _message(row.error)}
+def _changes(row: ExecutionRow) -> dict[str, Any]:
+    return {"started_at": row.started_at or row.created_at, "error": _message(row.error)}
 
 
 def _message(error: dict[str, Any] | None) -> str | None:

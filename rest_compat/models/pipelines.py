@@ -14,9 +14,9 @@ from flexiroaster.errors import ErrorClass
 from flexiroaster.model import pipeline as model
 from flexiroaster.model.pipeline import OnConflict, Pipeline, StageType
 from flexiroaster.service.pipelines import PipelineRow, Revision
-from rest_compat.models.base import Answer
+from rest_compat.models import Answer
 
-__all__ = ["Changes", "Definition", "PipelineDetail", "PipelineList", "PipelineStage", "PipelineSummary"]
+__all__ = ["Changes", "Definition", "PipelineDetail", "PipelineList", "PipelineSummary"]
 
 
 class PipelineStage(Answer):
@@ -41,9 +41,8 @@ class PipelineStage(Answer):
     @classmethod
     def of(cls, stage: model.Stage, order: int) -> PipelineStage:
         """Build the stage from a definition."""
-        fields = {name: getattr(stage, name) for name in cls.model_fields if name != "order"}
-        changed = {"name": stage.title, "description": stage.description or None, "timeout": _whole(stage.timeout)}
-        return cls(**{**fields, **changed}, order=order)
+        description, timeout = stage.description or None, _whole(stage.timeout)
+        return cls.from_row(stage, name=stage.title, description=description, timeout=timeout, order=order)
 
 
 class PipelineSummary(Answer):
@@ -63,8 +62,7 @@ class PipelineSummary(Answer):
     @classmethod
     def of(cls, row: PipelineRow) -> PipelineSummary:
         """Build the pipeline from a row."""
-        fields = {name: getattr(row, name) for name in cls.model_fields}
-        return cls(**{**fields, "description": row.description or None})
+        return cls.from_row(row, description=row.description or None)
 
 
 class PipelineDetail(PipelineSummary):
@@ -81,24 +79,17 @@ class PipelineDetail(PipelineSummary):
     def of_revision(cls, revision: Revision) -> PipelineDetail:
         """Build the pipeline from a revision."""
         pipeline = revision.pipeline
-        order = {stage_id: place for place, stage_id in enumerate(pipeline.order())}
-        return cls(
+        order = {stage_id: position for position, stage_id in enumerate(pipeline.order())}
+        return cls.from_row(
+            pipeline,
             id=revision.id,
-            name=pipeline.name,
             description=pipeline.description or None,
-            version=pipeline.version,
-            is_active=pipeline.is_active,
-            schedule=pipeline.schedule,
             stage_count=len(pipeline.stages),
             revision=revision.revision,
             created_at=revision.created_at,
             updated_at=revision.updated_at,
             stages=[PipelineStage.of(stage, order[stage.id]) for stage in pipeline.stages],
-            config=pipeline.config,
-            variables=pipeline.variables,
             timeout=_whole(pipeline.timeout),
-            concurrency=pipeline.concurrency,
-            on_conflict=pipeline.on_conflict,
         )
 
 
@@ -115,8 +106,10 @@ def _whole(seconds: float | None) -> int | float | None:
     return int(seconds) if seconds is not None and seconds.is_integer() else seconds
 
 
-# Request bodies with definitions: the model documents them, and the service validates them to report all problems.
-class _DescribedBy:
+# --- request bodies: the model documents them, and the service validates them to report all problems ---
+
+
+class _DocumentedBy:
     """Documents a mapping with the schema of a model without validating it; `partly` makes all fields optional."""
 
     def __init__(self, model: type[BaseModel], *, partly: bool = False) -> None:
@@ -149,8 +142,8 @@ _EXAMPLE: dict[str, Any] = {
     ],
 }
 
-Definition = Annotated[dict[str, Any], _DescribedBy(Pipeline), Body(openapi_examples={"first": {"value": _EXAMPLE}})]
+Definition = Annotated[dict[str, Any], _DocumentedBy(Pipeline), Body(openapi_examples={"first": {"value": _EXAMPLE}})]
 """A complete pipeline."""
 
-Changes = Annotated[dict[str, Any], _DescribedBy(Pipeline, partly=True), Body()]
+Changes = Annotated[dict[str, Any], _DocumentedBy(Pipeline, partly=True), Body()]
 """Some fields of a pipeline; each replaces the stored value."""

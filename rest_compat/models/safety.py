@@ -1,4 +1,4 @@
-"""The models of safety-engine decisions and of requests to override them."""
+"""The models of the safety engine: decisions and their overrides, risk assessments, insights."""
 
 from __future__ import annotations
 
@@ -11,25 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.service.safety.decisions import LONGEST_REASON, Action, DecisionRow
-from flexiroaster.service.safety.insights import Accuracy, InsightRow
 from flexiroaster.service.safety.risk import AssessmentRow
-from rest_compat.models.base import Answer
-from rest_compat.requests import TEXT
+from rest_compat.dependencies import TEXT
+from rest_compat.models import Answer
 
-__all__ = [
-    "Decision",
-    "Decisions",
-    "FalseAlarms",
-    "Insight",
-    "Insights",
-    "OverrideRequest",
-    "RiskAssessment",
-    "RiskFactor",
-    "Severity",
-]
+__all__ = ["Decision", "Decisions", "FalseAlarms", "Insight", "Insights", "OverrideRequest", "RiskAssessment"]
 
 
-def _said(reason: str) -> str:
+def _require_text(reason: str) -> str:
     if not reason.strip():
         raise ValueError("must not be blank: give a reason")
     return reason
@@ -41,7 +30,7 @@ class OverrideRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     action: Action
-    reason: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON, pattern=TEXT), AfterValidator(_said)]
+    reason: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON, pattern=TEXT), AfterValidator(_require_text)]
 
 
 class Verdict(Answer):
@@ -94,11 +83,10 @@ class Decision(Answer):
     @classmethod
     def of(cls, row: DecisionRow) -> Decision:
         """Build the decision from a row."""
-        columns = {name: getattr(row, name) for name in cls.model_fields if name not in _INSIDE}
-        return cls(**columns, **{name: row.data[name] for name in _INSIDE})
+        return cls.from_row(row, **{name: row.data[name] for name in _STORED_AS_JSON})
 
 
-_INSIDE = ("reason", "explanation", "verdicts", "situation", "policy_version", "model_version", "propensity")
+_STORED_AS_JSON = ("reason", "explanation", "verdicts", "situation", "policy_version", "model_version", "propensity")
 """The fields stored in the JSON column of a row."""
 
 
@@ -109,7 +97,9 @@ class Decisions(Answer):
     total: int
 
 
-# The models of the safety engine: risk assessments before a run, and insights.
+# --- risk assessments and insights ---
+
+
 class RiskFactor(Answer):
     """A factor of the risk score; `contribution` is its weight times its score."""
 
@@ -138,7 +128,7 @@ class RiskAssessment(Answer):
             risk_score=row.data["risk_score"],
             risk_level=row.level,
             should_block=row.gate == "block",
-            factors=[_factor(each) for each in row.data["factors"]],
+            factors=[{name: factor[name] for name in RiskFactor.model_fields} for factor in row.data["factors"]],
             recommendations=row.data["recommendations"],
             explanation=row.data["explanation"]["text"],
         )
@@ -173,11 +163,6 @@ class Insight(Answer):
     is_resolved: bool
     created_at: datetime
 
-    @classmethod
-    def of(cls, row: InsightRow) -> Insight:
-        """Build the insight from a row."""
-        return cls.model_validate(row)
-
 
 class FalseAlarms(Answer):
     """The alarms of one type in runs that have ended, and how many were false because the run completed anyway.
@@ -190,11 +175,6 @@ class FalseAlarms(Answer):
     false_alarms: int
     false_rate: float | None
 
-    @classmethod
-    def of(cls, known: Accuracy) -> FalseAlarms:
-        """Build the counts from the accuracy of one type of alarm."""
-        return cls.model_validate(known)
-
 
 class Insights(Answer):
     """Insights, newest first; `total` counts all matches.
@@ -205,7 +185,3 @@ class Insights(Answer):
     insights: list[Insight]
     total: int
     false_alarms: list[FalseAlarms]
-
-
-def _factor(data: dict[str, Any]) -> RiskFactor:
-    return RiskFactor(**{name: data[name] for name in RiskFactor.model_fields})

@@ -9,22 +9,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flexiroaster.service.admin.metrics import Status
-from rest_compat.models.base import Answer
+from rest_compat.dependencies import TEXT
+from rest_compat.models import Answer
 from rest_compat.models.safety import Insight
-from rest_compat.requests import TEXT
 
-__all__ = [
-    "Callback",
-    "CallbackType",
-    "Figures",
-    "Health",
-    "Liveness",
-    "Readiness",
-    "Recorded",
-    "Root",
-    "Service",
-    "WrongSecret",
-]
+__all__ = ["Callback", "Figures", "Health", "Liveness", "Readiness", "Recorded", "Root", "Service", "WrongSecret"]
 
 
 class Root(Answer):

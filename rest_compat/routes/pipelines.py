@@ -7,19 +7,28 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 
 from flexiroaster.service import pipelines
-from flexiroaster.service.pipelines import PipelineFilter, PipelineSort
-from flexiroaster.service.reads import Window
-from rest_compat import requests
-from rest_compat.models.base import Done, Refusal, Responses
+from flexiroaster.service.pipelines import PipelineFilter, Revision
+from rest_compat.dependencies import EmptyIsAbsent, Operating, PipelineId, Reading, RequestedPage
+from rest_compat.models import Done
 from rest_compat.models.pipelines import Changes, Definition, PipelineDetail, PipelineList, PipelineSummary
-from rest_compat.requests import Cursor, EmptyIsAbsent, Limit, Operating, PipelineId, Reading, Skip
+from rest_compat.responses import links, refusals
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/pipelines", tags=["pipelines"])
 
-_UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such pipeline."}}
-_CONFLICT: Responses = {409: {"model": Refusal, "description": "The request conflicts with the stored state."}}
+_UNKNOWN = refusals({404: "There is no such pipeline."})
+_CONFLICT = refusals({409: "The request conflicts with the stored state."})
+_LINKS = links(
+    "pipeline_id",
+    "$response.body#/id",
+    "get_pipeline",
+    "update_pipeline",
+    "activate_pipeline",
+    "deactivate_pipeline",
+    "execute_pipeline",
+    "delete_pipeline",
+)
 
 IsActive = Annotated[
     bool | None, EmptyIsAbsent(), Query(description="Return only active, or only inactive, pipelines.")
@@ -27,7 +36,7 @@ IsActive = Annotated[
 IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of the client's copy.")]
 
 
-@router.post("", status_code=201, responses={201: requests.PIPELINE, **_CONFLICT})
+@router.post("", status_code=201, responses={201: _LINKS, **_CONFLICT})
 def create_pipeline(call: Operating, definition: Definition) -> PipelineDetail:
     """Validate a definition completely and store it as a new pipeline."""
     with call.audited("createPipeline", None, definition):
@@ -35,19 +44,16 @@ def create_pipeline(call: Operating, definition: Definition) -> PipelineDetail:
 
 
 @router.get("")
-def list_pipelines(
-    call: Reading, is_active: IsActive = None, skip: Skip = 0, limit: Limit = 100, cursor: Cursor = None
-) -> PipelineList:
+def list_pipelines(call: Reading, requested: RequestedPage, is_active: IsActive = None) -> PipelineList:
     """The pipelines, oldest first."""
-    wanted = PipelineFilter(is_active=is_active)
-    if cursor is None:
-        rows, total = pipelines.offset_page(call.installation, wanted, skip, limit)
-        more = skip + len(rows) < total
-    else:
-        page = pipelines.page(call.installation, wanted, window=Window(first=limit, after=cursor))
-        rows, more, total = list(page.items), page.has_next, pipelines.count(call.installation, wanted)
-    following = PipelineSort.OLDEST.value.cursor(rows[-1]) if rows and more else None
-    return PipelineList(pipelines=[PipelineSummary.of(row) for row in rows], total=total, cursor=following)
+    installation, wanted = call.installation, PipelineFilter(is_active=is_active)
+    rows, total, cursor = requested.read(
+        lambda skip, limit: pipelines.part(installation, wanted, skip, limit),
+        lambda window: pipelines.page(installation, wanted, window=window),
+        lambda: pipelines.count(installation, wanted),
+        pipelines.cursor,
+    )
+    return PipelineList(pipelines=[PipelineSummary.of(row) for row in rows], total=total, cursor=cursor)
 
 
 @router.get(
@@ -60,10 +66,11 @@ def get_pipeline(
 ) -> Response | PipelineDetail:
     """A pipeline with its stages. The `ETag` changes with the pipeline."""
     revision = pipelines.get(call.installation, pipeline_id)
-    tag = requests.of(revision)
-    if requests.matches(if_none_match, tag):
-        return Response(status_code=304, headers=requests.headers(tag))
-    response.headers.update(requests.headers(tag))
+    tag = _etag(revision)
+    headers = {"etag": tag, "cache-control": "private, no-cache"}  # clients may cache it, but must revalidate each time
+    if _matches(if_none_match, tag):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
     return PipelineDetail.of_revision(revision)
 
 
@@ -96,3 +103,15 @@ def deactivate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
     with call.audited("deactivatePipeline", pipeline_id, {}):
         pipelines.set_active(call.installation, pipeline_id, False)
     return Done(message=f"Pipeline deactivated: {pipeline_id}")
+
+
+def _etag(revision: Revision) -> str:
+    """The ETag of a pipeline (RFC 9110). A pipeline that is deleted and created again gets different tags."""
+    changed = revision.updated_at or revision.created_at
+    return f'W/"{revision.revision}-{changed.timestamp():.6f}"'
+
+
+def _matches(if_none_match: str | None, tag: str) -> bool:
+    """Whether the header `If-None-Match` matches the tag: it lists the tag, or is `*`."""
+    tags = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
+    return "*" in tags or tag.removeprefix("W/") in tags

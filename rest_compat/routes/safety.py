@@ -1,4 +1,4 @@
-"""The routes of safety-engine decisions: list and override them."""
+"""The routes of the safety engine: decisions about an execution and their overrides, insights."""
 
 from __future__ import annotations
 
@@ -8,58 +8,55 @@ from fastapi import APIRouter, HTTPException, Path, Query
 
 from flexiroaster.errors import InputError, NotFoundError
 from flexiroaster.service.safety import decisions, insights
-from rest_compat.models.base import Done, Refusal, Responses
+from rest_compat.dependencies import EmptyIsAbsent, ExecutionId, Hours, Limit, Operating, Reading, Text
+from rest_compat.models import Done
 from rest_compat.models.safety import Decision, Decisions, FalseAlarms, Insight, Insights, OverrideRequest
-from rest_compat.requests import EmptyIsAbsent, ExecutionId, Hours, Limit, Operating, Reading, Text
+from rest_compat.responses import refusals
 
 __all__ = ["decisions_router", "insights_router"]
 
 
-decisions_router = APIRouter(prefix="/executions/{execution_id}/decisions", tags=["executions"])
+decisions_router = APIRouter(prefix="/{execution_id}/decisions")
+"""The routes below an execution."""
 
-_UNKNOWN: Responses = {404: {"model": Refusal, "description": "There is no such execution."}}
-_OVERRIDE: Responses = {
-    400: {
-        "model": Refusal,
-        "description": "The execution's status does not allow it, or the action does not fit the decision.",
-    },
-    404: {"model": Refusal, "description": "The execution has no such decision."},
-    409: {"model": Refusal, "description": "A newer decision exists, or the pipeline's concurrency limit is reached."},
-}
+insights_router = APIRouter(tags=["insights"])
+
+_OVERRIDE = refusals(
+    {
+        400: "The execution's status does not allow it, or the action does not fit the decision.",
+        404: "The execution has no such decision.",
+        409: "A newer decision exists, or the pipeline's concurrency limit is reached.",
+    }
+)
 
 DecisionId = Annotated[Text, Path(description="The id of the decision.")]
+OfPipeline = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this pipeline.")]
+OfExecution = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this execution.")]
+UnresolvedOnly = Annotated[bool, Query(description="Return only insights whose cause persists.")]
 
 
-@decisions_router.get("", responses=_UNKNOWN)
+@decisions_router.get("", responses=refusals({404: "There is no such execution."}))
 def list_decisions(call: Reading, execution_id: ExecutionId) -> Decisions:
     """The decisions of the safety engine about an execution, with reasons and overrides, oldest first."""
-    found = decisions.of_execution(call.installation, execution_id)
-    return Decisions(decisions=[Decision.of(row) for row in found], total=len(found))
+    rows = decisions.of_execution(call.installation, execution_id)
+    return Decisions(decisions=[Decision.of(row) for row in rows], total=len(rows))
 
 
 @decisions_router.post("/{decision_id}/override", responses=_OVERRIDE)
 def override_decision(
-    call: Operating, execution_id: ExecutionId, decision_id: DecisionId, asked: OverrideRequest
+    call: Operating, execution_id: ExecutionId, decision_id: DecisionId, override: OverrideRequest
 ) -> Done:
     """Override a decision with another action."""
     try:
-        with call.audited("overrideDecision", decision_id, asked.model_dump(mode="json")):
+        with call.audited("overrideDecision", decision_id, override.model_dump(mode="json")):
             if decisions.get(call.installation, decision_id).execution_id != execution_id:
                 raise NotFoundError(f"Decision not found: {decision_id}", decision_id=decision_id)
             decisions.override(
-                call.installation, decision_id, asked.action, asked.reason, requested_by=call.viewer.name
+                call.installation, decision_id, override.action, override.reason, requested_by=call.viewer.name
             )
     except InputError as error:  # the body is valid, but the action does not fit the decision
         raise HTTPException(400, error.message) from error
-    return Done(message=f"{asked.action.capitalize()} requested instead of decision {decision_id}")
-
-
-# The route of insights: findings of the safety engine.
-insights_router = APIRouter(tags=["insights"])
-
-OfPipeline = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this pipeline.")]
-OfExecution = Annotated[Text | None, EmptyIsAbsent(), Query(description="Return only insights about this execution.")]
-UnresolvedOnly = Annotated[bool, Query(description="Return only insights whose cause persists.")]
+    return Done(message=f"{override.action.capitalize()} requested instead of decision {decision_id}")
 
 
 @insights_router.get("/insights")
@@ -80,5 +77,5 @@ def list_insights(
         hours=hours,
         limit=limit,
     )
-    accuracy = [FalseAlarms.of(known) for known in insights.accuracy(call.installation)]
-    return Insights(insights=[Insight.of(row) for row in rows], total=total, false_alarms=accuracy)
+    accuracy = [FalseAlarms.from_row(row) for row in insights.accuracy(call.installation)]
+    return Insights(insights=[Insight.from_row(row) for row in rows], total=total, false_alarms=accuracy)

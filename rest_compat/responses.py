@@ -1,4 +1,7 @@
-"""Error responses: `{"detail": ...}` for client errors, and another shape for server errors."""
+"""Error responses, from the exceptions that cause them, and what the OpenAPI document says about responses.
+
+Client errors are `{"detail": ...}`; server errors have another shape.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import logging
 import re
 import secrets
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp
@@ -25,24 +30,71 @@ from flexiroaster.errors import (
     InputError,
     NotAllowedError,
     NotFoundError,
+    Problem,
     StoreError,
     UnauthenticatedError,
 )
 from flexiroaster.model.event import utc_now
 from flexiroaster.web.thread_pool import RefusedError
-from rest_compat.models.base import Failure, Invalid, InvalidItem, Refusal, Responses
+from rest_compat.models import Answer
 
-__all__ = ["RESPONSES", "UNEXPECTED", "Answers", "install"]
+__all__ = ["RESPONSES", "UNEXPECTED", "Failure", "Responses", "RestErrorResponses", "install", "links", "refusals"]
 
-UNEXPECTED: Responses = {
-    500: {"model": Failure, "description": "An unexpected failure."},
-}
+
+class Refusal(Answer):
+    """The reason why a request was refused."""
+
+    detail: str
+
+
+class InvalidItem(Answer):
+    """One problem of a request: its location, a message and a stable type."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Invalid(Answer):
+    """All problems of a request."""
+
+    detail: list[InvalidItem]
+
+
+class Failure(Answer):
+    """A server error."""
+
+    success: Literal[False] = False
+    error: str
+    detail: str = Field(description="The error id to look up in the server log; with DEBUG, the traceback.")
+    timestamp: datetime
+
+
+Responses = dict[int | str, dict[str, Any]]
+"""Status codes with the model and description of each response, for the OpenAPI document."""
+
+
+def refusals(descriptions: dict[int, str]) -> Responses:
+    """Return the responses that refuse a request, from the description of each status code."""
+    return {status: {"model": Refusal, "description": text} for status, text in descriptions.items()}
+
+
+def links(parameter: str, source: str, *operations: str) -> dict[str, Any]:
+    """Return the links to the calls that accept an id from a response; people and the contract tests follow them."""
+    return {"links": {name: {"operationId": name, "parameters": {parameter: source}} for name in operations}}
+
+
+UNEXPECTED: Responses = {500: {"model": Failure, "description": "An unexpected failure."}}
 """The error response that every call may return."""
 
 RESPONSES: Responses = {
-    400: {"model": Refusal, "description": "The body cannot be read."},
-    401: {"model": Refusal, "description": "The token is missing or invalid."},
-    403: {"model": Refusal, "description": "The token's role is not sufficient, or the page's origin is not allowed."},
+    **refusals(
+        {
+            400: "The body cannot be read.",
+            401: "The token is missing or invalid.",
+            403: "The token's role is not sufficient, or the page's origin is not allowed.",
+        }
+    ),
     422: {"model": Invalid, "description": "The request is invalid; the response lists every problem."},
     503: {"model": Failure, "description": "The database cannot be reached."},
     **UNEXPECTED,
@@ -58,12 +110,12 @@ _STATUS: dict[type[FlexiRoasterError], int] = {
 
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 
-_PART = re.compile(r"\[(\d+)\]|([^.\[]+)")
+_PATH_PART = re.compile(r"\[(\d+)\]|([^.\[]+)")
 
 _log = logging.getLogger(__name__)
 
 
-class Answers:
+class RestErrorResponses:
     """The responses that the request guard sends by itself."""
 
     def __init__(self, *, debug: bool) -> None:
@@ -71,7 +123,7 @@ class Answers:
 
     def refused(self, message: str, _code: str, status: int) -> ASGIApp:
         """Return the response to a rejected request."""
-        return JSONResponse(Refusal(detail=message).model_dump(), status)
+        return _refusal(message, status)
 
     def failed(self, error: Exception, request_id: str) -> ASGIApp:
         """Log an unexpected error once, under an id, and return a response that names the id."""
@@ -92,20 +144,20 @@ def install(app: FastAPI) -> None:
 
 async def _raised(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, DefinitionError):
-        return _invalid([_item(problem.path, problem.message, problem.code) for problem in error.problems])
+        return _invalid([_problem_item(problem) for problem in error.problems])
     if isinstance(error, InputError):
         argument = error.details.get("argument")
         loc: list[str | int] = ["query"] if argument is None else ["query", str(argument)]
         return _invalid([InvalidItem(loc=loc, msg=error.message, type="value_error")])
     if isinstance(error, UnauthenticatedError):
-        return JSONResponse(Refusal(detail=error.message).model_dump(), 401, {"www-authenticate": "Bearer"})
+        return _refusal(error.message, 401, {"www-authenticate": "Bearer"})
     if isinstance(error, StoreError):
         request_id = request.scope.get("state", {}).get("request_id", "")
         _log.error("The database failed request %s: %s", request_id, error.message, extra={"request_id": request_id})
         return _failure(503, "Service unavailable", "The database cannot be reached")
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
-            return JSONResponse(Refusal(detail=error.message).model_dump(), status)
+            return _refusal(error.message, status)
     raise error  # unexpected: no request should end with another error
 
 
@@ -114,7 +166,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     headers = refused.headers
     if refused.status_code == 405:  # the router considers only the first route with the path
         headers = {"allow": ", ".join(filter(partial(_is_allowed, request), _METHODS))}
-    return JSONResponse(Refusal(detail=refused.detail).model_dump(), refused.status_code, headers)
+    return _refusal(refused.detail, refused.status_code, headers)
 
 
 async def _overloaded(_request: Request, error: Exception) -> JSONResponse:
@@ -128,15 +180,19 @@ def _is_allowed(request: Request, method: str) -> bool:
 
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:
-    found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
+    problems: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
     # without `input`: it may be secret, and the client knows what it sent
-    return _invalid([InvalidItem(loc=list(item["loc"]), msg=item["msg"], type=item["type"]) for item in found])
+    return _invalid([InvalidItem(loc=list(item["loc"]), msg=item["msg"], type=item["type"]) for item in problems])
 
 
-def _item(path: str, message: str, code: str) -> InvalidItem:
+def _problem_item(problem: Problem) -> InvalidItem:
     """Convert a problem of a definition: `stages[2].config.by` becomes body, stages, 2, config, by."""
-    parts = [int(number) if number else name for number, name in _PART.findall(path)]
-    return InvalidItem(loc=["body", *parts], msg=message, type=code)
+    parts = [int(number) if number else name for number, name in _PATH_PART.findall(problem.path)]
+    return InvalidItem(loc=["body", *parts], msg=problem.message, type=problem.code)
+
+
+def _refusal(detail: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(Refusal(detail=detail).model_dump(), status, headers)
 
 
 def _invalid(items: list[InvalidItem]) -> JSONResponse:

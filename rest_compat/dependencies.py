@@ -1,10 +1,11 @@
-"""The request context of handlers: the installation, the authenticated viewer and the request id."""
+"""The dependencies of routes: the call with its viewer, and the parameters that several routes share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, HTTPException, Path, Query, Request
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
@@ -14,47 +15,47 @@ from pydantic_core import CoreSchema, core_schema
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.admin import audit
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.pipelines import Revision
+from flexiroaster.service.paging import Page, Window
 from flexiroaster.web.authentication import authenticate, credentials_of
 
 __all__ = [
-    "EXECUTION",
-    "PIPELINE",
+    "MAX_NUMBER",
     "TEXT",
     "TRIGGERED_BY",
     "Call",
-    "Cursor",
     "EmptyIsAbsent",
     "ExecutionId",
     "Hours",
     "IdempotencyKey",
     "Limit",
     "Operating",
+    "PageRequest",
     "PipelineId",
     "Reading",
-    "Skip",
+    "RequestedPage",
     "Text",
     "Traceparent",
     "TriggeredBy",
-    "headers",
     "installation_of",
-    "matches",
-    "of",
     "operating",
     "request_id_of",
     "viewer_of",
 ]
 
 
+T = TypeVar("T")
+
+
+# --- the call and its viewer ---
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """The context of one request: its installation, viewer and id."""
 
-    __slots__ = ("installation", "request_id", "viewer")
-
-    def __init__(self, installation: Installation, viewer: Viewer, request_id: str) -> None:
-        self.installation = installation
-        self.viewer = viewer
-        self.request_id = request_id
+    installation: Installation
+    viewer: Viewer
+    request_id: str
 
     @contextmanager
     def audited(self, action: str, subject: str | None, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -91,7 +92,7 @@ def viewer_of(request: Request) -> Viewer:
     return viewer
 
 
-def reading(request: Request) -> Call:
+def _reading(request: Request) -> Call:
     """Require the role viewer and return the call; a dependency without `async` runs in a thread."""
     return _call(request, Role.VIEWER)
 
@@ -108,25 +109,26 @@ def _call(request: Request, needed: Role) -> Call:
     return Call(installation_of(request), viewer, request_id_of(request))
 
 
-Reading = Annotated[Call, Depends(reading)]
+Reading = Annotated[Call, Depends(_reading)]
 """A call that requires the role viewer."""
 
 Operating = Annotated[Call, Depends(operating)]
 """A call that requires the role operator."""
 
 
-# The request parameters that several calls share, with their bounds.
+# --- parameters and their bounds ---
+
 TEXT: Final = r"^[^\x00]*$"
 """Any text that a database can store."""
 
 TRIGGERED_BY: Final[dict[str, Any]] = {"min_length": 1, "max_length": 255, "pattern": TEXT}
 """The bounds of `triggered_by`: the person or system that started an execution."""
 
-Text = Annotated[str, StringConstraints(pattern=TEXT)]
+MAX_NUMBER: Final = 2**53 - 1
+"""The largest integer that JavaScript reads exactly."""
 
-MOST: Final = 1000
-LARGEST: Final = 2**53 - 1
-LONGEST_HOURS: Final = 24 * 36_525
+_MAX_ROWS: Final = 1000
+_MAX_HOURS: Final = 24 * 36_525
 
 
 class EmptyIsAbsent:
@@ -144,16 +146,49 @@ def _absent_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
+Text = Annotated[str, StringConstraints(pattern=TEXT)]
 PipelineId = Annotated[Text, Path(description="The id of the pipeline.")]
 ExecutionId = Annotated[Text, Path(description="The id of the execution.")]
-Skip = Annotated[int, Query(ge=0, le=LARGEST, description="The number of rows to skip; `cursor` is cheaper.")]
-Limit = Annotated[int, Query(ge=1, le=MOST, description="The maximum number of rows.")]
-Hours = Annotated[float, Query(gt=0, le=LONGEST_HOURS, allow_inf_nan=False, description="How many hours to look back.")]
+Skip = Annotated[int, Query(ge=0, le=MAX_NUMBER, description="The number of rows to skip; `cursor` is cheaper.")]
+Limit = Annotated[int, Query(ge=1, le=_MAX_ROWS, description="The maximum number of rows.")]
+Hours = Annotated[float, Query(gt=0, le=_MAX_HOURS, allow_inf_nan=False, description="How many hours to look back.")]
 Cursor = Annotated[
     Text | None,
     EmptyIsAbsent(),
     Query(description="The `cursor` of the previous page: start after it. It takes precedence over `skip`."),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """The requested page of a list: by offset, or after the cursor of the previous page."""
+
+    skip: int
+    limit: int
+    cursor: str | None
+
+    def read(
+        self,
+        by_offset: Callable[[int, int], tuple[list[T], int]],
+        by_window: Callable[[Window], Page[T]],
+        count: Callable[[], int],
+        cursor_of: Callable[[T], str],
+    ) -> tuple[list[T], int, str | None]:
+        """Return the rows of the page, the number of all matches, and the cursor of the next page, if there is one."""
+        if self.cursor is None:
+            rows, total = by_offset(self.skip, self.limit)
+            has_next = self.skip + len(rows) < total
+        else:
+            page = by_window(Window(first=self.limit, after=self.cursor))
+            rows, has_next, total = list(page.items), page.has_next, count()
+        return rows, total, cursor_of(rows[-1]) if rows and has_next else None
+
+
+async def _page_request(skip: Skip = 0, limit: Limit = 100, cursor: Cursor = None) -> PageRequest:
+    return PageRequest(skip, limit, cursor)
+
+
+RequestedPage = Annotated[PageRequest, Depends(_page_request)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -179,54 +214,3 @@ def _traceparent(
 
 Traceparent = Annotated[str | None, Depends(_traceparent)]
 TriggeredBy = Annotated[str, Query(**TRIGGERED_BY, description="The person or system that starts the execution.")]
-
-
-# ETags for conditional reads of definitions (RFC 9110): a tag changes with its pipeline.
-def of(revision: Revision) -> str:
-    """Return the current tag of a pipeline. A pipeline that is deleted and created again gets different tags."""
-    changed = revision.updated_at or revision.created_at
-    return f'W/"{revision.revision}-{changed.timestamp():.6f}"'
-
-
-def matches(given: str | None, tag: str) -> bool:
-    """Whether the header `If-None-Match: given` matches the tag: it lists the tag, or is `*`."""
-    if given is None:
-        return False
-    tags = [each.strip().removeprefix("W/") for each in given.split(",")]
-    return "*" in tags or tag.removeprefix("W/") in tags
-
-
-def headers(tag: str) -> dict[str, str]:
-    """Return the headers of a response with this tag: clients may cache it, but must revalidate it each time."""
-    return {"etag": tag, "cache-control": "private, no-cache"}
-
-
-# OpenAPI links: the calls that accept an id from a response. People follow them, and so do the contract tests.
-def _links(parameter: str, source: str, *operations: str) -> dict[str, Any]:
-    return {"links": {name: {"operationId": name, "parameters": {parameter: source}} for name in operations}}
-
-
-PIPELINE = _links(
-    "pipeline_id",
-    "$response.body#/id",
-    "get_pipeline",
-    "update_pipeline",
-    "activate_pipeline",
-    "deactivate_pipeline",
-    "execute_pipeline",
-    "delete_pipeline",
-)
-"""The links of a response with a pipeline."""
-
-EXECUTION = _links(
-    "execution_id",
-    "$response.body#/execution_id",
-    "get_execution",
-    "get_logs",
-    "list_decisions",
-    "follow_events",
-    "pause_execution",
-    "resume_execution",
-    "stop_execution",
-)
-"""The links of a response to a start."""
