@@ -92,24 +92,21 @@ def viewer_of(request: Request) -> Viewer:
     return viewer
 
 
-def _reading(request: Request) -> Call:
-    """Require the role viewer and return the call; a dependency without `async` runs in a thread."""
-    return _call(request, Role.VIEWER)
+def _requires(role: Role) -> Callable[[Request], Call]:
+    """Return the dependency that requires a role; without `async`, it runs in a thread."""
+
+    def call(request: Request) -> Call:
+        viewer = viewer_of(request)
+        if not viewer.role.covers(role):
+            raise HTTPException(403, f"This call requires the role {role}; the token has the role {viewer.role}")
+        return Call(installation_of(request), viewer, request_id_of(request))
+
+    return call
 
 
-def operating(request: Request) -> Call:
-    """Require the role operator and return the call."""
-    return _call(request, Role.OPERATOR)
+operating = _requires(Role.OPERATOR)
 
-
-def _call(request: Request, needed: Role) -> Call:
-    viewer = viewer_of(request)
-    if not viewer.role.covers(needed):
-        raise HTTPException(403, f"This call requires the role {needed}; the token has the role {viewer.role}")
-    return Call(installation_of(request), viewer, request_id_of(request))
-
-
-Reading = Annotated[Call, Depends(_reading)]
+Reading = Annotated[Call, Depends(_requires(Role.VIEWER))]
 """A call that requires the role viewer."""
 
 Operating = Annotated[Call, Depends(operating)]

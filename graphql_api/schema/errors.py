@@ -6,19 +6,19 @@ appear at the top level of the response, with their code in `extensions`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import strawberry
+from strawberry.types.field import StrawberryField
+from strawberry.utils.str_converters import to_camel_case
 
 from flexiroaster import errors
 from flexiroaster.model.viewer import Role
 from graphql_api.permissions import interface_type, object_type
-from graphql_api.schema.inputs import client_path
 from graphql_api.schema.scalars import JSON
-
-if TYPE_CHECKING:
-    from strawberry.types.field import StrawberryField
 
 __all__ = [
     "HANDLERS",
@@ -32,6 +32,8 @@ __all__ = [
     "NotFoundError",
     "problems_of",
 ]
+
+_FIELD = re.compile(r"^(stages\[\d+\]\.)?([a-z_]+)(?=$|[.\[])")
 
 
 @interface_type(Role.VIEWER)
@@ -94,12 +96,12 @@ class DefinitionError(Error):
     problems: list[DefinitionProblem]
 
 
+@dataclass(frozen=True, slots=True)
 class _Handler:
     """Converts one kind of service exception into its GraphQL error type."""
 
-    def __init__(self, raised: type[errors.FlexiRoasterError], answered: type[Error]) -> None:
-        self.exception_type = raised
-        self.error_type = answered
+    exception_type: type[errors.FlexiRoasterError]
+    error_type: type[Error]
 
     def handle(self, exception: errors.FlexiRoasterError, *, field: StrawberryField, info: strawberry.Info) -> Error:  # noqa: ARG002 - strawberry passes them
         return self.error_type(**_fields(exception))
@@ -107,7 +109,12 @@ class _Handler:
 
 def problems_of(problems: Iterable[errors.Problem]) -> list[DefinitionProblem]:
     """Convert the problems of a definition, with their paths in the schema's spelling."""
-    return [DefinitionProblem(path=client_path(p.path), message=p.message, code=p.code) for p in problems]
+    return [DefinitionProblem(path=_client_path(p.path), message=p.message, code=p.code) for p in problems]
+
+
+def _client_path(path: str) -> str:
+    """Convert a model path, such as `stages[0].max_retries`, to the schema's spelling; configs keep their names."""
+    return _FIELD.sub(lambda match: f"{match[1] or ''}{to_camel_case(match[2])}", path)
 
 
 def _fields(error: errors.FlexiRoasterError) -> dict[str, Any]:

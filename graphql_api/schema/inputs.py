@@ -1,12 +1,10 @@
 """Input types of pipeline definitions and filters, and their conversion to what the service takes.
 
-GraphQL checks only the types of the fields; the service then reports all other problems at once. The paths in its
-messages use the model's field names; `client_path` converts them to the schema's spelling.
+GraphQL checks only the types of the fields; the service then reports all other problems at once.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,7 +12,6 @@ from typing import Any, TypeVar
 import strawberry
 from strawberry.types.base import has_object_definition
 from strawberry.types.unset import UNSET
-from strawberry.utils.str_converters import to_camel_case
 
 from flexiroaster.errors import ErrorClass, InputError
 from flexiroaster.model.execution import ExecutionStatus
@@ -35,7 +32,6 @@ __all__ = [
     "PipelineInput",
     "PipelineSort",
     "StageInput",
-    "client_path",
     "decision_filter",
     "execution_filter",
     "json_object",
@@ -44,8 +40,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-_FIELD = re.compile(r"^(stages\[\d+\]\.)?([a-z_]+)(?=$|[.\[])")
 
 
 @strawberry.input
@@ -129,11 +123,6 @@ def json_object(given: object, argument: str) -> dict[str, Any]:
     return given
 
 
-def client_path(path: str) -> str:
-    """Convert a model path, such as `stages[0].max_retries`, to the schema's spelling; configs keep their names."""
-    return _FIELD.sub(lambda match: f"{match[1] or ''}{to_camel_case(match[2])}", path)
-
-
 # --- filters of lists ---
 
 
@@ -173,8 +162,7 @@ class DecisionFilterInput:
 
 def execution_filter(given: ExecutionFilterInput | None) -> ExecutionFilter:
     """Convert to the service's filter of executions."""
-    if given is None:
-        return ExecutionFilter()
+    given = given or ExecutionFilterInput()
     return ExecutionFilter(
         pipeline_ids=_keys("Pipeline", given.pipeline_ids),
         statuses=_tuple(given.statuses),
@@ -189,15 +177,13 @@ def execution_filter(given: ExecutionFilterInput | None) -> ExecutionFilter:
 
 def pipeline_filter(given: PipelineFilterInput | None) -> PipelineFilter:
     """Convert to the service's filter of pipelines."""
-    if given is None:
-        return PipelineFilter()
+    given = given or PipelineFilterInput()
     return PipelineFilter(ids=_keys("Pipeline", given.ids), is_active=given.is_active, text=given.text)
 
 
 def decision_filter(given: DecisionFilterInput | None) -> DecisionFilter:
     """Convert to the service's filter of decisions."""
-    if given is None:
-        return DecisionFilter()
+    given = given or DecisionFilterInput()
     return DecisionFilter(
         pipeline_id=None if given.pipeline_id is None else key_of("Pipeline", given.pipeline_id),
         execution_id=None if given.execution_id is None else key_of("Execution", given.execution_id),

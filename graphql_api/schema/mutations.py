@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -12,7 +11,6 @@ import strawberry
 from strawberry.extensions import FieldExtension
 
 from flexiroaster import errors
-from flexiroaster.errors import FlexiRoasterError, StoreError
 from flexiroaster.model.viewer import Role
 from flexiroaster.service import pipelines
 from flexiroaster.service.admin import audit
@@ -40,11 +38,6 @@ from graphql_api.schema.safety import Decision
 from graphql_api.schema.scalars import JSON, as_schema_type
 
 __all__ = ["Mutation"]
-
-_log = logging.getLogger(__name__)
-
-FAILED = "error.internal"
-"""The outcome of a mutation that ended in an unexpected error."""
 
 
 # --- pipelines ---
@@ -344,34 +337,17 @@ class _Audited(FieldExtension):
     """Records the viewer, the arguments and the outcome of a mutation, also if it is refused or fails."""
 
     def resolve(self, next_: Callable[..., Any], source: object, info: Info, **arguments: Any) -> Any:  # noqa: ANN401 - strawberry's signature
-        outcome = FAILED
-        try:
-            result = next_(source, info, **arguments)
-            outcome = "ok"
-        except FlexiRoasterError as error:
-            outcome = error.code
-            raise
-        finally:
-            _record(info, arguments.get("input"), outcome)
-        return result
-
-
-def _record(info: Info, given: object, outcome: str) -> None:
-    context = info.context
-    arguments = to_document(given)
-    subject = arguments.get("id") or arguments.get("pipeline_id")
-    try:
-        audit.record(
+        context, given = info.context, to_document(arguments.get("input"))
+        subject = given.get("id") or given.get("pipeline_id")
+        with audit.recorded(
             context.installation,
             viewer=context.viewer,
             action=info.field_name,
             subject=None if subject is None else plain_key(str(subject)),
-            arguments=arguments,
-            outcome=outcome,
+            arguments=given,
             request_id=context.request_id or None,
-        )
-    except StoreError as error:  # the mutation has already taken effect, so it must not fail now
-        _log.error("audit log not written: %s of %s, %s: %s", info.field_name, context.viewer.name, outcome, error)
+        ):
+            return next_(source, info, **arguments)
 
 
 def _mutation(resolver: Callable[..., Any], description: str, role: Role = Role.OPERATOR) -> Any:  # noqa: ANN401 - a field of the type it is assigned to

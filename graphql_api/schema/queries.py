@@ -10,7 +10,7 @@ import strawberry
 from flexiroaster.errors import InputError
 from flexiroaster.model.viewer import Role
 from flexiroaster.service import pipelines
-from flexiroaster.service.admin import audit
+from flexiroaster.service.admin import audit, metrics
 from flexiroaster.service.admin.audit import AuditFilter
 from flexiroaster.service.executions import events
 from flexiroaster.service.executions.events import EventFilter
@@ -34,7 +34,7 @@ from graphql_api.schema.pipeline import Operator, Pipeline, operators
 from graphql_api.schema.relay import Connection, Node, Window, connection, connection_field, key_of, parse_global_id
 from graphql_api.schema.safety import Decision, Insight, InsightAccuracy, RiskAssessment, assessment
 from graphql_api.schema.scalars import JSON, as_schema_type
-from graphql_api.schema.system import AuditEntry, Health, Metrics, Viewer, system_health, system_metrics
+from graphql_api.schema.system import AuditEntry, Health, Metrics, Viewer
 
 __all__ = ["Query"]
 
@@ -122,18 +122,26 @@ def _insights(
     return connection(page, lambda: insights.count(installation, wanted))
 
 
-def _viewer(info: Info) -> Viewer:
-    return as_schema_type(info.context.viewer)
+def _decisions(info: Info, window: Window, filter: DecisionFilterInput | None = None) -> Connection[Decision]:
+    installation, wanted = info.context.installation, decision_filter(filter)
+    page = decisions.page(installation, wanted, window)
+    return connection(page, lambda: decisions.count(installation, wanted))
 
 
 def _insight_accuracy(info: Info) -> list[InsightAccuracy]:
     return as_schema_type(insights.accuracy(info.context.installation))
 
 
-def _decisions(info: Info, window: Window, filter: DecisionFilterInput | None = None) -> Connection[Decision]:
-    installation, wanted = info.context.installation, decision_filter(filter)
-    page = decisions.page(installation, wanted, window)
-    return connection(page, lambda: decisions.count(installation, wanted))
+def _viewer(info: Info) -> Viewer:
+    return as_schema_type(info.context.viewer)
+
+
+def _health(info: Info) -> Health:
+    return as_schema_type(metrics.check(info.context.installation))
+
+
+def _metrics(info: Info) -> Metrics:
+    return as_schema_type(metrics.read(info.context.installation))
 
 
 @object_type(Role.VIEWER)
@@ -172,8 +180,8 @@ class Query:
         resolver=operators, description="The operators that stages can use, by name."
     )
     viewer: Viewer = strawberry.field(resolver=_viewer, description="The authenticated viewer of this request.")
-    health: Health = strawberry.field(resolver=system_health)
-    metrics: Metrics = strawberry.field(resolver=system_metrics)
+    health: Health = strawberry.field(resolver=_health)
+    metrics: Metrics = strawberry.field(resolver=_metrics)
     audit_log: Connection[AuditEntry] = connection_field(
         _audit_log, metadata=requires(Role.ADMIN), description="The audit log, newest first."
     )

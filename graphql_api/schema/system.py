@@ -7,18 +7,16 @@ from datetime import datetime
 import strawberry
 
 from flexiroaster.model.viewer import Role
-from flexiroaster.service.admin import metrics
 from flexiroaster.service.admin.metrics import Status
 from graphql_api.context import Info
 from graphql_api.permissions import object_type, permissions
-from graphql_api.schema.scalars import JSON, BigInt, as_schema_type
+from graphql_api.schema.scalars import JSON, BigInt
 
-__all__ = ["AuditEntry", "Health", "Metrics", "Viewer", "system_health", "system_metrics"]
+__all__ = ["AuditEntry", "Health", "Metrics", "Viewer"]
 
 
 def _permissions(info: Info) -> list[str]:
-    role = info.context.viewer.role
-    table = permissions(info.schema)
+    role, table = info.context.viewer.role, permissions(info.schema)
     return sorted(f"{type_}.{field}" for (type_, field), needed in table.items() if role.covers(needed))
 
 
@@ -55,11 +53,6 @@ class Health:
     executor: ServiceHealth
 
 
-def system_health(info: Info) -> Health:
-    """Check the database, Redis and this process's driver."""
-    return as_schema_type(metrics.check(info.context.installation))
-
-
 @object_type(Role.VIEWER)
 class Metrics:
     """Current counts of pipelines, and figures on executions created in the last 30 days."""
@@ -71,11 +64,6 @@ class Metrics:
     failed_executions: BigInt
     success_rate: float = strawberry.field(description="Completed executions in percent of completed and failed ones.")
     avg_duration: float | None = strawberry.field(description="Average of completed executions, in seconds.")
-
-
-def system_metrics(info: Info) -> Metrics:
-    """Read the current figures."""
-    return as_schema_type(metrics.read(info.context.installation))
 
 
 @object_type(Role.ADMIN)

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flexiroaster.errors import StoreError, UnauthenticatedError
-from flexiroaster.service.admin.tokens import Viewer
+from flexiroaster.model.viewer import Viewer
 from flexiroaster.web.streams import KEEP_ALIVE, EventStreams, StreamsClosedError, Transport, alive
 from flexiroaster.web.thread_pool import RefusedError
 from graphql_api.operations import FailedError, Operations, Response

@@ -17,7 +17,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from flexiroaster.errors import StoreError, UnauthenticatedError
-from flexiroaster.service.admin.tokens import Viewer
+from flexiroaster.model.viewer import Viewer
 from flexiroaster.service.installation import Installation
 from flexiroaster.web.authentication import authenticate, credentials_of
 from flexiroaster.web.streams import MAX_CONNECTIONS_PER_VIEWER, ConnectionLimiter, StreamsClosedError, Transport
@@ -31,7 +31,7 @@ __all__ = ["GraphQLWebSocket", "Limits"]
 PROTOCOL = "graphql-transport-ws"
 
 _MAX_ID_LENGTH = 200
-_MAX_REASON_BYTES = 120  # bytes; a close frame has room for 123
+_MAX_REASON_BYTES = 120  # a close frame has room for 123
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ class GraphQLWebSocket:
         operations: Operations,
         workers: ThreadPool,
         limiter: ConnectionLimiter,
-        limits: Limits | None = None,
+        limits: Limits,
     ) -> None:
         self.installation = installation
         self.operations = operations
         self.workers = workers
         self.limiter = limiter
-        self.limits = limits or Limits()
+        self.limits = limits
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
