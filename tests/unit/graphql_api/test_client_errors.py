@@ -60,9 +60,9 @@ def test_others_are_masked_and_logged_once_under_their_id(
 
 def test_the_log_hides_literals_and_variables_also_of_causes(caplog: pytest.LogCaptureFixture) -> None:
     document = parse('query ($v: T = {deep: "default-1"}) { a(x: "literal-2", n: 31415926, f: 2.7182) { b(v: $v) } }')
-    spoken = client_values(document, {"v": {"key-3": ["variable-4", {"k": 161803}]}, "none": None, "yes": True})
+    values_to_mask = client_values(document, {"v": {"key-3": ["variable-4", {"k": 161803}]}, "none": None, "yes": True})
     said = ["default-1", "literal-2", "31415926", "2.7182", "key-3", "variable-4", "161803"]
-    assert spoken >= set(said)
+    assert values_to_mask >= set(said)
     quoted = "quote's\n"
     try:
         try:
@@ -70,7 +70,7 @@ def test_the_log_hides_literals_and_variables_also_of_causes(caplog: pytest.LogC
         except KeyError as cause:
             raise ValueError(" and ".join(said) + repr(quoted)) from cause
     except ValueError as error:
-        log_internal_error(error, spoken={*spoken, quoted})
+        log_internal_error(error, values_to_mask={*values_to_mask, quoted})
     text = caplog.records[0].getMessage()
     assert not [word for word in [*said, "quote's"] if word in text]
     assert "ValueError: *** and ***" in text
