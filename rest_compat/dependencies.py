@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.admin import audit
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.paging import Page, Window
+from flexiroaster.service.reads import Page, Window
 from flexiroaster.web.authentication import authenticate, credentials_of
 
 __all__ = [

@@ -136,20 +136,20 @@ def _delete(info: Info, input: PipelineIdInput) -> DeletePipelinePayload:
 
 def _activate(info: Info, input: PipelineIdInput) -> ActivatePipelinePayload:
     pipeline_id = key_of("Pipeline", input.id)
-    pipelines.activate(info.context.installation, pipeline_id)
+    pipelines.set_active(info.context.installation, pipeline_id, True)
     return _saved(info, pipeline_id)
 
 
 def _deactivate(info: Info, input: PipelineIdInput) -> ActivatePipelinePayload:
     pipeline_id = key_of("Pipeline", input.id)
-    pipelines.deactivate(info.context.installation, pipeline_id)
+    pipelines.set_active(info.context.installation, pipeline_id, False)
     return _saved(info, pipeline_id)
 
 
 def _validate(info: Info, input: ValidatePipelineInput) -> PipelineChecked:
     variables = json_object(input.variables, "variables")
     try:
-        checked = pipelines.check(to_document(input.pipeline), info.context.installation.access, variables)
+        checked = check(to_document(input.pipeline), info.context.installation.access, variables)
     except errors.DefinitionError as error:
         return PipelineChecked(valid=False, problems=problems_of(error.problems), order=[], unset_variables=[])
     unset = unset_variables(checked, variables)

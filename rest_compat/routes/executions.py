@@ -17,7 +17,7 @@ from flexiroaster.model.event import Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.model.viewer import Viewer
 from flexiroaster.service.executions import commands, events, executions
-from flexiroaster.service.executions.executions import ExecutionFilter
+from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.safety import risk
 from flexiroaster.web.feeds import EventBatch, StreamsClosedError
 from flexiroaster.web.streams import KEEP_ALIVE, EventStreams, Streams, alive
@@ -228,10 +228,10 @@ def get_logs(
 def _list(call: Call, wanted: ExecutionFilter, requested: PageRequest) -> ExecutionList:
     installation, unread = call.installation, frozenset({"variables"})
     rows, total, cursor = requested.read(
-        lambda skip, limit: executions.part(installation, wanted, skip, limit, unread),
+        lambda skip, limit: executions.offset_page(installation, wanted, skip, limit, unread),
         lambda window: executions.page(installation, wanted, window=window, leave_out=unread),
         lambda: executions.count(installation, wanted),
-        executions.cursor,
+        ExecutionSort.NEWEST.value.cursor,
     )
     return ExecutionList(executions=[ExecutionSummary.of(row) for row in rows], total=total, cursor=cursor)
 

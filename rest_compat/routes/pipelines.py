@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 
 from flexiroaster.service import pipelines
-from flexiroaster.service.pipelines import PipelineFilter, Revision
+from flexiroaster.service.pipelines import PipelineFilter, PipelineSort, Revision
 from rest_compat.dependencies import EmptyIsAbsent, Operating, PipelineId, Reading, RequestedPage
 from rest_compat.models import Done
 from rest_compat.models.pipelines import Changes, Definition, PipelineDetail, PipelineList, PipelineSummary
@@ -48,10 +48,10 @@ def list_pipelines(call: Reading, requested: RequestedPage, is_active: IsActive 
     """The pipelines, oldest first."""
     installation, wanted = call.installation, PipelineFilter(is_active=is_active)
     rows, total, cursor = requested.read(
-        lambda skip, limit: pipelines.part(installation, wanted, skip, limit),
+        lambda skip, limit: pipelines.offset_page(installation, wanted, skip, limit),
         lambda window: pipelines.page(installation, wanted, window=window),
         lambda: pipelines.count(installation, wanted),
-        pipelines.cursor,
+        PipelineSort.OLDEST.value.cursor,
     )
     return PipelineList(pipelines=[PipelineSummary.of(row) for row in rows], total=total, cursor=cursor)
 
