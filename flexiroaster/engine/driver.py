@@ -17,9 +17,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from flexiroaster.engine.driven import DrivenExecution, DrivenExecutionRegistry, commit, driver_failed, late_timer
+from flexiroaster.engine.driven_execution import DrivenExecution, DrivenExecutionRegistry, commit, late_timer
 from flexiroaster.engine.event_loop import Inbox, Listener, Listeners, Timer, Timers
-from flexiroaster.engine.state_machine.commands import apply_command
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import ErrorClass, FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.model import failpoints
@@ -73,8 +72,8 @@ class Driver:
         self._load_commands = load_commands
         self._limits = limits or Limits()
         self._driven = DrivenExecutionRegistry()
-        self._keys: dict[str, DrivenExecution] = {}
-        self._line: deque[DrivenExecution] = deque()  # executions with ready stages, served round-robin
+        self._by_attempt: dict[str, DrivenExecution] = {}
+        self._queue: deque[DrivenExecution] = deque()  # executions with ready stages, served round-robin
         self._dirty: dict[str, DrivenExecution] = {}
         self._timers = Timers()
         self._listeners = Listeners()
@@ -83,7 +82,7 @@ class Driver:
         self._post = self._inbox.post
         self._runner = start_runner(self._selector, self._deliver)
         self._closing = False
-        self._giving_up = False
+        self._handing_over = False
         self._over = False
         self.failure: str | None = None
         """The error that ended the driver, as one line."""
@@ -124,20 +123,20 @@ class Driver:
         """Read and apply new commands of these executions; None means all driven executions."""
         self._post(lambda: self._apply_pending_commands(execution_ids))
 
-    def lose(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
+    def abandon(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
         """Kill the stages of executions whose leases are lost, and remove the executions."""
 
-        def abandon() -> None:
+        def act() -> None:
             for execution_id in execution_ids:
                 if (driven := self._driven.get(execution_id)) is not None:
                     self._abandon(driven, error)
 
-        self._post(abandon)
+        self._post(act)
 
     def kill_and_abandon(self, execution_ids: Collection[str], error: FlexiRoasterError) -> None:
-        """Like `lose`, but kill the processes from this thread: the driver's thread may hang in the database."""
+        """Like `abandon`, but kill the processes from this thread: the driver's thread may hang in the database."""
         self._runner.kill_processes()
-        self.lose(execution_ids, error)
+        self.abandon(execution_ids, error)
 
     def hand_over(self, timeout: float = 5.0) -> set[str]:
         """Hand all executions over to other workers: their attempts are killed and do not count.
@@ -184,9 +183,9 @@ class Driver:
                 self._turn()
         except BaseException as error:  # no caller sees it: it is logged, and the process ends
             self.failure = in_one_line(error)
-            told = "the driver has failed; other workers will resume its %d executions once their leases expire"
-            logger.critical(told, len(self._driven.ids()), exc_info=True)
-            self._abandon_all(driver_failed(error))
+            message = "the driver has failed; other workers will resume its %d executions once their leases expire"
+            logger.critical(message, len(self._driven.ids()), exc_info=True)
+            self._abandon_all(_failed(error))
         finally:
             try:
                 self._runner.close()
@@ -220,9 +219,9 @@ class Driver:
             yield
         except Exception as error:
             logger.exception("abandoning execution %s: the driver failed while processing it", driven.execution.id)
-            self._abandon(driven, driver_failed(error))
+            self._abandon(driven, _failed(error))
 
-    def _later(self, driven: DrivenExecution, seconds: float, action: Callable[[], None]) -> Timer:
+    def _schedule(self, driven: DrivenExecution, seconds: float, action: Callable[[], None]) -> Timer:
         """Run an action for an execution after `seconds`."""
 
         def act() -> None:
@@ -235,8 +234,8 @@ class Driver:
         """Assign free processes to the queued executions, one stage per execution and round."""
         tasks: list[tuple[DrivenExecution, Task]] = []
         now = utc_now()
-        while self._line and len(tasks) < self._runner.free:
-            driven = self._line.popleft()
+        while self._queue and len(tasks) < self._runner.free:
+            driven = self._queue.popleft()
             driven.queued = False
             if driven.failure is not None:
                 continue
@@ -245,44 +244,41 @@ class Driver:
                 if task is not None:
                     tasks.append((driven, task))
                     self._register(driven, task)
-                    self._changed(driven)
         return tasks
 
     def _register(self, driven: DrivenExecution, task: Task) -> None:
-        self._keys[task.key] = driven
+        self._by_attempt[task.key] = driven
         driven.attempts[task.key] = task.stage_id
         seconds = driven.execution.stages[task.stage_id].stage.timeout
         if seconds is not None:
-            driven.timers[task.key] = self._later(driven, seconds, lambda: self._time_out(task, seconds))
+            driven.timers[task.key] = self._schedule(driven, seconds, lambda: self._time_out_attempt(task, seconds))
         watch = driven.execution.watch
         if task.undo is None and watch is not None and watch.looks:
-            self._watch_late(driven, task.key, task.stage_id)
+            self._check_late(driven, task.key, task.stage_id)
+        self._mark_changed(driven)
 
-    def _watch_late(self, driven: DrivenExecution, key: str, stage_id: str) -> None:
-        """Schedule the check whether the stage is late; its limit may change while other stages end."""
+    def _check_late(self, driven: DrivenExecution, key: str, stage_id: str) -> None:
+        """Flag the stage if it is late, or schedule the next check; its limit may change while other stages end."""
+        driven.timers.pop(late_timer(key), None)
         seconds = driven.execution.check_late(stage_id, utc_now())
         if seconds is not None:
-            timer = self._later(driven, seconds, lambda: self._look_late(driven, key, stage_id))
+            timer = self._schedule(driven, seconds, lambda: self._check_late(driven, key, stage_id))
             driven.timers[late_timer(key)] = timer
-
-    def _look_late(self, driven: DrivenExecution, key: str, stage_id: str) -> None:
-        driven.timers.pop(late_timer(key), None)
-        self._watch_late(driven, key, stage_id)
         if driven.execution.changed:
-            self._changed(driven)
+            self._mark_changed(driven)
 
     def _commit(self) -> None:
         """Write all changes in one transaction; abandon executions whose write is rejected."""
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, {}
-        taken: list[tuple[DrivenExecution, Transition]] = []
+        collected: list[tuple[DrivenExecution, Transition]] = []
         for driven in dirty.values():
             with self._contained(driven):
-                if (transition := driven.execution.take()) is not None:
-                    taken.append((driven, transition))
-        refusals = commit(self._journal, [transition for _, transition in taken])
-        for driven, transition in taken:
+                if (transition := driven.execution.collect_transition()) is not None:
+                    collected.append((driven, transition))
+        refusals = commit(self._journal, [transition for _, transition in collected])
+        for driven, transition in collected:
             refusal = refusals.get(transition.execution_id)
             if refusal is not None:
                 self._abandon(driven, refusal)
@@ -296,19 +292,19 @@ class Driver:
     def _begin(self, driven: DrivenExecution, commands: Sequence[Command]) -> None:
         execution = driven.execution
         with self._contained(driven):
-            self._obey(driven, commands)
+            self._apply_commands(driven, commands)
             if execution.overdue:
                 execution.end_pause(utc_now())
             execution.begin_if_pending(utc_now())
-            self._limit(driven, execution.pipeline.timeout or self._limits.execution)
-            self._changed(driven)
+            self._start_time_limit(driven)
+            self._mark_changed(driven)
 
-    def _limit(self, driven: DrivenExecution, seconds: float) -> None:
+    def _start_time_limit(self, driven: DrivenExecution) -> None:
         """Start the time limit of a whole execution; a resume or a retry restarts it."""
-        if (timer := driven.timers.pop("", None)) is not None:
-            timer.cancel()
+        driven.cancel_timer("")
+        seconds = driven.execution.pipeline.timeout or self._limits.execution
         left = max(0.0, seconds - driven.execution.elapsed)
-        driven.timers[""] = self._later(driven, left, lambda: self._end_overdue(driven, seconds))
+        driven.timers[""] = self._schedule(driven, left, lambda: self._time_out_execution(driven, seconds))
 
     def _apply_pending_commands(self, execution_ids: Collection[str] | None) -> None:
         driven_here = self._driven.ids()
@@ -321,42 +317,41 @@ class Driver:
         for execution_id in dict.fromkeys(command.execution_id for command in commands):
             if (driven := self._driven.get(execution_id)) is not None:
                 with self._contained(driven):
-                    self._obey(driven, [command for command in commands if command.execution_id == execution_id])
+                    self._apply_commands(driven, [each for each in commands if each.execution_id == execution_id])
 
-    def _obey(self, driven: DrivenExecution, commands: Sequence[Command]) -> None:
+    def _apply_commands(self, driven: DrivenExecution, commands: Sequence[Command]) -> None:
         for command in commands:
             if command.id in driven.commands:
                 continue
             driven.commands.add(command.id)
-            if apply_command(driven.execution, command, utc_now()):
+            if driven.execution.apply_command(command, utc_now()):
                 self._end_attempts(driven)
-            self._watch_pause(driven)
+            self._start_pause_timer(driven)
             if command.restarts_clock:
                 driven.execution.elapsed = 0.0
-                self._limit(driven, driven.execution.pipeline.timeout or self._limits.execution)
-            self._changed(driven)
+                self._start_time_limit(driven)
+            self._mark_changed(driven)
 
-    def _watch_pause(self, driven: DrivenExecution) -> None:
+    def _start_pause_timer(self, driven: DrivenExecution) -> None:
         """Stop the execution at its pause deadline while stages still run; after that, the next claim does it."""
-        if (timer := driven.timers.pop("pause", None)) is not None:
-            timer.cancel()
+        driven.cancel_timer("pause")
         deadline = driven.execution.pause_deadline
         if deadline is not None:
             seconds = max(0.0, (deadline - utc_now()).total_seconds())
-            driven.timers["pause"] = self._later(driven, seconds, lambda: self._end_pause(driven))
+            driven.timers["pause"] = self._schedule(driven, seconds, lambda: self._end_pause(driven))
 
     def _end_pause(self, driven: DrivenExecution) -> None:
         if driven.execution.end_pause(utc_now()):
             self._end_attempts(driven)
-            self._changed(driven)
+            self._mark_changed(driven)
 
     def _deliver(self, message: Message) -> None:
-        driven = self._keys.get(message.key)
+        driven = self._by_attempt.get(message.key)
         if driven is not None:
             with self._contained(driven):
-                self._hear(driven, message)
+                self._handle_message(driven, message)
 
-    def _hear(self, driven: DrivenExecution, message: Message) -> None:
+    def _handle_message(self, driven: DrivenExecution, message: Message) -> None:
         stage_id = driven.attempts[message.key]
         if isinstance(message, Ended):
             self._attempt_ended(driven, stage_id, message)
@@ -367,10 +362,10 @@ class Driver:
             driven.execution.log(stage_id, Level(message.level), message.message, message.at, data)
             self._schedule_log_flush(driven)
         else:
-            self._progressed(driven, stage_id, message)
+            self._record_progress(driven, stage_id, message)
 
     def _attempt_ended(self, driven: DrivenExecution, stage_id: str, message: Ended) -> None:
-        del self._keys[message.key]
+        del self._by_attempt[message.key]
         driven.attempt_ended(message.key, stage_id)
         failpoints.point("driver.after_end")
         now = utc_now()
@@ -378,11 +373,11 @@ class Driver:
             driven.execution.stage_completed(stage_id, message.output or {}, now)
         else:
             driven.execution.stage_failed(stage_id, message.error, now)
-            if driven.execution.interrupting:
+            if driven.execution.interrupted:
                 self._end_attempts(driven)
-        self._changed(driven)
+        self._mark_changed(driven)
 
-    def _progressed(self, driven: DrivenExecution, stage_id: str, message: Progress) -> None:
+    def _record_progress(self, driven: DrivenExecution, stage_id: str, message: Progress) -> None:
         now = monotonic()
         if now - driven.progressed.get(stage_id, float("-inf")) < PROGRESS_SECONDS:
             return
@@ -390,7 +385,7 @@ class Driver:
         driven.execution.progress(stage_id, message.fraction, message.message, utc_now())
         self._schedule_log_flush(driven)
 
-    def _time_retries(self, driven: DrivenExecution) -> None:
+    def _start_retry_timers(self, driven: DrivenExecution) -> None:
         """Synchronize the retry timers with the stages that wait for their next attempt."""
         wanted = driven.execution.retries
         for stage_id, (at, timer) in tuple(driven.retries.items()):
@@ -400,22 +395,22 @@ class Driver:
         for stage_id, at in wanted.items():
             if stage_id not in driven.retries:
                 seconds = max(0.0, (at - utc_now()).total_seconds())
-                driven.retries[stage_id] = at, self._later(driven, seconds, partial(self._retry, driven, stage_id))
+                driven.retries[stage_id] = at, self._schedule(driven, seconds, partial(self._retry, driven, stage_id))
 
     def _retry(self, driven: DrivenExecution, stage_id: str) -> None:
         driven.retries.pop(stage_id, None)
         driven.execution.retry(stage_id)
         self._enqueue(driven)
 
-    def _time_out(self, task: Task, seconds: float) -> None:
+    def _time_out_attempt(self, task: Task, seconds: float) -> None:
         message = f"the attempt exceeded its time limit of {seconds:g} s and was killed"
         self._runner.kill(task.key, {"type": "timeout", "message": message, "class": ErrorClass.TIMEOUT.value})
 
-    def _end_overdue(self, driven: DrivenExecution, seconds: float) -> None:
+    def _time_out_execution(self, driven: DrivenExecution, seconds: float) -> None:
         if driven.execution.status is ExecutionStatus.RUNNING:
             driven.execution.time_out(seconds, utc_now())
             self._end_attempts(driven)
-            self._changed(driven)
+            self._mark_changed(driven)
 
     def _end_attempts(self, driven: DrivenExecution) -> None:
         """Cancel the running stages, and kill those that still run after the grace period."""
@@ -424,7 +419,7 @@ class Driver:
             self._runner.cancel(key)
         if keys:
             grace = self._limits.stop_grace
-            self._later(driven, grace, lambda: self._kill(driven, keys, "after the grace period"))
+            self._schedule(driven, grace, lambda: self._kill(driven, keys, "after the grace period"))
 
     def _kill(self, driven: DrivenExecution, keys: Sequence[str], why: str) -> None:
         error = {"type": "stop", "message": f"killed {why}", "class": ErrorClass.CANCELLED.value}
@@ -434,8 +429,8 @@ class Driver:
 
     def _begin_hand_over(self, given: set[str], done: threading.Event) -> None:
         """Kill all attempts. Once they have ended, or after a timeout, revert them and remove the executions."""
-        self._giving_up = True
-        self._line.clear()
+        self._handing_over = True
+        self._queue.clear()
         for driven in self._driven.all():
             driven.execution.prepare_interrupt()
             self._kill(driven, tuple(driven.attempts), "to hand the execution over")
@@ -457,27 +452,27 @@ class Driver:
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
-    def _changed(self, driven: DrivenExecution) -> None:
+    def _mark_changed(self, driven: DrivenExecution) -> None:
         """Write the execution this turn, and queue it if it has ready stages."""
         self._dirty[driven.execution.id] = driven
         if driven.retries or driven.execution.retries:
-            self._time_retries(driven)
+            self._start_retry_timers(driven)
         self._enqueue(driven)
 
     def _enqueue(self, driven: DrivenExecution) -> None:
-        startable = driven.execution.startable and driven.failure is None and not self._giving_up
+        startable = driven.execution.startable and driven.failure is None and not self._handing_over
         if startable and not driven.queued:
             driven.queued = True
-            self._line.append(driven)
+            self._queue.append(driven)
 
     def _schedule_log_flush(self, driven: DrivenExecution) -> None:
         """Write a log line or progress with the next change, or after LOG_FLUSH_SECONDS."""
         if "log" not in driven.timers:
-            driven.timers["log"] = self._later(driven, LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
+            driven.timers["log"] = self._schedule(driven, LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
 
     def _flush_log(self, driven: DrivenExecution) -> None:
         driven.timers.pop("log", None)
-        self._changed(driven)
+        self._mark_changed(driven)
 
     def _forget(self, driven: DrivenExecution) -> None:
         driven.cancel_timers()
@@ -489,7 +484,7 @@ class Driver:
         """Kill the stages of an execution whose state we can no longer write, and remove it."""
         driven.failure = error
         for key in tuple(driven.attempts):
-            self._keys.pop(key, None)
+            self._by_attempt.pop(key, None)
             with suppress(KeyError):  # it may not have started yet
                 self._runner.kill(key, {"type": "lease", "message": str(error), "class": ErrorClass.CANCELLED.value})
         driven.execution.ready.clear()
@@ -499,6 +494,10 @@ class Driver:
         for driven in self._driven.all():
             driven.failure = error
             self._forget(driven)
+
+
+def _failed(error: BaseException) -> StoreError:
+    return StoreError(f"the driver failed: {error!r}")
 
 
 def _closed() -> StoreError:

@@ -1,4 +1,4 @@
-"""The inbox: a thread-safe queue of actions for the driver's event loop."""
+"""The parts of the driver's event loop: the inbox of actions from other threads, timers, and event listeners."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from time import monotonic
 from flexiroaster.model.event import Event
 
 __all__ = ["Inbox", "Listener", "Listeners", "Timer", "Timers"]
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[Sequence[Event]], None]
+"""Called with events that are durable."""
 
 
 class Inbox:
@@ -50,7 +55,6 @@ class Inbox:
                 pass
 
 
-# Timers of the driver's event loop: a heap ordered by due time.
 class Timer:
     """An action that is due at a time of the monotonic clock, unless it is cancelled before."""
 
@@ -66,7 +70,7 @@ class Timer:
 
 
 class Timers:
-    """All timers of one event loop."""
+    """All timers of one event loop, in a heap ordered by due time."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
@@ -104,12 +108,6 @@ class Timers:
         self._sweep_at = max(1024, 2 * len(self._heap))
 
 
-# Event listeners: callbacks for events that are durable.
-logger = logging.getLogger(__name__)
-
-Listener = Callable[[Sequence[Event]], None]
-
-
 class Listeners:
     """Registry of listeners. Any thread may add one; the driver's thread calls them."""
 
@@ -121,7 +119,12 @@ class Listeners:
         """Add a listener. Returns the function that removes it."""
         with self._lock:
             self._listeners = (*self._listeners, listener)
-        return lambda: self._remove(listener)
+
+        def remove() -> None:
+            with self._lock:
+                self._listeners = tuple(each for each in self._listeners if each is not listener)
+
+        return remove
 
     def publish(self, events: Sequence[Event]) -> None:
         """Call all listeners if there are events. An exception in one affects neither the others nor the driver."""
@@ -130,7 +133,3 @@ class Listeners:
                 listener(events)
             except Exception:
                 logger.exception("an event listener failed")
-
-    def _remove(self, listener: Listener) -> None:
-        with self._lock:
-            self._listeners = tuple(each for each in self._listeners if each is not listener)

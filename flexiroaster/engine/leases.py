@@ -84,7 +84,7 @@ class LeaseKeeper:
         lost = {i for i in driven - held if i in self._driver.driven}
         if lost:
             logger.warning("lost the leases of %d executions", len(lost))
-            self._driver.lose(lost, LeaseLostError("the lease has expired"))
+            self._driver.abandon(lost, LeaseLostError("the lease has expired"))
         self._driver.look_for_commands()
         self._renewed(held)
         return True

@@ -31,80 +31,14 @@ from flexiroaster.threads import SupervisedThread, Threads
 
 __all__ = ["Scheduler", "adopt", "restore"]
 
-
-# Restores the state machine of an execution from its rows, for its next driver.
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-def restore(
-    stored: Stored, token: int, at: datetime, watch: Watch | None = None, *, lost_by: str | None = None
-) -> Execution:
-    """Restore the execution as of its last event. Attempts that ran in the lost driver run again.
-
-    `watch` learns the stages that have completed. `lost_by` is the worker whose lease expired, if one did.
-    """
-    execution = Execution(
-        stored.execution_id,
-        stored.pipeline,
-        stored.variables,
-        token=token,
-        seq=stored.last_seq,
-        status=stored.status,
-        started_at=stored.started_at,
-        completed_at=stored.completed_at,
-        error=stored.error,
-        goal=stored.goal,
-        slot=stored.slot,
-        pause_deadline=stored.pause_deadline,
-        overdue=stored.overdue,
-        elapsed=(at - stored.running_since).total_seconds() if stored.running_since else 0.0,
-        watch=watch,
-    )
-    for row in stored.stages:
-        run = execution.stages[row.stage_id]
-        run.status, run.attempt = row.status, row.attempt
-        run.started_at, run.completed_at, run.retry_at = row.started_at, row.completed_at, row.retry_at
-        run.output, run.error, run.is_anomaly = row.output, row.error, row.is_anomaly
-    if watch is not None:
-        _replay_into_watch(watch, execution)
-    execution.recompute_ready_stages()
-    if lost_by is not None:
-        message = f"Execution taken over because the lease of its worker expired: {lost_by}"
-        execution.tell(EventType.EXECUTION_CLAIMED, message, at, Level.WARNING, data={"lost_by": lost_by})
-    _take_back(execution, at)
-    if stored.goal is Goal.ROLLBACK:
-        execution.stopping = "rollback"
-        start_undo_when_idle(execution, at)
-    elif stored.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED}:
-        execution.cancel_unstarted_if_ending(at)
-    return execution
-
-
-def _replay_into_watch(watch: Watch, execution: Execution) -> None:
-    ended = [end for run in execution.stages.values() if (end := run.end()) is not None]
-    for end in sorted(ended, key=lambda end: execution.stages[end.stage_id].completed_at or _NEVER):
-        watch.stage_completed(end)
-    watch.abnormal = any(run.is_anomaly for run in execution.stages.values())
-
-
-def _take_back(execution: Execution, at: datetime) -> None:
-    """Revert the attempts of the former driver: their results are unknown, so they do not count."""
-    for stage_id, run in execution.stages.items():
-        if run.status is not StageStatus.RUNNING:
-            continue
-        run.interrupt()
-        execution.touch(stage_id)
-        message = f"Stage will run again because its worker was lost: {run.stage.title}"
-        execution.tell(EventType.STAGE_INTERRUPTED, message, at, Level.WARNING, stage_id)
-        execution.ready.append(stage_id)
-
-
 logger = logging.getLogger(__name__)
 
 MAX_CLAIMS = 3
 """Number of driver losses without progress in between after which an execution fails permanently."""
 
-_AWAY = (StoreError, SQLAlchemyError, OSError, MemoryError)
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+_ENVIRONMENT_ERRORS = (StoreError, SQLAlchemyError, OSError, MemoryError)
 """Errors of the environment, which do not mean that the execution itself is unreadable."""
 
 
@@ -170,21 +104,21 @@ class Scheduler:
         """Claim, then wait if there is no more work; return whether to continue."""
         if self._closed.is_set() or not self._driver.alive:
             return False
-        if not self._take():
+        if not self._claim_and_adopt():
             self._woken.wait(self._poll)
         self._woken.clear()
         return True
 
-    def _take(self) -> bool:
+    def _claim_and_adopt(self) -> bool:
         """Claim up to the free capacity; return whether there may be more work. Raises StoreError."""
         self._give_back_unused()
-        room = self._capacity - len(self._driver.driven)
-        if room <= 0:
+        free = self._capacity - len(self._driver.driven)
+        if free <= 0:
             return False
-        claims = list(self._claim(room, False))
+        claims = self._claim(free, False)
         self._unused.extend(claims)
         try:
-            if len(claims) < room and self._driver.suspects == 0:
+            if len(claims) < free and self._driver.suspects == 0:
                 self._unused.extend(self._claim(1, True))
             while self._unused:
                 self._failed = self._unused[0].execution_id
@@ -195,7 +129,7 @@ class Scheduler:
             with suppress(StoreError):  # retried before the next claim
                 self._give_back_unused()
             raise
-        return len(claims) == room
+        return len(claims) == free
 
     def _give_back_unused(self) -> None:
         """Revert claims that were not adopted: they do not count, and other workers can claim them at once."""
@@ -233,19 +167,17 @@ def adopt(
     at, last = utc_now(), claim.claims >= MAX_CLAIMS
     try:
         stored = load(claim.execution_id)
-        execution = _restored(stored, claim, at, watch)
-    except _AWAY:
+        execution = _restore_watched(stored, claim, at, watch)
+    except _ENVIRONMENT_ERRORS:
         raise
     except Exception as error:  # a row of another release, or a damaged row, can contain any value
         if not last or outline is None:
-            raise _left(claim, error) from error
+            raise _left_to_others(claim, error) from error
         stored = outline(claim.execution_id)
-        execution = _sealed(stored, claim, at, error)
+        execution = _restore_unreadable(stored, claim, at, error)
         logger.error("execution %s cannot be driven: %s", claim.execution_id, execution.unreadable_reason)  # noqa: TRY400 - the message has the cause
-    if (
-        not last
-        and (missing := _missing_operator(execution, {command.kind for command in stored.commands})) is not None
-    ):
+    missing = None if last else _missing_operator(execution, {command.kind for command in stored.commands})
+    if missing is not None:
         raise NotAllowedError(f"Execution {claim.execution_id} is left to other workers: {missing}")
     execution.suspect = claim.claims > SUSPECT
     failpoints.point("scheduler.after_restore")
@@ -254,36 +186,11 @@ def adopt(
     driver.submit(execution, stored.commands, waits=stored.queued)
 
 
-def _restored(
-    stored: Stored, claim: Claim, at: datetime, watch: Callable[[Stored], Watch | None] = lambda _: None
-) -> Execution:
-    """Restore the execution; without a watch if only the safety engine's data is unreadable."""
-    try:
-        return restore(stored, claim.token, at, watch(stored), lost_by=claim.lost_by)
-    except _AWAY:
-        raise
-    except Exception:
-        execution = restore(stored, claim.token, at, lost_by=claim.lost_by)
-        logger.exception("execution %s runs without the safety engine", claim.execution_id)
-        return execution
-
-
-def _sealed(stored: Stored, claim: Claim, at: datetime, error: Exception) -> Execution:
-    """Seal an execution that has only an outline. Raises NotAllowedError if the outline is invalid, too."""
-    try:
-        execution = restore(replace(stored, goal=Goal.RUN), claim.token, at, lost_by=claim.lost_by)
-        execution.goal = stored.goal
-        execution.seal(_unreadable(stored, error), at)
-    except Exception as failed:
-        raise _left(claim, failed) from failed
-    return execution
-
-
-def _missing_operator(execution: Execution, asked: Collection[CommandKind]) -> str | None:
+def _missing_operator(execution: Execution, commands: Collection[CommandKind]) -> str | None:
     """Describe the first stage to run, or undo, whose operator this worker does not have; None if all exist."""
-    if CommandKind.STOP in asked:  # a stop needs no operator
+    if CommandKind.STOP in commands:  # a stop needs no operator
         return None
-    undoes = execution.goal is Goal.ROLLBACK or CommandKind.ROLLBACK in asked
+    undoes = execution.goal is Goal.ROLLBACK or CommandKind.ROLLBACK in commands
     for run in execution.stages.values():
         if undoes or run.status is not StageStatus.COMPLETED:
             try:
@@ -293,14 +200,101 @@ def _missing_operator(execution: Execution, asked: Collection[CommandKind]) -> s
     return None
 
 
-def _left(claim: Claim, error: Exception) -> FlexiRoasterError:
+def _left_to_others(claim: Claim, error: Exception) -> FlexiRoasterError:
     if isinstance(error, FlexiRoasterError):
         return error
     return NotAllowedError(f"The stored data of execution {claim.execution_id} cannot be read: {error!r}")
 
 
-def _unreadable(stored: Stored, error: Exception) -> str:
-    if isinstance(error, FlexiRoasterError):  # its message has the pipeline and revision
-        return error.message
-    where = f"pipeline {stored.pipeline.id!r} at revision {stored.revision}"
-    return f"the stored execution of {where} cannot be read: {error!r}"
+# --- restoring ---------------------------------------------------------------------------------------------------
+
+
+def _restore_watched(stored: Stored, claim: Claim, at: datetime, watch: Callable[[Stored], Watch | None]) -> Execution:
+    """Restore the execution; without a watch if only the safety engine's data is unreadable."""
+    try:
+        return restore(stored, claim.token, at, watch(stored), lost_by=claim.lost_by)
+    except _ENVIRONMENT_ERRORS:
+        raise
+    except Exception:
+        execution = restore(stored, claim.token, at, lost_by=claim.lost_by)
+        logger.exception("execution %s runs without the safety engine", claim.execution_id)
+        return execution
+
+
+def _restore_unreadable(stored: Stored, claim: Claim, at: datetime, error: Exception) -> Execution:
+    """Fail an execution that has only an outline. Raises NotAllowedError if the outline is invalid, too."""
+    try:
+        execution = restore(replace(stored, goal=Goal.RUN), claim.token, at, lost_by=claim.lost_by)
+        execution.goal = stored.goal
+        if isinstance(error, FlexiRoasterError):  # its message has the pipeline and revision
+            reason = error.message
+        else:
+            where = f"pipeline {stored.pipeline.id!r} at revision {stored.revision}"
+            reason = f"the stored execution of {where} cannot be read: {error!r}"
+        execution.fail_unreadable(reason, at)
+    except Exception as failed:
+        raise _left_to_others(claim, failed) from failed
+    return execution
+
+
+def restore(
+    stored: Stored, token: int, at: datetime, watch: Watch | None = None, *, lost_by: str | None = None
+) -> Execution:
+    """Restore the execution as of its last event. Attempts that ran in the lost driver run again.
+
+    `watch` learns the stages that have completed. `lost_by` is the worker whose lease expired, if one did.
+    """
+    execution = Execution(
+        stored.execution_id,
+        stored.pipeline,
+        stored.variables,
+        token=token,
+        seq=stored.last_seq,
+        status=stored.status,
+        started_at=stored.started_at,
+        completed_at=stored.completed_at,
+        error=stored.error,
+        goal=stored.goal,
+        slot=stored.slot,
+        pause_deadline=stored.pause_deadline,
+        overdue=stored.overdue,
+        elapsed=(at - stored.running_since).total_seconds() if stored.running_since else 0.0,
+        watch=watch,
+    )
+    for row in stored.stages:
+        run = execution.stages[row.stage_id]
+        run.status, run.attempt = row.status, row.attempt
+        run.started_at, run.completed_at, run.retry_at = row.started_at, row.completed_at, row.retry_at
+        run.output, run.error, run.is_anomaly = row.output, row.error, row.is_anomaly
+    if watch is not None:
+        _replay_into_watch(watch, execution)
+    execution.recompute_ready_stages()
+    if lost_by is not None:
+        message = f"Execution taken over because the lease of its worker expired: {lost_by}"
+        execution.record_event(EventType.EXECUTION_CLAIMED, message, at, Level.WARNING, data={"lost_by": lost_by})
+    _revert_running_attempts(execution, at)
+    if stored.goal is Goal.ROLLBACK:
+        execution.stopping = "rollback"
+        start_undo_when_idle(execution, at)
+    elif stored.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED}:
+        execution.cancel_unstarted_if_ending(at)
+    return execution
+
+
+def _replay_into_watch(watch: Watch, execution: Execution) -> None:
+    ended = [end for run in execution.stages.values() if (end := run.end()) is not None]
+    for end in sorted(ended, key=lambda end: execution.stages[end.stage_id].completed_at or _NEVER):
+        watch.stage_completed(end)
+    watch.abnormal = any(run.is_anomaly for run in execution.stages.values())
+
+
+def _revert_running_attempts(execution: Execution, at: datetime) -> None:
+    """Revert the attempts of the former driver: their results are unknown, so they do not count."""
+    for stage_id, run in execution.stages.items():
+        if run.status is not StageStatus.RUNNING:
+            continue
+        run.interrupt()
+        execution.mark_changed(stage_id)
+        message = f"Stage will run again because its worker was lost: {run.stage.title}"
+        execution.record_event(EventType.STAGE_INTERRUPTED, message, at, Level.WARNING, stage_id)
+        execution.ready.append(stage_id)

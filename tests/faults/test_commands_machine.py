@@ -27,7 +27,6 @@ from sqlalchemy.engine import make_url
 
 from flexiroaster.config import load_settings
 from flexiroaster.engine.scheduler import restore
-from flexiroaster.engine.state_machine.commands import apply_command
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import ErrorClass, NotAllowedError
 from flexiroaster.model.command import CommandKind
@@ -156,7 +155,7 @@ class Commands(RuleBasedStateMachine):
         assert self.driven is not None
         if unwritten and self.driven.startable:
             self.driven.start_next(utc_now())
-            if (transition := self.driven.take()) is not None:
+            if (transition := self.driven.collect_transition()) is not None:
                 self.stale.append(transition)
         self._forget()
         self._expire()
@@ -286,7 +285,7 @@ class Commands(RuleBasedStateMachine):
         found = restore(stored, self.driven.token, utc_now(), Watch(rules=self.rules))
         for command in stored.commands:  # a stop is handled only when it is over
             if command.id in self.seen:
-                apply_command(found, command, utc_now())
+                found.apply_command(command, utc_now())
         if found.overdue:
             found.end_pause(utc_now())
         left = deepcopy(self.driven)
@@ -343,7 +342,7 @@ class Commands(RuleBasedStateMachine):
         for command in pending:
             if command.id not in self.seen:
                 self.seen.add(command.id)
-                apply_command(self.driven, command, utc_now())
+                self.driven.apply_command(command, utc_now())
                 if command.id not in [number for number, outcome in self.driven.handled if outcome != "done"]:
                     self.model.carried_out(command.kind)
 
@@ -359,7 +358,7 @@ class Commands(RuleBasedStateMachine):
 
     def _commit(self) -> None:
         assert self.driven is not None
-        transition = self.driven.take()
+        transition = self.driven.collect_transition()
         if transition is None:
             return
         assert self.id in self.installation.journal.apply([transition]), "it did not land"

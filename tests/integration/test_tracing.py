@@ -159,7 +159,7 @@ def starts(installation: Installation, execution_id: str) -> list[int]:
 
 def lose(installation: Installation, execution_id: str) -> None:
     """Drive it no longer, without a word: as if the process had died."""
-    installation.driver.lose([execution_id], LeaseLostError("lost"))
+    installation.driver.abandon([execution_id], LeaseLostError("lost"))
     eventually(lambda: execution_id not in installation.driver.driven)
     leases.release(installation.database, installation.owner, [execution_id])
 

@@ -2,7 +2,7 @@
 
 It does no I/O and reads no clock, so every path can be tested. The driver calls the method of each event (`begin`,
 `stage_completed`, `stop`, ...), asks for stages to start while processes are free (`start_next`), and then collects
-all changes since the last call as one `Transition` (`take`).
+all changes since the last call as one `Transition` (`collect_transition`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,20 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from flexiroaster.engine.state_machine.failure_policy import after_anomaly, after_failure, record_failure_while_failing
-from flexiroaster.engine.state_machine.rollback import start_undo, start_undo_when_idle, undo_completed, undo_failed
-from flexiroaster.engine.state_machine.state import StageRun
-from flexiroaster.engine.state_machine.transitions import ExecutionTransitions, to_the_second
+from flexiroaster.engine.state_machine.failure_policy import after_anomaly, after_failure, record_failure
+from flexiroaster.engine.state_machine.rollback import (
+    begin_rollback,
+    start_undo,
+    start_undo_when_idle,
+    undo_completed,
+    undo_failed,
+)
+from flexiroaster.engine.state_machine.state import ExecutionState, StageRun, to_the_second
 from flexiroaster.errors import ErrorClass
-from flexiroaster.model import pipeline
+from flexiroaster.model.command import ALLOWED, Command, CommandKind
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import STAGE_ENDED, TERMINAL, ExecutionStatus, Goal, StageStatus
+from flexiroaster.model.pipeline import downstream
 from flexiroaster.safety.anomaly.alarms import AnomalyKind
 from flexiroaster.workers.protocol import Task
 
@@ -30,7 +36,7 @@ LATE_MARGIN_SECONDS = 0.01
 """Margin beyond the limit, so that one check is enough."""
 
 
-class Execution(ExecutionTransitions):
+class Execution(ExecutionState):
     """An execution that this process drives, as of its last event (`seq`)."""
 
     __slots__ = ()
@@ -41,7 +47,7 @@ class Execution(ExecutionTransitions):
         """Start the execution: the stages without dependencies become ready."""
         self.move(ExecutionStatus.RUNNING)
         self.started_at = at
-        self.tell(EventType.EXECUTION_STARTED, f"Execution started: {self.pipeline.name}", at)
+        self.record_event(EventType.EXECUTION_STARTED, f"Execution started: {self.pipeline.name}", at)
         self.recompute_ready_stages()
 
     def begin_if_pending(self, at: datetime) -> None:
@@ -49,7 +55,7 @@ class Execution(ExecutionTransitions):
         if self.status is ExecutionStatus.PENDING and not self.waits:
             self.begin(at)
         elif self.ended and not self.changed:
-            self.tell(EventType.EXECUTION_RELEASED, "Nothing to do yet", at)
+            self.record_event(EventType.EXECUTION_RELEASED, "Nothing to do yet", at)
 
     def start_next(self, at: datetime) -> Task | None:
         """Start the next ready stage (in a rollback: undo the next one) and return its task; None if none can start."""
@@ -94,12 +100,10 @@ class Execution(ExecutionTransitions):
         self.completed += 1
         self.progressed, self.suspect = True, False
         rows = output.get("rows")
-        told = "" if rows is None else f", {rows:,} rows"
-        self.record_stage_event(
-            run, EventType.STAGE_COMPLETED, f"Stage completed: {run.stage.title}{told}", at, data=output
-        )
+        message = f"Stage completed: {run.stage.title}{'' if rows is None else f', {rows:,} rows'}"
+        self.record_stage_event(run, EventType.STAGE_COMPLETED, message, at, data=output)
         self._check_anomalies(run, at)
-        self.release_followers(run, at)
+        self.release_dependents(run, at)
         start_undo_when_idle(self, at)
 
     def stage_failed(self, stage_id: str, error: dict[str, Any], at: datetime) -> None:
@@ -114,12 +118,40 @@ class Execution(ExecutionTransitions):
         run.error = error
         if self.stopping is not None:
             self.cancel_stage(run, at)
-            self.settle(at)
+            self.end_if_done(at)
             start_undo_when_idle(self, at)
         elif self.error is not None:
-            record_failure_while_failing(self, run, error, at)
+            record_failure(self, run, {"error": error}, at)
+            self.release_dependents(run, at)
         else:
             after_failure(self, run, error, at)
+
+    def _end_attempt(self, stage_id: str, at: datetime) -> StageRun:
+        self.interrupted.discard(stage_id)
+        run = self.stages[stage_id]
+        run.completed_at = at
+        return run
+
+    def _attempt_interrupted(self, stage_id: str, at: datetime) -> None:
+        """Revert an attempt that we ended: it does not count, and the stage is ready again."""
+        self.interrupted.discard(stage_id)
+        run = self.stages[stage_id]
+        run.interrupt()
+        message = f"Stage interrupted, will run again: {run.stage.title}"
+        self.record_stage_event(run, EventType.STAGE_INTERRUPTED, message, at, Level.WARNING)
+        self.ready.appendleft(stage_id)
+        if self.stopping is not None or self.error is not None:
+            self.cancel_unstarted(at)
+            self.end_if_done(at)
+            start_undo_when_idle(self, at)
+
+    def _check_anomalies(self, run: StageRun, at: datetime) -> None:
+        """Flag the anomalies of a completed stage; its lateness may already have been reported."""
+        if self.watch is None or not self.watch.looks or (end := run.end()) is None:
+            return
+        for found in self.watch.stage_completed(end):
+            if found.kind is not AnomalyKind.LATE or not run.is_anomaly:
+                after_anomaly(self, run, found, at)
 
     def check_late(self, stage_id: str, at: datetime) -> float | None:
         """Flag a stage that runs too long. Returns the seconds until the next check, or None if none is needed."""
@@ -144,14 +176,63 @@ class Execution(ExecutionTransitions):
     def log(self, stage_id: str, level: Level, message: str, at: datetime, data: dict[str, Any] | None = None) -> None:
         """Record a log line of a stage."""
         run = self.stages[stage_id]
-        self.tell(EventType.STAGE_LOG, message, at, level, stage_id, data, run.attempt or None)
+        self.record_event(EventType.STAGE_LOG, message, at, level, stage_id, data, run.attempt or None)
 
     def progress(self, stage_id: str, fraction: float | None, message: str, at: datetime) -> None:
         """Record the progress of a stage (`fraction` is 0..1)."""
         run = self.stages[stage_id]
-        told = message or (f"{fraction:.0%}" if fraction is not None else "")
+        message = message or (f"{fraction:.0%}" if fraction is not None else "")
         data = {"fraction": fraction}
-        self.tell(EventType.STAGE_PROGRESS, told, at, Level.DEBUG, stage_id, data, run.attempt or None)
+        self.record_event(EventType.STAGE_PROGRESS, message, at, Level.DEBUG, stage_id, data, run.attempt or None)
+
+    # --- commands ----------------------------------------------------------------------------------------------
+
+    def apply_command(self, command: Command, at: datetime) -> bool:
+        """Apply a command; return whether the running attempts must be ended.
+
+        A command that the current state no longer allows is refused, with an event. A stop counts as handled once the
+        execution has ended, so it survives a crash before that.
+        """
+        if command.slot is not None:  # taken when the command was stored; this driver may not know it
+            self.slot = command.slot
+        reason = command.reason
+        if (refusal := self._refusal(command.kind)) is not None:
+            self.handled.append((command.id, refusal))
+            self.record_event(EventType.COMMAND_REFUSED, refusal, at, Level.WARNING)
+            return False
+        if command.kind is CommandKind.STOP:
+            self.stop_commands.append(command.id)
+            self.stop(reason, at)
+            return True
+        self.handled.append((command.id, "done"))
+        match command.kind:
+            case CommandKind.PAUSE:
+                interrupt = command.arguments.get("mode") == "interrupt"
+                self.pause(reason, at, interrupt=interrupt, deadline=command.deadline)
+                return interrupt
+            case CommandKind.RESUME:
+                self.resume(reason, at, command.skip)
+            case CommandKind.RETRY:
+                self.retry_failed(reason, at, command.skip)
+            case CommandKind.ROLLBACK:
+                running = self.status is ExecutionStatus.PAUSED
+                begin_rollback(self, reason, at)
+                return running
+        return False
+
+    def _refusal(self, kind: CommandKind) -> str | None:
+        """The reason why the current state does not allow the command, or None."""
+        message = f"Cannot {kind} execution with status: {self.status}"
+        if self.unreadable_reason is not None:
+            return f"{message}; {self.unreadable_reason}"
+        if self.status not in ALLOWED[kind] or self.goal is Goal.ROLLBACK:
+            return message
+        if kind is CommandKind.RETRY:
+            if any(run.status is S.ROLLED_BACK for run in self.stages.values()):
+                return f"{message}; some of its stages were undone"
+            if self.pipeline.concurrency is not None and self.slot is None:
+                return f"{message}; its pipeline is already running"
+        return None
 
     def stop(self, reason: str, at: datetime) -> None:
         """Stop the execution: no stage starts any more, and it is cancelled once the last running stage has ended."""
@@ -159,9 +240,9 @@ class Execution(ExecutionTransitions):
             return
         self.stopping = reason
         self.fail_held_stages()
-        self.tell(EventType.EXECUTION_STOPPING, f"Stopping: {reason}", at, Level.WARNING)
+        self.record_event(EventType.EXECUTION_STOPPING, f"Stopping: {reason}", at, Level.WARNING)
         self.cancel_unstarted(at)
-        self.settle(at)
+        self.end_if_done(at)
 
     def time_out(self, seconds: float, at: datetime) -> None:
         """End an execution that exceeded its time limit: it fails once the running stages have ended."""
@@ -182,21 +263,22 @@ class Execution(ExecutionTransitions):
 
         The failed stages that it was paused for run again, except the stages in `skip`.
         """
-        held = self.held
+        failed = self.stages_awaiting_decision
         self.move(ExecutionStatus.RUNNING)
         self.started_at = self.started_at or at
-        again = [run.stage.id for run in held if run.stage.id not in skip]
-        told = f"; rerunning: {', '.join(again)}" if again else ""
-        self.tell(EventType.EXECUTION_RESUMED, f"Execution resumed: {reason}{told}", at, data={"again": again})
-        for run in held:
+        again = [run.stage.id for run in failed if run.stage.id not in skip]
+        rerunning = f"; rerunning: {', '.join(again)}" if again else ""
+        message = f"Execution resumed: {reason}{rerunning}"
+        self.record_event(EventType.EXECUTION_RESUMED, message, at, data={"again": again})
+        for run in failed:
             self.unfinished_count += 1
             if run.stage.id in skip:
                 self.skip(run, "requested by a user", at)
-                self.release_followers(run, at)
+                self.release_dependents(run, at)
             else:
                 self._reset_stage(run)
                 self.ready.append(run.stage.id)
-        self.settle(at)
+        self.end_if_done(at)
 
     def retry_failed(self, reason: str, at: datetime, skip: Collection[str] = ()) -> None:
         """Run failed, cancelled and skipped stages again with fresh attempts.
@@ -207,29 +289,31 @@ class Execution(ExecutionTransitions):
         self.error = self.completed_at = self.stopping = None
         skipped = [i for i in skip if i in self.stages and self.stages[i].status is S.FAILED]
         edges = self.pipeline.dependencies()
-        left = {*skipped, *(i for stage_id in skipped for i in pipeline.downstream(edges, stage_id))}
+        left = {*skipped, *(i for stage_id in skipped for i in downstream(edges, stage_id))}
         ended = {S.FAILED, S.CANCELLED, S.SKIPPED}
         again = [i for i, run in self.stages.items() if run.status in ended and i not in left]
-        told = f"Execution retried: {reason}; rerunning: {', '.join(again)}"
-        self.tell(EventType.EXECUTION_RETRIED, told, at, data={"again": again})
+        message = f"Execution retried: {reason}; rerunning: {', '.join(again)}"
+        self.record_event(EventType.EXECUTION_RETRIED, message, at, data={"again": again})
         for stage_id in skipped:
             self.skip(self.stages[stage_id], "requested by a user", at)
         for stage_id in again:
             self._reset_stage(self.stages[stage_id])
         self.recompute_ready_stages()
-        self.settle(at)
+        self.end_if_done(at)
 
     def _reset_stage(self, run: StageRun) -> None:
         run.reset()
-        self.touch(run.stage.id)
+        self.mark_changed(run.stage.id)
+
+    # --- hand-over, recovery and permanent failure -------------------------------------------------------------
 
     def interrupt(self, at: datetime) -> None:
         """Hand the execution over: its running attempts are reverted and run again in another worker."""
         for stage_id in self.running:
             self._attempt_interrupted(stage_id, at)
-        self.tell(EventType.EXECUTION_RELEASED, "Handed over to another worker", at)
+        self.record_event(EventType.EXECUTION_RELEASED, "Handed over to another worker", at)
 
-    def seal(self, reason: str, at: datetime) -> None:
+    def fail_unreadable(self, reason: str, at: datetime) -> None:
         """Fail an execution permanently because its stored data is unreadable.
 
         An ended execution keeps its state unless it was being rolled back. From now on every command is refused.
@@ -241,7 +325,7 @@ class Execution(ExecutionTransitions):
                 self.error = {"message": reason, "class": ErrorClass.CONFIGURATION.value, "stage_id": None}
                 if self.status is not ExecutionStatus.FAILED:
                     self.move(ExecutionStatus.FAILED)
-                self.tell(EventType.ROLLBACK_FAILED, f"Rollback failed: {reason}", at, Level.ERROR)
+                self.record_event(EventType.ROLLBACK_FAILED, f"Rollback failed: {reason}", at, Level.ERROR)
         if self.status not in TERMINAL:
             self.fail_permanently(reason, at, ErrorClass.CONFIGURATION)
 
@@ -256,7 +340,7 @@ class Execution(ExecutionTransitions):
         """Cancel the stages that have not started if the execution is failing or stopping."""
         if self.error is not None or self.stopping is not None:
             self.cancel_unstarted(at)
-            self.settle(at)
+            self.end_if_done(at)
 
     def recompute_ready_stages(self) -> None:
         """Recompute the ready stages from the states of all stages."""
@@ -270,32 +354,3 @@ class Execution(ExecutionTransitions):
                 self.ready.append(stage_id)
             elif run.status is S.WAITING and run.retry_at is not None:
                 self.retries[stage_id] = run.retry_at
-
-    def _check_anomalies(self, run: StageRun, at: datetime) -> None:
-        """Flag the anomalies of a completed stage; its lateness may already have been reported."""
-        if self.watch is None or not self.watch.looks or (end := run.end()) is None:
-            return
-        for found in self.watch.stage_completed(end):
-            if found.kind is not AnomalyKind.LATE or not run.is_anomaly:
-                after_anomaly(self, run, found, at)
-
-    # --- helpers -------------------------------------------------------------------------------------------------
-
-    def _end_attempt(self, stage_id: str, at: datetime) -> StageRun:
-        self.interrupted.discard(stage_id)
-        run = self.stages[stage_id]
-        run.completed_at = at
-        return run
-
-    def _attempt_interrupted(self, stage_id: str, at: datetime) -> None:
-        """Revert an attempt that we ended: it does not count, and the stage is ready again."""
-        self.interrupted.discard(stage_id)
-        run = self.stages[stage_id]
-        run.interrupt()
-        message = f"Stage interrupted, will run again: {run.stage.title}"
-        self.record_stage_event(run, EventType.STAGE_INTERRUPTED, message, at, Level.WARNING)
-        self.ready.appendleft(stage_id)
-        if self.stopping is not None or self.error is not None:
-            self.cancel_unstarted(at)
-            self.settle(at)
-            start_undo_when_idle(self, at)

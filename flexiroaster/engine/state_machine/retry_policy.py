@@ -7,12 +7,12 @@ import random
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.pipeline import Stage
 
-__all__ = ["backoff", "worth_retrying"]
+__all__ = ["backoff", "may_retry"]
 
 _RNG = random.Random()  # noqa: S311 - spreads load, not used for security
 
 
-def worth_retrying(stage: Stage, error_class: ErrorClass, attempt: int) -> bool:
+def may_retry(stage: Stage, error_class: ErrorClass, attempt: int) -> bool:
     """Whether to retry after attempt number `attempt` (from 1) failed with this error class."""
     return error_class in stage.retry_on and attempt <= (stage.max_retries or 0)
 

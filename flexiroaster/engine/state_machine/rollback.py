@@ -10,9 +10,8 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flexiroaster.engine.state_machine.retry_policy import backoff, worth_retrying
-from flexiroaster.engine.state_machine.state import Rollback, StageRun
-from flexiroaster.engine.state_machine.transitions import ExecutionTransitions
+from flexiroaster.engine.state_machine.retry_policy import backoff, may_retry
+from flexiroaster.engine.state_machine.state import ExecutionState, Rollback, StageRun
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.event import EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
@@ -24,18 +23,18 @@ _UNDOABLE = frozenset({StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CA
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-def begin_rollback(execution: ExecutionTransitions, reason: str, at: datetime) -> None:
+def begin_rollback(execution: ExecutionState, reason: str, at: datetime) -> None:
     """Start a rollback: cancel unfinished stages first, then undo the effects of the stages."""
     execution.goal = Goal.ROLLBACK
     execution.stopping = execution.stopping or reason
     execution.fail_held_stages()
     execution.prepare_interrupt()
     execution.cancel_unstarted(at)
-    execution.tell(EventType.ROLLBACK_STARTED, f"Rollback started: {reason}", at, Level.WARNING)
+    execution.record_event(EventType.ROLLBACK_STARTED, f"Rollback started: {reason}", at, Level.WARNING)
     start_undo_when_idle(execution, at)
 
 
-def start_undo_when_idle(execution: ExecutionTransitions, at: datetime) -> None:
+def start_undo_when_idle(execution: ExecutionState, at: datetime) -> None:
     """Start undoing once no stage runs any more: a stage that just ended may have had an effect."""
     if execution.goal is Goal.ROLLBACK and execution.rollback is None and not execution.running:
         execution.cancel_unstarted(at)
@@ -43,7 +42,7 @@ def start_undo_when_idle(execution: ExecutionTransitions, at: datetime) -> None:
         _finish_if_done(execution, at)
 
 
-def stages_to_undo(execution: ExecutionTransitions) -> Rollback:
+def stages_to_undo(execution: ExecutionState) -> Rollback:
     """Collect the stages to undo, last started first: every output stage that was ever started.
 
     A failed or cancelled stage may have had an effect without reporting it; its undo finds out.
@@ -58,7 +57,7 @@ def stages_to_undo(execution: ExecutionTransitions) -> Rollback:
     return Rollback(deque(run.stage.id for run in began))
 
 
-def start_undo(execution: ExecutionTransitions, rollback: Rollback, at: datetime) -> StageRun:
+def start_undo(execution: ExecutionState, rollback: Rollback, at: datetime) -> StageRun:
     """Start to undo the next stage and return it."""
     run = execution.stages[rollback.todo[0]]
     rollback.attempt += 1
@@ -66,22 +65,22 @@ def start_undo(execution: ExecutionTransitions, rollback: Rollback, at: datetime
     _wait_until(execution, run, None)
     again = f" (attempt {rollback.attempt})" if rollback.attempt > 1 else ""
     message = f"Undoing stage: {run.stage.title}{again}"
-    execution.tell(EventType.STAGE_UNDOING, message, at, stage_id=run.stage.id)
+    execution.record_event(EventType.STAGE_UNDOING, message, at, stage_id=run.stage.id)
     return run
 
 
-def undo_completed(execution: ExecutionTransitions, rollback: Rollback, message: str, at: datetime) -> None:
+def undo_completed(execution: ExecutionState, rollback: Rollback, message: str, at: datetime) -> None:
     """Record that the stage's effect is undone."""
     stage_id = rollback.next()
     run = execution.stages[stage_id]
     execution.completed -= run.status is StageStatus.COMPLETED
     run.move(StageStatus.ROLLED_BACK)
-    execution.touch(stage_id)
-    execution.tell(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
+    execution.mark_changed(stage_id)
+    execution.record_event(EventType.STAGE_UNDONE, f"Stage undone: {run.stage.title}: {message}", at, stage_id=stage_id)
     _finish_if_done(execution, at)
 
 
-def undo_failed(execution: ExecutionTransitions, rollback: Rollback, error: dict[str, Any], at: datetime) -> None:
+def undo_failed(execution: ExecutionState, rollback: Rollback, error: dict[str, Any], at: datetime) -> None:
     """Process a failed undo: schedule a retry, or leave the stage for manual undo."""
     stage_id = rollback.todo[0]
     run = execution.stages[stage_id]
@@ -89,33 +88,33 @@ def undo_failed(execution: ExecutionTransitions, rollback: Rollback, error: dict
     if rollback.interrupted:  # it starts again and does not count
         rollback.interrupted, rollback.attempt = False, rollback.attempt - 1
         return
-    data = {"error": error}
-    if worth_retrying(run.stage, ErrorClass(error["class"]), rollback.attempt):
+    data: dict[str, Any] = {"error": error}
+    if may_retry(run.stage, ErrorClass(error["class"]), rollback.attempt):
         delay = backoff(run.stage, rollback.attempt, retry_after=error.get("retry_after"))
         _wait_until(execution, run, at + timedelta(seconds=delay))
         message = f"Undoing stage failed, next attempt in {delay:.1f} s: {run.stage.title}: {error['message']}"
-        told = {**data, "delay": delay}
-        execution.tell(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, told)
+        data["delay"] = delay
+        execution.record_event(EventType.STAGE_UNDO_FAILED, message, at, Level.WARNING, stage_id, data)
         return
     message = f"Undoing stage failed: {run.stage.title}: {error['message']}"
     rollback.next()
     rollback.left.append({"stage_id": stage_id, "message": error["message"]})
-    execution.tell(EventType.STAGE_UNDO_FAILED, f"{message}; undo it manually", at, Level.ERROR, stage_id, data)
+    execution.record_event(EventType.STAGE_UNDO_FAILED, f"{message}; undo it manually", at, Level.ERROR, stage_id, data)
     _finish_if_done(execution, at)
 
 
-def _wait_until(execution: ExecutionTransitions, run: StageRun, at: datetime | None) -> None:
+def _wait_until(execution: ExecutionState, run: StageRun, at: datetime | None) -> None:
     """Set the time of the next undo; None means now."""
     if at is not None:
         execution.retries[run.stage.id] = at
     if run.retry_at != at:
         run.retry_at = at
-        execution.touch(run.stage.id)
+        execution.mark_changed(run.stage.id)
 
 
-def _finish_if_done(execution: ExecutionTransitions, at: datetime) -> None:
+def _finish_if_done(execution: ExecutionState, at: datetime) -> None:
     """End the rollback once no stage is left to undo; the execution fails if an undo failed."""
-    if execution.rollback is None or not execution.rollback.finished or execution.running:
+    if execution.rollback is None or execution.rollback.todo or execution.running:
         return
     left, execution.rollback, execution.goal = execution.rollback.left, None, Goal.RUN
     execution.completed_at = execution.completed_at or at
@@ -123,10 +122,10 @@ def _finish_if_done(execution: ExecutionTransitions, at: datetime) -> None:
         if "left" in (execution.error or {}):  # error of an earlier rollback, which is now done
             execution.error = None
         execution.move(ExecutionStatus.ROLLED_BACK)
-        execution.tell(EventType.ROLLBACK_COMPLETED, "Rolled back: every effect is undone", at, Level.WARNING)
+        execution.record_event(EventType.ROLLBACK_COMPLETED, "Rolled back: every effect is undone", at, Level.WARNING)
         return
-    told = "; ".join(f"stage {item['stage_id']!r}: {item['message']}" for item in left)
-    message = f"The rollback is incomplete; undo manually: {told}"
+    manual = "; ".join(f"stage {item['stage_id']!r}: {item['message']}" for item in left)
+    message = f"The rollback is incomplete; undo manually: {manual}"
     execution.error = {
         "message": message,
         "class": ErrorClass.UNKNOWN.value,
@@ -135,4 +134,4 @@ def _finish_if_done(execution: ExecutionTransitions, at: datetime) -> None:
     }
     if execution.status is not ExecutionStatus.FAILED:
         execution.move(ExecutionStatus.FAILED)
-    execution.tell(EventType.ROLLBACK_FAILED, message, at, Level.ERROR)
+    execution.record_event(EventType.ROLLBACK_FAILED, message, at, Level.ERROR)

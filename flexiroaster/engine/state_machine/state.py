@@ -1,7 +1,6 @@
-"""Execution state: the state of one execution and its unwritten changes (events, stages, decisions, commands).
+"""The state of one execution and of its stages, and the transitions that events, the failure policy and rollback share.
 
-`Execution` implements the transitions. This base class stores the state, answers questions about it and collects the
-changes as one `Transition`.
+`ExecutionState` collects the unwritten changes as one `Transition`; `Execution` adds the events of the driver.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flexiroaster.errors import ErrorClass
 from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.model.execution import STAGE_MOVES, TERMINAL, ExecutionStatus, Goal, StageStatus, check_move
 from flexiroaster.model.pipeline import Pipeline, Stage, dependents
@@ -19,7 +19,9 @@ from flexiroaster.safety.anomaly.stages import StageEnd
 from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.store.journal.transitions import NewDecision, StageChange, Transition
 
-__all__ = ["ExecutionState", "Rollback", "StageRun"]
+__all__ = ["ExecutionState", "Rollback", "StageRun", "to_the_second"]
+
+S = StageStatus
 
 
 @dataclass(slots=True)
@@ -104,18 +106,10 @@ class Rollback:
     interrupted: bool = False  # the engine ends the attempt, which does not count
     left: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def finished(self) -> bool:
-        """Whether no stage is left to undo."""
-        return not self.todo
-
     def next(self) -> str:
         """Remove the stage whose undo has ended, and return its id."""
         self.attempt, self.active, self.interrupted = 0, False, False
         return self.todo.popleft()
-
-
-S = StageStatus
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +146,7 @@ class ExecutionState:
     unfinished_count: int = field(init=False)  # stages that have not ended
     interrupted: set[str] = field(init=False, default_factory=set)  # stages whose attempts we end; these do not count
     progressed: bool = False  # a stage has completed since the last transition
-    followers: dict[str, list[str]] = field(init=False)
+    dependents: dict[str, list[str]] = field(init=False)
     _written: ExecutionStatus = field(init=False)
     _events: list[Event] = field(init=False, default_factory=list)
     _changed: dict[str, None] = field(init=False, default_factory=dict)
@@ -160,7 +154,7 @@ class ExecutionState:
     def __post_init__(self) -> None:
         self._written = self.status
         dependencies = self.pipeline.dependencies()
-        self.followers = dependents(dependencies)
+        self.dependents = dependents(dependencies)
         by_id = {stage.id: stage for stage in self.pipeline.stages}
         self.stages = {i: StageRun(by_id[i], len(dependencies[i])) for i in self.pipeline.order()}
         self.unfinished_count = len(self.stages)
@@ -171,23 +165,18 @@ class ExecutionState:
         return [i for i, run in self.stages.items() if run.status is S.RUNNING]
 
     @property
-    def held(self) -> list[StageRun]:
+    def stages_awaiting_decision(self) -> list[StageRun]:
         """The failed stages that the execution is paused for until a user decides about them."""
         if self.error is not None or self.status in TERMINAL:
             return []
         return [run for run in self.stages.values() if run.status is S.FAILED and run.stage.is_critical]
 
     @property
-    def interrupting(self) -> bool:
-        """Whether running attempts must be ended without being counted."""
-        return bool(self.interrupted)
-
-    @property
     def startable(self) -> bool:
         """Whether a stage can be started, or undone, now."""
         if self.rollback is not None:
             busy = self.running or self.rollback.active or self.retries
-            return not busy and not self.rollback.finished
+            return not busy and bool(self.rollback.todo)
         return bool(self.ready) and self.status is ExecutionStatus.RUNNING
 
     @property
@@ -204,7 +193,7 @@ class ExecutionState:
         """Whether there are unwritten events."""
         return bool(self._events)
 
-    def take(self) -> Transition | None:
+    def collect_transition(self) -> Transition | None:
         """Collect all changes since the last call as one transition; None if there are none."""
         if self.ended:
             self.handled += [(command_id, "done") for command_id in self.stop_commands]
@@ -249,11 +238,11 @@ class ExecutionState:
         self.status = status
         self.pause_deadline = None
 
-    def touch(self, stage_id: str) -> None:
+    def mark_changed(self, stage_id: str) -> None:
         """Mark the row of a stage as changed."""
         self._changed[stage_id] = None
 
-    def tell(
+    def record_event(
         self,
         kind: EventType,
         message: str,
@@ -277,5 +266,119 @@ class ExecutionState:
         data: dict[str, Any] | None = None,
     ) -> None:
         """Add an event of a stage and mark its row as changed."""
-        self.touch(run.stage.id)
-        self.tell(kind, message, at, level, run.stage.id, data, run.attempt or None)
+        self.mark_changed(run.stage.id)
+        self.record_event(kind, message, at, level, run.stage.id, data, run.attempt or None)
+
+    # --- transitions -------------------------------------------------------------------------------------------
+
+    def pause(self, reason: str, at: datetime, *, interrupt: bool = False, deadline: datetime | None = None) -> None:
+        """Pause the execution: no stage starts until `resume`.
+
+        Running stages may finish; with `interrupt` they are ended and run again later. When `deadline` passes, the
+        execution is stopped (`end_pause`).
+        """
+        self.move(ExecutionStatus.PAUSED)
+        self.pause_deadline = deadline
+        if interrupt:
+            self.prepare_interrupt()
+        message = f"Execution paused: {reason}; running stages {'are interrupted' if interrupt else 'may finish'}"
+        if deadline is not None:
+            message += f"; it will be stopped at {to_the_second(deadline)} unless it is resumed before"
+        self.record_event(EventType.EXECUTION_PAUSED, message, at, Level.WARNING)
+
+    def hold_failed_stage(self, run: StageRun) -> None:
+        """Keep a failed stage until a user decides about it; the stages that depend on it wait."""
+        self.unfinished_count -= 1
+        self.mark_changed(run.stage.id)
+
+    def fail_held_stages(self) -> None:
+        """Take the error of the first stage that awaits a decision: these stages will not run again."""
+        if awaiting := self.stages_awaiting_decision:
+            self.error = awaiting[0].failure(awaiting[0].error or {})
+
+    def prepare_interrupt(self) -> None:
+        """Mark the running attempts as interrupted, so that their end does not count."""
+        self.interrupted.update(self.running)
+        if self.rollback is not None:
+            self.rollback.interrupted = self.rollback.active
+
+    def release_dependents(self, run: StageRun, at: datetime) -> None:
+        """Make the dependents of an ended stage ready, or skip them recursively if the stage did not complete."""
+        ended = deque([run])
+        while ended:
+            run = ended.popleft()
+            self.unfinished_count -= 1
+            for dependent_id in self.dependents[run.stage.id]:
+                dependent = self.stages[dependent_id]
+                dependent.missing -= 1
+                if dependent.status is not S.PENDING:
+                    continue
+                if run.status is not S.COMPLETED:
+                    self.skip(dependent, f"its dependency {run.stage.id!r} was {run.status}", at)
+                    ended.append(dependent)
+                elif dependent.missing == 0:
+                    self.ready.append(dependent_id)
+        self.end_if_done(at)
+
+    def skip(self, run: StageRun, reason: str, at: datetime) -> None:
+        """Skip one stage."""
+        run.move(S.SKIPPED)
+        run.completed_at = at
+        run.error = {"message": f"skipped: {reason}", "class": ErrorClass.CANCELLED.value}
+        message = f"Stage skipped: {run.stage.title}: {reason}"
+        self.record_stage_event(run, EventType.STAGE_SKIPPED, message, at, Level.WARNING, {"reason": reason})
+
+    def skip_unstarted(self, reason: str, at: datetime) -> None:
+        """Skip all stages that have not started, after a critical failure. Running stages finish, for a later retry."""
+        self.ready.clear()
+        for run in self.stages.values():
+            if run.status is S.PENDING:
+                self.skip(run, reason, at)
+                self.unfinished_count -= 1
+            elif run.status is S.WAITING:
+                self.cancel_stage(run, at)
+
+    def cancel_unstarted(self, at: datetime) -> None:
+        """Cancel all stages that have not started."""
+        self.ready.clear()
+        for run in self.stages.values():
+            if run.status in {S.PENDING, S.WAITING}:
+                self.cancel_stage(run, at)
+
+    def cancel_stage(self, run: StageRun, at: datetime) -> None:
+        """Cancel one stage. Only valid while no stage starts any more, because its dependents must end as well."""
+        run.move(S.CANCELLED)
+        run.completed_at, run.retry_at = at, None
+        self.retries.pop(run.stage.id, None)
+        self.unfinished_count -= 1
+        self.record_stage_event(
+            run, EventType.STAGE_CANCELLED, f"Stage cancelled: {run.stage.title}", at, Level.WARNING
+        )
+
+    def end_if_done(self, at: datetime) -> None:
+        """End the execution once every stage has ended."""
+        if (
+            self.unfinished_count > 0
+            or self.status in TERMINAL
+            or self.goal is Goal.ROLLBACK
+            or self.stages_awaiting_decision
+        ):
+            return
+        self.completed_at = at
+        if self.error is not None:
+            self.move(ExecutionStatus.FAILED)
+            self.record_event(EventType.EXECUTION_FAILED, f"Execution failed: {self.error['message']}", at, Level.ERROR)
+        elif self.stopping is not None:
+            self.move(ExecutionStatus.CANCELLED)
+            self.record_event(EventType.EXECUTION_CANCELLED, f"Execution cancelled: {self.stopping}", at, Level.WARNING)
+        else:
+            self.move(ExecutionStatus.COMPLETED)
+            left = [run.stage.id for run in self.stages.values() if run.status is not S.COMPLETED]
+            message = f"Execution completed: {self.completed} of {len(self.stages)} stages"
+            message += f"; not completed: {', '.join(left)}" if left else ""
+            self.record_event(EventType.EXECUTION_COMPLETED, message, at)
+
+
+def to_the_second(at: datetime) -> str:
+    """Format a time for a message."""
+    return at.isoformat(sep=" ", timespec="seconds")

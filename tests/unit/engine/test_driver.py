@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine.driven import DrivenExecution, DrivenExecutionRegistry, commit
+from flexiroaster.engine.driven_execution import DrivenExecution, DrivenExecutionRegistry, commit
 from flexiroaster.engine.driver import Driver
 from flexiroaster.engine.event_loop import Listeners
 from flexiroaster.engine.state_machine.execution import Execution
@@ -128,7 +128,7 @@ def test_a_listener_may_end_its_listening_twice_and_while_it_hears() -> None:
 def transition(name: str) -> Transition:
     x = execution(name)
     x.begin_if_pending(x.started_at)  # type: ignore[arg-type]
-    taken = x.take()
+    taken = x.collect_transition()
     assert taken is not None
     return taken
 

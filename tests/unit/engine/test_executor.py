@@ -74,12 +74,12 @@ def test_a_diamond_runs_in_order_and_completes() -> None:
 def test_an_end_and_the_next_start_are_one_transition() -> None:
     x = begun({"a": [], "b": ["a"]})
     start_all(x)
-    first = x.take()
+    first = x.collect_transition()
     assert first is not None
     assert (first.expected, first.status, first.expected_seq, first.last_seq) == ("pending", "running", 1, 3)
     x.stage_completed("a", {"rows": 7}, T0)
     start_all(x)
-    second = x.take()
+    second = x.collect_transition()
     assert second is not None
     assert [e.type for e in second.events] == ["stage.completed", "stage.started"]
     assert [(s.stage_id, s.status, s.output) for s in second.stages] == [
@@ -87,7 +87,7 @@ def test_an_end_and_the_next_start_are_one_transition() -> None:
         ("b", "running", None),
     ]
     assert (second.expected_seq, [e.seq for e in second.events]) == (3, [4, 5])
-    assert x.take() is None
+    assert x.collect_transition() is None
 
 
 def test_a_critical_failure_lets_running_stages_finish_and_skips_the_rest() -> None:
@@ -113,7 +113,7 @@ def test_below_a_failed_stage_that_is_not_critical_everything_is_skipped_and_the
     assert x.stages["b"].error == {"message": "skipped: its dependency 'a' was failed", "class": "cancelled"}
     assert x.stages["e"].error == {"message": "skipped: its dependency 'c' was skipped", "class": "cancelled"}
     assert x.status == "completed"
-    last = x.take().events[-1]
+    last = x.collect_transition().events[-1]
     assert last.message == "Execution completed: 1 of 5 stages; not completed: a, b, c, e"
 
 
@@ -149,7 +149,7 @@ def test_attempts_end_and_the_message_says_how_many_there_were() -> None:
     start_all(x)
     x.stage_failed("a", BOOM, T0)
     assert x.status == "failed"
-    assert [e.message for e in x.take().events[-2:]] == [
+    assert [e.message for e in x.collect_transition().events[-2:]] == [
         "Stage failed after 2 attempts: a: boom",
         "Execution failed: Stage 'a' failed: boom",
     ]
@@ -206,7 +206,7 @@ def test_stop_at_any_time(when: str) -> None:
         x.stage_failed("a", {"message": "stopped", "class": "cancelled"}, T0)
     assert states(x) == {"a": "cancelled", "b": "cancelled"}
     assert x.status == "cancelled"
-    assert x.take().events[-1].message == "Execution cancelled: enough"
+    assert x.collect_transition().events[-1].message == "Execution cancelled: enough"
     x.retry("a")
     assert start_all(x) == [], "a late timer starts nothing"
 
@@ -235,10 +235,10 @@ def test_a_whole_execution_that_takes_too_long_fails() -> None:
 def test_logs_and_progress_are_events_of_the_attempt() -> None:
     x = begun({"a": []})
     start_all(x)
-    x.take()
+    x.collect_transition()
     x.log("a", Level.ERROR, "ouch", T0, {"traceback": "..."})
     x.progress("a", 0.5, "", T0)
-    log, progress = x.take().events
+    log, progress = x.collect_transition().events
     assert (log.type, log.level, log.message, log.stage_id, log.attempt) == ("stage.log", "error", "ouch", "a", 1)
     assert (progress.type, progress.message, progress.data) == ("stage.progress", "50%", {"fraction": 0.5})
 
@@ -289,7 +289,7 @@ def test_whatever_happens_it_ends_in_the_table_with_a_gapless_log(graph, data) -
         if choice in {"stop", "time_out"}:
             while running:
                 x.stage_failed(running.pop(), {"message": "stopped", "class": "cancelled"}, T0)
-        transition = x.take()
+        transition = x.collect_transition()
         if transition is not None:
             assert transition.expected == status
             assert transition.status == status or transition.status in MOVES[status] or status == "pending"

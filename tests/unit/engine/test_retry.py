@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from flexiroaster.engine.state_machine.retry_policy import backoff, worth_retrying
+from flexiroaster.engine.state_machine.retry_policy import backoff, may_retry
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.pipeline import Stage
 
@@ -29,8 +29,8 @@ def test_retry_after_is_the_least() -> None:
 @pytest.mark.parametrize("error_class", list(ErrorClass))
 def test_by_default_only_what_may_pass_is_repeated(error_class: ErrorClass) -> None:
     passing = {"transient", "timeout", "crash", "unknown"}
-    assert worth_retrying(STAGE, error_class, 1) == (error_class in passing)
+    assert may_retry(STAGE, error_class, 1) == (error_class in passing)
 
 
 def test_max_retries_counts_repetitions_not_attempts() -> None:
-    assert [worth_retrying(STAGE, ErrorClass.CRASH, n) for n in (1, 2, 3, 4)] == [True, True, True, False]
+    assert [may_retry(STAGE, ErrorClass.CRASH, n) for n in (1, 2, 3, 4)] == [True, True, True, False]

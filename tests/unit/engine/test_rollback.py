@@ -60,7 +60,7 @@ def test_the_other_side_may_ask_for_a_wait_beyond_the_cap() -> None:
     undo(x)
     x.stage_failed("b", BUSY, T0)
     assert x.retries == {"b": T0 + timedelta(seconds=900)}
-    told = x.take().events[-1]
+    told = x.collect_transition().events[-1]
     assert (told.type, told.message, told.data["delay"]) == (
         "stage.undo_failed",
         "Undoing stage failed, next attempt in 900.0 s: b: 503",
@@ -71,12 +71,12 @@ def test_the_other_side_may_ask_for_a_wait_beyond_the_cap() -> None:
 def test_the_stage_row_says_until_when_its_undo_waits() -> None:
     x = rolling_back()
     undo(x)
-    x.take()
+    x.collect_transition()
     x.stage_failed("b", BUSY, T0)
-    assert rows(x.take()) == {"b": ("completed", T0 + timedelta(seconds=900))}
+    assert rows(x.collect_transition()) == {"b": ("completed", T0 + timedelta(seconds=900))}
     x.retry("b")
     undo(x)
-    assert rows(x.take()) == {"b": ("completed", None)}
+    assert rows(x.collect_transition()) == {"b": ("completed", None)}
 
 
 def rows(transition: Transition | None) -> dict[str, tuple[str, datetime | None]]:
@@ -138,7 +138,7 @@ def test_an_undo_that_is_ended_to_hand_over_does_not_count() -> None:
     x.stage_failed("b", {"message": "killed to hand the execution over", "class": "cancelled"}, T0)
     x.interrupt(T0)
     assert not x.ended, "the rollback goes on elsewhere"
-    assert [event.type for event in x.take().events[-2:]] == ["stage.undoing", "execution.released"]
+    assert [event.type for event in x.collect_transition().events[-2:]] == ["stage.undoing", "execution.released"]
     assert undo(x) == "b"
 
 

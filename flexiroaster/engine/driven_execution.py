@@ -1,4 +1,4 @@
-"""Driver records: an execution with its running attempts, timers and commands, and the registry of all of them."""
+"""The executions that a driver drives: their records, their registry, and the commit of their changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from flexiroaster.errors import FlexiRoasterError, LeaseLostError, StoreError
 from flexiroaster.store.journal.transitions import Transition
 from flexiroaster.store.journal.writer import Journal
 
-__all__ = ["DrivenExecution", "DrivenExecutionRegistry", "commit", "driver_failed", "late_timer"]
+__all__ = ["DrivenExecution", "DrivenExecutionRegistry", "Refusals", "commit", "late_timer"]
+
+logger = logging.getLogger(__name__)
+
+_CANNOT_WRITE = "cannot write the state of %d executions: %s"
+
+Refusals = dict[str, FlexiRoasterError]
+"""Execution id -> the error of its rejected write."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,8 +30,8 @@ class DrivenExecution:
 
     `attempts` maps the key of each running attempt to its stage id. `timers` has each attempt's time limit under its
     key, its lateness check under `late_timer(key)`, and the time limit of the whole execution under "". `retries` maps
-    a stage id to the time and timer of its next attempt. `commands` are the ids of commands already read, `failure` is
-    the reason why it is no longer driven.
+    a stage id to the time and timer of its next attempt, `progressed` to the time of its last progress event.
+    `commands` are the ids of commands already read, `failure` is the reason why it is no longer driven.
     """
 
     execution: Execution
@@ -40,10 +47,14 @@ class DrivenExecution:
     def attempt_ended(self, key: str, stage_id: str) -> None:
         """Remove an attempt and cancel its timers."""
         del self.attempts[key]
-        for name in (key, late_timer(key)):
-            if (timer := self.timers.pop(name, None)) is not None:
-                timer.cancel()
+        self.cancel_timer(key)
+        self.cancel_timer(late_timer(key))
         self.progressed.pop(stage_id, None)
+
+    def cancel_timer(self, name: str) -> None:
+        """Cancel the timer of this name, if there is one."""
+        if (timer := self.timers.pop(name, None)) is not None:
+            timer.cancel()
 
     def cancel_timers(self) -> None:
         """Cancel all timers."""
@@ -90,14 +101,6 @@ def late_timer(key: str) -> str:
     return f"{key} late"
 
 
-# Commits: writes the changes of one driver turn, and reports the executions whose write was rejected.
-logger = logging.getLogger(__name__)
-
-_REFUSED = "cannot write the state of %d executions: %s"
-
-Refusals = dict[str, FlexiRoasterError]
-
-
 def commit(journal: Callable[[], Journal], transitions: Sequence[Transition]) -> Refusals:
     """Write all transitions. Returns the error of each execution whose write was rejected, by id; abandon these.
 
@@ -109,26 +112,21 @@ def commit(journal: Callable[[], Journal], transitions: Sequence[Transition]) ->
     try:
         landed, refused = journal().apply_each(transitions)
     except StoreError as error:  # no connection for a journal
-        logger.error(_REFUSED, len(ids), error)  # noqa: TRY400 - the message has the cause
+        logger.error(_CANNOT_WRITE, len(ids), error)  # noqa: TRY400 - the message has the cause
         return dict.fromkeys(ids, error)
-    _log(refused)
+    _log_refused(refused)
     lost = {i: LeaseLostError(f"another driver has taken over {i}") for i in ids if i not in landed | refused}
     for refusal in lost.values():
         logger.warning("a write was rejected: %s", refusal)
     return {**refused, **lost}
 
 
-def _log(refused: Mapping[str, StoreError]) -> None:
+def _log_refused(refused: Mapping[str, StoreError]) -> None:
     """Log one line if the database refuses or is unavailable, and each defect with its traceback."""
-    defects = {i: e.__cause__ for i, e in refused.items() if isinstance(e.__cause__, Exception)}
-    defects = {i: cause for i, cause in defects.items() if not isinstance(cause, StoreError)}
+    causes = {i: error.__cause__ for i, error in refused.items()}
+    defects = {i: e for i, e in causes.items() if isinstance(e, Exception) and not isinstance(e, StoreError)}
     for execution_id, cause in defects.items():
         logger.error("cannot write the state of execution %s", execution_id, exc_info=cause)
     others = {i: error for i, error in refused.items() if i not in defects}
     if others:
-        logger.error(_REFUSED, len(others), next(iter(others.values())))
-
-
-def driver_failed(error: BaseException) -> StoreError:
-    """The error that waiters get for an execution that was abandoned because of a defect."""
-    return StoreError(f"the driver failed: {error!r}")
+        logger.error(_CANNOT_WRITE, len(others), next(iter(others.values())))
