@@ -209,7 +209,7 @@ def writes_scratch(context) -> None:
     print(context.workdir)
 
 
-def kills_the_zygote() -> None:
+def kills_the_fork_server() -> None:
     print("before")
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)

@@ -1,4 +1,4 @@
-"""Stage failures: classifies the exception of an attempt and describes it as JSON.
+"""Error classes: classifies the exception of a stage attempt and describes it as JSON.
 
 Exception types are matched by qualified name, so no library is imported for the check.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import socket
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -94,8 +93,7 @@ def classify(error: BaseException) -> ErrorClass:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        found = _own_class(cause)
-        if found is not ErrorClass.UNKNOWN:
+        if (found := _own_class(cause)) is not ErrorClass.UNKNOWN:
             return found
         cause = cause.__cause__
     return ErrorClass.UNKNOWN
@@ -137,20 +135,13 @@ def _own_class(error: BaseException) -> ErrorClass:
     if isinstance(error, StageError):
         return error.error_class
     if isinstance(error, BaseExceptionGroup):
-        return _common_class(error)
+        classes = {classify(each) for each in error.exceptions}
+        return classes.pop() if len(classes) == 1 else ErrorClass.UNKNOWN
     for kind in type(error).__mro__:
-        special = _SPECIAL.get(_qualified(kind))
-        found = special(error) if special else None
-        found = found or _BY_NAME.get(_qualified(kind))
-        if found is not None:
+        name = _qualified(kind)
+        if found := (_BY_VALUE[name](error) if name in _BY_VALUE else None) or _BY_NAME.get(name):
             return found
     return ErrorClass.UNKNOWN
-
-
-def _common_class(group: BaseExceptionGroup[BaseException]) -> ErrorClass:
-    """The class that all errors of a group share, or unknown."""
-    classes = {classify(error) for error in group.exceptions}
-    return classes.pop() if len(classes) == 1 else ErrorClass.UNKNOWN
 
 
 def _of_os_error(error: Any) -> ErrorClass | None:  # noqa: ANN401 - an OSError; all rules have the same signature
@@ -183,12 +174,11 @@ def _of_sqlite(error: Any) -> ErrorClass | None:  # noqa: ANN401 - an sqlite3.Op
 
 
 def _of_panic(error: Any) -> ErrorClass | None:  # noqa: ANN401 - a panic of a Rust library
-    text = str(error)
-    starved = "Resource temporarily unavailable" in text or "memory allocation" in text or "out of memory" in text
-    return ErrorClass.RESOURCE if starved else ErrorClass.UNKNOWN
+    texts = ("Resource temporarily unavailable", "memory allocation", "out of memory")
+    return ErrorClass.RESOURCE if any(text in str(error) for text in texts) else ErrorClass.UNKNOWN
 
 
-_SPECIAL = {
+_BY_VALUE = {
     "builtins.OSError": _of_os_error,
     "socket.gaierror": _of_address,
     "httpx.HTTPStatusError": _of_http_status,
@@ -235,15 +225,11 @@ def _traceback(error: BaseException) -> str:
     return clean("".join(lines), TRACEBACK_BYTES, keep_end=True)
 
 
-def _first_foreign(tb: TracebackType) -> TracebackType | None:
+def _first_foreign(frame: TracebackType | None) -> TracebackType | None:
     """The first frame outside of FlexiRoaster."""
-    return next((step for step in _steps(tb) if not step.tb_frame.f_code.co_filename.startswith(_OWN_CODE)), None)
-
-
-def _steps(tb: TracebackType | None) -> Iterator[TracebackType]:
-    while tb is not None:
-        yield tb
-        tb = tb.tb_next
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OWN_CODE):
+        frame = frame.tb_next
+    return frame
 
 
 def _details(details: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The fork server (zygote): a process with all imports done that forks workers within milliseconds.
+"""The fork server: a process with all imports done that forks workers within milliseconds.
 
 It runs no stage and no threads. It receives fork requests over one socket, each with the two descriptors of the worker,
-and reports how workers died. When the parent ends, for whatever reason, the zygote, all workers and their child
-processes end too.
+and reports how workers died. When the parent ends, for whatever reason, the fork server, all workers and
+their child processes end too.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def main(descriptor: int) -> NoReturn:
     gc.collect()
     gc.freeze()  # memory pages of imports stay shared between the workers
     gc.enable()
-    zygote = _Zygote(socket.socket(fileno=descriptor))
+    server = _ForkServer(socket.socket(fileno=descriptor))
     try:
-        zygote.serve()
+        server.serve()
     except ConnectionError:  # the parent ended while we sent a message
         pass
     finally:
-        zygote.end()
+        server.end()
 
 
-class _Zygote:
+class _ForkServer:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._reader = FrameReader()
@@ -55,13 +55,12 @@ class _Zygote:
 
     def serve(self) -> None:
         """Fork workers on request and report deaths, until the parent ends."""
-        watched: list[Any] = [self._control, self._child_ended]
-        watched += [] if self._parent is None else [self._parent]
+        watched = [each for each in (self._control, self._child_ended, self._parent) if each is not None]
         while True:
             ready, _, _ = select.select(watched, [], [])
             if self._child_ended in ready:
                 self._report_deaths()
-            if self._control in ready and not self._take_requests():
+            if self._control in ready and not self._handle_requests():
                 return
             if self._parent in ready:
                 return
@@ -74,7 +73,7 @@ class _Zygote:
             shutil.rmtree(self._setup.work, ignore_errors=True)
         os._exit(0)
 
-    def _take_requests(self) -> bool:
+    def _handle_requests(self) -> bool:
         """Handle pending requests; return whether the parent is still alive."""
         data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
         self._descriptors.extend(descriptors)
@@ -87,14 +86,14 @@ class _Zygote:
 
     def _fork(self, setup: Setup, frame: Mapping[str, Any]) -> None:
         channel, output = self._descriptors.popleft(), self._descriptors.popleft()
-        zygote = os.getpid()
+        server_pid = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
             self._control.sendall(encode({"t": "not_forked", "worker": frame["worker"], "error": str(error)}))
         else:
             if pid == 0:
-                self._become_worker(setup, frame, channel, output, zygote)
+                self._become_worker(setup, frame, channel, output, server_pid)
             with suppress(OSError):  # the child does it too; either can be first
                 os.setpgid(pid, pid)
             self._children.add(pid)
@@ -103,7 +102,7 @@ class _Zygote:
         os.close(output)
 
     def _become_worker(
-        self, setup: Setup, frame: Mapping[str, Any], channel: int, output: int, zygote: int
+        self, setup: Setup, frame: Mapping[str, Any], channel: int, output: int, server_pid: int
     ) -> NoReturn:
         try:
             os.setpgid(0, 0)
@@ -118,8 +117,8 @@ class _Zygote:
             os.close(output)
             for folder in frame["clean"]:  # folders of dead workers; here, because no task waits for this process yet
                 shutil.rmtree(folder, ignore_errors=True)
-            work(setup, frame["worker"], socket.socket(fileno=channel), zygote)
-        except BaseException:  # noqa: BLE001 - no exception may return to the zygote's loop
+            work(setup, frame["worker"], socket.socket(fileno=channel), server_pid)
+        except BaseException:  # noqa: BLE001 - no exception may return to the fork server's loop
             traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
 
@@ -127,8 +126,7 @@ class _Zygote:
         with suppress(BlockingIOError):
             os.read(self._child_ended, 4096)
         for pid in tuple(self._children):
-            status = _death_of(pid)
-            if status is not None:
+            if (status := _reap(pid)) is not None:
                 self._children.discard(pid)
                 self._control.sendall(encode({"t": "died", "pid": pid, "status": status}))
 
@@ -153,7 +151,7 @@ def _watched_parent() -> int | None:
         return None
 
 
-def _death_of(pid: int) -> int | None:
+def _reap(pid: int) -> int | None:
     """The exit code, or minus the signal, of a dead child, or None; kills its process group too."""
     if hasattr(os, "waitid"):  # the pid is still reserved, so the kill cannot hit another process
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

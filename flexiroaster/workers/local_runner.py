@@ -35,7 +35,7 @@ CLOSE_SECONDS = 2.0
 
 
 class Runner:
-    """Runs attempts in `size` worker processes. Starts the zygote that forks them, without waiting for it.
+    """Runs attempts in `size` worker processes. Starts the fork server that forks them, without waiting for it.
 
     `artifacts_url` is a folder or fsspec URL. `deliver` is called with every message, from the handlers registered in
     `selector` (`for key, _ in selector.select(): key.data()`) and from `close`. Raises SettingsError if the folder is
@@ -56,7 +56,7 @@ class Runner:
         self._deliver = deliver
         self._redact = redactor(access)
         self._setup = Setup.new(access, artifacts_url)
-        self._zygote: ForkServer | None = None
+        self._fork_server: ForkServer | None = None
         self._workers: dict[int, Worker] = {}
         self._idle: list[Worker] = []  # last in, first out: its caches are warm
         self._running: dict[str, Worker] = {}
@@ -129,46 +129,51 @@ class Runner:
             self._end_early(key, _closed())
         for worker in tuple(self._workers.values()):
             worker.cancel() if worker.task else worker.dismiss()
-        self._turn_until(lambda: not self._running, grace)
+        self._handle_events_until(lambda: not self._running, grace)
         for worker in tuple(self._workers.values()):
             worker.kill_error = worker.kill_error or _closed()
             worker.kill()
-        self._turn_until(lambda: not self._workers, CLOSE_SECONDS)
+        self._handle_events_until(lambda: not self._workers, CLOSE_SECONDS)
         for worker in tuple(self._workers.values()):
             self._clean_up_dead_worker(worker, None)
         self._deliver_early()
-        self._release()
+        if self._fork_server is not None:
+            self._fork_server.close(timeout=1.0)
+            self._fork_server = None
+        self._selector.close()
+        self._wake.close()
+        self._woken.close()
+        shutil.rmtree(self._setup.work, ignore_errors=True)
 
     # --- processes -------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Start the missing workers, and first the zygote if there is none."""
+        """Start the missing workers, and first the fork server if there is none."""
         missing = self._size - sum(not worker.retired for worker in self._workers.values())
         try:
             while missing > 0 and not self._closing and self._failed_starts < MAX_FAILED_STARTS:
-                if self._zygote is None:
-                    self._zygote = ForkServer(self._setup.message())
-                    self._selector.register(self._zygote.control, selectors.EVENT_READ, self._handle_fork_server)
-                self._ask_for_worker(self._zygote)
+                if self._fork_server is None:
+                    self._fork_server = ForkServer(self._setup.message())
+                    self._selector.register(self._fork_server.control, selectors.EVENT_READ, self._handle_fork_server)
+                self._fork_worker(self._fork_server)
                 missing -= 1
         except OSError as error:
             self._failed_starts = MAX_FAILED_STARTS
             self._fail_waiting(str(error))
 
-    def _ask_for_worker(self, zygote: ForkServer) -> None:
+    def _fork_worker(self, fork_server: ForkServer) -> None:
         clean, self._clean = self._clean, []
         self._number += 1
-        channel, output = zygote.fork(self._number, clean)
+        channel, output = fork_server.fork(self._number, clean)
         worker = Worker(self._number, channel, RawOutput(output, self._redact))
         self._workers[worker.number] = worker
-        self._selector.register(channel, selectors.EVENT_READ, lambda: self._hear_channel(worker))
-        self._selector.register(output, selectors.EVENT_READ, lambda: self._hear_output(worker))
+        self._selector.register(channel, selectors.EVENT_READ, lambda: self._read_channel(worker))
+        self._selector.register(output, selectors.EVENT_READ, lambda: self._read_output(worker))
 
     def _handle_fork_server(self) -> None:
-        zygote = self._zygote
-        frames = zygote.receive() if zygote else None
+        frames = self._fork_server.receive() if self._fork_server else None
         if frames is None:
-            self._lose_zygote()
+            self._replace_fork_server()
             return
         for frame in frames:
             if frame["t"] == "died":
@@ -183,13 +188,13 @@ class Runner:
                     self._failed_to_start(frame["error"])
                     self._clean_up_dead_worker(worker, None)
 
-    def _lose_zygote(self) -> None:
-        """Replace a dead zygote. Its workers die with it, which closes their channels."""
-        zygote, self._zygote = self._zygote, None
-        if zygote is None:
+    def _replace_fork_server(self) -> None:
+        """Replace a dead fork server. Its workers die with it, which closes their channels."""
+        dead, self._fork_server = self._fork_server, None
+        if dead is None:
             return
-        self._selector.unregister(zygote.control)
-        status = zygote.close(timeout=1.0)
+        self._selector.unregister(dead.control)
+        status = dead.close(timeout=1.0)
         if not any(worker.ready for worker in self._workers.values()):
             self._failed_to_start(f"exit code {status}")
         for worker in tuple(self._workers.values()):
@@ -217,28 +222,25 @@ class Runner:
         if worker in self._idle:
             self._idle.remove(worker)
         for frame in worker.drain():
-            self._take(worker, frame)
+            self._handle_frame(worker, frame)
         task, error = worker.task, worker.kill_error or death_of(worker, status)
         if not (worker.ready or worker.orphaned or self._closing):
             self._failed_to_start(error["message"])
         logs = worker.logs(worker.output.rest())
         del self._workers[worker.number]
-        self._unwatch(worker)
+        for watched in (worker.channel, worker.output.descriptor):
+            with suppress(KeyError):
+                self._selector.unregister(watched)
         worker.close()
         self._clean.append(Path(self._setup.work) / str(worker.number))
         self._fill()
         if task is not None:
-            ended = Ended(task.key, None, error, worker.started_at, datetime.now(UTC), worker.output.dropped)
+            ended = Ended(task.key, None, error, worker.started_at, datetime.now(UTC), worker.output.budget.dropped)
             self._end(ended, logs)
-
-    def _unwatch(self, worker: Worker) -> None:
-        for watched in (worker.channel, worker.output.descriptor):
-            with suppress(KeyError):
-                self._selector.unregister(watched)
 
     # --- messages of workers ---------------------------------------------------------------------------------------
 
-    def _hear_channel(self, worker: Worker) -> None:
+    def _read_channel(self, worker: Worker) -> None:
         if worker.finished or worker.number not in self._workers:
             return  # an earlier event of this turn has removed it
         try:
@@ -258,9 +260,9 @@ class Runner:
         worker.flush()
         self._watch_for_writing(worker)
         for frame in frames:
-            self._take(worker, frame)
+            self._handle_frame(worker, frame)
 
-    def _hear_output(self, worker: Worker) -> None:
+    def _read_output(self, worker: Worker) -> None:
         if worker.number not in self._workers:
             return
         lines, size = worker.output.read()
@@ -268,11 +270,11 @@ class Runner:
             self._selector.unregister(worker.output.descriptor)
         for log in worker.logs(lines):
             self._deliver(log)
-        if worker.output.starved and worker.task and worker.task.memory_limit and not worker.kill_error:
+        if worker.output.out_of_memory and worker.task and worker.task.memory_limit and not worker.kill_error:
             worker.kill_error = out_of_memory(worker.task.memory_limit)
             worker.kill()  # an abort without memory may hang while it prints a backtrace
 
-    def _take(self, worker: Worker, frame: Mapping[str, Any]) -> None:
+    def _handle_frame(self, worker: Worker, frame: Mapping[str, Any]) -> None:
         kind = frame["t"]
         if kind == "ready":
             worker.ready = True
@@ -286,13 +288,13 @@ class Runner:
         elif kind == "progress":
             self._deliver(Progress(frame["key"], frame["fraction"], frame["message"]))
         elif kind == "stale":
-            self._run_elsewhere(worker, worker.task)
+            self._run_in_another(worker, worker.task)
         elif worker.kill_error is None:  # after a kill, only the kill counts
-            self._take_end(worker, worker.task.key, frame)
+            self._handle_end(worker, worker.task.key, frame)
 
-    def _take_end(self, worker: Worker, key: str, frame: Mapping[str, Any]) -> None:
+    def _handle_end(self, worker: Worker, key: str, frame: Mapping[str, Any]) -> None:
         logs = worker.logs(worker.output.rest())
-        (lines, size), (more_lines, more_size) = frame["dropped"], worker.output.dropped
+        (lines, size), (more_lines, more_size) = frame["dropped"], worker.output.budget.dropped
         times = _time(frame["started_at"]), _time(frame["ended_at"])
         worker.task = None
         if not frame["stays"]:
@@ -300,7 +302,7 @@ class Runner:
             self._fill()
         self._end(Ended(key, frame["output"], frame["error"], *times, (lines + more_lines, size + more_size)), logs)
 
-    def _run_elsewhere(self, worker: Worker, task: Task) -> None:
+    def _run_in_another(self, worker: Worker, task: Task) -> None:
         """Run the attempt in another worker, because modules that this one imported were edited."""
         worker.retired, worker.task = True, None
         del self._running[task.key]
@@ -369,27 +371,18 @@ class Runner:
         own = selectors.DefaultSelector()
         mine: set[object] = {self._woken, *(w.channel for w in self._workers.values())}
         mine |= {w.output.descriptor for w in self._workers.values()}
-        mine |= {self._zygote.control} if self._zygote else set()
+        mine |= {self._fork_server.control} if self._fork_server else set()
         for key in [key for key in self._selector.get_map().values() if key.fileobj in mine]:
             self._selector.unregister(key.fileobj)
             own.register(key.fileobj, key.events, key.data)
         self._selector = own
 
-    def _turn_until(self, done: Callable[[], bool], seconds: float) -> None:
+    def _handle_events_until(self, done: Callable[[], bool], seconds: float) -> None:
         end = monotonic() + seconds
         while not done() and (left := end - monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 if key.fd in self._selector.get_map():
                     key.data()
-
-    def _release(self) -> None:
-        if self._zygote is not None:
-            self._zygote.close(timeout=1.0)
-            self._zygote = None
-        self._selector.close()
-        self._wake.close()
-        self._woken.close()
-        shutil.rmtree(self._setup.work, ignore_errors=True)
 
 
 def _closed() -> dict[str, Any]:

@@ -23,11 +23,22 @@ from flexiroaster.workers.protocol import Cancellation, TaskChannel, encode
 
 __all__ = ["LINE_BYTES", "Budget", "Capture", "LineBuffer"]
 
-
-# Log lines: splits the output of a stage into lines within limits, so that 100 MB of output do not fill the memory.
+# Limits of an attempt's output, so that 100 MB of it do not fill the memory.
 MAX_LINES = 2000
 MAX_BYTES = 1024 * 1024
 LINE_BYTES = 8 * 1024
+
+FLUSH_BYTES = 32 * 1024
+FLUSH_SECONDS = 0.1
+STAGE_LOGGER = "flexiroaster.stage"
+
+_LEVELS = (
+    (logging.CRITICAL, "critical"),
+    (logging.ERROR, "error"),
+    (logging.WARNING, "warning"),
+    (logging.INFO, "info"),
+)
+_URGENT = frozenset({"critical", "error", "warning"})
 
 
 class Budget:
@@ -43,7 +54,7 @@ class Budget:
         self.dropped_bytes = 0
 
     def take(self, size: int) -> bool:
-        """Return whether a line of `size` bytes is kept; otherwise count it as dropped."""
+        """Return whether a line of `size` bytes fits into the budget; otherwise count it as dropped."""
         if self.full or self.lines_left < 1 or size > self.bytes_left:
             self.full = True
             self.drop(1, size)
@@ -56,6 +67,11 @@ class Budget:
         """Count dropped lines and bytes."""
         self.dropped_lines += lines
         self.dropped_bytes += size
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """Number of dropped lines and bytes."""
+        return self.dropped_lines, self.dropped_bytes
 
 
 class LineBuffer(Generic[AnyStr]):
@@ -71,7 +87,7 @@ class LineBuffer(Generic[AnyStr]):
         self._empty: AnyStr = newline[:0]
         self._emit: Callable[[AnyStr, int], None] = emit
         self._parts: list[AnyStr] = []
-        self._held = 0
+        self._buffered = 0
         self._cut = 0
 
     def write(self, data: AnyStr, budget: Budget) -> None:
@@ -80,9 +96,9 @@ class LineBuffer(Generic[AnyStr]):
         while not budget.full:
             end = data.find(self._newline, start)
             if end < 0:
-                self._hold(data, start, len(data))
+                self._buffer(data, start, len(data))
                 return
-            self._hold(data, start, end)
+            self._buffer(data, start, end)
             self.flush(ended=True)
             start = end + 1
         budget.drop(data.count(self._newline, start), len(data) - start)
@@ -98,31 +114,18 @@ class LineBuffer(Generic[AnyStr]):
     def clear(self) -> None:
         """Discard the buffered line."""
         self._parts.clear()
-        self._held = self._cut = 0
+        self._buffered = self._cut = 0
 
-    def _hold(self, data: AnyStr, start: int, end: int) -> None:
+    def _buffer(self, data: AnyStr, start: int, end: int) -> None:
         restart = data.rfind(self._return, start, end)
         if start <= restart < end - 1:
             self.clear()
             start = restart + 1
-        kept = min(end - start, LINE_BYTES - self._held)
-        if kept > 0:
-            self._parts.append(data[start : start + kept])
-            self._held += kept
-        self._cut += end - start - max(kept, 0)
-
-
-FLUSH_BYTES = 32 * 1024
-FLUSH_SECONDS = 0.1
-STAGE_LOGGER = "flexiroaster.stage"
-
-_LEVELS = (
-    (logging.CRITICAL, "critical"),
-    (logging.ERROR, "error"),
-    (logging.WARNING, "warning"),
-    (logging.INFO, "info"),
-)
-_URGENT = frozenset({"critical", "error", "warning"})
+        length = min(end - start, LINE_BYTES - self._buffered)
+        if length > 0:
+            self._parts.append(data[start : start + length])
+            self._buffered += length
+        self._cut += end - start - max(length, 0)
 
 
 class Capture:
@@ -137,11 +140,11 @@ class Capture:
         self._lines: list[tuple[float, str, str, str, str | None]] = []
         self._size = 0
         self._sent_at = 0.0
-        self._late: threading.Event | None = None
+        self._flush_wanted: threading.Event | None = None
         self.budget = Budget()
         self._streams = (_Stream(self, "stdout", "info"), _Stream(self, "stderr", "warning"))
         self._handler = _Handler(self)
-        os.register_at_fork(after_in_child=self._leave)
+        os.register_at_fork(after_in_child=self._detach_child)
 
     def begin(self, key: str) -> None:
         """Start capturing for this attempt. Undoes changes of the last attempt to stdout and logging."""
@@ -164,7 +167,7 @@ class Capture:
         with self._shield, self._lock:
             self._send_lines()
             self._key = None
-        return self.budget.dropped_lines, self.budget.dropped_bytes
+        return self.budget.dropped
 
     def add(
         self, level: str, logger: str, message: str, trace: str | None = None, at: float | None = None, cut: int = 0
@@ -186,8 +189,8 @@ class Capture:
     def progress(self, key: str, fraction: float | None, message: str) -> None:
         """Send the progress of an attempt, unless it has ended."""
         if key == self._key:
-            told = clean(self._redact(message), LINE_BYTES)
-            self.send(encode({"t": "progress", "key": key, "fraction": fraction, "message": told}))
+            message = clean(self._redact(message), LINE_BYTES)
+            self.send(encode({"t": "progress", "key": key, "fraction": fraction, "message": message}))
 
     def send(self, encoded: bytes) -> None:
         """Send a frame after the pending lines."""
@@ -200,10 +203,12 @@ class Capture:
         if level in _URGENT or self._size > FLUSH_BYTES or silent >= FLUSH_SECONDS:
             self._send_lines()
             return
-        if self._late is None:
-            self._late = threading.Event()
-            threading.Thread(target=self._send_late, args=(self._late,), name="flexiroaster-log", daemon=True).start()
-        self._late.set()
+        if self._flush_wanted is None:
+            self._flush_wanted = threading.Event()
+            threading.Thread(
+                target=self._send_late, args=(self._flush_wanted,), name="flexiroaster-log", daemon=True
+            ).start()
+        self._flush_wanted.set()
 
     def _send_late(self, wanted: threading.Event) -> None:
         while wanted.wait():
@@ -235,7 +240,7 @@ class Capture:
     ) -> None:
         self.add("warning", "py.warnings", f"{category.__name__}: {message} ({filename}:{lineno})")
 
-    def _leave(self) -> None:
+    def _detach_child(self) -> None:
         """Detach a process that the stage's code forked: it must not send messages for the worker."""
         self._channel.socket.close()
         self._key = None
@@ -306,5 +311,5 @@ class _Handler(logging.Handler):
         except Exception:  # noqa: BLE001 - an exception in a log argument must not end the stage
             self.handleError(record)
             return
-        level = next((name for least, name in _LEVELS if record.levelno >= least), "debug")
+        level = next((name for minimum, name in _LEVELS if record.levelno >= minimum), "debug")
         self._capture.add(level, record.name, message, trace, record.created)

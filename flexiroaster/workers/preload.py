@@ -1,4 +1,4 @@
-"""Slow imports that every worker needs. The zygote imports this module first and forks workers afterwards.
+"""Slow imports that every worker needs. The fork server imports this module first and forks workers afterwards.
 
 Polars' allocator, jemalloc, returns memory to the system within seconds. A forked process has no jemalloc thread, and
 there it returns large blocks at once: a worker would spend a third of its time on allocating them again. jemalloc reads

@@ -34,10 +34,12 @@ __all__ = [
 ]
 
 
-# Frames: JSON messages over a stream socket, each prefixed with its length in four bytes.
 MAX_FRAME_BYTES = 512 * 1024**2
 _PREFIX = 4
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+# --- frames: JSON messages over a stream socket, each prefixed with its length in four bytes ----------------------
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -68,6 +70,9 @@ class FrameReader:
             start = end
         del self._buffer[:start]
         return messages
+
+
+# --- messages ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class Ended:
     """The last message of an attempt. Exactly one of `output` and `error` is set.
 
     `output` is the summary of the stage's artifact (empty without a table), plus `report`, `side_tables` (name ->
-    summary) and `effect` if the stage has them. `error` is the result of `failures.describe`, or the error that the
+    summary) and `effect` if the stage has them. `error` is the result of `describe`, or the error that the
     attempt was killed with. `log_dropped` is the number of lines and bytes beyond the limits of a stage's output.
     """
 
@@ -133,7 +138,9 @@ class Ended:
 Message = Log | Progress | Ended
 
 
-# Cancellation of a running stage: SIGTERM raises `StageCancelled` in it.
+# --- tasks and cancellation, in the worker ----------------------------------------------------------------------
+
+
 class TaskChannel:
     """The read side of the worker's channel: tasks, and requests to cancel them."""
 
@@ -149,7 +156,7 @@ class TaskChannel:
             data = self.socket.recv(65536)
             if not data:
                 return None
-            self._take(data)
+            self._add(data)
         self._cancelled.intersection_update([self._tasks[0]["key"]])
         return self._tasks.pop(0)
 
@@ -157,12 +164,12 @@ class TaskChannel:
         """Whether a request to cancel this attempt has arrived; does not wait."""
         try:
             while data := self.socket.recv(65536, socket.MSG_DONTWAIT):
-                self._take(data)
+                self._add(data)
         except (BlockingIOError, ConnectionError):
             pass
         return key in self._cancelled
 
-    def _take(self, data: bytes) -> None:
+    def _add(self, data: bytes) -> None:
         for frame in self._reader.feed(data):
             if frame["t"] == "task":
                 self._tasks.append(frame)
@@ -227,10 +234,12 @@ class Cancellation:
             raise StageCancelled
 
 
-# Worker setup: the configuration of a runner's workers, sent in the zygote's first message, never by environment.
+# --- setup: the fork server's first message, never the environment -----------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The access of stages, the location of artifacts, and `work`, the parent of the workers' scratch folders."""
+    """Configuration of a runner's workers; `work` is the parent folder of their scratch folders."""
 
     access: Access
     artifacts_url: str
@@ -260,8 +269,7 @@ class Setup:
 
     def message(self) -> dict[str, Any]:
         """The setup as JSON."""
-        plain = {f.name: getattr(self.access, f.name) for f in fields(self.access)}
-        access = {name: _plain(value) for name, value in plain.items()}
+        access = {field.name: _plain(getattr(self.access, field.name)) for field in fields(self.access)}
         return {"access": access, "artifacts_url": self.artifacts_url, "cache": self.cache, "work": self.work}
 
 

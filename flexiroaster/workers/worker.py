@@ -1,6 +1,6 @@
 """The worker process: runs attempts one after the other until its parent closes the channel.
 
-The fork server (zygote) forks it with all imports done. It ends after 1,000 attempts, and earlier when its memory
+The fork server forks it with all imports done. It ends after 1,000 attempts, and earlier when its memory
 exceeds 1 GiB, when a stage left child processes or threads behind, or when a stage was interrupted: an interrupted
 import, for example, cannot be repeated in the same process.
 """
@@ -41,14 +41,13 @@ _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def work(setup: Setup, number: int, channel: socket.socket, zygote: int) -> NoReturn:
+def work(setup: Setup, number: int, channel: socket.socket, server_pid: int) -> NoReturn:
     """Run as worker `number`: run tasks from the channel until it is closed. Descriptors 0 to 2 are already set."""
-    _die_with(zygote)
+    _end_with_parent(server_pid)
     signal.signal(signal.SIGINT, _ignore)  # a handler, because child processes would inherit SIG_IGN
     signal.signal(signal.SIGTERM, _ignore)
     faulthandler.enable(file=2)
-    worker = _Worker(setup, number, channel)
-    worker.loop()
+    _Worker(setup, number, channel).loop()
     os._exit(0)
 
 
@@ -89,11 +88,12 @@ class _Worker:
         if error is not None:
             gc.collect()  # objects in the traceback can be as large as the memory limit
         stays = self._restore()
-        self._end({"t": "ended", "key": task["key"], "output": output, "error": error, "started_at": started_at,
+        self._send_end({"t": "ended", "key": task["key"], "output": output, "error": error, "started_at": started_at,
                    "ended_at": time.time(), "dropped": dropped, "stays": stays})  # fmt: skip
         return stays
 
     def _outcome(self, task: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Run the attempt and return its output or its error."""
         try:
             try:
                 self._cancellation.begin(task["key"])
@@ -102,9 +102,9 @@ class _Worker:
                 self._cancellation.end()
         except BaseException as error:  # noqa: BLE001 - a stage's KeyboardInterrupt or SystemExit is its failure
             self._cancellation.end()
-            return None, self._described(error)
+            return None, self._describe(error)
 
-    def _described(self, error: BaseException) -> dict[str, Any]:
+    def _describe(self, error: BaseException) -> dict[str, Any]:
         described = describe(error)
         if self._cancellation.raised and not isinstance(error, StageCancelled):
             described["message"] = (
@@ -114,7 +114,7 @@ class _Worker:
         hidden: dict[str, Any] = redact_json(described, self._redact)
         return hidden
 
-    def _end(self, frame: dict[str, Any]) -> None:
+    def _send_end(self, frame: dict[str, Any]) -> None:
         """Report the end; an output that is not JSON or is too large fails the stage."""
         try:
             encoded = encode(frame)
@@ -131,14 +131,11 @@ class _Worker:
         self._ended += 1
         self._modules.remember()
         if _environment() != self._environment:
-            self._restore_environment()
+            os.environ.clear()
+            os.environ.update({os.fsdecode(name): os.fsdecode(value) for name, value in self._environment.items()})
         os.chdir(self._folder)
         small = self._ended < MAX_ATTEMPTS and self._memory.resident() < MAX_RESIDENT_BYTES
-        return small and not self._cancellation.raised and not _left_behind()
-
-    def _restore_environment(self) -> None:
-        os.environ.clear()
-        os.environ.update({os.fsdecode(name): os.fsdecode(value) for name, value in self._environment.items()})
+        return small and not self._cancellation.raised and not _has_leftovers()
 
 
 class _Progress:
@@ -151,37 +148,37 @@ class _Progress:
 
     def __call__(self, fraction: float | None, message: str = "") -> None:
         now = time.monotonic()
-        part = None if fraction is None or fraction != fraction else min(max(float(fraction), 0.0), 1.0)
-        if part != 1.0 and now - self._sent_at < PROGRESS_SECONDS:
+        known = None if fraction is None or fraction != fraction else min(max(float(fraction), 0.0), 1.0)
+        if known != 1.0 and now - self._sent_at < PROGRESS_SECONDS:
             return
         self._sent_at = now
-        self._capture.progress(self._key, part, message)
+        self._capture.progress(self._key, known, message)
 
 
 def _ignore(_signal: int, _frame: object) -> None:
     """Ignore signals outside of a stage, and signals that the parent did not announce."""
 
 
-def _die_with(zygote: int) -> None:
-    """Make this process end with the zygote, even while a stage runs native code."""
+def _end_with_parent(server_pid: int) -> None:
+    """Make this process end with the fork server, even while a stage runs native code."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
-        threading.Thread(target=_watch_parent, args=(zygote,), name="flexiroaster-lifeline", daemon=True).start()
-    if os.getppid() != zygote:
+        threading.Thread(target=_watch_parent, args=(server_pid,), name="flexiroaster-lifeline", daemon=True).start()
+    if os.getppid() != server_pid:
         os._exit(1)
 
 
-def _watch_parent(zygote: int) -> None:
-    while os.getppid() == zygote:
+def _watch_parent(server_pid: int) -> None:
+    while os.getppid() == server_pid:
         time.sleep(0.5)
     os.killpg(0, signal.SIGKILL)
 
 
 def _environment() -> dict[bytes, bytes]:
     """The environment as raw bytes: a comparison takes 1 µs, with decoding 100 µs."""
-    kept: dict[bytes, bytes] = vars(os.environ)["_data"]
-    return kept
+    raw: dict[bytes, bytes] = vars(os.environ)["_data"]
+    return raw
 
 
 class _Memory:
@@ -198,7 +195,7 @@ class _Memory:
         return int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize()
 
 
-def _left_behind() -> bool:
+def _has_leftovers() -> bool:
     """Whether child processes or non-daemon threads still exist."""
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
         return True

@@ -1,4 +1,4 @@
-"""Process handles of the parent: a worker with its channel and output, and the zygote that forks workers."""
+"""The parent's handles of its processes: a worker with its channel and output, and the fork server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOOTSTRAP = (
     "import gc, sys; gc.disable(); descriptor, *sys.path[:] = sys.argv[1:]; del sys.argv[1:]; "
     "from flexiroaster.workers.fork_server import main; main(int(descriptor))"
 )
-"""Code of the zygote's `python -c`; its arguments are the control socket and our `sys.path`.
+"""Code of the fork server's `python -c`; its arguments are the control socket and our `sys.path`.
 
 Imports create no garbage, so garbage collection would only take time.
 """
@@ -34,7 +34,7 @@ READ_BYTES = 64 * 1024
 MAX_READS = 1024
 PIPE_BYTES = 64 * 1024
 SEND_SECONDS = 5.0
-"""Time limit for sending a request that does not fit into the socket; the zygote reads between two forks."""
+"""Time limit for sending a request that does not fit into the socket; the fork server reads between two forks."""
 
 OUT_OF_MEMORY = b"memory allocation of "
 """Text that Rust's allocator writes before it aborts the process."""
@@ -47,15 +47,15 @@ class RawOutput:
         self.descriptor = descriptor
         os.set_blocking(descriptor, False)
         self._redact = redact
-        self._lines = LineBuffer(b"\n", b"\r", self._take)
-        self._found: list[str] = []
+        self._lines = LineBuffer(b"\n", b"\r", self._add_line)
+        self._completed: list[str] = []
         self.begin()
 
     def begin(self) -> None:
         """Start the next attempt: reset the limits and discard the unfinished line."""
         self._lines.clear()
         self.budget = Budget()
-        self.starved = False
+        self.out_of_memory = False
 
     def read(self, size: int = PIPE_BYTES) -> tuple[list[str], int]:
         """Read once; return the completed lines and the bytes read: 0 at the end, -1 if no data is available."""
@@ -63,40 +63,33 @@ class RawOutput:
             data = os.read(self.descriptor, size)
         except BlockingIOError:
             return [], -1
-        self.starved = self.starved or OUT_OF_MEMORY in data
+        self.out_of_memory = self.out_of_memory or OUT_OF_MEMORY in data
         self._lines.write(data, self.budget)
-        return self._taken(), len(data)
+        return self._completed_lines(), len(data)
 
     def rest(self) -> list[str]:
         """Read all output so far, at most the capacity of a pipe, and return the lines."""
-        lines, left = [], PIPE_BYTES
-        while left > 0:
+        lines, left, size = [], PIPE_BYTES, 1
+        while left > 0 and size > 0:
             found, size = self.read(left)
             lines += found
-            if size <= 0:
-                break
             left -= size
         self._lines.flush()
-        return lines + self._taken()
-
-    @property
-    def dropped(self) -> tuple[int, int]:
-        """Number of lines and bytes beyond the limits of this attempt."""
-        return self.budget.dropped_lines, self.budget.dropped_bytes
+        return lines + self._completed_lines()
 
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.descriptor)
 
-    def _take(self, line: bytes, cut: int) -> None:
+    def _add_line(self, line: bytes, cut: int) -> None:
         self.budget.dropped_bytes += cut
         text = clean(self._redact(line.decode(errors="replace")), LINE_BYTES)
         if self.budget.take(len(text.encode())):
-            self._found.append(f"{text} … [{cut:,} bytes cut]" if cut else text)
+            self._completed.append(f"{text} … [{cut:,} bytes cut]" if cut else text)
 
-    def _taken(self) -> list[str]:
-        found, self._found = self._found, []
-        return found
+    def _completed_lines(self) -> list[str]:
+        lines, self._completed = self._completed, []
+        return lines
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +102,7 @@ class Worker:
     pid: int | None = None
     ready: bool = False
     retired: bool = False  # takes no further task
-    orphaned: bool = False  # the zygote is dead, so this worker's death is not reported
+    orphaned: bool = False  # the fork server is dead, so this worker's death is not reported
     finished: bool = False  # its channel is closed
     task: Task | None = None
     kill_error: dict[str, Any] | None = None  # the error it was killed with
@@ -165,13 +158,7 @@ class Worker:
 
     def receive(self) -> list[dict[str, Any]] | None:
         """Return the available frames; None if the channel is closed. Raises ValueError for invalid frames."""
-        try:
-            data = self.channel.recv(READ_BYTES)
-        except BlockingIOError:
-            return []
-        except ConnectionError:
-            return None
-        return self._reader.feed(data) if data else None
+        return _receive(self.channel, self._reader)
 
     def drain(self) -> list[dict[str, Any]]:
         """Read all remaining frames, up to MAX_READS reads."""
@@ -208,7 +195,7 @@ def start_fork_server(control: socket.socket) -> subprocess.Popen[bytes]:
 
 
 class ForkServer:
-    """The zygote process and its control socket."""
+    """The fork server and its control socket."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.control, theirs = socket.socketpair()
@@ -222,7 +209,7 @@ class ForkServer:
     def fork(self, number: int, clean: Sequence[Path]) -> tuple[socket.socket, int]:
         """Request a worker and return our ends of its channel and output. The worker deletes the folders in `clean`.
 
-        Raises OSError if no descriptors are left or the zygote does not read.
+        Raises OSError if no descriptors are left or the fork server does not read.
         """
         channel, theirs = socket.socketpair()
         output, output_end = os.pipe()
@@ -253,17 +240,11 @@ class ForkServer:
             self.control.setblocking(False)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """Return the available frames; None if the zygote has ended."""
-        try:
-            data = self.control.recv(READ_BYTES)
-        except BlockingIOError:
-            return []
-        except ConnectionError:
-            return None
-        return self._reader.feed(data) if data else None
+        """Return the available frames; None if the fork server has ended."""
+        return _receive(self.control, self._reader)
 
     def close(self, timeout: float) -> int:
-        """End the zygote and return its exit code; kill it after `timeout` seconds."""
+        """End the fork server and return its exit code; kill it after `timeout` seconds."""
         self.control.close()
         try:
             return self.process.wait(timeout)
@@ -272,10 +253,20 @@ class ForkServer:
             return self.process.wait()
 
 
+def _receive(connection: socket.socket, reader: FrameReader) -> list[dict[str, Any]] | None:
+    try:
+        data = connection.recv(READ_BYTES)
+    except BlockingIOError:
+        return []
+    except ConnectionError:
+        return None
+    return reader.feed(data) if data else None
+
+
 def death_of(worker: Worker, status: int | None) -> dict[str, Any]:
     """The error of an attempt whose process died. `status` is the exit code, minus the signal, or None if unknown."""
     limit = worker.task.memory_limit if worker.task else None
-    if status == -SIGABRT and (worker.output.starved or limit is not None):
+    if status == -SIGABRT and (worker.output.out_of_memory or limit is not None):
         return out_of_memory(limit)
     if status is None:
         message = "the stage's process was killed because the fork server of the stage processes died"

@@ -35,7 +35,7 @@ def sleeps(seconds: float) -> None:
 
 
 def kills_its_worker(mark: str) -> None:
-    """SIGKILL to the process that drives the execution: this one's parent is the zygote, and that one's the driver."""
+    """SIGKILL to the process that drives the execution: the parent of this one's fork server."""
     status = Path(f"/proc/{os.getppid()}/stat").read_text()
     driver = int(status.rpartition(")")[2].split()[1])
     with Path(mark).open("a") as file:

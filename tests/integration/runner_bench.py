@@ -89,9 +89,9 @@ class Bench:
     def workers(self) -> list[int]:
         return [worker.pid for worker in self.runner._workers.values() if worker.pid]
 
-    def zygote(self) -> int:
-        assert self.runner._zygote is not None
-        return self.runner._zygote.process.pid
+    def fork_server(self) -> int:
+        assert self.runner._fork_server is not None
+        return self.runner._fork_server.process.pid
 
     def ready(self, size: int = 1) -> None:
         self.until(lambda: self.runner.free == size, f"{size} free workers")

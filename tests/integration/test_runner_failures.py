@@ -157,7 +157,7 @@ def test_a_late_cancel_hits_nobody_else(bench: Bench) -> None:
 def test_a_service_managers_sigterm_ends_no_stage(bench: Bench, tmp_path: Path) -> None:
     key = bench.start("waits", path=str(tmp_path / "go on"))
     bench.said(key, "waiting")
-    for pid in (bench.zygote(), *bench.workers()):
+    for pid in (bench.fork_server(), *bench.workers()):
         os.kill(pid, signal.SIGTERM)
     (tmp_path / "go on").touch()
     assert bench.end_of(key).output == {}

@@ -112,13 +112,13 @@ def test_a_killed_worker_is_free_again_when_its_replacement_is_ready(bench: Benc
     assert bench.run("nothing").output == {}
 
 
-def test_killing_the_zygote(tmp_path: Path) -> None:
+def test_killing_the_fork_server(tmp_path: Path) -> None:
     with Bench(tmp_path, size=2) as bench:
         bench.ready(2)
-        before = {bench.zygote(), *bench.workers()}
+        before = {bench.fork_server(), *bench.workers()}
         other = bench.start("sleeps", seconds=600)
         bench.said(other, "sleeping")
-        key = bench.start("kills_the_zygote")
+        key = bench.start("kills_the_fork_server")
         message = "the stage's process was killed because the fork server of the stage processes died"
         assert error(bench.end_of(key)) == ("crash", message)
         assert bench.texts(key) == ["before"]
@@ -128,11 +128,11 @@ def test_killing_the_zygote(tmp_path: Path) -> None:
             gone(pid)
 
 
-def test_killing_an_idle_zygote(bench: Bench) -> None:
+def test_killing_an_idle_fork_server(bench: Bench) -> None:
     bench.ready()
-    old = bench.zygote()
+    old = bench.fork_server()
     os.kill(old, signal.SIGKILL)
-    bench.until(lambda: bench.runner._zygote is not None and bench.zygote() != old, "another zygote")
+    bench.until(lambda: bench.runner._fork_server is not None and bench.fork_server() != old, "another fork server")
     assert bench.run("nothing").output == {}
 
 
@@ -157,7 +157,7 @@ key = bench.start("starts_child", pid_file=sys.argv[1] + "/child")
 bench.said(key, "started")
 busy = bench.start("sleeps_in_native_code", seconds=600)
 bench.said(busy, "sleeping")
-print(bench.zygote(), *bench.workers(), Path(sys.argv[1] + "/child").read_text(), flush=True)
+print(bench.fork_server(), *bench.workers(), Path(sys.argv[1] + "/child").read_text(), flush=True)
 bench.until(lambda: False, "being killed")
 """
 
@@ -178,8 +178,8 @@ def test_killing_the_parent_leaves_nothing(tmp_path: Path) -> None:
 def test_interrupting_the_terminal_ends_no_stage(bench: Bench, tmp_path: Path) -> None:
     key = bench.start("waits", path=str(tmp_path / "go on"))
     bench.said(key, "waiting")
-    assert os.getsid(bench.zygote()) == bench.zygote()  # Ctrl-C goes to the session of the terminal
-    for pid in (bench.zygote(), *bench.workers()):
+    assert os.getsid(bench.fork_server()) == bench.fork_server()  # Ctrl-C goes to the session of the terminal
+    for pid in (bench.fork_server(), *bench.workers()):
         os.kill(pid, signal.SIGINT)
     (tmp_path / "go on").touch()
     assert bench.end_of(key).output == {}
@@ -213,7 +213,7 @@ def test_nothing_is_left_after_close(tmp_path: Path) -> None:
     for number in range(200):
         function = ("nothing", "numbers", "fails", "prints_in_every_way")[number % 4]
         bench.run(function)
-    pids = [bench.zygote(), *bench.workers()]
+    pids = [bench.fork_server(), *bench.workers()]
     bench.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert not any(map(alive, pids))
@@ -236,7 +236,7 @@ def test_closing_kills_after_the_grace(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     key = bench.start("sleeps_in_native_code", seconds=600)
     bench.said(key, "sleeping")
-    pids = [bench.zygote(), *bench.workers()]
+    pids = [bench.fork_server(), *bench.workers()]
     bench.runner.close(grace=0.0)
     assert error(bench.end_of(key)) == ("cancelled", "the runner was closed before the stage ended")
     assert not any(map(alive, pids))
@@ -245,7 +245,7 @@ def test_closing_kills_after_the_grace(tmp_path: Path) -> None:
 def test_closing_before_anything_is_ready(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     key = bench.start("nothing")
-    pid = bench.zygote()
+    pid = bench.fork_server()
     bench.close()
     assert error(bench.end_of(key))[0] == "cancelled"
     assert not alive(pid)

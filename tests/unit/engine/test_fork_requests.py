@@ -1,4 +1,4 @@
-"""A request to the zygote arrives whole, whatever the socket takes at once."""
+"""A request to the fork server arrives whole, whatever the socket takes at once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FOLDERS = [Path(f"/work/{i:06}") for i in range(50_000)]
 @pytest.fixture
 def pair() -> Iterator[tuple[ForkServer, socket.socket]]:
     """The parent's end without the process, and the other end of its control socket."""
-    zygote = object.__new__(ForkServer)
-    zygote.control, theirs = socket.socketpair()
-    zygote.control.setblocking(False)
-    with theirs, zygote.control:
-        yield zygote, theirs
+    server = object.__new__(ForkServer)
+    server.control, theirs = socket.socketpair()
+    server.control.setblocking(False)
+    with theirs, server.control:
+        yield server, theirs
 
 
 def test_a_long_request_arrives_whole_with_its_descriptors(pair: tuple[ForkServer, socket.socket]) -> None:
-    zygote, theirs = pair
+    server, theirs = pair
     theirs.settimeout(60)  # ends a test that would hang
     frames: list[dict[str, Any]] = []
     descriptors: list[int] = []
@@ -45,11 +45,11 @@ def test_a_long_request_arrives_whole_with_its_descriptors(pair: tuple[ForkServe
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    ours = [zygote.fork(7, FOLDERS), zygote.fork(8, [])]
+    ours = [server.fork(7, FOLDERS), server.fork(8, [])]
     thread.join(60)
     assert [(frame["worker"], len(frame["clean"])) for frame in frames] == [(7, len(FOLDERS)), (8, 0)]
     assert len(descriptors) == 4
-    assert not zygote.control.getblocking()
+    assert not server.control.getblocking()
     for channel, output in ours:
         channel.close()
         os.close(output)
@@ -57,13 +57,13 @@ def test_a_long_request_arrives_whole_with_its_descriptors(pair: tuple[ForkServe
         os.close(descriptor)
 
 
-def test_a_zygote_that_reads_half_a_request_is_ended(
+def test_a_fork_server_that_reads_half_a_request_is_ended(
     pair: tuple[ForkServer, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    zygote, _ = pair
+    server, _ = pair
     ended: list[bool] = []
-    zygote.process = SimpleNamespace(kill=lambda: ended.append(True))
+    server.process = SimpleNamespace(kill=lambda: ended.append(True))
     monkeypatch.setattr(worker_handle, "SEND_SECONDS", 0.05)
     with pytest.raises(TimeoutError):
-        zygote.fork(7, FOLDERS)
+        server.fork(7, FOLDERS)
     assert ended == [True]
