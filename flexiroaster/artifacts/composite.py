@@ -1,4 +1,4 @@
-"""Multi-file artifacts: a table in several files side by side, so that columns a stage leaves unchanged are not copied.
+"""Composite tables: several files side by side, so that columns a stage leaves unchanged are not copied.
 
 The summary of such a table has two more fields. `order` names all its columns. `beside` lists the files with the
 columns that the stage did not write, each as `{url, bytes, checksum, columns, where}`. Row n of the table is row n of
@@ -18,27 +18,30 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = [
-    "LEAST_BYTES",
-    "LEAST_BYTES_TO_MAP",
-    "MOST_BYTES",
-    "MOST_FILES",
     "Part",
     "can_map",
+    "combine_columns",
+    "is_worth_selecting",
+    "is_worth_sharing",
     "map_file",
     "parts_of",
-    "put_beside",
     "select_rows",
     "total_bytes",
-    "worth_selecting",
-    "worth_sharing",
 ]
 
-
-LEAST_BYTES = 1 << 20
+MIN_BYTES_TO_SHARE = 1 << 20
 """Smaller tables are copied, because a single file is simpler."""
 
-MOST_FILES = 8
+MAX_FILES = 8
 """A table that would need more files is written as one: each file must be opened and can be missing."""
+
+MIN_BYTES_TO_MAP = 4 * 1024 * 1024
+"""Smaller files are read faster than pyarrow is imported."""
+
+MAX_BYTES_TO_MAP = 256 * 1024 * 1024
+"""Larger files are streamed: mapped pages count as process memory, although the system can reclaim them."""
+
+_FLAT = re.compile(r"U?Int(8|16|32|64)|Float(32|64)|Boolean|String|Binary|Date|Time|Duration\(.*|Datetime\(.*")
 
 
 class Part(NamedTuple):
@@ -66,16 +69,20 @@ def total_bytes(summary: Mapping[str, Any]) -> int:
     return sum(part.bytes for part in parts_of(summary))
 
 
-def worth_sharing(base: Mapping[str, Any], columns: Collection[str]) -> bool:
+def is_worth_sharing(base: Mapping[str, Any], columns: Collection[str]) -> bool:
     """Whether a table with these columns of `base` should refer to the files of `base` rather than copy from them."""
-    kept = _kept(base, columns)
-    return sum(part.bytes for part in kept) >= LEAST_BYTES and len(kept) < MOST_FILES
+    parts = _parts_with(base, columns)
+    return sum(part.bytes for part in parts) >= MIN_BYTES_TO_SHARE and len(parts) < MAX_FILES
 
 
-def worth_selecting(base: Mapping[str, Any], rows: int) -> bool:
+def is_worth_selecting(base: Mapping[str, Any], rows: int) -> bool:
     """Whether a table with `rows` rows of `base` should refer to the files of `base` rather than copy from them."""
     parts = parts_of(base)
-    return total_bytes(base) >= LEAST_BYTES and 2 * rows >= base["rows"] and all(part.where is None for part in parts)
+    return (
+        total_bytes(base) >= MIN_BYTES_TO_SHARE
+        and 2 * rows >= base["rows"]
+        and all(part.where is None for part in parts)
+    )
 
 
 def select_rows(base: Mapping[str, Any], where: Mapping[str, Any], rows: int) -> dict[str, Any]:
@@ -87,11 +94,14 @@ def select_rows(base: Mapping[str, Any], where: Mapping[str, Any], rows: int) ->
     return selected
 
 
-def put_beside(own: Mapping[str, Any] | None, base: Mapping[str, Any], schema: Mapping[str, str]) -> dict[str, Any]:
+def combine_columns(
+    own: Mapping[str, Any] | None, base: Mapping[str, Any], schema: Mapping[str, str]
+) -> dict[str, Any]:
     """Summary of a table with the columns of `schema`: some are in the new file `own`, the others in `base`."""
     fresh = own["schema"] if own is not None else {}
-    kept = _kept(base, [name for name in schema if name not in fresh])
-    parts = kept if own is None else [Part(own["url"], own["bytes"], own["checksum"], list(fresh)), *kept]
+    parts = _parts_with(base, [name for name in schema if name not in fresh])
+    if own is not None:
+        parts.insert(0, Part(own["url"], own["bytes"], own["checksum"], list(fresh)))
     first, *others = parts
     return {
         "url": first.url,
@@ -106,29 +116,23 @@ def put_beside(own: Mapping[str, Any] | None, base: Mapping[str, Any], schema: M
     }
 
 
-def _kept(base: Mapping[str, Any], columns: Collection[str]) -> list[Part]:
+def _parts_with(base: Mapping[str, Any], columns: Collection[str]) -> list[Part]:
     """The files of `base` that contain any of these columns, limited to these columns."""
     wanted = set(columns)
-    named = [
-        part if part.columns is not None else part._replace(columns=list(base["schema"])) for part in parts_of(base)
-    ]
-    kept = [part._replace(columns=[name for name in part.columns or () if name in wanted]) for part in named]
-    return [part for part in kept if part.columns]
+    found = []
+    for part in parts_of(base):
+        names = base["schema"] if part.columns is None else part.columns
+        if shared := [name for name in names if name in wanted]:
+            found.append(part._replace(columns=shared))
+    return found
 
 
-# Memory-mapped Arrow files: frames whose columns are the mapped file, without copies and without validation.
-LEAST_BYTES_TO_MAP = 4 * 1024 * 1024
-"""Smaller files are read faster than pyarrow is imported."""
-
-MOST_BYTES = 256 * 1024 * 1024
-"""Larger files are streamed: mapped pages count as process memory, although the system can reclaim them."""
-
-_FLAT = re.compile(r"U?Int(8|16|32|64)|Float(32|64)|Boolean|String|Binary|Date|Time|Duration\(.*|Datetime\(.*")
+# --- memory mapping: frames whose columns are the mapped file, without copies and without validation ---------------
 
 
 def can_map(size: int, types: Iterable[str]) -> bool:
     """Whether pyarrow can map a file of this size, with columns of these types, without conversion."""
-    return LEAST_BYTES_TO_MAP <= size <= MOST_BYTES and all(_FLAT.fullmatch(dtype) for dtype in types)
+    return MIN_BYTES_TO_MAP <= size <= MAX_BYTES_TO_MAP and all(_FLAT.fullmatch(dtype) for dtype in types)
 
 
 def map_file(path: Path) -> pl.LazyFrame:

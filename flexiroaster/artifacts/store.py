@@ -23,12 +23,12 @@ import xxhash
 from flexiroaster.artifacts.composite import (
     Part,
     can_map,
+    combine_columns,
+    is_worth_selecting,
+    is_worth_sharing,
     map_file,
     parts_of,
-    put_beside,
     select_rows,
-    worth_selecting,
-    worth_sharing,
 )
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.model import failpoints
@@ -47,11 +47,11 @@ SCRATCH = ".work-"
 SUMMARY_FIELDS = ("url", "rows", "columns", "bytes", "schema", "checksum", "order", "beside", "where")
 
 _SIDE_TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_KEPT = "__flexiroaster_kept"
+_MASK = "__flexiroaster_kept"
 _BLOCK = 1 << 24  # a stop takes effect between two blocks
 _EXECUTION_ID = re.compile(r"exec-[0-9a-f]{20}")
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}")
-_LONGEST_STEM = 100  # file names have at most 255 bytes, and a temporary name is longer than the final one
+_MAX_STEM_LENGTH = 100  # file names have at most 255 bytes, and a temporary name is longer than the final one
 
 
 def summary_of(output: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,19 +90,19 @@ class Artifacts:
 
         Exceptions of the computation are passed on.
         """
-        with self._new(execution_id, _file_name(stage_id, attempt, name)) as (local, partial):
+        with self._new_file(execution_id, _file_name(stage_id, attempt, name)) as (local, partial):
             _write_ipc(table, partial)
             summary = _describe(partial, table)
-        return self._published(local, execution_id, summary)
+        return self._publish(local, execution_id, summary)
 
-    def take(self, file: Path, execution_id: str, stage_id: str, attempt: int | str) -> dict[str, Any]:
+    def store_file(self, file: Path, execution_id: str, stage_id: str, attempt: int | str) -> dict[str, Any]:
         """Move an uncompressed Arrow IPC file into the store as an artifact, and return its summary."""
-        with self._new(execution_id, _file_name(stage_id, attempt, None)) as (local, partial):
+        with self._new_file(execution_id, _file_name(stage_id, attempt, None)) as (local, partial):
             shutil.move(file, partial)  # a rename, unless the scratch folders are on another disk
             summary = _describe(partial)
-        return self._published(local, execution_id, summary)
+        return self._publish(local, execution_id, summary)
 
-    def write_beside(
+    def write_columns(
         self,
         table: pl.LazyFrame | pl.DataFrame,
         fresh: Collection[str],
@@ -119,17 +119,17 @@ class Artifacts:
         Raises StageError (code) if the row counts differ; exceptions of the computation are passed on.
         """
         schema = {name: str(dtype) for name, dtype in table.collect_schema().items()}
-        if not worth_sharing(base, [name for name in schema if name not in fresh]):
+        if not is_worth_sharing(base, [name for name in schema if name not in fresh]):
             return self.write(table, execution_id, stage_id, attempt)
         if not (new := [name for name in schema if name in fresh]):
-            return put_beside(None, base, schema)
+            return combine_columns(None, base, schema)
         columns = table.lazy().select(new)
         own = self.write(columns.collect(engine="in-memory") if in_memory else columns, execution_id, stage_id, attempt)
         if own["rows"] != base["rows"]:
             raise StageError(
                 f"returned {own['rows']:,} rows, but its input table has {base['rows']:,}", ErrorClass.CODE
             )
-        return put_beside(own, base, schema)
+        return combine_columns(own, base, schema)
 
     def write_selection(
         self,
@@ -145,13 +145,13 @@ class Artifacts:
         Only `kept` is written if that saves enough.
         """
         rows = int(kept.sum())
-        if not worth_selecting(base, rows):
+        if not is_worth_selecting(base, rows):
             return self.write(table, execution_id, stage_id, attempt)
         if len(kept) != base["rows"]:
             raise StageError(
                 f"selected from {len(kept):,} rows, but its input table has {base['rows']:,}", ErrorClass.CODE
             )
-        where = self.write(kept.alias(_KEPT).to_frame(), execution_id, stage_id, attempt)
+        where = self.write(kept.alias(_MASK).to_frame(), execution_id, stage_id, attempt)
         return select_rows(base, where, rows)
 
     def scan(self, stage_id: str, summary: Mapping[str, Any]) -> pl.LazyFrame:
@@ -173,8 +173,8 @@ class Artifacts:
         columns = list(schema) if part.columns is None else part.columns
         frame = self._scan_file(stage_id, part, [schema[name] for name in columns])
         if part.where is not None:
-            kept = self._scan_file(stage_id, Part(**part.where), ["Boolean"])
-            frame = pl.concat([frame, kept], how="horizontal").filter(_KEPT).drop(_KEPT)
+            mask = self._scan_file(stage_id, Part(**part.where), ["Boolean"])
+            frame = pl.concat([frame, mask], how="horizontal").filter(_MASK).drop(_MASK)
         return frame if part.columns is None else frame.select(part.columns)
 
     def _scan_file(self, stage_id: str, part: Part, types: Collection[str]) -> pl.LazyFrame:
@@ -184,19 +184,15 @@ class Artifacts:
         path = self._local_copy(stage_id, part)
         if not can_map(part.bytes, types):
             return pl.scan_ipc(path, glob=False, hive_partitioning=False)
-        self._verify(path, stage_id, part)
-        return map_file(path)
-
-    def _verify(self, path: Path, stage_id: str, part: Part) -> None:
-        """Compare the checksum, once per file and process, because a mapped file is not validated."""
-        if (part.url, part.checksum) not in self._verified:
+        if (part.url, part.checksum) not in self._verified:  # once per process: a mapped file is not validated
             if not same_checksum(_checksum(path), part.checksum):
-                raise _gone(stage_id, part.url, "its content differs from what was written")
+                raise _unusable(stage_id, part.url, "its content differs from what was written")
             self._verified.add((part.url, part.checksum))
+        return map_file(path)
 
     def remove(self, execution_id: str) -> None:
         """Delete all artifacts of an execution, including local copies."""
-        self.forget(execution_id)
+        self.remove_local_copies(execution_id)
         if not self._remote:
             shutil.rmtree(Path(self._root) / execution_id, ignore_errors=True)
             return
@@ -235,20 +231,20 @@ class Artifacts:
                 folder.rmdir()
         return removed
 
-    def forget(self, execution_id: str) -> None:
+    def remove_local_copies(self, execution_id: str) -> None:
         """Delete the local copies of an execution's remote artifacts; a no-op for a local root."""
         if self._remote:
             shutil.rmtree(self.cache / execution_id, ignore_errors=True)
 
     @contextmanager
-    def _new(self, execution_id: str, name: str) -> Iterator[tuple[Path, Path]]:
+    def _new_file(self, execution_id: str, name: str) -> Iterator[tuple[Path, Path]]:
         """Yield the path of a new file, and a temporary path that is renamed to it at the end."""
         local = self.folder / execution_id / name
         local.parent.mkdir(parents=True, exist_ok=True)
         with _renamed_when_complete(local) as partial:
             yield local, partial
 
-    def _published(self, local: Path, execution_id: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    def _publish(self, local: Path, execution_id: str, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Upload the file if the root is remote, and add the URL to the summary."""
         url = str(local)
         if self._remote:
@@ -262,20 +258,17 @@ class Artifacts:
     def _local_copy(self, stage_id: str, part: Part) -> Path:
         url, size = part.url, part.bytes
         if not self._remote or not url.startswith(f"{self._root}/"):
-            return _checked(Path(url), stage_id, url, size)
+            return _checked_size(Path(url), stage_id, url, size)
         local = self.cache / url.removeprefix(f"{self._root}/")
         if not (local.is_file() and local.stat().st_size == size):
-            self._fetch(url, local, stage_id)
-        return _checked(local, stage_id, url, size)
-
-    def _fetch(self, url: str, local: Path, stage_id: str) -> None:
-        filesystem, path = self._filesystem(url)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with _renamed_when_complete(local) as partial:
-                filesystem.get_file(path, str(partial))
-        except FileNotFoundError as error:
-            raise _gone(stage_id, url, "the file does not exist") from error
+            filesystem, path = self._filesystem(url)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with _renamed_when_complete(local) as partial:
+                    filesystem.get_file(path, str(partial))
+            except FileNotFoundError as error:
+                raise _unusable(stage_id, url, "the file does not exist") from error
+        return _checked_size(local, stage_id, url, size)
 
     @staticmethod
     def _filesystem(url: str) -> tuple[Any, str]:
@@ -299,8 +292,8 @@ def _file_name(stage_id: str, attempt: int | str, name: str | None) -> str:
     if name is not None and not _SIDE_TABLE_NAME.fullmatch(name):
         message = f"side table {name!r}: a name must be a letter or _ and up to 63 letters, digits or _"
         raise StageError(message, ErrorClass.CODE)
-    if len(stage_id) > _LONGEST_STEM:
-        stage_id = f"{stage_id[:_LONGEST_STEM]}~{xxhash.xxh3_64_hexdigest(stage_id.encode())}"
+    if len(stage_id) > _MAX_STEM_LENGTH:
+        stage_id = f"{stage_id[:_MAX_STEM_LENGTH]}~{xxhash.xxh3_64_hexdigest(stage_id.encode())}"
     return f"{stage_id}.{attempt}.{name}.arrow" if name else f"{stage_id}.{attempt}.arrow"
 
 
@@ -343,7 +336,13 @@ def _write_ipc(table: pl.LazyFrame | pl.DataFrame, path: Path) -> None:
 
 def _describe(path: Path, table: pl.LazyFrame | pl.DataFrame | None = None) -> dict[str, Any]:
     """Summarize a complete file. The row count comes from its metadata; the checksum reads the file once."""
-    schema, rows = _shape(path, table)
+    import polars as pl
+
+    if isinstance(table, pl.DataFrame):
+        schema, rows = table.schema, table.height
+    else:
+        written = pl.scan_ipc(path, glob=False, hive_partitioning=False)
+        schema, rows = written.collect_schema(), written.select(pl.len()).collect().item()
     return {
         "rows": rows,
         "columns": len(schema),
@@ -351,15 +350,6 @@ def _describe(path: Path, table: pl.LazyFrame | pl.DataFrame | None = None) -> d
         "schema": {name: str(dtype) for name, dtype in schema.items()},
         "checksum": _checksum(path),
     }
-
-
-def _shape(path: Path, table: pl.LazyFrame | pl.DataFrame | None) -> tuple[pl.Schema, int]:
-    import polars as pl
-
-    if isinstance(table, pl.DataFrame):
-        return table.schema, table.height
-    written = pl.scan_ipc(path, glob=False, hive_partitioning=False)
-    return written.collect_schema(), written.select(pl.len()).collect().item()
 
 
 def _checksum(path: Path) -> str:
@@ -371,16 +361,16 @@ def _checksum(path: Path) -> str:
         return checksum_of(view[start : start + _BLOCK] for start in range(0, len(view), _BLOCK))
 
 
-def _checked(path: Path, stage_id: str, url: str, size: int) -> Path:
+def _checked_size(path: Path, stage_id: str, url: str, size: int) -> Path:
     try:
         found = path.stat().st_size
     except FileNotFoundError as error:
-        raise _gone(stage_id, url, "the file does not exist") from error
+        raise _unusable(stage_id, url, "the file does not exist") from error
     if found != size:
-        raise _gone(stage_id, url, f"it has {found:,} bytes, but {size:,} were written")
+        raise _unusable(stage_id, url, f"it has {found:,} bytes, but {size:,} were written")
     return path
 
 
-def _gone(stage_id: str, url: str, why: str) -> StageError:
+def _unusable(stage_id: str, url: str, why: str) -> StageError:
     message = f"the artifact of stage {stage_id!r} cannot be used: {url}: {why}"
     return StageError(message, ErrorClass.CONFIGURATION, artifact_of=stage_id, url=url)

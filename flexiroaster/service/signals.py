@@ -197,5 +197,5 @@ class LocalCopies:
 
     def _forget(self, execution_ids: Sequence[str]) -> bool:
         for execution_id in execution_ids:
-            self._artifacts.forget(execution_id)
+            self._artifacts.remove_local_copies(execution_id)
         return True

@@ -115,12 +115,12 @@ class AttemptRunner:
                 )
             return summary_of(task["inputs"][result.passthrough_stage])
         if result.row_aligned_with is not None:
-            return self._write_beside(task, result, result.row_aligned_with)
+            return self._write_changes(task, result, result.row_aligned_with)
         if result.file is not None:
-            return self.artifacts.take(result.file, *_names(task))
+            return self.artifacts.store_file(result.file, *_names(task))
         return {} if result.table is None else self._write(task, result.table)
 
-    def _write_beside(self, task: Mapping[str, Any], result: Result, stage_id: str) -> dict[str, Any]:
+    def _write_changes(self, task: Mapping[str, Any], result: Result, stage_id: str) -> dict[str, Any]:
         if stage_id not in task["inputs"]:
             raise StageError(
                 f"returned columns or rows of the table of {stage_id!r}, which is not an input", ErrorClass.CODE
@@ -129,7 +129,7 @@ class AttemptRunner:
         if result.row_mask is not None:
             return self.artifacts.write_selection(_checked(result.table), result.row_mask, base, *_names(task))
         table, in_memory = _checked(result.table), _fits_memory(task)
-        return self.artifacts.write_beside(table, result.changed_columns, base, *_names(task), in_memory=in_memory)
+        return self.artifacts.write_columns(table, result.changed_columns, base, *_names(task), in_memory=in_memory)
 
     def _write(self, task: Mapping[str, Any], table: object, name: str | None = None) -> dict[str, Any]:
         return self.artifacts.write(_checked(table), *_names(task), name)

@@ -171,7 +171,7 @@ def test_remote_artifacts_are_fetched_once(remote: Artifacts, tmp_path: Path) ->
     elsewhere.scan("load", summary)
     fsspec.filesystem("memory").store.clear()
     assert elsewhere.scan("load", summary).collect().equals(TABLE)
-    elsewhere.forget("e1")
+    elsewhere.remove_local_copies("e1")
     with pytest.raises(
         StageError, match=r"the artifact of stage 'load' cannot be used: memory://.*: the file does not exist"
     ):

@@ -127,8 +127,8 @@ def test_all_ways_give_the_same_tables(
     assert [name for name, output in plain.items() if {"beside", "where"} & set(output)] == []
 
     monkeypatch.setattr(attempt, "IN_MEMORY_BYTES", room)
-    monkeypatch.setattr(composite, "LEAST_BYTES", share)
-    monkeypatch.setattr(composite, "LEAST_BYTES", least)
+    monkeypatch.setattr(composite, "MIN_BYTES_TO_SHARE", share)
+    monkeypatch.setattr(composite, "MIN_BYTES_TO_MAP", least)
     other = AttemptRunner(Artifacts(str(tmp_path / "other")), Access(), tmp_path / "work", nullcontext())
     outputs = run_all(other)
     for name, table in tables(other, outputs).items():

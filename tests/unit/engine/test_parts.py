@@ -25,7 +25,7 @@ Summary = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def nothing_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composite, "LEAST_BYTES", 1)
+    monkeypatch.setattr(composite, "MIN_BYTES_TO_SHARE", 1)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def read(artifacts: Artifacts, summary: Summary) -> pl.DataFrame:
 def test_new_and_replaced_columns_alone_are_written(
     artifacts: Artifacts, base: Summary, table: pl.LazyFrame | pl.DataFrame, in_memory: bool
 ) -> None:
-    summary = artifacts.write_beside(table, {"late", "name"}, base, "e1", "derive", 1, in_memory=in_memory)
+    summary = artifacts.write_columns(table, {"late", "name"}, base, "e1", "derive", 1, in_memory=in_memory)
     assert pl.read_ipc(summary["url"]).columns == ["name", "late"]
     assert summary["bytes"] == Path(summary["url"]).stat().st_size
     assert summary["order"] == ["id", "name", "at", "late"]
@@ -72,24 +72,24 @@ def test_new_and_replaced_columns_alone_are_written(
 
 
 def test_fewer_columns_are_not_written(artifacts: Artifacts, base: Summary) -> None:
-    wider = artifacts.write_beside(WIDER, {"late", "name"}, base, "e1", "derive", 1)
+    wider = artifacts.write_columns(WIDER, {"late", "name"}, base, "e1", "derive", 1)
     files = sorted(Path(base["url"]).parent.iterdir())
     for columns in (["at", "id"], ["late", "id"], ["name"], ["id"]):
-        summary = artifacts.write_beside(WIDER.select(columns), (), wider, "e1", "select", 1)
+        summary = artifacts.write_columns(WIDER.select(columns), (), wider, "e1", "select", 1)
         assert_frame_equal(read(artifacts, summary), WIDER.select(columns).collect())
     assert sorted(Path(base["url"]).parent.iterdir()) == files
 
 
 def test_a_table_without_anything_of_the_other_is_written(artifacts: Artifacts, base: Summary) -> None:
     table = TABLE.select(pl.col("id") * 2)
-    summary = artifacts.write_beside(table, {"id"}, base, "e1", "derive", 1)
+    summary = artifacts.write_columns(table, {"id"}, base, "e1", "derive", 1)
     assert "beside" not in summary
     assert_frame_equal(read(artifacts, summary), table)
 
 
 def test_a_small_table_is_copied(artifacts: Artifacts, base: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composite, "LEAST_BYTES", base["bytes"] + 1)
-    summary = artifacts.write_beside(WIDER, {"late", "name"}, base, "e1", "derive", 1)
+    monkeypatch.setattr(composite, "MIN_BYTES_TO_SHARE", base["bytes"] + 1)
+    summary = artifacts.write_columns(WIDER, {"late", "name"}, base, "e1", "derive", 1)
     assert "beside" not in summary
     chosen = artifacts.write_selection(TABLE.head(3), pl.Series([True, True, True, False]), base, "e1", "check", 1)
     assert "where" not in chosen
@@ -99,18 +99,18 @@ def test_a_small_table_is_copied(artifacts: Artifacts, base: Summary, monkeypatc
 
 def test_there_is_an_end_to_the_number_of_files(artifacts: Artifacts, base: Summary) -> None:
     summary, table, most = base, TABLE, 0
-    for i in range(2 * composite.MOST_FILES):
+    for i in range(2 * composite.MAX_FILES):
         table = table.with_columns(pl.lit(i).alias(f"c{i}"))
-        summary = artifacts.write_beside(table, {f"c{i}"}, summary, "e1", f"derive{i}", 1)
+        summary = artifacts.write_columns(table, {f"c{i}"}, summary, "e1", f"derive{i}", 1)
         most = max(most, 1 + len(summary.get("beside", ())))
         assert_frame_equal(read(artifacts, summary), table)
-    assert most == composite.MOST_FILES
-    assert len(composite.parts_of(summary)) < composite.MOST_FILES
+    assert most == composite.MAX_FILES
+    assert len(composite.parts_of(summary)) < composite.MAX_FILES
 
 
 def test_another_number_of_rows(artifacts: Artifacts, base: Summary) -> None:
     with pytest.raises(StageError) as caught:
-        artifacts.write_beside(WIDER.head(3), {"late"}, base, "e1", "derive", 1)
+        artifacts.write_columns(WIDER.head(3), {"late"}, base, "e1", "derive", 1)
     assert caught.value.message == "returned 3 rows, but its input table has 4"
     assert caught.value.error_class is ErrorClass.CODE
     with pytest.raises(StageError) as caught:
@@ -144,20 +144,20 @@ def test_fewer_rows_and_more_columns(artifacts: Artifacts, base: Summary, rows_f
     if rows_first:
         chosen = artifacts.write_selection(TABLE.filter(kept), kept, base, "e1", "check", 1)
         table = TABLE.filter(kept).lazy().with_columns(twice=pl.col("id") * 2)
-        summary = artifacts.write_beside(table, {"twice"}, chosen, "e1", "derive", 1)
+        summary = artifacts.write_columns(table, {"twice"}, chosen, "e1", "derive", 1)
     else:
         wider = TABLE.lazy().with_columns(twice=pl.col("id") * 2)
-        derived = artifacts.write_beside(wider, {"twice"}, base, "e1", "derive", 1)
+        derived = artifacts.write_columns(wider, {"twice"}, base, "e1", "derive", 1)
         table = wider.filter(kept)
         summary = artifacts.write_selection(table, kept, derived, "e1", "check", 1)
     assert_frame_equal(read(artifacts, summary), table.collect())
-    narrower = artifacts.write_beside(table.select("at", "twice"), (), summary, "e1", "select", 1)
+    narrower = artifacts.write_columns(table.select("at", "twice"), (), summary, "e1", "select", 1)
     assert_frame_equal(read(artifacts, narrower), table.select("at", "twice").collect())
 
 
 @pytest.mark.parametrize("which", [lambda s: s["url"], lambda s: s["beside"][0]["url"], lambda s: s["where"]["url"]])
 def test_any_file_can_be_gone(artifacts: Artifacts, base: Summary, which: Callable[[Summary], str]) -> None:
-    derived = artifacts.write_beside(WIDER, {"late"}, base, "e1", "derive", 1)
+    derived = artifacts.write_columns(WIDER, {"late"}, base, "e1", "derive", 1)
     kept = pl.Series([False, True, True, True])
     summary = artifacts.write_selection(WIDER.filter(kept), kept, derived, "e1", "check", 1)
     url = which(summary)
@@ -172,7 +172,7 @@ def test_remote_files(tmp_path: Path) -> None:
     fsspec.filesystem("memory").store.clear()
     remote = Artifacts("memory://bucket/artifacts", tmp_path / "cache")
     base = remote.write(TABLE, "e1", "load", 1)
-    derived = remote.write_beside(WIDER, {"late", "name"}, base, "e1", "derive", 1)
+    derived = remote.write_columns(WIDER, {"late", "name"}, base, "e1", "derive", 1)
     kept = pl.Series([False, True, True, True])
     summary = remote.write_selection(WIDER.filter(kept), kept, derived, "e1", "check", 1)
     elsewhere = Artifacts("memory://bucket/artifacts", tmp_path / "another machine")
@@ -194,7 +194,7 @@ FLAT = pl.DataFrame({"n": range(1000)}).select(
 
 @pytest.fixture
 def everything_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composite, "LEAST_BYTES", 1)
+    monkeypatch.setattr(composite, "MIN_BYTES_TO_MAP", 1)
 
 
 @pytest.mark.usefixtures("everything_is_mapped")
@@ -217,7 +217,7 @@ def test_what_is_not_flat_is_read(artifacts: Artifacts, dtype: pl.DataType) -> N
     summary = artifacts.write(table, "e1", "load", 1)
     assert not composite.can_map(summary["bytes"], summary["schema"].values())
     assert_frame_equal(read(artifacts, summary), table)
-    narrower = artifacts.write_beside(table.select("b"), (), summary, "e1", "select", 1)
+    narrower = artifacts.write_columns(table.select("b"), (), summary, "e1", "select", 1)
     assert_frame_equal(read(artifacts, narrower), table.select("b"))
 
 
