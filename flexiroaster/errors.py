@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 
-LONGEST_MESSAGE = 1000
-"""Maximum length of one problem's message, in characters."""
+MAX_MESSAGE_LENGTH = 1000
+"""Maximum length of one problem's message, in characters; a message can quote a very long value."""
 
 
 class ErrorClass(StrEnum):
@@ -96,18 +96,14 @@ class DefinitionError(FlexiRoasterError):
     code = "definition.invalid"
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(map(_bounded, problems))
+        self.problems = tuple(
+            replace(p, message=f"{p.message[:MAX_MESSAGE_LENGTH]}...") if len(p.message) > MAX_MESSAGE_LENGTH else p
+            for p in problems
+        )
         super().__init__(
             "; ".join(map(str, self.problems)),
             problems=[{"path": p.path, "message": p.message, "code": p.code} for p in self.problems],
         )
-
-
-def _bounded(problem: Problem) -> Problem:
-    """Truncate the message of a problem that quotes a very long value."""
-    if len(problem.message) <= LONGEST_MESSAGE:
-        return problem
-    return replace(problem, message=f"{problem.message[:LONGEST_MESSAGE]}...")
 
 
 class InputError(FlexiRoasterError):

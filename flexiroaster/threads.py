@@ -49,7 +49,7 @@ class Threads:
         with self._lock:
             self._failing[failure.name] = failure
 
-    def works(self, name: str) -> None:
+    def recovered(self, name: str) -> None:
         """Record that a thread has recovered or ended."""
         with self._lock:
             self._failing.pop(name, None)
@@ -102,23 +102,23 @@ class SupervisedThread:
         """Whether the thread has started and not ended."""
         return self._thread.is_alive()
 
-    def works(self) -> None:
-        """Report that the thread works again. A turn that lasts long calls this itself."""
+    def report_success(self) -> None:
+        """Report that the thread works. A turn that lasts long calls this itself."""
         if self._failing:
             self._failing = False
-            self._threads.works(self.name)
+            self._threads.recovered(self.name)
             if self._recovery_is_news:
                 self._recovery_is_news = False
                 logger.info("the thread %s works again", self.name)
 
     def _run(self) -> None:
         try:
-            while self._goes_on():
+            while self._run_turn():
                 pass
         finally:
-            self._threads.works(self.name)
+            self._threads.recovered(self.name)
 
-    def _goes_on(self) -> bool:
+    def _run_turn(self) -> bool:
         closing = self._closed.is_set()
         try:
             more = self._turn()
@@ -129,7 +129,7 @@ class SupervisedThread:
                 self._failed(error)
             self._closed.wait(self._pause)
             return True
-        self.works()
+        self.report_success()
         return more
 
     def _failed(self, error: BaseException) -> None:

@@ -74,7 +74,7 @@ def _find(name: str) -> type[Operator[Any]]:
 
 
 def _unknown(name: str) -> str:
-    from flexiroaster.model.pipeline import suggestion_hint
+    from flexiroaster.model.validation_messages import suggestion_hint
     from flexiroaster.operators import registry
 
     known = dict.fromkeys(full.partition(".")[2] for full in registry.names())

@@ -57,14 +57,14 @@ class Command:
     @property
     def reason(self) -> str:
         """The reason the requester gave, followed by the requester's name; a default text if no reason was given."""
-        told = self.arguments.get("reason") or f"{self.kind} requested"
-        return f"{told} by {self.requested_by}" if self.requested_by else str(told)
+        reason = self.arguments.get("reason") or f"{self.kind} requested"
+        return f"{reason} by {self.requested_by}" if self.requested_by else str(reason)
 
     @property
     def deadline(self) -> datetime | None:
         """When a pause becomes a stop unless the execution is resumed before."""
-        told = self.arguments.get("deadline")
-        return None if told is None else datetime.fromisoformat(told)
+        deadline = self.arguments.get("deadline")
+        return None if deadline is None else datetime.fromisoformat(deadline)
 
     @property
     def slot(self) -> int | None:

@@ -106,7 +106,8 @@ def check_move(current: ExecutionStatus, target: ExecutionStatus) -> None:
         )
 
 
-# The W3C header `traceparent`: the trace and the parent span of a request.
+# --- the W3C header `traceparent`: the trace and the parent span of a request -------------------------------------
+
 _PARTS: Final = r"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _VERSION_0 = re.compile(rf"00-{_PARTS}")
 _LATER_VERSION = re.compile(rf"((?!ff|00)[0-9a-f]{{2}}-{_PARTS})(-.*)?")

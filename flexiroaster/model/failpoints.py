@@ -65,11 +65,6 @@ _ARMED = _armed(os.environ.get(VARIABLE, ""))
 
 def point(name: str) -> None:
     """Fire the failpoint of this name if it is armed."""
-    if _ARMED:
-        _fire(name)
-
-
-def _fire(name: str) -> None:
     armed = _ARMED.get(name)
     if armed is None:
         return

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from flexiroaster.errors import DefinitionError, ErrorClass, Problem
 from flexiroaster.model.json_values import unstorable
-from flexiroaster.model.validation_messages import problems_of, quoted, render_path, shown, suggestion_hint
+from flexiroaster.model.validation_messages import Location, problems_of, quoted, shown, suggestion_hint
 
 __all__ = [
     "RESPONSE_FIELDS",
@@ -30,61 +30,9 @@ __all__ = [
     "malformed",
     "parse_pipeline",
     "placeholders",
-    "problems_of",
-    "render_path",
     "substitute",
-    "suggestion_hint",
     "topological_order",
 ]
-
-
-# Dependency graphs of stages: topological order and cycles. A graph maps each node to the nodes it depends on.
-Graph = Mapping[str, Sequence[str]]
-
-
-def find_cycle(edges: Graph) -> list[str] | None:
-    """Find one cycle, as a path in data-flow direction that starts and ends with the same node, or None."""
-    try:
-        TopologicalSorter(edges).prepare()
-    except CycleError as error:
-        cycle: list[str] = error.args[1]
-        return cycle
-    return None
-
-
-def topological_order(edges: Graph) -> tuple[str, ...]:
-    """Sort all nodes after their dependencies; ties keep the order of `edges`. Raises graphlib.CycleError."""
-    rank = {node: i for i, node in enumerate(edges)}
-    sorter = TopologicalSorter(edges)
-    sorter.prepare()
-    order: list[str] = []
-    while sorter.is_active():
-        ready = sorted(sorter.get_ready(), key=rank.__getitem__)
-        order += ready
-        sorter.done(*ready)
-    return tuple(order)
-
-
-def dependents(edges: Graph) -> dict[str, list[str]]:
-    """Map each node to the nodes that directly depend on it."""
-    result: dict[str, list[str]] = {node: [] for node in edges}
-    for node, wanted in edges.items():
-        for dependency in wanted:
-            result[dependency].append(node)
-    return result
-
-
-def downstream(edges: Graph, node: str) -> set[str]:
-    """All nodes that depend on `node`, directly or indirectly."""
-    direct = dependents(edges)
-    found: set[str] = set()
-    todo = [node]
-    while todo:
-        for follower in direct[todo.pop()]:
-            if follower not in found:
-                found.add(follower)
-                todo.append(follower)
-    return found
 
 
 class StageType(StrEnum):
@@ -100,7 +48,7 @@ DEFAULT_RETRY_ON = (ErrorClass.TRANSIENT, ErrorClass.TIMEOUT, ErrorClass.CRASH, 
 
 _STAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
-_MOST_PROBLEMS = 100  # of the graph: each unknown name is compared with all known names
+_MAX_GRAPH_PROBLEMS = 100  # each unknown name is compared with all known names
 
 _STAGE_RESPONSE_FIELDS = {"order"}
 
@@ -244,8 +192,8 @@ def parse_pipeline(raw: object) -> Pipeline:
         pipeline = Pipeline.model_validate(body)
     except ValidationError as error:
         found = problems_of(error, body, Pipeline)
-        judged = {problem.path for problem in found}
-        problems = found + [problem for problem in problems if problem.path not in judged]
+        reported = {problem.path for problem in found}
+        problems = found + [problem for problem in problems if problem.path not in reported]
     problems += _graph_problems(body.get("stages"))
     if problems or pipeline is None:
         raise DefinitionError(problems)
@@ -288,7 +236,7 @@ def _graph_problems(stages: object) -> list[Problem]:
     for i, stage in named:
         listed = stage.get("dependencies") or ()
         wanted = [d for d in listed if isinstance(d, str)] if isinstance(listed, list | tuple) else []
-        if len(problems) < _MOST_PROBLEMS:
+        if len(problems) < _MAX_GRAPH_PROBLEMS:
             problems += _dependency_problems(i, stage["id"], wanted, first)
         edges.setdefault(stage["id"], tuple(d for d in wanted if d in first and d != stage["id"]))
     cycle = find_cycle(edges)
@@ -311,33 +259,79 @@ def _dependency_problems(index: int, stage_id: str, wanted: list[str], known: Ma
     return problems
 
 
-# Placeholders: `${name}` in a stage's config is replaced by the variable of that name when the stage runs.
+# --- graphs: map each node to the nodes it depends on --------------------------------------------------------------
+
+Graph = Mapping[str, Sequence[str]]
+
+
+def find_cycle(edges: Graph) -> list[str] | None:
+    """Find one cycle, as a path in data-flow direction that starts and ends with the same node, or None."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
+    return None
+
+
+def topological_order(edges: Graph) -> tuple[str, ...]:
+    """Sort all nodes after their dependencies; ties keep the order of `edges`. Raises graphlib.CycleError."""
+    rank = {node: i for i, node in enumerate(edges)}
+    sorter = TopologicalSorter(edges)
+    sorter.prepare()
+    order: list[str] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready(), key=rank.__getitem__)
+        order += ready
+        sorter.done(*ready)
+    return tuple(order)
+
+
+def dependents(edges: Graph) -> dict[str, list[str]]:
+    """Map each node to the nodes that directly depend on it."""
+    result: dict[str, list[str]] = {node: [] for node in edges}
+    for node, wanted in edges.items():
+        for dependency in wanted:
+            result[dependency].append(node)
+    return result
+
+
+def downstream(edges: Graph, node: str) -> set[str]:
+    """All nodes that depend on `node`, directly or indirectly."""
+    direct = dependents(edges)
+    found: set[str] = set()
+    todo = [node]
+    while todo:
+        for follower in direct[todo.pop()]:
+            if follower not in found:
+                found.add(follower)
+                todo.append(follower)
+    return found
+
+
+# --- placeholders: `${name}` in a stage's config is replaced by that variable when the stage runs -----------------
+
 _MALFORMED = re.compile(r"(?<!\$)\$\{(?![A-Za-z_][A-Za-z0-9_]*\})[^}]{0,60}\}?")
 _PATTERN = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def placeholders(value: object) -> Iterator[str]:
     """The names of all placeholders in a JSON value, in order, with duplicates."""
-    if isinstance(value, str):
-        yield from _PATTERN.findall(value)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from placeholders(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from placeholders(item)
+    return (name for _, text in _texts(value) for name in _PATTERN.findall(text))
 
 
-def malformed(value: object, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], str]]:
+def malformed(value: object) -> Iterator[tuple[Location, str]]:
     """Find malformed placeholders such as `${my-day}` or `${ day }`: the path and text of each."""
+    return ((path, found) for path, text in _texts(value) for found in _MALFORMED.findall(text))
+
+
+def _texts(value: object, path: Location = ()) -> Iterator[tuple[Location, str]]:
+    """All texts in a JSON value, each with its path."""
     if isinstance(value, str):
-        yield from ((path, found) for found in _MALFORMED.findall(value))
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from malformed(item, (*path, key))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from malformed(item, (*path, index))
+        yield path, value
+    elif isinstance(value, Mapping | list | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _texts(item, (*path, key))
 
 
 def substitute(value: Any, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value in, the same out

@@ -36,15 +36,15 @@ __all__ = [
 
 Location = tuple[int | str, ...]
 
-_LONGEST_NAME = 100  # characters of a name in a path, and of a word to find similar words for
-_LONGEST_VALUE = 60
-_SHOWN_ITEMS, _SHOWN_LEVELS = _LONGEST_VALUE // 3, 4  # more do not fit into a message
-_SHOWN_BITS = 256
+_MAX_NAME_LENGTH = 100  # characters of a name in a path, and of a word to find similar words for
+_MAX_VALUE_LENGTH = 60
+_MAX_ITEMS, _MAX_LEVELS = _MAX_VALUE_LENGTH // 3, 4  # more do not fit into a message
+_MAX_BITS = 256
 
 
 def suggestion_hint(word: str, known: Iterable[str]) -> str:
     """The hint `; did you mean 'x' or 'y'?`, or an empty text if no known word is similar."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55) if len(word) <= _LONGEST_NAME else ()
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55) if len(word) <= _MAX_NAME_LENGTH else ()
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
@@ -52,16 +52,16 @@ def render_path(location: Sequence[int | str]) -> str:
     """Render a location as text: `("stages", 2, "config", "by")` -> `stages[2].config.by`."""
     path = ""
     for part in location:
-        name = str(part) if len(str(part)) <= _LONGEST_NAME else f"{str(part)[:_LONGEST_NAME]}..."
+        name = str(part) if len(str(part)) <= _MAX_NAME_LENGTH else f"{str(part)[:_MAX_NAME_LENGTH]}..."
         path += f"[{part}]" if isinstance(part, int) else (f".{name}" if path else name)
     return path
 
 
 def shown(value: object) -> str:
     """Render a bad value as short JSON for a message; only the beginning of a large value is read."""
-    text = json.dumps(_beginning(value, _SHOWN_LEVELS), ensure_ascii=False, default=_kind)
+    text = json.dumps(_truncated(value, _MAX_LEVELS), ensure_ascii=False, default=_kind)
     text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[: _MAX_VALUE_LENGTH - 3]}..."
 
 
 def key_text(key: object) -> str:
@@ -72,13 +72,13 @@ def key_text(key: object) -> str:
 
 def quoted(name: str) -> str:
     """A name in quotes, truncated if it is very long."""
-    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
+    return repr(name if len(name) <= _MAX_NAME_LENGTH else f"{name[:_MAX_NAME_LENGTH]}...")
 
 
 def listing(names: Iterable[str]) -> str:
     """The hint `; known are a, b and c`."""
     known = list(names)
-    return f"; known are {_either(known, 'and')}" if known else "; there are none"
+    return f"; known are {_join(known, 'and')}" if known else "; there are none"
 
 
 def problems_of(
@@ -93,10 +93,10 @@ def located_problems(
 ) -> list[tuple[Location, Problem]]:
     """The problems of `raw`, each with its location in it."""
     items = error.errors(include_url=False, include_context=True)
-    findings = [_finding(item, raw) for item in items if not _is_sequel(item)]
+    findings = [_finding(item, raw) for item in items if not _is_consequence(item)]
     return [
         (found.path, Problem(render_path((*prefix, *found.path)), _text(found, model), found.code))
-        for found in _meant(findings)
+        for found in _intended(findings)
     ]
 
 
@@ -151,15 +151,15 @@ def _choice(item: ErrorDetails) -> str:
 
 
 def _too_short(item: ErrorDetails) -> str:
-    least = item["ctx"].get("min_length", 1)
+    minimum = item["ctx"].get("min_length", 1)
     items = "characters" if item["type"] == "string_too_short" else "items"
-    return "must not be empty" if least == 1 else f"must have at least {least} {items}, not {len(item['input'])}"
+    return "must not be empty" if minimum == 1 else f"must have at minimum {minimum} {items}, not {len(item['input'])}"
 
 
 def _too_long(item: ErrorDetails) -> str:
-    most = item["ctx"]["max_length"]
+    maximum = item["ctx"]["max_length"]
     items = "character" if item["type"] == "string_too_long" else "item"
-    return f"must have at most {most} {items}{'' if most == 1 else 's'}, not {len(item['input'])}"
+    return f"must have at most {maximum} {items}{'' if maximum == 1 else 's'}, not {len(item['input'])}"
 
 
 _WORDINGS: Mapping[str, _Wording] = {
@@ -175,7 +175,7 @@ _WORDINGS: Mapping[str, _Wording] = {
     "string_too_long": _too_long,
     "too_long": _too_long,
     "greater_than": _bound("greater than", "gt"),
-    "greater_than_equal": _bound("at least", "ge"),
+    "greater_than_equal": _bound("at minimum", "ge"),
     "less_than": _bound("less than", "lt"),
     "less_than_equal": _bound("at most", "le"),
 }
@@ -185,16 +185,16 @@ _WORDINGS: Mapping[str, _Wording] = {
 def _text(found: _Finding, model: type[BaseModel]) -> str:
     if found.kinds:
         value = found.item["input"]
-        return f"must be {_either(found.kinds, 'or')}, not {shown(value)}"
+        return f"must be {_join(found.kinds, 'or')}, not {shown(value)}"
     if found.code == "extra_forbidden":
         known = list(_fields_at(model, found.path[:-1]))
         return f"is not a known field{suggestion_hint(str(found.path[-1]), known) or listing(known)}"
     if found.item["loc"][-1:] == ("[key]",) and found.code == "string_type":
         return key_text(found.item["input"])
-    return f"{problem_text(found.item)}{_remedy(found, model)}"
+    return f"{problem_text(found.item)}{_fix_hint(found, model)}"
 
 
-def _remedy(found: _Finding, model: type[BaseModel]) -> str:
+def _fix_hint(found: _Finding, model: type[BaseModel]) -> str:
     """A hint with the correct spelling, if it is certain."""
     kind, value = _KINDS.get(found.code), found.item["input"]
     if kind == "text" and isinstance(value, bool | int | float):
@@ -241,7 +241,7 @@ def _has(value: object, part: int | str) -> bool:
     return isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
 
 
-def _is_sequel(item: ErrorDetails) -> bool:
+def _is_consequence(item: ErrorDetails) -> bool:
     """Whether a sequence is reported as too short only because its items are invalid."""
     return item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]
 
@@ -249,32 +249,32 @@ def _is_sequel(item: ErrorDetails) -> bool:
 # --- unions -----------------------------------------------------------------------------------------------------
 
 
-def _meant(findings: Sequence[_Finding]) -> Iterator[_Finding]:
+def _intended(findings: Sequence[_Finding]) -> Iterator[_Finding]:
     """Keep, for each union, only the findings of the alternative that the value was meant for."""
     done: set[Location] = set()
     for found in findings:
-        spot = _spot(found)
-        if spot is None:
+        union = _outer_union(found)
+        if union is None:
             yield found
-        elif spot not in done:
-            done.add(spot)
-            yield from _of_union([other for other in findings if _spot(other) == spot], spot)
+        elif union not in done:
+            done.add(union)
+            yield from _of_intended_alternative([other for other in findings if _outer_union(other) == union], union)
 
 
-def _spot(found: _Finding) -> Location | None:
+def _outer_union(found: _Finding) -> Location | None:
     """Location of the outermost union on the way."""
     return found.path[: found.branches[0][0]] if found.branches else None
 
 
-def _of_union(findings: Sequence[_Finding], spot: Location) -> Iterator[_Finding]:
+def _of_intended_alternative(findings: Sequence[_Finding], union: Location) -> Iterator[_Finding]:
     alternatives: dict[str, list[_Finding]] = {}
     for found in findings:
         inner = replace(found, branches=found.branches[1:])
         alternatives.setdefault(found.branches[0][1], []).append(inner)
-    settled = [list(_meant(inner)) for inner in alternatives.values()]
-    meant = [inner for inner in settled if not any(f.path == spot and (f.kinds or f.code in _KINDS) for f in inner)]
-    if meant:
-        yield from min(meant, key=len)
+    settled = [list(_intended(inner)) for inner in alternatives.values()]
+    intended = [inner for inner in settled if not any(f.path == union and (f.kinds or f.code in _KINDS) for f in inner)]
+    if intended:
+        yield from min(intended, key=len)
         return
     kinds = dict.fromkeys(kind for inner in settled for f in inner for kind in f.kinds or (_KINDS[f.code],))
     if "a number" in kinds:
@@ -329,17 +329,17 @@ def _by_alias(model: type[BaseModel]) -> dict[str, FieldInfo]:
 # --- values -----------------------------------------------------------------------------------------------------
 
 
-def _beginning(value: object, levels: int) -> object:
+def _truncated(value: object, levels: int) -> object:
     """Truncate a value to what a message can show."""
     if isinstance(value, str):
-        return value[: _LONGEST_VALUE + 1]
+        return value[: _MAX_VALUE_LENGTH + 1]
     if isinstance(value, Mapping | list | tuple) and not levels:
         return "..."
     if isinstance(value, Mapping):
-        return {str(key): _beginning(item, levels - 1) for key, item in islice(value.items(), _SHOWN_ITEMS)}
+        return {str(key): _truncated(item, levels - 1) for key, item in islice(value.items(), _MAX_ITEMS)}
     if isinstance(value, list | tuple):
-        return [_beginning(item, levels - 1) for item in value[:_SHOWN_ITEMS]]
-    return "..." if isinstance(value, int) and value.bit_length() > _SHOWN_BITS else value
+        return [_truncated(item, levels - 1) for item in value[:_MAX_ITEMS]]
+    return "..." if isinstance(value, int) and value.bit_length() > _MAX_BITS else value
 
 
 def _kind(value: object) -> str:
@@ -347,6 +347,6 @@ def _kind(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 
-def _either(words: Iterable[str], joint: str) -> str:
+def _join(words: Iterable[str], joint: str) -> str:
     *rest, last = words
     return f"{', '.join(rest)} {joint} {last}" if rest else last

@@ -20,7 +20,7 @@ import polars as pl
 from polars.datatypes import DataType
 from pydantic import AfterValidator
 
-from flexiroaster.model.pipeline import suggestion_hint
+from flexiroaster.model.validation_messages import suggestion_hint
 
 __all__ = [
     "DtypeName",

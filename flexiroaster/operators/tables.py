@@ -19,7 +19,7 @@ import polars as pl
 from pydantic import BeforeValidator
 
 from flexiroaster.errors import code_error, data_error
-from flexiroaster.model.pipeline import suggestion_hint
+from flexiroaster.model.validation_messages import suggestion_hint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,7 +28,8 @@ from flexiroaster.errors import (
     StageError,
 )
 from flexiroaster.model.execution import ExecutionStatus
-from flexiroaster.model.pipeline import Pipeline, suggestion_hint
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.service import definition
 from flexiroaster.service.stage_access import access_of
 

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
-from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline, suggestion_hint
+from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.service.definition import check, with_defaults
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.reads import from_store

@@ -18,7 +18,8 @@ from sqlalchemy.exc import IntegrityError
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import LIVE
-from flexiroaster.model.pipeline import Pipeline, problems_of
+from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.model.validation_messages import problems_of
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
 from flexiroaster.store.sql import Page, Sort, Window

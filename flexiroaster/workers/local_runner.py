@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any
 
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.model.redaction import redactor
+from flexiroaster.operators.access.redaction import redactor
 from flexiroaster.operators.base import Access
 from flexiroaster.workers.error_classes import StageCancelled, describe
 from flexiroaster.workers.protocol import Ended, Log, Message, Progress, Setup, Task

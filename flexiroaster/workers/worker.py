@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from flexiroaster.artifacts.store import Artifacts
 from flexiroaster.errors import ErrorClass, StageError
-from flexiroaster.model.redaction import redact_json, redactor
+from flexiroaster.operators.access.redaction import redact_json, redactor
 from flexiroaster.workers.attempt import AttemptRunner, UserModules
 from flexiroaster.workers.error_classes import StageCancelled, describe
 from flexiroaster.workers.log_capture import Capture

@@ -70,7 +70,7 @@ def test_a_failing_thread_is_shown_until_a_turn_succeeds(start: Start) -> None:
     thread, known = start(turns, pause=60.0, essential=True)
     eventually(lambda: known.failures)
     assert known.failures == [Failure("t", "ValueError: no way", essential=True)]
-    thread.works()  # what a turn that lasts says
+    thread.report_success()  # what a turn that lasts says
     assert known.failures == []
 
 

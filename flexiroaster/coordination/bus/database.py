@@ -123,7 +123,7 @@ class PostgresChannel:
             logger.warning("the bus cannot listen to PostgreSQL: %s", " ".join(str(error).split()))
 
     def _came_back(self) -> None:
-        self._thread.works()
+        self._thread.report_success()
         if self._away:
             self._away = False
             logger.info("the bus listens to PostgreSQL again")
@@ -257,7 +257,7 @@ class SqliteChannel:
                     seen = version
                     self._gap_at = monotonic()
                     self._gap()
-                    self._thread.works()
+                    self._thread.report_success()
                 if self._calm():
                     self._closed.wait(CALM_POLL_SECONDS)
                 else:

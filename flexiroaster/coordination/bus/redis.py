@@ -159,7 +159,7 @@ class _Session:
             self._outstanding -= 1
             if self._outstanding == 0:
                 self._channel.is_listening = True
-                self._channel._thread.works()
+                self._channel._thread.report_success()
                 self._channel._gap()
         elif message["type"] == "message" and message["data"]:
             self._channel._receive(message["data"])

@@ -1,1 +1,1 @@
-"""Access of stages to hosts (`network_guard`), files (`file_access`) and `databases`, within configured limits."""
+"""What stages may reach: hosts (`network_guard`), files (`file_access`) and `databases`; `redaction` hides secrets."""

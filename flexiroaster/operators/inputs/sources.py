@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import AfterValidator, ConfigDict, Field
 
 from flexiroaster.errors import configuration_error, data_error
-from flexiroaster.model.pipeline import suggestion_hint
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.operators.access.file_access import fetch, resolve
 from flexiroaster.operators.base import Access, OperatorConfig
 from flexiroaster.operators.dtypes import DtypeName, conversion, describe_misfits, friendly_name

@@ -18,7 +18,8 @@ from sqlalchemy import URL, Connection, CursorResult, TextClause, bindparam, tex
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flexiroaster.errors import ErrorClass, Problem, StageError, code_error, configuration_error, first_line
-from flexiroaster.model.pipeline import StageType, suggestion_hint
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.operators.access.databases import READ_ONLY_OPTIONS, engine_for, guard_query, normalize_url
 from flexiroaster.operators.base import NONE, Access, Operator, OperatorConfig, StageContext
 from flexiroaster.operators.inputs.type_inference import Kind, Shape, Spool

@@ -10,7 +10,8 @@ from polars.exceptions import DuplicateError, PolarsError, SchemaError
 from pydantic import Field, model_validator
 
 from flexiroaster.errors import Problem, data_error, first_line
-from flexiroaster.model.pipeline import StageType, suggestion_hint
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.operators.base import SOME, Access, Arity, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.tables import ColumnNames, describe_input, listed, missing_columns, require_columns
 

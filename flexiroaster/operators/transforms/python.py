@@ -13,7 +13,8 @@ from typing import Any, Literal, get_origin
 from pydantic import Field, field_validator
 
 from flexiroaster.errors import Problem, code_error, configuration_error
-from flexiroaster.model.pipeline import StageType, suggestion_hint
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.model.validation_messages import shown
 from flexiroaster.operators.base import ANY, Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.tables import listed, table_from_return_value, to_pandas

@@ -10,7 +10,8 @@ from polars.exceptions import ColumnNotFoundError, PolarsError
 from pydantic import Field
 
 from flexiroaster.errors import Problem, StageError, code_error, data_error, first_line
-from flexiroaster.model.pipeline import StageType, suggestion_hint
+from flexiroaster.model.pipeline import StageType
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.operators.base import SOME, Access, Operator, OperatorConfig, StageContext
 from flexiroaster.operators.expressions import find_file_function_error
 from flexiroaster.operators.tables import listed

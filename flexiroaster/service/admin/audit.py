@@ -12,8 +12,8 @@ from typing import Any
 
 from flexiroaster.errors import FlexiRoasterError, StoreError
 from flexiroaster.model.event import utc_now
-from flexiroaster.model.redaction import redactor
 from flexiroaster.model.viewer import Viewer
+from flexiroaster.operators.access.redaction import redactor
 from flexiroaster.service.executions import executions
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.reads import from_store

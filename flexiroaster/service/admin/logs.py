@@ -14,7 +14,7 @@ import structlog
 
 from flexiroaster.config import LogFormat, Settings
 from flexiroaster.model.event import Event, EventType
-from flexiroaster.model.redaction import redact_json, redactor
+from flexiroaster.operators.access.redaction import redact_json, redactor
 from flexiroaster.operators.base import Access
 
 __all__ = ["configure", "log_events"]

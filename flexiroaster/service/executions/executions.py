@@ -28,7 +28,8 @@ from flexiroaster.model import failpoints
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus, valid_traceparent
-from flexiroaster.model.pipeline import OnConflict, Pipeline, downstream, suggestion_hint
+from flexiroaster.model.pipeline import OnConflict, Pipeline, downstream
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.service import pipelines
 from flexiroaster.service.definition import check_variables

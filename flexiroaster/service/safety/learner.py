@@ -266,7 +266,7 @@ class Learner:
         self._tell()
         self._fold(knowledge)
         self._trainer.look()
-        self._thread.works()
+        self._thread.report_success()
         self._wait(TRAINING_SECONDS if self._trainer.busy else LOOK_SECONDS)
         return True
 

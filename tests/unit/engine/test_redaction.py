@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexiroaster.model.redaction import redact_json, redactor
+from flexiroaster.operators.access.redaction import redact_json, redactor
 from flexiroaster.operators.base import Access
 
 

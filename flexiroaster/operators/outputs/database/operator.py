@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 
 from flexiroaster.errors import Problem, configuration_error
-from flexiroaster.model.pipeline import suggestion_hint
+from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.operators.base import Access, OperatorConfig, OutputOperator, Result, StageContext
 from flexiroaster.operators.outputs.database.destination import (
     Destination,

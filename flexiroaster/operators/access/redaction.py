@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-__all__ = ["Confidential", "redact_json", "redactor"]
+if TYPE_CHECKING:
+    from flexiroaster.operators.base import Access
 
-_SHORTEST = 6
+__all__ = ["redact_json", "redactor"]
+
+_MIN_LENGTH = 6
 """Minimum length; shorter secrets would hide ordinary words."""
 
 
-class Confidential(Protocol):
-    """What holds secrets: the `Access` of operators."""
-
-    @property
-    def secrets(self) -> Mapping[str, str]:
-        """The values of secrets, by name."""
-
-    @property
-    def output_url(self) -> str:
-        """The URL of the default output database."""
-
-    @property
-    def connections(self) -> Mapping[str, str]:
-        """The URLs of databases, by name."""
-
-
-def redactor(access: Confidential) -> Callable[[str], str]:
+def redactor(access: Access) -> Callable[[str], str]:
     """Create a function that hides every secret, and every password of a connection URL, in a text."""
     hidden = sorted(set(_sensitive(access)), key=len, reverse=True)
     if not hidden:
@@ -49,9 +36,9 @@ def redact_json(value: Any, redact: Callable[[str], str]) -> Any:  # noqa: ANN40
     return value
 
 
-def _sensitive(access: Confidential) -> Iterator[str]:
+def _sensitive(access: Access) -> Iterator[str]:
     """Yield patterns of the texts to hide."""
-    yield from (re.escape(value) for value in access.secrets.values() if len(value) >= _SHORTEST)
+    yield from (re.escape(value) for value in access.secrets.values() if len(value) >= _MIN_LENGTH)
     for url in (access.output_url, *access.connections.values()):
         login = urlsplit(url).netloc.rpartition("@")[0]
         if ":" in login:
