@@ -27,8 +27,7 @@ HOME = Path(".flexiroaster")
 
 SECRET_PREFIX = "FLEXIROASTER_SECRET_"  # noqa: S105 - a prefix of variable names, not a secret
 
-
-_PREFIX = re.compile(r"(/[A-Za-z0-9_\-./]*[A-Za-z0-9_\-.])?")
+_API_PREFIX = re.compile(r"(/[A-Za-z0-9_\-./]*[A-Za-z0-9_\-.])?")
 
 
 class LogLevel(StrEnum):
@@ -121,38 +120,38 @@ class Settings(BaseSettings):
 
     @field_validator("log_level", mode="before")
     @classmethod
-    def _any_case(cls, value: object) -> object:
+    def _to_upper_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
     @field_validator("ai_risk_threshold_medium")
     @classmethod
-    def _not_above_high(cls, value: float, info: ValidationInfo) -> float:
+    def _check_threshold_order(cls, value: float, info: ValidationInfo) -> float:
         if value > info.data.get("ai_risk_threshold_high", 1.0):
             raise ValueError("must not exceed AI_RISK_THRESHOLD_HIGH")
         return value
 
     @field_validator("api_prefix")
     @classmethod
-    def _a_path_without_end(cls, value: str) -> str:
-        if not _PREFIX.fullmatch(value):
+    def _check_api_prefix(cls, value: str) -> str:
+        if not _API_PREFIX.fullmatch(value):
             raise ValueError(f"must be empty, or start with / and not end with /, such as /api, not {shown(value)}")
         return value
 
     @field_validator("otel_exporter_otlp_endpoint", "otel_exporter_otlp_traces_endpoint")
     @classmethod
-    def _an_http_url(cls, value: str) -> str:
+    def _check_http_url(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must be an http:// or https:// URL")
         return value
 
     @field_validator("otel_sdk_disabled", mode="before")
     @classmethod
-    def _only_true_is_true(cls, value: object) -> object:  # as the OpenTelemetry specification says
+    def _parse_boolean(cls, value: object) -> object:  # as the OpenTelemetry specification says
         return value.strip().lower() == "true" if isinstance(value, str) else value
 
     @field_validator("database_url", "output_database_url")
     @classmethod
-    def _a_database_we_speak(cls, value: str) -> str:
+    def _check_database_url(cls, value: str) -> str:
         scheme = value.partition("://")[0]
         if value and scheme.partition("+")[0] not in {"sqlite", "postgresql", "postgres"}:
             raise ValueError("must be a postgresql:// or sqlite:/// URL")

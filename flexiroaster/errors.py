@@ -1,18 +1,4 @@
-"""The exception hierarchy of FlexiRoaster. Each class has a stable `code`.
-
-FlexiRoasterError
-├── SettingsError       an environment variable is malformed
-├── DefinitionError     a pipeline definition has problems (all of them, each with its path)
-├── InputError          a request argument is invalid (a cursor, a limit, a date)
-├── NotFoundError       the named object does not exist
-├── ConflictError       the request conflicts with stored data (a duplicate, a stale revision)
-├── NotAllowedError     the current state does not allow the transition
-├── BlockedError        the risk gate refuses a high-risk run
-├── UnauthenticatedError  the request has no valid token
-├── StoreError          the database cannot be used (its schema version, its URL, its connection)
-├── LeaseLostError      another worker drives this execution now
-└── StageError          a stage attempt failed; `error_class` is the kind of failure
-"""
+"""The exception hierarchy of FlexiRoaster below `FlexiRoasterError`. Each class has a stable `code`."""
 
 from __future__ import annotations
 
@@ -119,7 +105,7 @@ class NotFoundError(FlexiRoasterError):
 
 
 class ConflictError(FlexiRoasterError):
-    """The request conflicts with stored data."""
+    """The request conflicts with stored data (a duplicate, a stale revision)."""
 
     code = "conflict"
 

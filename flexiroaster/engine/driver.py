@@ -143,13 +143,13 @@ class Driver:
 
         Returns the ids of executions that have not ended; the caller must release their leases.
         """
-        given: set[str] = set()
+        handed_over: set[str] = set()
         if not self.alive:  # it has abandoned all executions and cannot write
-            return given
+            return handed_over
         done = threading.Event()
-        self._post(lambda: self._begin_hand_over(given, done))
+        self._post(lambda: self._begin_hand_over(handed_over, done))
         done.wait(timeout)
-        return given
+        return handed_over
 
     def wait(self, execution_id: str, timeout: float | None = None) -> bool:
         """Wait until an execution is no longer driven here; return False if `timeout` (s) passes first.
@@ -307,10 +307,9 @@ class Driver:
         driven.timers[""] = self._schedule(driven, left, lambda: self._time_out_execution(driven, seconds))
 
     def _apply_pending_commands(self, execution_ids: Collection[str] | None) -> None:
-        driven_here = self._driven.ids()
-        wanted = driven_here if execution_ids is None else driven_here.intersection(execution_ids)
+        driven_ids = self._driven.ids()
         try:
-            commands = self._load_commands(wanted)
+            commands = self._load_commands(driven_ids if execution_ids is None else driven_ids & set(execution_ids))
         except Exception as error:  # noqa: BLE001 - commands stay in the database and are read again later
             logger.warning("cannot read commands: %s", in_one_line(error))
             return
@@ -346,25 +345,24 @@ class Driver:
             self._mark_changed(driven)
 
     def _deliver(self, message: Message) -> None:
+        """Handle a message of the runner; the messages of abandoned attempts are dropped."""
         driven = self._by_attempt.get(message.key)
-        if driven is not None:
-            with self._contained(driven):
-                self._handle_message(driven, message)
+        if driven is None:
+            return
+        with self._contained(driven):
+            stage_id = driven.attempts[message.key]
+            if isinstance(message, Ended):
+                self._end_attempt(driven, stage_id, message)
+            elif isinstance(message, Log):
+                data = {"logger": message.logger}
+                if message.traceback:
+                    data["traceback"] = message.traceback
+                driven.execution.log(stage_id, Level(message.level), message.message, message.at, data)
+                self._schedule_log_flush(driven)
+            else:
+                self._record_progress(driven, stage_id, message)
 
-    def _handle_message(self, driven: DrivenExecution, message: Message) -> None:
-        stage_id = driven.attempts[message.key]
-        if isinstance(message, Ended):
-            self._attempt_ended(driven, stage_id, message)
-        elif isinstance(message, Log):
-            data = {"logger": message.logger}
-            if message.traceback:
-                data["traceback"] = message.traceback
-            driven.execution.log(stage_id, Level(message.level), message.message, message.at, data)
-            self._schedule_log_flush(driven)
-        else:
-            self._record_progress(driven, stage_id, message)
-
-    def _attempt_ended(self, driven: DrivenExecution, stage_id: str, message: Ended) -> None:
+    def _end_attempt(self, driven: DrivenExecution, stage_id: str, message: Ended) -> None:
         del self._by_attempt[message.key]
         driven.attempt_ended(message.key, stage_id)
         failpoints.point("driver.after_end")
@@ -387,12 +385,12 @@ class Driver:
 
     def _start_retry_timers(self, driven: DrivenExecution) -> None:
         """Synchronize the retry timers with the stages that wait for their next attempt."""
-        wanted = driven.execution.retries
+        retries = driven.execution.retries
         for stage_id, (at, timer) in tuple(driven.retries.items()):
-            if wanted.get(stage_id) != at:
+            if retries.get(stage_id) != at:
                 timer.cancel()
                 del driven.retries[stage_id]
-        for stage_id, at in wanted.items():
+        for stage_id, at in retries.items():
             if stage_id not in driven.retries:
                 seconds = max(0.0, (at - utc_now()).total_seconds())
                 driven.retries[stage_id] = at, self._schedule(driven, seconds, partial(self._retry, driven, stage_id))
@@ -427,18 +425,18 @@ class Driver:
             if key in driven.attempts:
                 self._runner.kill(key, error)
 
-    def _begin_hand_over(self, given: set[str], done: threading.Event) -> None:
+    def _begin_hand_over(self, handed_over: set[str], done: threading.Event) -> None:
         """Kill all attempts. Once they have ended, or after a timeout, revert them and remove the executions."""
         self._handing_over = True
         self._queue.clear()
         for driven in self._driven.all():
             driven.execution.prepare_interrupt()
             self._kill(driven, tuple(driven.attempts), "to hand the execution over")
-        self._timers.after(0.0, lambda: self._finish_hand_over(given, done, monotonic() + HAND_OVER_SECONDS))
+        self._timers.after(0.0, lambda: self._finish_hand_over(handed_over, done, monotonic() + HAND_OVER_SECONDS))
 
-    def _finish_hand_over(self, given: set[str], done: threading.Event, deadline: float) -> None:
+    def _finish_hand_over(self, handed_over: set[str], done: threading.Event, deadline: float) -> None:
         if any(driven.attempts for driven in self._driven.all()) and monotonic() < deadline:
-            self._timers.after(0.01, lambda: self._finish_hand_over(given, done, deadline))
+            self._timers.after(0.01, lambda: self._finish_hand_over(handed_over, done, deadline))
             return
         for driven in self._driven.all():
             with self._contained(driven):
@@ -446,7 +444,7 @@ class Driver:
                 self._dirty[driven.execution.id] = driven
         self._commit()
         for driven in self._driven.all():
-            given.add(driven.execution.id)
+            handed_over.add(driven.execution.id)
             self._abandon(driven, LeaseLostError("handed over to another worker"))
         done.set()
 
@@ -468,11 +466,12 @@ class Driver:
     def _schedule_log_flush(self, driven: DrivenExecution) -> None:
         """Write a log line or progress with the next change, or after LOG_FLUSH_SECONDS."""
         if "log" not in driven.timers:
-            driven.timers["log"] = self._schedule(driven, LOG_FLUSH_SECONDS, lambda: self._flush_log(driven))
 
-    def _flush_log(self, driven: DrivenExecution) -> None:
-        driven.timers.pop("log", None)
-        self._mark_changed(driven)
+            def flush() -> None:
+                driven.timers.pop("log", None)
+                self._mark_changed(driven)
+
+            driven.timers["log"] = self._schedule(driven, LOG_FLUSH_SECONDS, flush)
 
     def _forget(self, driven: DrivenExecution) -> None:
         driven.cancel_timers()

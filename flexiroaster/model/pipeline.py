@@ -56,11 +56,7 @@ RESPONSE_FIELDS = frozenset({"stage_count", "created_at", "updated_at", "revisio
 """Fields that responses add to the definition of a pipeline."""
 
 
-def _none_to_empty(value: object) -> object:
-    return "" if value is None else value
-
-
-Text = Annotated[str, BeforeValidator(_none_to_empty)]
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
 class _Value(BaseModel):
@@ -75,7 +71,7 @@ class Stage(_Value):
     """
 
     id: str = Field(min_length=1, max_length=255, json_schema_extra={"pattern": f"^{_STAGE_ID.pattern}$"})
-    name: str = Field(default="", max_length=255)
+    name: Text = Field(default="", max_length=255)
     type: StageType
     description: Text = ""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -91,16 +87,11 @@ class Stage(_Value):
 
     @field_validator("id")
     @classmethod
-    def _id_names_files_and_tables(cls, value: str) -> str:
+    def _check_id(cls, value: str) -> str:
         if not _STAGE_ID.fullmatch(value):
             rule = "must consist of letters, digits, _, . and -, and start with a letter, a digit or _"
             raise ValueError(f"{rule}, not {shown(value)}")
         return value
-
-    @field_validator("name", mode="before")
-    @classmethod
-    def _name_may_be_absent(cls, value: object) -> object:
-        return "" if value is None else value
 
     @property
     def title(self) -> str:
@@ -137,14 +128,14 @@ class Pipeline(_Value):
 
     @field_validator("name")
     @classmethod
-    def _name_is_not_blank(cls, value: str) -> str:
+    def _check_name(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("must not be empty")
         return value
 
     @field_validator("stages", mode="before")
     @classmethod
-    def _there_are_stages(cls, value: object) -> object:
+    def _check_stages(cls, value: object) -> object:
         if isinstance(value, list | tuple) and not value:
             raise ValueError("a pipeline needs at least one stage")
         return value

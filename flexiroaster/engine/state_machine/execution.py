@@ -66,10 +66,10 @@ class Execution(ExecutionState):
             return self._task(run, undo=(run.output or {}).get("effect") or {})
         run = self.stages[self.ready.popleft()]
         run.start(at)
-        again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
-        self.record_stage_event(run, EventType.STAGE_STARTED, f"Stage started: {run.stage.title}{again}", at)
-        if self.watch is not None and (found := self.watch.attempt_starts(repeated=run.attempt > 1)) is not None:
-            after_anomaly(self, run, found, at)
+        attempt = f" (attempt {run.attempt})" if run.attempt > 1 else ""
+        self.record_stage_event(run, EventType.STAGE_STARTED, f"Stage started: {run.stage.title}{attempt}", at)
+        if self.watch is not None and (anomaly := self.watch.attempt_starts(repeated=run.attempt > 1)) is not None:
+            after_anomaly(self, run, anomaly, at)
         return self._task(run)
 
     def _task(self, run: StageRun, undo: dict[str, Any] | None = None) -> Task:
@@ -149,9 +149,9 @@ class Execution(ExecutionState):
         """Flag the anomalies of a completed stage; its lateness may already have been reported."""
         if self.watch is None or not self.watch.looks or (end := run.end()) is None:
             return
-        for found in self.watch.stage_completed(end):
-            if found.kind is not AnomalyKind.LATE or not run.is_anomaly:
-                after_anomaly(self, run, found, at)
+        for anomaly in self.watch.stage_completed(end):
+            if anomaly.kind is not AnomalyKind.LATE or not run.is_anomaly:
+                after_anomaly(self, run, anomaly, at)
 
     def check_late(self, stage_id: str, at: datetime) -> float | None:
         """Flag a stage that runs too long. Returns the seconds until the next check, or None if none is needed."""
@@ -163,8 +163,8 @@ class Execution(ExecutionState):
             return None
         if elapsed <= limit:
             return limit - elapsed + LATE_MARGIN_SECONDS
-        if (found := self.watch.still_running(stage_id, elapsed)) is not None:
-            after_anomaly(self, run, found, at)
+        if (anomaly := self.watch.still_running(stage_id, elapsed)) is not None:
+            after_anomaly(self, run, anomaly, at)
         return None
 
     def retry(self, stage_id: str) -> None:
@@ -266,10 +266,10 @@ class Execution(ExecutionState):
         failed = self.stages_awaiting_decision
         self.move(ExecutionStatus.RUNNING)
         self.started_at = self.started_at or at
-        again = [run.stage.id for run in failed if run.stage.id not in skip]
-        rerunning = f"; rerunning: {', '.join(again)}" if again else ""
-        message = f"Execution resumed: {reason}{rerunning}"
-        self.record_event(EventType.EXECUTION_RESUMED, message, at, data={"again": again})
+        rerun = [run.stage.id for run in failed if run.stage.id not in skip]
+        message = f"Execution resumed: {reason}"
+        message += f"; rerunning: {', '.join(rerun)}" if rerun else ""
+        self.record_event(EventType.EXECUTION_RESUMED, message, at, data={"again": rerun})
         for run in failed:
             self.unfinished_count += 1
             if run.stage.id in skip:
@@ -289,14 +289,14 @@ class Execution(ExecutionState):
         self.error = self.completed_at = self.stopping = None
         skipped = [i for i in skip if i in self.stages and self.stages[i].status is S.FAILED]
         edges = self.pipeline.dependencies()
-        left = {*skipped, *(i for stage_id in skipped for i in downstream(edges, stage_id))}
+        left_out = {*skipped, *(i for stage_id in skipped for i in downstream(edges, stage_id))}
         ended = {S.FAILED, S.CANCELLED, S.SKIPPED}
-        again = [i for i, run in self.stages.items() if run.status in ended and i not in left]
-        message = f"Execution retried: {reason}; rerunning: {', '.join(again)}"
-        self.record_event(EventType.EXECUTION_RETRIED, message, at, data={"again": again})
+        rerun = [i for i, run in self.stages.items() if run.status in ended and i not in left_out]
+        message = f"Execution retried: {reason}; rerunning: {', '.join(rerun)}"
+        self.record_event(EventType.EXECUTION_RETRIED, message, at, data={"again": rerun})
         for stage_id in skipped:
             self.skip(self.stages[stage_id], "requested by a user", at)
-        for stage_id in again:
+        for stage_id in rerun:
             self._reset_stage(self.stages[stage_id])
         self.recompute_ready_stages()
         self.end_if_done(at)

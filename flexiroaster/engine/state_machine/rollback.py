@@ -47,14 +47,14 @@ def stages_to_undo(execution: ExecutionState) -> Rollback:
 
     A failed or cancelled stage may have had an effect without reporting it; its undo finds out.
     """
-    began = [
+    started = [
         run
         for run in execution.stages.values()
         if run.stage.type is StageType.OUTPUT and run.started_at is not None and run.status in _UNDOABLE
     ]
-    began.sort(key=lambda run: run.started_at or _NEVER, reverse=True)
-    execution.retries.update({run.stage.id: run.retry_at for run in began if run.retry_at is not None})
-    return Rollback(deque(run.stage.id for run in began))
+    started.sort(key=lambda run: run.started_at or _NEVER, reverse=True)
+    execution.retries.update({run.stage.id: run.retry_at for run in started if run.retry_at is not None})
+    return Rollback(deque(run.stage.id for run in started))
 
 
 def start_undo(execution: ExecutionState, rollback: Rollback, at: datetime) -> StageRun:
@@ -63,8 +63,8 @@ def start_undo(execution: ExecutionState, rollback: Rollback, at: datetime) -> S
     rollback.attempt += 1
     rollback.active = True
     _wait_until(execution, run, None)
-    again = f" (attempt {rollback.attempt})" if rollback.attempt > 1 else ""
-    message = f"Undoing stage: {run.stage.title}{again}"
+    attempt = f" (attempt {rollback.attempt})" if rollback.attempt > 1 else ""
+    message = f"Undoing stage: {run.stage.title}{attempt}"
     execution.record_event(EventType.STAGE_UNDOING, message, at, stage_id=run.stage.id)
     return run
 
