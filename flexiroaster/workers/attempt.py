@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ from flexiroaster.model.pipeline import StageType
 from flexiroaster.operators import registry
 from flexiroaster.operators.base import Access, Operator, OutputOperator, Result, StageContext
 
-__all__ = ["IN_MEMORY_BYTES", "AttemptRunner", "UserModules", "memory_limited"]
-
+__all__ = ["IN_MEMORY_BYTES", "AttemptRunner", "memory_limited"]
 
 IN_MEMORY_BYTES = 256 * 1024 * 1024
 """Total size of input tables that may be read into memory; larger inputs stream. A memory limit lowers it."""
@@ -127,12 +125,12 @@ class AttemptRunner:
             )
         base = summary_of(task["inputs"][stage_id])
         if result.row_mask is not None:
-            return self.artifacts.write_selection(_checked(result.table), result.row_mask, base, *_names(task))
-        table, in_memory = _checked(result.table), _fits_memory(task)
+            return self.artifacts.write_selection(_checked_table(result.table), result.row_mask, base, *_names(task))
+        table, in_memory = _checked_table(result.table), _fits_memory(task)
         return self.artifacts.write_columns(table, result.changed_columns, base, *_names(task), in_memory=in_memory)
 
     def _write(self, task: Mapping[str, Any], table: object, name: str | None = None) -> dict[str, Any]:
-        return self.artifacts.write(_checked(table), *_names(task), name)
+        return self.artifacts.write(_checked_table(table), *_names(task), name)
 
 
 def _names(task: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -140,7 +138,7 @@ def _names(task: Mapping[str, Any]) -> tuple[str, str, str]:
     return task["execution_id"], task["stage_id"], f"{task['token']}.{task['attempt']}"
 
 
-def _checked(table: object) -> pl.LazyFrame | pl.DataFrame:
+def _checked_table(table: object) -> pl.LazyFrame | pl.DataFrame:
     if isinstance(table, pl.LazyFrame | pl.DataFrame):
         return table
     message = f"returned {type(table).__module__}.{type(table).__qualname__} instead of a polars table"
@@ -177,7 +175,7 @@ def memory_limited(mebibytes: int | None) -> Iterator[None]:
     if mebibytes is None or sys.platform != "linux":
         yield
         return
-    _start_polars()
+    pl.LazyFrame({"started": [True]}).sink_ipc(BytesIO())  # polars' threads take about 40 MiB, which do not count
     before = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _data_bytes() + mebibytes * 1024 * 1024
     if before[1] != resource.RLIM_INFINITY:
@@ -192,49 +190,9 @@ def memory_limited(mebibytes: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def _start_polars() -> None:
-    """Start polars' threads, which take about 40 MiB, so that they do not count towards the stage's limit."""
-    pl.LazyFrame({"started": [True]}).sink_ipc(BytesIO())
-
-
 def _data_bytes() -> int:
     """The size in bytes that the kernel compares with RLIMIT_DATA."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     raise OSError("/proc/self/status has no VmData")
-
-
-# User modules: detects edits of modules that a worker imported, so that no stage runs outdated code.
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_OWN = str(Path(__file__).resolve().parents[1])
-
-
-class UserModules:
-    """Source files of all modules imported since creation, except installed modules and FlexiRoaster."""
-
-    def __init__(self) -> None:
-        self._seen = set(sys.modules)
-        self._files: dict[str, int] = {}
-
-    def remember(self) -> None:
-        """Record newly imported modules with the modification times of their files."""
-        if len(sys.modules) == len(self._seen):
-            return
-        for name in sys.modules.keys() - self._seen:
-            file = getattr(sys.modules[name], "__file__", None)
-            if isinstance(file, str) and not file.startswith((_OWN, *_INSTALLED)):
-                self._files[file] = _changed_at(file)
-        self._seen = set(sys.modules)
-
-    def changed(self) -> bool:
-        """Whether a file has changed since its import."""
-        return any(_changed_at(file) != at for file, at in self._files.items())
-
-
-def _changed_at(file: str) -> int:
-    """Modification time in nanoseconds since the epoch; 0 if the file does not exist."""
-    try:
-        return Path(file).stat().st_mtime_ns
-    except OSError:
-        return 0

@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import sysconfig
 import threading
 import time
 import warnings
@@ -25,7 +26,7 @@ from typing import Any, NoReturn
 from flexiroaster.artifacts.store import Artifacts
 from flexiroaster.errors import ErrorClass, StageError
 from flexiroaster.operators.access.redaction import redact_json, redactor
-from flexiroaster.workers.attempt import AttemptRunner, UserModules
+from flexiroaster.workers.attempt import AttemptRunner
 from flexiroaster.workers.error_classes import StageCancelled, describe
 from flexiroaster.workers.log_capture import Capture
 from flexiroaster.workers.protocol import Cancellation, Setup, TaskChannel, encode
@@ -39,6 +40,9 @@ PROGRESS_SECONDS = 0.1
 
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OWN = str(Path(__file__).resolve().parents[1])
 
 
 def work(setup: Setup, number: int, channel: socket.socket, server_pid: int) -> NoReturn:
@@ -61,7 +65,7 @@ class _Worker:
         workdir = Path(setup.work) / str(number)
         self._attempts = AttemptRunner(artifacts, setup.access, workdir, self._cancellation)
         self._attempts.prepare()
-        self._modules = UserModules()
+        self._modules = _UserModules()
         self._folder = os.open(".", os.O_RDONLY)  # a descriptor still works after the folder is renamed
         self._environment = dict(_environment())
         self._memory = _Memory()
@@ -179,6 +183,39 @@ def _environment() -> dict[bytes, bytes]:
     """The environment as raw bytes: a comparison takes 1 µs, with decoding 100 µs."""
     raw: dict[bytes, bytes] = vars(os.environ)["_data"]
     return raw
+
+
+class _UserModules:
+    """Source files of all modules imported since creation, except installed modules and FlexiRoaster.
+
+    The worker detects their edits, so that no stage runs outdated code.
+    """
+
+    def __init__(self) -> None:
+        self._seen = set(sys.modules)
+        self._files: dict[str, int] = {}
+
+    def remember(self) -> None:
+        """Record newly imported modules with the modification times of their files."""
+        if len(sys.modules) == len(self._seen):
+            return
+        for name in sys.modules.keys() - self._seen:
+            file = getattr(sys.modules[name], "__file__", None)
+            if isinstance(file, str) and not file.startswith((_OWN, *_INSTALLED)):
+                self._files[file] = _changed_at(file)
+        self._seen = set(sys.modules)
+
+    def changed(self) -> bool:
+        """Whether a file has changed since its import."""
+        return any(_changed_at(file) != at for file, at in self._files.items())
+
+
+def _changed_at(file: str) -> int:
+    """Modification time in nanoseconds since the epoch; 0 if the file does not exist."""
+    try:
+        return Path(file).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 class _Memory:

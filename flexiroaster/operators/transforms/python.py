@@ -14,8 +14,7 @@ from pydantic import Field, field_validator
 
 from flexiroaster.errors import Problem, code_error, configuration_error
 from flexiroaster.model.pipeline import StageType
-from flexiroaster.model.validation_messages import suggestion_hint
-from flexiroaster.model.validation_messages import shown
+from flexiroaster.model.validation_messages import shown, suggestion_hint
 from flexiroaster.operators.base import ANY, Access, Operator, OperatorConfig, Result, StageContext
 from flexiroaster.operators.tables import listed, table_from_return_value, to_pandas
 
