@@ -341,7 +341,8 @@ class Installation:
         )
 
     def _start_driver(self) -> Driver:
-        from flexiroaster.engine.driver import Driver, Limits
+        from flexiroaster.engine.driven_execution import Limits
+        from flexiroaster.engine.driver import Driver
         from flexiroaster.workers.local_runner import Runner
 
         size = self._processes

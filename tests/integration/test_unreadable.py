@@ -250,14 +250,14 @@ def test_a_database_that_goes_away_while_claims_are_read_costs_none_of_them(
 
     claiming = Scheduler(driver.as_driver, take, load, give_back=give_back, capacity=3)
     with pytest.raises(StoreError, match="away"):
-        claiming._take()
+        claiming._claim_and_adopt()
     assert [execution.id for execution in driver.submitted] == ids[:1]
     assert given_back == [ids[1:]], "in one statement"
     away.clear()
-    claiming._take()
+    claiming._claim_and_adopt()
     assert [execution.id for execution in driver.submitted] == [ids[0], ids[2]], "the one that failed waits a lease"
     damage(installation, update(executions_table).where(executions_table.c.id == ids[1]).values(claimable_at=PAST))
-    claiming._take()
+    claiming._claim_and_adopt()
     assert [execution.id for execution in driver.submitted] == [ids[0], ids[2], ids[1]]
     with database.read() as connection:
         assert set(connection.execute(select(executions_table.c.claims)).scalars()) == {1}

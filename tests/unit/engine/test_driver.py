@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flexiroaster.engine.driven_execution import DrivenExecution, DrivenExecutionRegistry, commit
-from flexiroaster.engine.driver import Driver
+from flexiroaster.engine.driven_execution import DrivenExecution, DrivenExecutionRegistry, Limits
+from flexiroaster.engine.driver import Driver, commit
 from flexiroaster.engine.event_loop import Listeners
 from flexiroaster.engine.state_machine.execution import Execution
 from flexiroaster.errors import LeaseLostError, StoreError
@@ -46,6 +46,11 @@ class Written:
 
 def execution(name: str) -> Execution:
     return Execution(name, PIPELINE, {}, token=1)
+
+
+def driven(execution: Execution) -> DrivenExecution:
+    nothing: Any = None
+    return DrivenExecution(execution, nothing, nothing, Limits(), nothing, nothing)
 
 
 @pytest.fixture
@@ -87,12 +92,12 @@ def test_it_survives_what_is_submitted_while_it_looks_at_all_it_drives(driver: D
 
 def test_what_is_iterated_over_is_a_copy() -> None:
     known = DrivenExecutionRegistry()
-    known.add(DrivenExecution(execution("a")))
+    known.add(driven(execution("a")))
     for each in known.all():
         known.remove(each)
-        known.add(DrivenExecution(execution("b")))
+        known.add(driven(execution("b")))
     assert known.ids() == {"b"}
-    known.remove(DrivenExecution(execution("b")))
+    known.remove(driven(execution("b")))
     assert known.ids() == {"b"}, "another one under that id"
 
 
