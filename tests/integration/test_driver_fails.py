@@ -131,7 +131,9 @@ def test_a_defect_in_one_execution_does_not_affect_others(
 
         monkeypatch.setattr(places, method, call)
 
-    methods = dict.fromkeys(("begin_if_pending", "start_next", "stage_completed", "stage_failed", "collect_transition"), Execution)
+    methods = dict.fromkeys(
+        ("begin_if_pending", "start_next", "stage_completed", "stage_failed", "collect_transition"), Execution
+    )
     victims = {**methods, "apply": SqliteBackend}
     for name, places in victims.items():
         failing_for(name, places, name)
