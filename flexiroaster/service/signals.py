@@ -15,7 +15,7 @@ from flexiroaster.coordination.redis import heartbeats
 from flexiroaster.coordination.redis.cache import DefinitionCache, StateCache
 from flexiroaster.coordination.redis.heartbeats import Health, Heartbeats, Worker
 from flexiroaster.coordination.redis.link import RedisLink
-from flexiroaster.coordination.redis.locks import ExecutionLocks, PipelineSlots, RetryCounters
+from flexiroaster.coordination.redis.locks import ExecutionLocks, PipelineSlots
 from flexiroaster.coordination.redis.server import installation_id
 from flexiroaster.model.event import ENDS, Event, EventType
 from flexiroaster.store.database import Database
@@ -48,7 +48,6 @@ class Signals:
         self._bus = open_bus(database, self._link, threads)
         self._locks = ExecutionLocks(self._link, owner, settings.execution_lock_ttl)
         self._heartbeats = Heartbeats(self._link, owner, settings.heartbeat_ttl)
-        self._counters = RetryCounters(self._link)
         self.definitions = DefinitionCache(self._link)
         """The cache of pipeline definitions by revision."""
         # on SQLite a read in this process costs no more than a read from Redis
@@ -73,11 +72,7 @@ class Signals:
         if self._states is not None:
             self._states.invalidate_before(last.execution_id, last.seq)
         self._bus.publish(f"{EVENTS}:{last.execution_id}", {"seq": last.seq})
-        retried = {e.stage_id: e.attempt for e in events if e.type is EventType.STAGE_RETRYING and e.stage_id}
-        if retried:
-            self._counters.record(last.execution_id, {stage: attempt or 0 for stage, attempt in retried.items()})
         if last.type in ENDS:
-            self._counters.forget(last.execution_id)
             if self._slots is not None:
                 self._slots.free(last.execution_id)
             self._bus.publish(WORK)  # its slot may have passed to the next execution

@@ -1,4 +1,4 @@
-"""What is kept in Redis: locks, heartbeats, counters; and what is answered without it."""
+"""What is kept in Redis: locks, heartbeats; and what is answered without it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flexiroaster.config import Settings, load_settings
 from flexiroaster.coordination.redis import heartbeats
 from flexiroaster.coordination.redis.heartbeats import Heartbeats
 from flexiroaster.coordination.redis.link import RedisLink
-from flexiroaster.coordination.redis.locks import ExecutionLocks, RetryCounters
+from flexiroaster.coordination.redis.locks import ExecutionLocks
 from flexiroaster.coordination.redis.server import installation_id
 from flexiroaster.model.event import utc_now
 from flexiroaster.store.database import Database, open_database
@@ -49,13 +49,6 @@ def link(proxy: Proxy) -> Iterator[RedisLink]:
     opened = RedisLink(load_settings(redis_url=url, **PATIENT), "ns")
     yield opened
     opened.close()
-
-
-def settle(link: RedisLink) -> None:
-    """Wait for what was left for later."""
-    done: list[bool] = []
-    link.later(lambda _client: done.append(True))
-    eventually(lambda: done)
 
 
 def test_a_lock_has_one_holder(link: RedisLink, client: redis.Redis) -> None:
@@ -98,13 +91,10 @@ def test_locks_are_extended_together_and_set_again_after_a_flush(link: RedisLink
 
 def test_without_redis_the_database_is_asked(proxy: Proxy, link: RedisLink) -> None:
     proxy.cut()
-    locks, beats, counters = ExecutionLocks(link, "mine", TTL), Heartbeats(link, "mine", TTL), RetryCounters(link)
+    locks, beats = ExecutionLocks(link, "mine", TTL), Heartbeats(link, "mine", TTL)
     assert (locks.acquire("x"), locks.extend(["x"])) == (None, None)
     assert (beats.beat(), beats.workers()) == (False, None)
-    assert counters.of("x") is None
     locks.release(["x"])
-    counters.record("x", {"load": 1})
-    counters.forget("x")
     beats.leave()
     proxy.mend()
     eventually(lambda: link.available)
@@ -156,19 +146,6 @@ def test_workers_of_another_installation_are_not_ours(link: RedisLink, redis_url
     Heartbeats(other, "theirs", TTL).beat()
     assert Heartbeats(link, "mine", TTL).workers() == []
     other.close()
-
-
-def test_retry_counters(link: RedisLink, client: redis.Redis) -> None:
-    counters = RetryCounters(link)
-    counters.record("x", {"load": 1, "save": 1})
-    counters.record("x", {"load": 2})
-    counters.record("x", {})
-    settle(link)
-    assert counters.of("x") == {"load": 2, "save": 1}
-    assert 86_000 < client.ttl("flexiroaster:retries:x") <= 86_400
-    counters.forget("x")
-    settle(link)
-    assert counters.of("x") is None
 
 
 @pytest.fixture
