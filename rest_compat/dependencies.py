@@ -12,10 +12,10 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstrain
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.model.viewer import Role, Viewer
 from flexiroaster.service.admin import audit
 from flexiroaster.service.installation import Installation
-from flexiroaster.service.reads import Page, Window
 from flexiroaster.web.authentication import authenticate, credentials_of
 
 __all__ = [

@@ -58,8 +58,9 @@ def listing(
     as_json: AsJson = False,
 ) -> None:
     """List the tokens, newest first, without their secrets."""
+    from flexiroaster.model.paging import Window
     from flexiroaster.service.admin import tokens
-    from flexiroaster.service.reads import Window
+    from flexiroaster.service.installation import open_installation
 
     with open_installation() as installation:
         found = tokens.listing(installation, Window(first=limit))

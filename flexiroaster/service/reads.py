@@ -8,9 +8,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from flexiroaster.service.installation import Installation
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import MOST, Page, Window
 
-__all__ = ["MOST", "Page", "Window", "from_store"]
+__all__ = ["from_store"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -34,6 +34,7 @@ from flexiroaster.coordination.outbox import Outbox
 from flexiroaster.errors import DefinitionError, NotFoundError, StoreError
 from flexiroaster.model.event import ENDS, Event, EventType
 from flexiroaster.model.execution import ExecutionStatus
+from flexiroaster.model.paging import MAX_PAGE_SIZE, Window
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.operators.registry import operator_of
 from flexiroaster.store import events as event_list
@@ -41,7 +42,6 @@ from flexiroaster.store import executions, pipelines
 from flexiroaster.store.database import Database
 from flexiroaster.store.events import EventFilter
 from flexiroaster.store.executions import ExecutionRow
-from flexiroaster.store.sql import MOST, Window
 from flexiroaster.threads import Threads
 
 __all__ = ["TRACED_EVENTS", "ExecutionTrace", "Spans", "Tracing", "nanoseconds"]
@@ -196,7 +196,7 @@ class Tracing:
 def _events_before(database: Database, execution_id: str, before: int) -> list[Event]:
     wanted, cursor, found = EventFilter(before=before, types=_PAST), None, list[Event]()
     while True:
-        page = event_list.page(database, execution_id, wanted, Window(first=MOST, after=cursor))
+        page = event_list.page(database, execution_id, wanted, Window(first=MAX_PAGE_SIZE, after=cursor))
         found += page.items
         if not page.has_next:
             return found

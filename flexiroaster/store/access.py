@@ -11,10 +11,11 @@ from sqlalchemy.exc import IntegrityError
 
 from flexiroaster.errors import ConflictError, NotFoundError
 from flexiroaster.model.event import utc_now
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.model.viewer import Role
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import Page, Sort, Window
+from flexiroaster.store.sql import Sort
 from flexiroaster.store.tables import audit_log, tokens
 
 __all__ = [

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 
 from flexiroaster.model.event import Event, EventType, Level
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
 from flexiroaster.store.executions import event_of
-from flexiroaster.store.sql import Page, Sort, Window
+from flexiroaster.store.sql import Sort
 from flexiroaster.store.tables import events
 
 __all__ = ["BY_NUMBER", "EventFilter", "count", "page"]

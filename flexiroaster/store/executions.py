@@ -29,9 +29,10 @@ from sqlalchemy import (
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
+from flexiroaster.model.paging import MAX_PAGE_SIZE, Page, Window
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import MOST, Page, Sort, Window
+from flexiroaster.store.sql import Sort
 from flexiroaster.store.tables import Json, events, executions, pipelines, stage_runs
 
 __all__ = [
@@ -251,7 +252,7 @@ def in_statuses(
     after: str | None = None
     while True:
         with database.read() as connection:
-            window = Window(first=MOST, after=after)
+            window = Window(first=MAX_PAGE_SIZE, after=after)
             part = sql.page(connection, statement, ExecutionSort.OLDEST.value, window, execution_row, lanes)
         found += part.items
         if not part.has_next:
@@ -273,9 +274,9 @@ def ended_since(
     while True:
         behind = tuple_(*key) > tuple_(*(literal(value, column.type) for value, column in zip(last, key, strict=True)))
         with database.read() as connection:
-            rows = [execution_row(row) for row in connection.execute(statement.where(behind).limit(MOST))]
+            rows = [execution_row(row) for row in connection.execute(statement.where(behind).limit(MAX_PAGE_SIZE))]
         found += rows
-        if len(rows) < MOST:
+        if len(rows) < MAX_PAGE_SIZE:
             return found
         last = (rows[-1].completed_at, rows[-1].id)
 
@@ -287,8 +288,8 @@ def among(
     ordered = sorted(ids)
     statement = select(*execution_columns(leave_out)).where(*_conditions(wanted, plain=_hidden))
     found: list[ExecutionRow] = []
-    for begin in range(0, len(ordered), MOST):
-        part = statement.where(executions.c.id.in_(ordered[begin : begin + MOST])).order_by(executions.c.id)
+    for begin in range(0, len(ordered), MAX_PAGE_SIZE):
+        part = statement.where(executions.c.id.in_(ordered[begin : begin + MAX_PAGE_SIZE])).order_by(executions.c.id)
         with database.read() as connection:
             found += [execution_row(row) for row in connection.execute(part)]
     return found

@@ -18,11 +18,12 @@ from sqlalchemy.exc import IntegrityError
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import LIVE
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.model.validation_messages import problems_of
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import Page, Sort, Window
+from flexiroaster.store.sql import Sort
 from flexiroaster.store.tables import executions, pipeline_revisions, pipelines
 
 __all__ = [

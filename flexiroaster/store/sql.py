@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import (
@@ -36,15 +36,12 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 
 from flexiroaster.errors import InputError
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.store.tables import UtcDateTime
 
 __all__ = [
-    "DEFAULT",
     "LOCK",
-    "MOST",
-    "Page",
     "Sort",
-    "Window",
     "clean",
     "cursor_of",
     "database_now",
@@ -57,9 +54,6 @@ __all__ = [
 
 
 T = TypeVar("T")
-
-DEFAULT, MOST = 50, 1000
-"""The default and maximum number of rows of a page."""
 
 _Condition = ColumnElement[bool]
 
@@ -84,57 +78,6 @@ class Sort:
     def cursor(self, row: object) -> str:
         """Encode the position of a row, which has the columns of the key as attributes, as a cursor."""
         return cursor_of(self, *(getattr(row, column.name) for column in self.key))
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The requested part of a list: the `first` rows `after` a cursor, or the `last` rows `before` one.
-
-    Raises InputError when the two are mixed, or when a number is not from 0 to MOST.
-    """
-
-    first: int | None = None
-    after: str | None = None
-    last: int | None = None
-    before: str | None = None
-
-    def __post_init__(self) -> None:
-        forward = self.first is not None or self.after is not None
-        if forward and self.backward:
-            raise InputError("use `first` with `after`, or `last` with `before`, but not both")
-        if not 0 <= self.size <= MOST:
-            name = "last" if self.backward else "first"
-            raise InputError(f"{name}: must be from 0 to {MOST}, not {self.size}", argument=name)
-
-    @property
-    def backward(self) -> bool:
-        """Whether rows are counted from the end."""
-        return self.last is not None or self.before is not None
-
-    @property
-    def size(self) -> int:
-        """The maximum number of rows."""
-        asked = self.last if self.backward else self.first
-        return DEFAULT if asked is None else asked
-
-    @property
-    def cursor(self) -> str | None:
-        """The cursor after which the page begins (backward: before which it ends); None at that end of the list."""
-        return self.before if self.backward else self.after
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Rows of a list, in its order, each with its cursor.
-
-    Of `has_next` and `has_previous`, the one in the direction of the page is looked up; the other one is true if the
-    window has a cursor.
-    """
-
-    items: tuple[T, ...]
-    cursors: tuple[str, ...]
-    has_next: bool
-    has_previous: bool
 
 
 def page(

@@ -20,8 +20,8 @@ from strawberry.types.arguments import StrawberryArgument
 from strawberry.types.field import StrawberryField
 
 from flexiroaster.errors import InputError
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.model.viewer import Role
-from flexiroaster.service.reads import Page, Window
 from graphql_api.context import Info
 from graphql_api.permissions import interface_type, object_type
 from graphql_api.schema.scalars import as_schema_type

@@ -19,10 +19,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flexiroaster.config import Settings
+from flexiroaster.model.paging import Window
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.reads import Window
 from graphql_api.app import create_app
 from tests.history import add_executions
 from tests.waiting import eventually

@@ -11,10 +11,10 @@ from sqlalchemy import text
 
 from flexiroaster.config import Settings
 from flexiroaster.model.execution import LIVE, ExecutionStatus
+from flexiroaster.model.paging import Window
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.reads import Window
 from tests.history import add_executions
 
 COUNT, SIZE, DEEP = 100_000, 50, 1000

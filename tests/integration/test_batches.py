@@ -11,11 +11,11 @@ from sqlalchemy import insert
 
 from flexiroaster.config import Settings
 from flexiroaster.model.event import Event, EventType, Level
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import events, executions
 from flexiroaster.service.executions.events import AttemptOutcome, EventFilter
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.reads import Page, Window
 from flexiroaster.store import tables
 from tests.history import BEGINNING, add_executions
 from tests.integration.test_pages import walked

@@ -13,10 +13,10 @@ import pytest
 from flexiroaster.config import Settings
 from flexiroaster.errors import InputError
 from flexiroaster.model.execution import LIVE, ExecutionStatus
+from flexiroaster.model.paging import MAX_PAGE_SIZE, Page, Window
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionSort
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.reads import MOST, Page, Window
 from tests.history import BEGINNING, add_executions
 from tests.statements import statements
 
@@ -169,8 +169,8 @@ def test_windows_are_checked() -> None:
         with pytest.raises(InputError, match="not both"):
             Window(**bad)
     for name in ("first", "last"):
-        for number in (-1, MOST + 1):
-            with pytest.raises(InputError, match=f"^{name}: must be from 0 to {MOST}, not {number}$"):
+        for number in (-1, MAX_PAGE_SIZE + 1):
+            with pytest.raises(InputError, match=f"^{name}: must be from 0 to {MAX_PAGE_SIZE}, not {number}$"):
                 Window(**{name: number})
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError, DefinitionError, NotAllowedError, NotFoundError
+from flexiroaster.model.paging import Window
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.pipelines import Change, ChangeKind, PipelineFilter, PipelineSort, differences
-from flexiroaster.service.reads import Window
 from tests.integration.test_pages import walked
 from tests.integration.test_runs import FUNCTIONS, python, rows
 from tests.statements import statements

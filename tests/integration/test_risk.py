@@ -14,13 +14,13 @@ from sqlalchemy import update
 from flexiroaster.config import Settings
 from flexiroaster.errors import DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.event import utc_now
+from flexiroaster.model.paging import Window
 from flexiroaster.safety.risk.factors import features
 from flexiroaster.safety.risk.history import Ledger
 from flexiroaster.safety.risk.state import Start
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.reads import Window
 from flexiroaster.service.safety import history, insights, risk, training
 from flexiroaster.service.safety.history_projection import BATCH, ending_of, fold
 from flexiroaster.store import retention

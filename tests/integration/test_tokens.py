@@ -12,10 +12,10 @@ from sqlalchemy import select, update
 from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError, InputError, NotFoundError, UnauthenticatedError
 from flexiroaster.model.event import utc_now
+from flexiroaster.model.paging import Window
 from flexiroaster.service.admin import tokens
 from flexiroaster.service.admin.tokens import Role, Viewer
 from flexiroaster.service.installation import Installation, open_installation
-from flexiroaster.service.reads import Window
 from flexiroaster.store import tables
 from tests.integration.test_pages import walked
 from tests.statements import statements

@@ -17,6 +17,7 @@ from flexiroaster.coordination.redis.link import RedisState
 from flexiroaster.errors import FlexiRoasterError, NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus
+from flexiroaster.model.paging import Window
 from flexiroaster.model.pipeline import Stage
 from flexiroaster.operators.registry import operator_of
 from flexiroaster.safety.policy import Action
@@ -25,7 +26,6 @@ from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import definition
-from flexiroaster.service.reads import Window
 from flexiroaster.store import leases, metrics
 from flexiroaster.store.database import Database
 from flexiroaster.store.executions import LARGE

@@ -11,13 +11,13 @@ from flexiroaster.errors import ConflictError, InputError
 from flexiroaster.model.command import CommandKind
 from flexiroaster.model.event import EventType, utc_now
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.safety.policy import Action
 from flexiroaster.service.executions import commands
 from flexiroaster.service.installation import Installation
 from flexiroaster.store import executions
 from flexiroaster.store.safety import decisions
 from flexiroaster.store.safety.decisions import DecisionFilter, DecisionRow, Override
-from flexiroaster.store.sql import Page, Window
 
 __all__ = [
     "LONGEST_REASON",

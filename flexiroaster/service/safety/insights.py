@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from flexiroaster.model.event import utc_now
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.safety.anomaly.alarms import Alarms
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.safety.insight_messages import ERROR_BURST
 from flexiroaster.store.safety import insights, risk
 from flexiroaster.store.safety.insights import InsightFilter, InsightRow
 from flexiroaster.store.safety.risk import ALARMS
-from flexiroaster.store.sql import Page, Window
 
 __all__ = ["Accuracy", "InsightFilter", "InsightRow", "accuracy", "count", "listing", "page"]
 

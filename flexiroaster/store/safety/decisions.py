@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from flexiroaster.errors import NotFoundError
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import Page, Sort, Window
+from flexiroaster.store.sql import Sort
 from flexiroaster.store.tables import decision_overrides, decisions
 
 __all__ = [

@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, text, update
 
+from flexiroaster.model.paging import Page, Window
 from flexiroaster.store import sql
 from flexiroaster.store.database import Database
 from flexiroaster.store.journal.transitions import Finding
-from flexiroaster.store.sql import Page, Sort, Window, clean
+from flexiroaster.store.sql import Sort, clean
 from flexiroaster.store.tables import insights
 
 __all__ = [
