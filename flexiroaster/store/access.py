@@ -1,4 +1,7 @@
-"""The audit log: who did what, when and with which outcome. Append-only; retention deletes old rows."""
+"""The audit log, append-only until retention deletes old rows; and the access tokens.
+
+Only the digest of a token's secret is stored, so a reader of the database cannot use it.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, insert, or_, select, update
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.operators import eq, ge, lt
 
 from flexiroaster.errors import ConflictError, NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.paging import Page, Window
 from flexiroaster.model.viewer import Role
-from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import Sort
+from flexiroaster.store.sql import Condition, Sort, TableReader, conditions
 from flexiroaster.store.tables import audit_log, tokens
 
 __all__ = [
-    "NEWEST_ENTRIES",
     "AuditFilter",
     "AuditRow",
     "TokenRow",
@@ -34,9 +36,7 @@ __all__ = [
     "touch_token",
 ]
 
-
-NEWEST_ENTRIES = Sort("audit", audit_log.c.id, descending=True)
-"""The order of the log: newest first."""
+# --- the audit log ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,37 +71,35 @@ def record_audit_entry(database: Database, **entry: Any) -> None:  # noqa: ANN40
         connection.execute(insert(audit_log).values(**entry))
 
 
+_entries = TableReader(audit_log, AuditRow, role=Role)
+_NEWEST_ENTRIES = Sort("audit", audit_log.c.id, descending=True)
+
+
 def audit_page(database: Database, wanted: AuditFilter = AuditFilter(), window: Window = Window()) -> Page[AuditRow]:
     """Return a page of the matching entries, newest first. Raises InputError (cursor)."""
-    statement = select(*(audit_log.c[name] for name in AuditRow.__slots__)).where(*_conditions(wanted))
     with database.read() as connection:
-        return sql.page(connection, statement, NEWEST_ENTRIES, window, _entry)
-
-
-def _entry(row: Row[Any]) -> AuditRow:
-    return AuditRow(**{**row._mapping, "role": Role(row.role)})
+        return _entries.page(connection, _conditions(wanted), _NEWEST_ENTRIES, window)
 
 
 def audit_count(database: Database, wanted: AuditFilter = AuditFilter()) -> int:
     """Count the matching entries; scans all of them."""
-    statement = select(func.count()).select_from(audit_log).where(*_conditions(wanted))
     with database.read() as connection:
-        return connection.execute(statement).scalar_one()
+        return _entries.count(connection, _conditions(wanted))
 
 
-def _conditions(wanted: AuditFilter) -> list[ColumnElement[bool]]:
-    columns = audit_log.c
-    found: list[ColumnElement[bool] | None] = [
-        None if wanted.viewer is None else columns.viewer == wanted.viewer,
-        None if wanted.action is None else columns.action == wanted.action,
-        None if wanted.subject is None else columns.subject == wanted.subject,
-        None if wanted.after is None else columns.at >= wanted.after,
-        None if wanted.before is None else columns.at < wanted.before,
-    ]
-    return [condition for condition in found if condition is not None]
+def _conditions(wanted: AuditFilter) -> list[Condition]:
+    return conditions(
+        (audit_log.c.viewer, eq, wanted.viewer),
+        (audit_log.c.action, eq, wanted.action),
+        (audit_log.c.subject, eq, wanted.subject),
+        (audit_log.c.at, ge, wanted.after),
+        (audit_log.c.at, lt, wanted.before),
+    )
 
 
-# Access tokens as rows. Only the digest of a secret is stored, so a reader of the database cannot use it.
+# --- access tokens ---------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class TokenRow:
     """A token without its secret. If `expires_at` is None, it never expires. `last_used_at` is exact to a minute."""
@@ -119,10 +117,8 @@ class TokenRow:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-_COLUMNS = [tokens.c[name] for name in TokenRow.__slots__]
-
-NEWEST_TOKENS = Sort("tokens", tokens.c.id, tokens.c.created_at, descending=True)
-"""The order of tokens: newest first."""
+_tokens = TableReader(tokens, TokenRow, role=Role)
+_NEWEST_TOKENS = Sort("tokens", tokens.c.id, tokens.c.created_at, descending=True)
 
 
 def create_token(database: Database, token: TokenRow, digest: str) -> None:
@@ -138,8 +134,7 @@ def create_token(database: Database, token: TokenRow, digest: str) -> None:
 def token_by_digest(database: Database, digest: str) -> TokenRow | None:
     """Return the token whose secret has this digest, if any, whether or not it is in force."""
     with database.read() as connection:
-        row = connection.execute(select(*_COLUMNS).where(tokens.c.digest == digest)).first()
-    return None if row is None else _row(row)
+        return _tokens.first(connection, tokens.c.digest == digest)
 
 
 def touch_token(database: Database, token_id: str, now: datetime, every: timedelta) -> None:
@@ -154,10 +149,10 @@ def revoke_token(database: Database, name_or_id: str) -> TokenRow:
     named = or_(tokens.c.id == name_or_id, tokens.c.name == name_or_id)
     change = update(tokens).where(named, tokens.c.revoked_at.is_(None)).values(revoked_at=utc_now())
     with database.write() as connection:
-        row = connection.execute(change.returning(*_COLUMNS)).first()
+        row = connection.execute(change.returning(*_tokens.columns)).first()
     if row is None:
         raise NotFoundError(f"No token in force has the name or id: {name_or_id}", token=name_or_id)
-    return _row(row)
+    return _tokens.convert(row)
 
 
 def any_token(database: Database) -> bool:
@@ -169,8 +164,4 @@ def any_token(database: Database) -> bool:
 def token_page(database: Database, window: Window = Window()) -> Page[TokenRow]:
     """Return a page of all tokens, in force or not, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
-        return sql.page(connection, select(*_COLUMNS), NEWEST_TOKENS, window, _row)
-
-
-def _row(row: Row[Any]) -> TokenRow:
-    return TokenRow(**{**row._mapping, "role": Role(row.role)})
+        return _tokens.page(connection, [], _NEWEST_TOKENS, window)

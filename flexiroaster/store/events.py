@@ -1,23 +1,23 @@
-"""Pages of the events of an execution."""
+"""Reads of the events of executions."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.sql.operators import eq, gt, in_op, lt
 
 from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.model.paging import Page, Window
-from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.executions import event_of
-from flexiroaster.store.sql import Sort
-from flexiroaster.store.tables import events
+from flexiroaster.store.sql import Condition, Sort, TableReader, conditions
+from flexiroaster.store.tables import events, executions
 
-__all__ = ["BY_NUMBER", "EventFilter", "count", "page"]
+__all__ = ["BY_NUMBER", "EVENTS", "EventFilter", "count", "events_of", "events_of_types", "first_events", "page"]
+
+EVENTS = TableReader(events, Event, type=EventType, level=Level)
 
 BY_NUMBER = Sort("seq", events.c.seq)
-"""The order of events: by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +38,64 @@ def page(
 
     Raises InputError (cursor).
     """
-    statement = select(events).where(*_conditions(execution_id, wanted))
     with database.read() as connection:
-        return sql.page(connection, statement, BY_NUMBER, window, event_of)
+        return EVENTS.page(connection, _conditions(execution_id, wanted), BY_NUMBER, window)
 
 
 def count(database: Database, execution_id: str, wanted: EventFilter = EventFilter()) -> int:
     """Count the matching events; scans all of them."""
-    statement = select(func.count()).select_from(events).where(*_conditions(execution_id, wanted))
     with database.read() as connection:
-        return connection.execute(statement).scalar_one()
+        return EVENTS.count(connection, _conditions(execution_id, wanted))
 
 
-def _conditions(execution_id: str, wanted: EventFilter) -> list[ColumnElement[bool]]:
-    columns = events.c
-    found: list[ColumnElement[bool] | None] = [
-        columns.execution_id == execution_id,
-        None if wanted.after is None else columns.seq > wanted.after,
-        None if wanted.before is None else columns.seq < wanted.before,
-        None if wanted.levels is None else columns.level.in_(wanted.levels),
-        None if wanted.types is None else columns.type.in_(wanted.types),
-        None if wanted.stage_id is None else columns.stage_id == wanted.stage_id,
-    ]
-    return [condition for condition in found if condition is not None]
+def _conditions(execution_id: str, wanted: EventFilter) -> list[Condition]:
+    return conditions(
+        (events.c.execution_id, eq, execution_id),
+        (events.c.seq, gt, wanted.after),
+        (events.c.seq, lt, wanted.before),
+        (events.c.level, in_op, wanted.levels),
+        (events.c.type, in_op, wanted.types),
+        (events.c.stage_id, eq, wanted.stage_id),
+    )
+
+
+def events_of(
+    database: Database,
+    execution_id: str,
+    *,
+    after: int = 0,
+    levels: tuple[Level, ...] | None = None,
+    limit: int | None = None,
+) -> list[Event]:
+    """Return the events after number `after`, in order; only those of `levels`, if given."""
+    statement = EVENTS.select(*_conditions(execution_id, EventFilter(after=after, levels=levels)))
+    with database.read() as connection:
+        return EVENTS.all(connection, statement.order_by(events.c.seq).limit(limit))
+
+
+def first_events(
+    database: Database,
+    execution_ids: Collection[str],
+    limit: int,
+    *,
+    after: int = 0,
+    levels: Collection[Level] | None = None,
+) -> dict[str, list[Event]]:
+    """Return the first `limit` events of each execution after number `after`, in order; only of `levels`, if given."""
+    with database.read() as connection:
+        return EVENTS.first_of_each(
+            connection,
+            parent=executions.c.id,
+            parents=execution_ids,
+            link=events.c.execution_id,
+            sort=BY_NUMBER,
+            limit=limit,
+            conditions=lambda table: conditions((table.c.seq, gt, after), (table.c.level, in_op, levels)),
+        )
+
+
+def events_of_types(database: Database, execution_ids: Collection[str], types: Collection[EventType]) -> list[Event]:
+    """Return all events of these types of these executions, in order within each execution."""
+    statement = EVENTS.select(events.c.execution_id.in_(execution_ids), events.c.type.in_(types))
+    with database.read() as connection:
+        return EVENTS.all(connection, statement.order_by(events.c.execution_id, events.c.seq))

@@ -1,72 +1,67 @@
-"""Lists of executions: filtered, sorted, in pages."""
+"""Reads of executions and their stages: one, many at once, and lists that are filtered, sorted and in pages."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    FromClause,
-    Row,
-    Table,
-    and_,
+    DateTime,
+    extract,
     func,
     literal,
     null,
     or_,
     select,
-    true,
-    tuple_,
+    type_coerce,
 )
+from sqlalchemy.sql.operators import ge, le, lt
 
 from flexiroaster.errors import NotFoundError
-from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.model.paging import MAX_PAGE_SIZE, Page, Window
-from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import Sort
-from flexiroaster.store.tables import Json, events, executions, pipelines, stage_runs
+from flexiroaster.store.sql import Condition, Sort, TableReader, after_position, conditions
+from flexiroaster.store.tables import Json, executions, pipelines, stage_runs
 
 __all__ = [
     "LARGE",
-    "STAGE_COLUMNS",
+    "STAGES",
     "ExecutionFilter",
     "ExecutionRow",
     "ExecutionSort",
+    "ExecutionStatistics",
     "StageRow",
     "among",
     "by_idempotency_key",
     "count",
     "ended_since",
-    "event_of",
-    "events_of",
-    "events_of_types",
     "execution",
-    "execution_columns",
-    "execution_row",
+    "execution_statistics",
     "executions_by_id",
     "in_statuses",
     "latest_executions",
     "offset_page",
     "page",
     "slot_holders",
-    "stage_row",
     "stages_by_execution",
     "stages_of",
 ]
 
 
-# Row types of executions and stages, and the conversion of database rows to them and to events.
 LARGE: Final = frozenset({"variables", "error"})
 """Columns of an execution that may hold megabytes, and that lists rarely show."""
+
+MAX_LANES = 16
+"""Up to this many pipelines or statuses are each read through their own part of an index; more, in one scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +88,7 @@ class ExecutionRow:
     @property
     def duration(self) -> float | None:
         """Seconds from start to end; None before the end."""
-        if self.started_at is None or self.completed_at is None:
-            return None
-        return (self.completed_at - self.started_at).total_seconds()
+        return _seconds_between(self.started_at, self.completed_at)
 
     @property
     def progress(self) -> float:
@@ -123,45 +116,28 @@ class StageRow:
     @property
     def duration(self) -> float | None:
         """Seconds of the last attempt; None before it ends."""
-        if self.started_at is None or self.completed_at is None:
-            return None
-        return (self.completed_at - self.started_at).total_seconds()
+        return _seconds_between(self.started_at, self.completed_at)
 
 
-def execution_columns(leave_out: Collection[str] = ()) -> list[ColumnElement[Any]]:
-    """Return the columns to select for an ExecutionRow. LARGE columns in `leave_out` become empty or None, unread."""
-    empty = {"variables": literal({}, Json), "error": null()}
-    return [empty[name].label(name) if name in leave_out else executions.c[name] for name in ExecutionRow.__slots__]
+def _seconds_between(start: datetime | None, end: datetime | None) -> float | None:
+    return None if start is None or end is None else (end - start).total_seconds()
 
 
-STAGE_COLUMNS = [stage_runs.c[name] for name in StageRow.__slots__]
+STAGES = TableReader(stage_runs, StageRow, status=StageStatus)
 
 
-def execution_row(row: Row[Any]) -> ExecutionRow:
-    """Convert a row of `execution_columns`, in their order."""
-    values: list[Any] = list(row)
-    values[_STATUS] = ExecutionStatus(values[_STATUS])
-    return ExecutionRow(*values)
+def _reader(leave_out: Collection[str] = ()) -> TableReader[ExecutionRow]:
+    """Return the reader of executions. LARGE columns in `leave_out` become empty or None, unread."""
+    return _reader_without(frozenset(leave_out))
 
 
-def stage_row(row: Row[Any]) -> StageRow:
-    """Convert a row that has STAGE_COLUMNS."""
-    values = {name: row._mapping[name] for name in StageRow.__slots__}
-    return StageRow(**{**values, "status": StageStatus(row.status)})
+@cache
+def _reader_without(left_out: frozenset[str]) -> TableReader[ExecutionRow]:
+    empty: dict[str, ColumnElement[Any]] = {"variables": literal({}, Json), "error": null()}
+    return TableReader(executions, ExecutionRow, {name: empty[name] for name in left_out}, status=ExecutionStatus)
 
 
-def event_of(row: Row[Any]) -> Event:
-    """Convert a row of `events`."""
-    return Event(**{**row._mapping, "type": EventType(row.type), "level": Level(row.level)})
-
-
-_STATUS = ExecutionRow.__slots__.index("status")
-
-
-_Condition = ColumnElement[bool]
-
-MOST_LANES = 16
-"""Up to this many pipelines or statuses are each read through their own part of an index; more, in one scan."""
+# --- lists -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +183,9 @@ def page(
 
     `leave_out` names columns among `variables` and `error` to leave unread and empty, here and in the functions below.
     """
-    lanes, rest = _lanes(wanted, sort)
-    statement = select(*execution_columns(leave_out)).where(*rest)
     with database.read() as connection:
-        return sql.page(connection, statement, sort.value, window or Window(), execution_row, lanes)
+        lanes = _lanes(wanted, sort)
+        return _reader(leave_out).page(connection, _conditions(wanted), sort.value, window or Window(), lanes)
 
 
 def offset_page(
@@ -224,19 +199,15 @@ def offset_page(
 
     The cost grows with `skip`; that of `page` does not depend on the position.
     """
-    conditions = _conditions(wanted)
-    newest = (executions.c.created_at.desc(), executions.c.id.desc())
-    statement = select(*execution_columns(leave_out)).where(*conditions).order_by(*newest)
     with database.read() as connection:
-        total = connection.execute(select(func.count()).select_from(executions).where(*conditions)).scalar_one()
-        return [execution_row(row) for row in connection.execute(statement.offset(skip).limit(limit))], total
+        newest = ExecutionSort.NEWEST.value
+        return _reader(leave_out).offset_page(connection, _conditions(wanted), newest, skip, limit)
 
 
 def count(database: Database, wanted: ExecutionFilter = ExecutionFilter()) -> int:
     """Count the matching executions; scans all of them."""
-    statement = select(func.count()).select_from(executions).where(*_conditions(wanted))
     with database.read() as connection:
-        return connection.execute(statement).scalar_one()
+        return _reader().count(connection, _conditions(wanted))
 
 
 def in_statuses(
@@ -246,18 +217,17 @@ def in_statuses(
     leave_out: Collection[str] = (),
 ) -> list[ExecutionRow]:
     """Return all matching executions in these statuses, oldest first. Reads only executions in these statuses."""
-    statement = select(*execution_columns(leave_out)).where(*_conditions(replace(wanted, statuses=None), plain=_hidden))
+    matching = _conditions(replace(wanted, statuses=None), _hidden_from_indexes)
     lanes = [[executions.c.status == status] for status in statuses]
     found: list[ExecutionRow] = []
-    after: str | None = None
+    window = Window(first=MAX_PAGE_SIZE)
     while True:
         with database.read() as connection:
-            window = Window(first=MAX_PAGE_SIZE, after=after)
-            part = sql.page(connection, statement, ExecutionSort.OLDEST.value, window, execution_row, lanes)
-        found += part.items
-        if not part.has_next:
+            page = _reader(leave_out).page(connection, matching, ExecutionSort.OLDEST.value, window, lanes)
+        found += page.items
+        if not page.has_next:
             return found
-        after = part.cursors[-1]
+        window = Window(first=MAX_PAGE_SIZE, after=page.cursors[-1])
 
 
 def ended_since(
@@ -267,14 +237,13 @@ def ended_since(
 
     Reads only executions that ended since then.
     """
-    key = (executions.c.completed_at, executions.c.id)
-    statement = select(*execution_columns(leave_out)).where(*_conditions(wanted, plain=_hidden)).order_by(*key)
+    reader, key = _reader(leave_out), ExecutionSort.COMPLETED_FIRST.value.key
+    statement = reader.select(*_conditions(wanted, _hidden_from_indexes)).order_by(*key).limit(MAX_PAGE_SIZE)
     found: list[ExecutionRow] = []
     last: tuple[datetime | None, str] = (at, "")
     while True:
-        behind = tuple_(*key) > tuple_(*(literal(value, column.type) for value, column in zip(last, key, strict=True)))
         with database.read() as connection:
-            rows = [execution_row(row) for row in connection.execute(statement.where(behind).limit(MAX_PAGE_SIZE))]
+            rows = reader.all(connection, statement.where(after_position(key, last)))
         found += rows
         if len(rows) < MAX_PAGE_SIZE:
             return found
@@ -285,30 +254,29 @@ def among(
     database: Database, wanted: ExecutionFilter, ids: Iterable[str], leave_out: Collection[str] = ()
 ) -> list[ExecutionRow]:
     """Return those of these executions that match, ordered by id. Reads only these executions."""
-    ordered = sorted(ids)
-    statement = select(*execution_columns(leave_out)).where(*_conditions(wanted, plain=_hidden))
+    reader, ordered = _reader(leave_out), sorted(ids)
+    statement = reader.select(*_conditions(wanted, _hidden_from_indexes)).order_by(executions.c.id)
     found: list[ExecutionRow] = []
     for begin in range(0, len(ordered), MAX_PAGE_SIZE):
-        part = statement.where(executions.c.id.in_(ordered[begin : begin + MAX_PAGE_SIZE])).order_by(executions.c.id)
         with database.read() as connection:
-            found += [execution_row(row) for row in connection.execute(part)]
+            chunk = ordered[begin : begin + MAX_PAGE_SIZE]
+            found += reader.all(connection, statement.where(executions.c.id.in_(chunk)))
     return found
 
 
-def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> tuple[list[list[_Condition]], list[_Condition]]:
-    """Return the lanes, each one a range of an index in this sort order, and the other conditions."""
-    conditions = _conditions(wanted)
+def _lanes(wanted: ExecutionFilter, sort: ExecutionSort) -> list[list[Condition]]:
+    """Return lanes (see `TableReader.page`) of which each one is a range of an index in this sort order."""
     by_creation = sort in {ExecutionSort.NEWEST, ExecutionSort.OLDEST}
     for column, values in ((executions.c.pipeline_id, wanted.pipeline_ids), (executions.c.status, wanted.statuses)):
         distinct = list(dict.fromkeys(values or ()))
-        if by_creation and 1 < len(distinct) <= MOST_LANES:
-            return [[column == value] for value in distinct], conditions
+        if by_creation and 1 < len(distinct) <= MAX_LANES:
+            return [[column == value] for value in distinct]
         if distinct and column is executions.c.pipeline_id:
             break  # the executions of one pipeline are few enough to scan
-    return [[]], conditions
+    return [[]]
 
 
-def _hidden(column: Column[str]) -> ColumnElement[str]:
+def _hidden_from_indexes(column: Column[str]) -> ColumnElement[str]:
     """Return the value of a column in a form that no index matches.
 
     Without statistics SQLite prefers any index for an equality to one for a range. It would read all executions of a
@@ -317,50 +285,65 @@ def _hidden(column: Column[str]) -> ColumnElement[str]:
     return column.concat("")
 
 
-def _shown(column: Column[str]) -> ColumnElement[str]:
-    return column
-
-
 def _conditions(
-    wanted: ExecutionFilter, plain: Callable[[Column[str]], ColumnElement[str]] = _shown
-) -> list[_Condition]:
-    """Return the conditions of the filter; `plain` wraps the columns that lead an index."""
+    wanted: ExecutionFilter, wrap: Callable[[Column[str]], ColumnElement[str]] = lambda column: column
+) -> list[Condition]:
+    """Return the conditions of the filter; `wrap` is applied to the columns that lead an index."""
     columns = executions.c
-    found: list[_Condition | None] = [
-        _among(columns.id, wanted.ids),
-        _among(plain(columns.pipeline_id), wanted.pipeline_ids),
-        _among(plain(columns.status), wanted.statuses),
-        _among(columns.triggered_by, wanted.triggered_by),
-        None if wanted.created_after is None else columns.created_at >= wanted.created_after,
-        None if wanted.created_before is None else columns.created_at < wanted.created_before,
-        None if wanted.minimal_risk is None else columns.risk_score >= wanted.minimal_risk,
-        None if wanted.maximal_risk is None else columns.risk_score <= wanted.maximal_risk,
-        _containing(wanted.text) if wanted.text else None,
-    ]
-    return [condition for condition in found if condition is not None]
+    found = conditions(
+        (columns.id, _among, wanted.ids),
+        (wrap(columns.pipeline_id), _among, wanted.pipeline_ids),
+        (wrap(columns.status), _among, wanted.statuses),
+        (columns.triggered_by, _among, wanted.triggered_by),
+        (columns.created_at, ge, wanted.created_after),
+        (columns.created_at, lt, wanted.created_before),
+        (columns.risk_score, ge, wanted.minimal_risk),
+        (columns.risk_score, le, wanted.maximal_risk),
+    )
+    if wanted.text:
+        searched = (columns.id, columns.pipeline_name, columns.error["message"].as_string())
+        found.append(or_(*(field.icontains(wanted.text, autoescape=True) for field in searched)))
+    return found
 
 
-def _among(column: ColumnElement[str], values: Collection[str] | None) -> _Condition | None:
-    if values is None:
-        return None
+def _among(column: ColumnElement[str], values: Collection[str]) -> Condition:
     return column == next(iter(values)) if len(values) == 1 else column.in_(values)
 
 
-def _containing(text: str) -> _Condition:
-    message = executions.c.error["message"].as_string()
-    return or_(
-        *(field.icontains(text, autoescape=True) for field in (executions.c.id, executions.c.pipeline_name, message))
-    )
+# --- one execution, or many at once ----------------------------------------------------------------------------------
 
 
-# Reads of the state of one execution; `execution_list` has lists, and `batches` reads many executions at once.
 def execution(database: Database, execution_id: str) -> ExecutionRow:
     """Return one execution. Raises NotFoundError."""
     with database.read() as connection:
-        row = connection.execute(select(*execution_columns()).where(executions.c.id == execution_id)).first()
-    if row is None:
+        found = _reader().first(connection, executions.c.id == execution_id)
+    if found is None:
         raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
-    return execution_row(row)
+    return found
+
+
+def executions_by_id(
+    database: Database, execution_ids: Collection[str], leave_out: Collection[str] = ()
+) -> dict[str, ExecutionRow]:
+    """Return those of these executions that exist, by id."""
+    reader = _reader(leave_out)
+    with database.read() as connection:
+        return {row.id: row for row in reader.all(connection, reader.select(executions.c.id.in_(execution_ids)))}
+
+
+def latest_executions(
+    database: Database, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
+) -> dict[str, list[ExecutionRow]]:
+    """Return the `limit` newest executions of each pipeline, newest first."""
+    with database.read() as connection:
+        return _reader(leave_out).first_of_each(
+            connection,
+            parent=pipelines.c.id,
+            parents=pipeline_ids,
+            link=executions.c.pipeline_id,
+            sort=ExecutionSort.NEWEST.value,
+            limit=limit,
+        )
 
 
 def by_idempotency_key(database: Database, key: str) -> tuple[str, str] | None:
@@ -373,8 +356,8 @@ def by_idempotency_key(database: Database, key: str) -> tuple[str, str] | None:
 
 def slot_holders(database: Database, pipeline_id: str, *, or_wait: bool = False) -> list[str]:
     """Return the executions that hold a slot of the pipeline, oldest first; with `or_wait`, also the queued ones."""
-    held = executions.c.slot.is_not(None)
-    wanted = or_(held, executions.c.queued) if or_wait else held
+    has_slot = executions.c.slot.is_not(None)
+    wanted = or_(has_slot, executions.c.queued) if or_wait else has_slot
     statement = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, wanted)
     with database.read() as connection:
         return list(connection.execute(statement.order_by(executions.c.created_at, executions.c.id)).scalars())
@@ -382,101 +365,43 @@ def slot_holders(database: Database, pipeline_id: str, *, or_wait: bool = False)
 
 def stages_of(database: Database, execution_id: str) -> list[StageRow]:
     """Return the stages of an execution, in topological order."""
-    statement = select(*STAGE_COLUMNS).where(stage_runs.c.execution_id == execution_id)
-    with database.read() as connection:
-        return [stage_row(row) for row in connection.execute(statement.order_by(stage_runs.c.position))]
-
-
-def events_of(
-    database: Database,
-    execution_id: str,
-    *,
-    after: int = 0,
-    levels: tuple[Level, ...] | None = None,
-    limit: int | None = None,
-) -> list[Event]:
-    """Return the events after number `after`, in order; only those of `levels`, if given."""
-    statement = select(events).where(events.c.execution_id == execution_id, events.c.seq > after)
-    if levels is not None:
-        statement = statement.where(events.c.level.in_(levels))
-    with database.read() as connection:
-        return [event_of(row) for row in connection.execute(statement.order_by(events.c.seq).limit(limit))]
-
-
-# Batch reads for many executions or pipelines, each with one statement.
-def executions_by_id(
-    database: Database, execution_ids: Collection[str], leave_out: Collection[str] = ()
-) -> dict[str, ExecutionRow]:
-    """Return those of these executions that exist, by id."""
-    statement = select(*execution_columns(leave_out)).where(executions.c.id.in_(execution_ids))
-    with database.read() as connection:
-        return {row.id: execution_row(row) for row in connection.execute(statement)}
+    return stages_by_execution(database, [execution_id]).get(execution_id, [])
 
 
 def stages_by_execution(database: Database, execution_ids: Collection[str]) -> dict[str, list[StageRow]]:
     """Return the stages of each execution, in topological order."""
-    statement = select(*STAGE_COLUMNS).where(stage_runs.c.execution_id.in_(execution_ids))
+    statement = STAGES.select(stage_runs.c.execution_id.in_(execution_ids))
     found: defaultdict[str, list[StageRow]] = defaultdict(list)
     with database.read() as connection:
-        for row in connection.execute(statement.order_by(stage_runs.c.execution_id, stage_runs.c.position)):
-            found[row.execution_id].append(stage_row(row))
+        for row in STAGES.all(connection, statement.order_by(stage_runs.c.execution_id, stage_runs.c.position)):
+            found[row.execution_id].append(row)
     return dict(found)
 
 
-def latest_executions(
-    database: Database, pipeline_ids: Collection[str], limit: int = 1, leave_out: Collection[str] = ()
-) -> dict[str, list[ExecutionRow]]:
-    """Return the `limit` newest executions of each pipeline, newest first."""
-    found: defaultdict[str, list[ExecutionRow]] = defaultdict(list)
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionStatistics:
+    """The number of executions by status, and the mean duration (s) of completed executions."""
+
+    by_status: dict[ExecutionStatus, int]
+    mean_duration: float | None
+
+
+def execution_statistics(database: Database, since: datetime) -> ExecutionStatistics:
+    """Return the statistics of the executions created since then."""
     with database.read() as connection:
-        for row in _first_of_each(
-            connection,
-            parent=pipelines.c.id.in_(pipeline_ids),
-            child=executions,
-            link=executions.c.pipeline_id,
-            to=pipelines.c.id,
-            key=executions.c.id,
-            order=lambda table: (table.c.pipeline_id.desc(), table.c.created_at.desc(), table.c.id.desc()),
-            columns=execution_columns(leave_out),
-            limit=limit,
-        ):
-            found[row.pipeline_id].append(execution_row(row))
-    for rows in found.values():
-        rows.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-    return dict(found)
+        statement = select(executions.c.status, func.count(), func.avg(_duration(connection)))
+        rows = connection.execute(statement.where(executions.c.created_at >= since).group_by(executions.c.status)).all()
+    counts = {ExecutionStatus(status): number for status, number, _ in rows}
+    mean = next((mean for status, _, mean in rows if status == ExecutionStatus.COMPLETED), None)
+    return ExecutionStatistics(counts, None if mean is None else float(mean))
 
 
-def events_of_types(database: Database, execution_ids: Collection[str], types: Collection[EventType]) -> list[Event]:
-    """Return all events of these types of these executions, in order within each execution."""
-    statement = select(events).where(events.c.execution_id.in_(execution_ids), events.c.type.in_(types))
-    with database.read() as connection:
-        return [event_of(row) for row in connection.execute(statement.order_by(events.c.execution_id, events.c.seq))]
-
-
-def _first_of_each(
-    connection: Connection,
-    *,
-    parent: ColumnElement[bool],
-    child: Table,
-    link: Column[Any],
-    to: Column[Any],
-    key: Column[Any],
-    order: Callable[[FromClause], Sequence[ColumnElement[Any]]],
-    columns: Sequence[ColumnElement[Any]],
-    limit: int,
-) -> Sequence[Row[Any]]:
-    """Return the first `limit` rows of `child` for each parent row, unordered; `link` holds the parent's key (`to`).
-
-    Each database needs its own form to read only these rows. PostgreSQL uses a lateral join. It compares `link` as a
-    range and sorts by it: with an equality the planner may scan an index over the remaining order, through the rows of
-    all other parents. SQLite has no lateral join and uses a list of keys for each parent.
-    """
-    if connection.dialect.name == "postgresql":
-        each = select(*columns).where(link.between(to, to)).order_by(*order(child)).limit(limit)
-        lateral = each.correlate(to.table).lateral()
-        return connection.execute(select(lateral).select_from(to.table.join(lateral, true())).where(parent)).all()
-    inner = child.alias("inner_rows")
-    keys = select(inner.c[key.name]).where(inner.c[link.name] == to).order_by(*order(inner))
-    chosen = key.in_(keys.limit(limit).correlate(to.table))
-    joined = to.table.join(child, and_(link == to, chosen) if link.primary_key else chosen)
-    return connection.execute(select(*columns).select_from(joined).where(parent)).all()
+def _duration(connection: Connection) -> ColumnElement[Any]:
+    """Return the duration in seconds, null before the end; SQLite computes in days."""
+    started, ended = executions.c.started_at, executions.c.completed_at
+    if connection.dialect.name == "sqlite":
+        return (func.julianday(ended) - func.julianday(started)) * 86_400.0
+    return extract("epoch", type_coerce(ended, DateTime) - type_coerce(started, DateTime))

@@ -12,8 +12,9 @@ from enum import Enum
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Integer, Row, Select, cast, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.operators import eq, in_op
 
 from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, Problem
 from flexiroaster.model.event import utc_now
@@ -21,15 +22,15 @@ from flexiroaster.model.execution import LIVE
 from flexiroaster.model.paging import Page, Window
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.model.validation_messages import problems_of
-from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import Sort
+from flexiroaster.store.sql import Condition, Sort, TableReader, conditions
 from flexiroaster.store.tables import executions, pipeline_revisions, pipelines
 
 __all__ = [
     "PipelineFilter",
     "PipelineRow",
     "PipelineSort",
+    "PipelineTotals",
     "Revision",
     "RevisionRow",
     "by_keys",
@@ -41,6 +42,7 @@ __all__ = [
     "pipeline_count",
     "pipeline_offset_page",
     "pipeline_page",
+    "pipeline_totals",
     "pipelines_by_id",
     "replace",
     "revision_page",
@@ -49,8 +51,10 @@ __all__ = [
 ]
 
 
-NAMED = 5
+MAX_NAMED = 5
 """The maximum number of live executions that an error message names."""
+
+_REVISION_KEY = tuple_(pipeline_revisions.c.pipeline_id, pipeline_revisions.c.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +135,11 @@ def delete(database: Database, pipeline_id: str) -> None:
     live = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, executions.c.status.in_(sorted(LIVE)))
     with database.write() as connection:
         _locked(connection, pipeline_id)
-        ids = list(connection.execute(live.order_by(executions.c.created_at).limit(NAMED + 1)).scalars())
+        ids = list(connection.execute(live.order_by(executions.c.created_at).limit(MAX_NAMED + 1)).scalars())
         if ids:
-            named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+            named = ", ".join(ids[:MAX_NAMED]) + (", ..." if len(ids) > MAX_NAMED else "")
             message = f"Pipeline {pipeline_id} has live executions: {named}"
-            raise ConflictError(message, pipeline_id=pipeline_id, executions=ids[:NAMED])
+            raise ConflictError(message, pipeline_id=pipeline_id, executions=ids[:MAX_NAMED])
         connection.execute(update(pipelines).where(pipelines.c.id == pipeline_id).values(deleted_at=utc_now()))
 
 
@@ -178,9 +182,9 @@ def listing(database: Database, limit: int = 100) -> tuple[list[Revision], int]:
 
 def by_keys(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], Revision]:
     """Return those of these (pipeline id, revision) that exist, including revisions of deleted pipelines."""
-    wanted = tuple_(pipeline_revisions.c.pipeline_id, pipeline_revisions.c.revision).in_(list(keys))
     with database.read() as connection:
-        found = [_revision(row) for row in connection.execute(_joined(False).where(wanted))]
+        rows = connection.execute(_joined(False).where(_REVISION_KEY.in_(list(keys))))
+        found = [_revision(row) for row in rows]
     return {(revision.id, revision.revision): revision for revision in found}
 
 
@@ -243,7 +247,9 @@ def _row(pipeline: Pipeline) -> dict[str, Any]:
     return pipeline.model_dump(include=fields) | {"stage_count": len(pipeline.stages)}
 
 
-# Lists of pipelines and of their revisions: filtered, sorted, in pages, without the definitions.
+# --- lists, without the definitions ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineRow:
     """A pipeline at its newest revision, without the definition."""
@@ -292,8 +298,9 @@ class PipelineSort(Enum):
     UPDATED_LAST = Sort("updated_at desc", pipelines.c.id, pipelines.c.updated_at, descending=True)
 
 
+_reader = TableReader(pipelines, PipelineRow)
+_revision_reader = TableReader(pipeline_revisions, RevisionRow)
 _NEWEST_REVISION = Sort("revision desc", pipeline_revisions.c.revision, descending=True)
-_COLUMNS = [pipelines.c[name] for name in PipelineRow.__slots__]
 
 
 def pipeline_page(
@@ -303,9 +310,8 @@ def pipeline_page(
     window: Window | None = None,
 ) -> Page[PipelineRow]:
     """Return a page of the matching pipelines. Raises InputError (cursor)."""
-    statement = select(*_COLUMNS).where(*_conditions(wanted))
     with database.read() as connection:
-        return sql.page(connection, statement, sort.value, window or Window(), _pipeline_row)
+        return _reader.page(connection, _conditions(wanted), sort.value, window or Window())
 
 
 def pipeline_offset_page(
@@ -315,56 +321,58 @@ def pipeline_offset_page(
 
     The cost grows with `skip`; that of `pipeline_page` does not depend on the position.
     """
-    conditions = _conditions(wanted)
-    statement = select(*_COLUMNS).where(*conditions).order_by(pipelines.c.created_at, pipelines.c.id)
     with database.read() as connection:
-        total = connection.execute(select(func.count()).select_from(pipelines).where(*conditions)).scalar_one()
-        return [_pipeline_row(row) for row in connection.execute(statement.offset(skip).limit(limit))], total
+        return _reader.offset_page(connection, _conditions(wanted), PipelineSort.OLDEST.value, skip, limit)
 
 
 def pipeline_count(database: Database, wanted: PipelineFilter = PipelineFilter()) -> int:
     """Count the matching pipelines; scans all of them."""
-    statement = select(func.count()).select_from(pipelines).where(*_conditions(wanted))
     with database.read() as connection:
-        return connection.execute(statement).scalar_one()
+        return _reader.count(connection, _conditions(wanted))
 
 
 def pipelines_by_id(database: Database, pipeline_ids: Collection[str]) -> dict[str, PipelineRow]:
     """Return those of these pipelines that exist, by id; deleted pipelines are missing."""
-    statement = select(*_COLUMNS).where(pipelines.c.id.in_(pipeline_ids), pipelines.c.deleted_at.is_(None))
+    wanted = _reader.select(pipelines.c.id.in_(pipeline_ids), pipelines.c.deleted_at.is_(None))
     with database.read() as connection:
-        return {row.id: _pipeline_row(row) for row in connection.execute(statement)}
+        return {row.id: row for row in _reader.all(connection, wanted)}
 
 
 def revision_rows(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], RevisionRow]:
     """Return those of these (pipeline id, revision) that exist, including revisions of deleted pipelines."""
-    wanted = tuple_(pipeline_revisions.c.pipeline_id, pipeline_revisions.c.revision).in_(list(keys))
-    columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
+    wanted = _revision_reader.select(_REVISION_KEY.in_(list(keys)))
     with database.read() as connection:
-        found = [RevisionRow(**row._mapping) for row in connection.execute(select(*columns).where(wanted))]
-    return {(row.pipeline_id, row.revision): row for row in found}
+        return {(row.pipeline_id, row.revision): row for row in _revision_reader.all(connection, wanted)}
 
 
-def revision_page(database: Database, pipeline_id: str, window: Window = Window()) -> Page[RevisionRow]:
-    """Return a page of the revisions of a pipeline, newest first; empty if there is none. Raises InputError."""
-    columns = [pipeline_revisions.c[name] for name in RevisionRow.__slots__]
-    statement = select(*columns).where(pipeline_revisions.c.pipeline_id == pipeline_id)
+def revision_page(database: Database, pipeline_id: str, window: Window) -> Page[RevisionRow]:
+    """Return a page of the revisions of a pipeline, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
-        return sql.page(connection, statement, _NEWEST_REVISION, window, lambda row: RevisionRow(**row._mapping))
+        of_pipeline = [pipeline_revisions.c.pipeline_id == pipeline_id]
+        return _revision_reader.page(connection, of_pipeline, _NEWEST_REVISION, window)
 
 
-def _pipeline_row(row: Row[Any]) -> PipelineRow:
-    return PipelineRow(**row._mapping)
-
-
-def _conditions(wanted: PipelineFilter) -> list[ColumnElement[bool]]:
+def _conditions(wanted: PipelineFilter) -> list[Condition]:
     columns = pipelines.c
-    found: list[ColumnElement[bool]] = [columns.deleted_at.is_(None)]
-    if wanted.ids is not None:
-        found.append(columns.id.in_(wanted.ids))
-    if wanted.is_active is not None:
-        found.append(columns.is_active == wanted.is_active)
+    found = conditions((columns.id, in_op, wanted.ids), (columns.is_active, eq, wanted.is_active))
     if wanted.text:
-        fields = (columns.id, columns.name, columns.description)
-        found.append(or_(*(field.icontains(wanted.text, autoescape=True) for field in fields)))
-    return found
+        searched = (columns.id, columns.name, columns.description)
+        found.append(or_(*(field.icontains(wanted.text, autoescape=True) for field in searched)))
+    return [columns.deleted_at.is_(None), *found]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineTotals:
+    """The number of pipelines, and of active pipelines."""
+
+    total: int
+    active: int
+
+
+def pipeline_totals(database: Database) -> PipelineTotals:
+    """Count all pipelines that are not deleted."""
+    active = func.coalesce(func.sum(cast(pipelines.c.is_active, Integer)), 0)
+    statement = select(func.count(), active).where(pipelines.c.deleted_at.is_(None))
+    with database.read() as connection:
+        total, active_total = connection.execute(statement).one()
+    return PipelineTotals(total, int(active_total))

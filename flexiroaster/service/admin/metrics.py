@@ -26,9 +26,10 @@ from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import definition
-from flexiroaster.store import leases, metrics
+from flexiroaster.store import leases
 from flexiroaster.store.database import Database
-from flexiroaster.store.executions import LARGE
+from flexiroaster.store.executions import LARGE, execution_statistics
+from flexiroaster.store.pipelines import pipeline_totals
 from flexiroaster.store.safety import decisions, risk
 from flexiroaster.store.sql import cursor_of
 
@@ -91,18 +92,18 @@ class Metrics:
 
 def read(installation: Installation) -> Metrics:
     """Read the current metrics, in two SQL statements. Raises StoreError."""
-    known = metrics.pipeline_figures(installation.database)
-    executed = metrics.execution_figures(installation.database, utc_now() - timedelta(days=DAYS))
-    completed = executed.by_status.get(ExecutionStatus.COMPLETED, 0)
-    failed = executed.by_status.get(ExecutionStatus.FAILED, 0)
+    known = pipeline_totals(installation.database)
+    ran = execution_statistics(installation.database, utc_now() - timedelta(days=DAYS))
+    completed = ran.by_status.get(ExecutionStatus.COMPLETED, 0)
+    failed = ran.by_status.get(ExecutionStatus.FAILED, 0)
     return Metrics(
         total_pipelines=known.total,
         active_pipelines=known.active,
-        total_executions=sum(executed.by_status.values()),
+        total_executions=sum(ran.by_status.values()),
         successful_executions=completed,
         failed_executions=failed,
         success_rate=round(100 * completed / (completed + failed), 2) if completed + failed else 0.0,
-        avg_duration=executed.mean_duration,
+        avg_duration=ran.mean_duration,
     )
 
 

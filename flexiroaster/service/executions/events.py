@@ -99,7 +99,7 @@ def since(installation: Installation, execution_id: str, after: int = 0, limit: 
 
     Raises NotFoundError; InputError (cursor) if the execution has no event with that number; StoreError.
     """
-    events = executions.events_of(installation.database, execution_id, after=after, limit=limit) if limit else []
+    events = event_list.events_of(installation.database, execution_id, after=after, limit=limit) if limit else []
     found = executions.executions_by_id(installation.database, [execution_id], LARGE).get(execution_id)
     if found is None:
         raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
@@ -205,7 +205,7 @@ def by_execution(installation: Installation, execution_ids: Collection[str]) -> 
     """Map execution id to stage id to attempts, oldest first. One SQL statement for all executions."""
     types = (EventType.STAGE_STARTED, *_ENDS)
     found: defaultdict[str, list[Event]] = defaultdict(list)
-    for event in executions.events_of_types(installation.database, execution_ids, types):
+    for event in event_list.events_of_types(installation.database, execution_ids, types):
         found[event.execution_id].append(event)
     return {execution_id: fold(events) for execution_id, events in found.items()}
 

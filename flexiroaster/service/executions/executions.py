@@ -184,7 +184,7 @@ def get(installation: Installation, execution_id: str) -> ExecutionRow:
 
 stages = from_store(executions.stages_of)
 stages_by_execution = from_store(executions.stages_by_execution)
-events = from_store(executions.events_of)
+events = from_store(event_list.events_of)
 page = from_store(executions.page)
 offset_page = from_store(executions.offset_page)
 count = from_store(executions.count)
@@ -197,7 +197,7 @@ def logs(
 ) -> list[Event]:
     """Read the events at or above a level, oldest first. Raises NotFoundError."""
     get(installation, execution_id)
-    return executions.events_of(installation.database, execution_id, after=after, levels=_serious(level), limit=limit)
+    return event_list.events_of(installation.database, execution_id, after=after, levels=_serious(level), limit=limit)
 
 
 def count_logs(installation: Installation, execution_id: str, *, level: Level = Level.INFO) -> int:

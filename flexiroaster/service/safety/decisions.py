@@ -15,6 +15,7 @@ from flexiroaster.model.paging import Page, Window
 from flexiroaster.safety.policy import Action
 from flexiroaster.service.executions import commands
 from flexiroaster.service.installation import Installation
+from flexiroaster.store import events as event_list
 from flexiroaster.store import executions
 from flexiroaster.store.safety import decisions
 from flexiroaster.store.safety.decisions import DecisionFilter, DecisionRow, Override
@@ -84,7 +85,7 @@ def awaits_a_person(installation: Installation, execution_id: str) -> bool:
     made = decisions.of_executions(installation.database, [execution_id]).get(execution_id, [])
     if not made or made[-1].taken != Action.PAUSE:
         return False
-    since = executions.events_of(installation.database, execution_id, after=made[-1].seq)
+    since = event_list.events_of(installation.database, execution_id, after=made[-1].seq)
     return all(event.type is not EventType.EXECUTION_RESUMED for event in since)
 
 

@@ -95,7 +95,7 @@ def _join_outcomes(
     connection: Connection, runs: Sequence[PastRun], stages: Mapping[str, Sequence[EndedStage]], states: _StageStates
 ) -> None:
     by_id = {run.execution_id: run for run in runs}
-    made = decisions.open_ones(connection, list(by_id))
+    made = decisions.without_outcome(connection, list(by_id))
     ended = {(stage.execution_id, stage.stage_id): stage for each in stages.values() for stage in each}
     outcomes: dict[str, str] = {}
     for decision in made:
@@ -149,7 +149,7 @@ def _note_and_resolve(
         for data in told.get(run.execution_id, ()):
             finding = anomaly_of_event(run.pipeline_id, run.execution_id, data)
             if finding is not None:
-                insights.note(connection, finding, at)
+                insights.record(connection, finding, at)
                 open_causes.add(finding.cause)
         normal = [s for s in stages[run.execution_id] if s.status is StageStatus.COMPLETED and not s.is_anomaly]
         gone = {anomaly_cause(k, run.pipeline_id, s.stage_id) for s in normal for k in _OF_A_STAGE} & open_causes
@@ -204,7 +204,7 @@ def fold(database: Database, error_threshold: int, most: int = BATCH) -> Folded:
             now = risk.advance(connection, before, runs[-1].finished_at, sum(run.counts for run in runs))
             insights.resolve(connection, resolved_causes(runs), utc_now())
             for finding in findings:
-                insights.note(connection, finding, utc_now())
+                insights.record(connection, finding, utc_now())
     return Folded(len(runs), now, pasts)
 
 

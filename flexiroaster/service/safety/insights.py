@@ -71,7 +71,7 @@ def listing(
     _catch_up(installation)
     after = None if hours is None else utc_now() - timedelta(hours=hours)
     wanted = InsightFilter(pipeline_id, execution_id, unresolved_only, after)
-    return insights.part(installation.database, wanted, skip, limit)
+    return insights.offset_page(installation.database, wanted, skip, limit)
 
 
 def _catch_up(installation: Installation) -> None:

@@ -288,7 +288,7 @@ class Learner:
                 data = {**(event.data or {}), "stage_id": event.stage_id}
                 pipeline_id = rows[event.execution_id].pipeline_id
                 if (finding := anomaly_of_event(pipeline_id, event.execution_id, data)) is not None:
-                    insights.note(connection, finding, utc_now())
+                    insights.record(connection, finding, utc_now())
 
     def _fold(self, knowledge: RiskStateCache) -> None:
         """Fold one batch if there may be new runs. Only one, because starts in this process wait meanwhile."""

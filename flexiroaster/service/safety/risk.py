@@ -210,7 +210,7 @@ def _record_blocked_insight(installation: Installation, said: Assessment) -> Non
     """Record an insight about the blocked run. A failure here must not change the answer: the run stays blocked."""
     try:
         with installation.database.write() as connection:
-            insights.note(connection, high_risk(said, None, Gate.BLOCK), utc_now())
+            insights.record(connection, high_risk(said, None, Gate.BLOCK), utc_now())
     except Exception as error:  # noqa: BLE001 - see above
         _log.warning("cannot record the insight about a blocked run: %s", error)
 

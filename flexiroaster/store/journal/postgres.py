@@ -33,7 +33,7 @@ from flexiroaster.store.journal.transitions import (
     decision_id,
     previously_applied,
 )
-from flexiroaster.store.safety.insights import COLUMNS, ON_CONFLICT, values
+from flexiroaster.store.safety.insights import COLUMNS, ON_CONFLICT, finding_row
 from flexiroaster.store.sql import LOCK, clean, to_json
 
 __all__ = ["PostgresBackend"]
@@ -409,7 +409,7 @@ def _assessment_row(new: NewExecution, said: NewAssessment) -> dict[str, Any]:
 
 
 def _finding_rows(new: Sequence[NewExecution]) -> dict[str, str | None]:
-    found = [values(finding, n.event.at) for n in new for finding in n.findings]
+    found = [finding_row(finding, n.event.at) for n in new for finding in n.findings]
     return {"findings": to_json([{**row, "id": i} for i, row in enumerate(found)])}
 
 

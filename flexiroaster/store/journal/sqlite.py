@@ -30,7 +30,7 @@ from flexiroaster.store.journal.transitions import (
     decision_id,
     previously_applied,
 )
-from flexiroaster.store.safety.insights import NOTE, values
+from flexiroaster.store.safety.insights import RECORD, finding_row
 from flexiroaster.store.sql import clean, to_json
 
 __all__ = ["SqliteBackend"]
@@ -167,7 +167,7 @@ def _create(cursor: sqlite3.Cursor, item: NewExecution) -> Applied | None:
     cursor.executemany(_ADD_EVENT, map(_event_row, item.events))
     if item.assessment is not None:
         cursor.execute(_ASSESS, _assessment_row(item, item.assessment))
-    cursor.executemany(NOTE, [_insight_row(finding, item.event.at) for finding in item.findings])
+    cursor.executemany(RECORD, [_insight_row(finding, item.event.at) for finding in item.findings])
     return Applied(slot, queued)
 
 
@@ -177,7 +177,7 @@ def _assessment_row(item: NewExecution, said: NewAssessment) -> tuple[object, ..
 
 
 def _insight_row(finding: Finding, at: datetime) -> dict[str, object]:
-    row = values(finding, at)
+    row = finding_row(finding, at)
     return {**row, "factors": to_json(row["factors"]), "created_at": _time(at), "last_seen_at": _time(at)}
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.sql.operators import eq, in_op
 
 from flexiroaster.errors import NotFoundError
 from flexiroaster.model.paging import Page, Window
-from flexiroaster.store import sql
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import Sort
+from flexiroaster.store.sql import Condition, Sort, TableReader, conditions
 from flexiroaster.store.tables import decision_overrides, decisions
 
 __all__ = [
@@ -27,12 +27,10 @@ __all__ = [
     "get",
     "newest",
     "of_executions",
-    "open_ones",
     "page",
     "set_outcomes",
+    "without_outcome",
 ]
-
-NEWEST = Sort("decisions", decisions.c.id, decisions.c.at, descending=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,47 +79,66 @@ class DecisionFilter:
     actions: tuple[str, ...] | None = None
 
 
+_reader = TableReader(decisions, DecisionRow)
+_overrides_reader = TableReader(decision_overrides, Override)
+_NEWEST = Sort("decisions", decisions.c.id, decisions.c.at, descending=True)
+_OLDEST_FIRST = (decisions.c.execution_id, decisions.c.seq)
+
+
 def get(database: Database, decision_id: str) -> DecisionRow:
     """Return one decision. Raises NotFoundError."""
-    with database.read() as connection:
-        row = connection.execute(select(*_COLUMNS).where(decisions.c.id == decision_id)).first()
-        if row is None:
-            raise NotFoundError(f"Decision not found: {decision_id}", decision_id=decision_id)
-        return _with_overrides(connection, [row])[0]
+    found = by_ids(database, [decision_id])
+    if not found:
+        raise NotFoundError(f"Decision not found: {decision_id}", decision_id=decision_id)
+    return found[decision_id]
 
 
 def by_ids(database: Database, decision_ids: Collection[str]) -> dict[str, DecisionRow]:
     """Return these decisions by id; one that does not exist is missing."""
+    wanted = _reader.select(decisions.c.id.in_(list(decision_ids)))
     with database.read() as connection:
-        rows = connection.execute(select(*_COLUMNS).where(decisions.c.id.in_(list(decision_ids)))).all()
-        return {item.id: item for item in _with_overrides(connection, rows)}
+        return {item.id: item for item in _with_overrides(connection, _reader.all(connection, wanted))}
+
+
+def of_executions(database: Database, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:
+    """Return the decisions about these executions, by execution, oldest first."""
+    wanted = _reader.select(decisions.c.execution_id.in_(list(execution_ids))).order_by(*_OLDEST_FIRST)
+    found: dict[str, list[DecisionRow]] = {}
+    with database.read() as connection:
+        for item in _with_overrides(connection, _reader.all(connection, wanted)):
+            found.setdefault(item.execution_id, []).append(item)
+    return found
 
 
 def page(database: Database, wanted: DecisionFilter, window: Window) -> Page[DecisionRow]:
     """Return a page of the matching decisions, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
-        statement = select(*_COLUMNS).where(*_conditions(wanted))
-        found = sql.page(connection, statement, NEWEST, window, _row)
-        told = _overrides(connection, [item.id for item in found.items])
-    return replace(found, items=tuple(replace(item, overrides=told.get(item.id, ())) for item in found.items))
-
-
-def of_executions(database: Database, execution_ids: Collection[str]) -> dict[str, list[DecisionRow]]:
-    """Return the decisions about these executions, by execution, oldest first."""
-    wanted = select(*_COLUMNS).where(decisions.c.execution_id.in_(list(execution_ids)))
-    with database.read() as connection:
-        rows = connection.execute(wanted.order_by(decisions.c.execution_id, decisions.c.seq)).all()
-        found: dict[str, list[DecisionRow]] = {}
-        for item in _with_overrides(connection, rows):
-            found.setdefault(item.execution_id, []).append(item)
-    return found
+        found = _reader.page(connection, _conditions(wanted), _NEWEST, window)
+        return replace(found, items=tuple(_with_overrides(connection, found.items)))
 
 
 def count(database: Database, wanted: DecisionFilter) -> int:
     """Count the matching decisions."""
-    statement = select(func.count()).select_from(decisions).where(*_conditions(wanted))
     with database.read() as connection:
-        return connection.execute(statement).scalar_one()
+        return _reader.count(connection, _conditions(wanted))
+
+
+def _conditions(wanted: DecisionFilter) -> list[Condition]:
+    return conditions(
+        (decisions.c.pipeline_id, eq, wanted.pipeline_id),
+        (decisions.c.execution_id, eq, wanted.execution_id),
+        (decisions.c.action, in_op, wanted.actions),
+    )
+
+
+def _with_overrides(connection: Connection, items: Collection[DecisionRow]) -> list[DecisionRow]:
+    if not items:
+        return []
+    wanted = _overrides_reader.select(decision_overrides.c.decision_id.in_([item.id for item in items]))
+    found: dict[str, tuple[Override, ...]] = {}
+    for override in _overrides_reader.all(connection, wanted.order_by(decision_overrides.c.id)):
+        found[override.decision_id] = (*found.get(override.decision_id, ()), override)
+    return [replace(item, overrides=found.get(item.id, ())) for item in items]
 
 
 def count_by_action(database: Database, since: datetime, until: datetime) -> dict[tuple[str, str], int]:
@@ -148,11 +165,10 @@ def newest(connection: Connection, execution_id: str) -> tuple[str, str] | None:
     return None if row is None else (row.id, row.action)
 
 
-def open_ones(connection: Connection, execution_ids: Collection[str]) -> list[DecisionRow]:
+def without_outcome(connection: Connection, execution_ids: Collection[str]) -> list[DecisionRow]:
     """Return the decisions about these executions whose outcome is still unknown, oldest first."""
     wanted = (decisions.c.execution_id.in_(list(execution_ids)), decisions.c.outcome.is_(None))
-    rows = connection.execute(select(*_COLUMNS).where(*wanted).order_by(decisions.c.execution_id, decisions.c.seq))
-    return [_row(row) for row in rows]
+    return _reader.all(connection, _reader.select(*wanted).order_by(*_OLDEST_FIRST))
 
 
 def set_outcomes(connection: Connection, outcomes: Mapping[str, str], at: datetime) -> None:
@@ -160,36 +176,3 @@ def set_outcomes(connection: Connection, outcomes: Mapping[str, str], at: dateti
     for decision_id, outcome in outcomes.items():
         undecided = (decisions.c.id == decision_id, decisions.c.outcome.is_(None))
         connection.execute(update(decisions).where(*undecided).values(outcome=outcome, outcome_at=at))
-
-
-_COLUMNS = [decisions.c[name] for name in DecisionRow.__slots__ if name != "overrides"]
-
-
-def _row(row: Row[Any]) -> DecisionRow:
-    return DecisionRow(**{column.name: row._mapping[column.name] for column in _COLUMNS})
-
-
-def _with_overrides(connection: Connection, rows: Collection[Row[Any]]) -> list[DecisionRow]:
-    items = [_row(row) for row in rows]
-    told = _overrides(connection, [item.id for item in items])
-    return [replace(item, overrides=told.get(item.id, ())) for item in items]
-
-
-def _overrides(connection: Connection, decision_ids: list[str]) -> dict[str, tuple[Override, ...]]:
-    if not decision_ids:
-        return {}
-    columns = [decision_overrides.c[name] for name in Override.__slots__]
-    wanted = select(*columns).where(decision_overrides.c.decision_id.in_(decision_ids))
-    found: dict[str, tuple[Override, ...]] = {}
-    for row in connection.execute(wanted.order_by(decision_overrides.c.id)):
-        found[row.decision_id] = (*found.get(row.decision_id, ()), Override(**row._mapping))
-    return found
-
-
-def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool] | None] = [
-        None if wanted.pipeline_id is None else decisions.c.pipeline_id == wanted.pipeline_id,
-        None if wanted.execution_id is None else decisions.c.execution_id == wanted.execution_id,
-        None if wanted.actions is None else decisions.c.action.in_(wanted.actions),
-    ]
-    return [condition for condition in found if condition is not None]

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from flexiroaster.model.event import EventType
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.store.database import Database
-from flexiroaster.store.executions import event_of
+from flexiroaster.store.events import EVENTS
 from flexiroaster.store.tables import events, executions, risk_assessments, run_history, stage_runs
 
 __all__ = [
@@ -258,8 +258,7 @@ def reported_anomalies(connection: Connection, execution_ids: Iterable[str]) -> 
     """Return the anomalies reported while these executions ran: by execution, the data of each event with its stage."""
     wanted = (events.c.execution_id.in_(list(execution_ids)), events.c.type == EventType.STAGE_ANOMALY)
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in connection.execute(select(events).where(*wanted).order_by(events.c.execution_id, events.c.seq)):
-        event = event_of(row)
+    for event in EVENTS.all(connection, EVENTS.select(*wanted).order_by(events.c.execution_id, events.c.seq)):
         found.setdefault(event.execution_id, []).append({**(event.data or {}), "stage_id": event.stage_id})
     return found
 

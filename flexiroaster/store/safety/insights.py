@@ -7,33 +7,31 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, text, update
+from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy.sql.operators import eq, ge
 
 from flexiroaster.model.paging import Page, Window
-from flexiroaster.store import sql
 from flexiroaster.store.database import Database
 from flexiroaster.store.journal.transitions import Finding
-from flexiroaster.store.sql import Sort, clean
+from flexiroaster.store.sql import Condition, Sort, TableReader, clean, conditions
 from flexiroaster.store.tables import insights
 
 __all__ = [
     "COLUMNS",
-    "NOTE",
     "ON_CONFLICT",
+    "RECORD",
     "Finding",
     "InsightFilter",
     "InsightRow",
     "count",
-    "note",
+    "finding_row",
+    "offset_page",
     "open_causes",
     "page",
-    "part",
+    "record",
     "resolve",
     "resolve_older",
-    "values",
 ]
-
-NEWEST = Sort("insights", insights.c.id, descending=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class InsightFilter:
 
 
 COLUMNS = ", ".join([*(each.name for each in fields(Finding)), "created_at", "last_seen_at"])
-"""The columns that `values` returns; `occurrences` follows them."""
+"""The columns of a `finding_row`; `occurrences` follows them."""
 
 ON_CONFLICT = f"""
 ON CONFLICT (cause) WHERE resolved_at IS NULL DO UPDATE SET
@@ -89,24 +87,26 @@ ON CONFLICT (cause) WHERE resolved_at IS NULL DO UPDATE SET
 This needs a single statement, since another process may record the same cause at the same moment.
 """
 
-NOTE = f"""
+RECORD = f"""
 INSERT INTO insights ({COLUMNS}, occurrences) VALUES (:{COLUMNS.replace(", ", ", :")}, 1) {ON_CONFLICT}
 """  # noqa: S608 - all parts are constants of this file
-"""Records one finding; its parameters come from `values`."""
+"""Records one finding; its parameters come from `finding_row`."""
+
+_RECORD = text(RECORD).bindparams(*(bindparam(name, type_=insights.c[name].type) for name in COLUMNS.split(", ")))
 
 
-def values(finding: Finding, at: datetime) -> dict[str, Any]:
+def finding_row(finding: Finding, at: datetime) -> dict[str, Any]:
     """Return a finding as the row of an insight."""
     row = {name: clean(value) if isinstance(value, str) else value for name, value in asdict(finding).items()}
     return {**row, "created_at": at, "last_seen_at": at}
 
 
-def note(connection: Connection, finding: Finding, at: datetime) -> None:
+def record(connection: Connection, finding: Finding, at: datetime) -> None:
     """Record a finding as a new insight, or as another occurrence of the open insight with the same cause.
 
     Repeated findings about one execution, while it runs and when it has ended, count once.
     """
-    connection.execute(_NOTE, values(finding, at))
+    connection.execute(_RECORD, finding_row(finding, at))
 
 
 def open_causes(connection: Connection, types: Collection[str]) -> set[str]:
@@ -128,41 +128,34 @@ def resolve_older(connection: Connection, insight_type: str, before: datetime, a
     connection.execute(update(insights).where(*kind, insights.c.last_seen_at < before).values(resolved_at=at))
 
 
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+_reader = TableReader(insights, InsightRow)
+_NEWEST = Sort("insights", insights.c.id, descending=True)
+
+
 def page(database: Database, wanted: InsightFilter, window: Window) -> Page[InsightRow]:
     """Return a page of the matching insights, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
-        return sql.page(connection, select(*_COLUMNS).where(*_conditions(wanted)), NEWEST, window, _row)
+        return _reader.page(connection, _conditions(wanted), _NEWEST, window)
 
 
-def part(database: Database, wanted: InsightFilter, skip: int, limit: int) -> tuple[list[InsightRow], int]:
+def offset_page(database: Database, wanted: InsightFilter, skip: int, limit: int) -> tuple[list[InsightRow], int]:
     """Return up to `limit` matching insights after `skip`, newest first, and the total number of matches."""
-    statement = select(*_COLUMNS).where(*_conditions(wanted)).order_by(insights.c.id.desc())
     with database.read() as connection:
-        rows = [_row(row) for row in connection.execute(statement.offset(skip).limit(limit))]
-        total = connection.execute(select(func.count()).select_from(insights).where(*_conditions(wanted))).scalar_one()
-    return rows, total
+        return _reader.offset_page(connection, _conditions(wanted), _NEWEST, skip, limit)
 
 
 def count(database: Database, wanted: InsightFilter) -> int:
     """Count the matching insights."""
     with database.read() as connection:
-        return connection.execute(select(func.count()).select_from(insights).where(*_conditions(wanted))).scalar_one()
+        return _reader.count(connection, _conditions(wanted))
 
 
-_COLUMNS = [insights.c[name] for name in InsightRow.__slots__]
-
-_NOTE = text(NOTE).bindparams(*(bindparam(name, type_=insights.c[name].type) for name in COLUMNS.split(", ")))
-
-
-def _row(row: Row[Any]) -> InsightRow:
-    return InsightRow(**{name: row._mapping[name] for name in InsightRow.__slots__})
-
-
-def _conditions(wanted: InsightFilter) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool] | None] = [
-        None if wanted.pipeline_id is None else insights.c.pipeline_id == wanted.pipeline_id,
-        None if wanted.execution_id is None else insights.c.execution_id == wanted.execution_id,
-        insights.c.resolved_at.is_(None) if wanted.unresolved_only else None,
-        None if wanted.created_after is None else insights.c.created_at >= wanted.created_after,
-    ]
-    return [condition for condition in found if condition is not None]
+def _conditions(wanted: InsightFilter) -> list[Condition]:
+    found = conditions(
+        (insights.c.pipeline_id, eq, wanted.pipeline_id),
+        (insights.c.execution_id, eq, wanted.execution_id),
+        (insights.c.created_at, ge, wanted.created_after),
+    )
+    return [*found, insights.c.resolved_at.is_(None)] if wanted.unresolved_only else found

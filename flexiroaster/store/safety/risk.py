@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, sel
 from sqlalchemy.dialects import postgresql, sqlite
 
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import database_now, database_then
+from flexiroaster.store.sql import TableReader, database_now, database_then
 from flexiroaster.store.tables import risk_assessments, risk_models, risk_progress, risk_states
 
 __all__ = [
@@ -94,10 +94,9 @@ def get_model(database: Database, number: int) -> dict[str, Any]:
 
 def list_models(database: Database, limit: int) -> list[ModelRow]:
     """Return the newest trainings, newest first."""
-    columns = [risk_models.c[name] for name in ModelRow.__slots__]
+    reader = TableReader(risk_models, ModelRow)
     with database.read() as connection:
-        rows = connection.execute(select(*columns).order_by(risk_models.c.id.desc()).limit(limit)).all()
-    return [ModelRow(**row._mapping) for row in rows]
+        return reader.all(connection, reader.select().order_by(risk_models.c.id.desc()).limit(limit))
 
 
 # Risk assessments made before runs; the journal writes them together with the executions.
@@ -118,10 +117,10 @@ class AssessmentRow:
 
 def by_executions(database: Database, execution_ids: Collection[str]) -> dict[str, AssessmentRow]:
     """Return the assessments of these executions, by execution id; one without an assessment is missing."""
-    columns = [risk_assessments.c[name] for name in AssessmentRow.__slots__]
+    reader = TableReader(risk_assessments, AssessmentRow)
+    wanted = reader.select(risk_assessments.c.execution_id.in_(list(execution_ids)))
     with database.read() as connection:
-        rows = connection.execute(select(*columns).where(risk_assessments.c.execution_id.in_(list(execution_ids))))
-        return {row.execution_id: AssessmentRow(**row._mapping) for row in rows}
+        return {row.execution_id: row for row in reader.all(connection, wanted)}
 
 
 def probabilities(database: Database, execution_ids: Collection[str]) -> list[tuple[str, float]]:

@@ -16,7 +16,8 @@ from flexiroaster.safety.anomaly.alarms import AlarmCount, Alarms
 from flexiroaster.service.admin import audit, metrics
 from flexiroaster.service.admin.audit import AuditFilter
 from flexiroaster.store.safety import risk
-from flexiroaster.store.safety.insights import Finding, note, resolve
+from flexiroaster.store.safety.insights import Finding, resolve
+from flexiroaster.store.safety.insights import record as record_insight
 from tests.integration.rest_compat.client import INPUT, Rest, assert_error, assert_invalid, assert_refused, serving
 from tests.proxy import free_port
 from tests.waiting import eventually
@@ -131,8 +132,8 @@ def test_insights_are_a_list(rest: Rest) -> None:
     finding = Finding("cause", "high_risk", "high", "It may fail", "m", 0.9, pipeline_id="p", execution_id="e")
     other = Finding("other cause", "high_risk", "low", "t", "m", 0.5, pipeline_id="q")
     with rest.installation.database.write() as connection:
-        note(connection, finding, utc_now())
-        note(connection, other, utc_now())
+        record_insight(connection, finding, utc_now())
+        record_insight(connection, other, utc_now())
         resolve(connection, ["other cause"], utc_now())
     everything = rest.json("/insights")
     assert list(everything) == ["insights", "total", "false_alarms"]

@@ -34,26 +34,26 @@ def database(settings: Settings) -> Iterator[Database]:
     opened.close()
 
 
-def note(database: Database, **changes: Any) -> None:
+def record(database: Database, **changes: Any) -> None:
     with database.write() as connection:
-        insights.note(connection, replace(FINDING, **changes), utc_now())
+        insights.record(connection, replace(FINDING, **changes), utc_now())
 
 
 def stored(database: Database) -> list[InsightRow]:
-    return insights.part(database, InsightFilter(), 0, 100)[0]
+    return insights.offset_page(database, InsightFilter(), 0, 100)[0]
 
 
 def test_findings_of_one_cause_are_one_insight_until_it_is_resolved(database: Database) -> None:
-    note(database, execution_id="x", factors=[{"name": "streak", "value": 1.0}])
-    note(database, execution_id="x", message="again, at its end")
-    note(database, execution_id="y", message="NUL \0", action_taken="blocked")
-    note(database)
+    record(database, execution_id="x", factors=[{"name": "streak", "value": 1.0}])
+    record(database, execution_id="x", message="again, at its end")
+    record(database, execution_id="y", message="NUL \0", action_taken="blocked")
+    record(database)
     [insight] = stored(database)
     assert (insight.occurrences, insight.execution_id, insight.action_taken) == (3, None, None)
     assert insight.last_seen_at > insight.created_at
     with database.write() as connection:
         insights.resolve(connection, [FINDING.cause], utc_now())
-    note(database, factors=[{"name": "streak", "value": 1.0}])
+    record(database, factors=[{"name": "streak", "value": 1.0}])
     newest, former = stored(database)
     assert (newest.occurrences, newest.is_resolved, former.is_resolved) == (1, False, True)
     assert newest.factors == [{"name": "streak", "value": 1.0}]
@@ -65,13 +65,13 @@ def test_two_processes_note_the_same_cause_at_the_same_moment(postgres_url: str)
 
     def second() -> None:
         try:
-            note(database, execution_id="y")
+            record(database, execution_id="y")
         except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
             failures.append(error)
 
     thread = threading.Thread(target=second)
     with database.write() as connection:
-        insights.note(connection, replace(FINDING, execution_id="x"), utc_now())
+        insights.record(connection, replace(FINDING, execution_id="x"), utc_now())
         thread.start()
         eventually(lambda: blocked(postgres_url) == 1)
     thread.join()

@@ -12,6 +12,7 @@ from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.store import executions, leases
 from flexiroaster.store.database import Database
+from flexiroaster.store.events import events_of
 from flexiroaster.store.journal.transitions import Applied, NewExecution, NewStage, StageChange, Transition
 from flexiroaster.store.journal.writer import Journal
 from tests.waiting import eventually
@@ -38,15 +39,13 @@ def test_a_new_execution_has_its_stages_and_first_event(journal: Journal, databa
         ("load", "Load", "pending", 0),
         ("save", "Save", "pending", 1),
     ]
-    assert [(e.seq, e.type, e.message) for e in executions.events_of(database, "x")] == [
-        (1, "execution.created", "created")
-    ]
+    assert [(e.seq, e.type, e.message) for e in events_of(database, "x")] == [(1, "execution.created", "created")]
 
 
 def test_the_same_id_is_created_once(journal: Journal, database: Database) -> None:
     assert set(journal.apply([new("x")])) == {"x"}
     assert journal.apply([new("x")]) == {}
-    assert len(executions.events_of(database, "x")) == 1
+    assert len(events_of(database, "x")) == 1
 
 
 def test_a_transition_writes_state_stages_and_events(journal: Journal, database: Database) -> None:
@@ -62,8 +61,8 @@ def test_a_transition_writes_state_stages_and_events(journal: Journal, database:
         change.started_at,
         {"rows": 3},
     )
-    assert [e.seq for e in executions.events_of(database, "x")] == [1, 2, 3]
-    assert [e.seq for e in executions.events_of(database, "x", after=2)] == [3]
+    assert [e.seq for e in events_of(database, "x")] == [1, 2, 3]
+    assert [e.seq for e in events_of(database, "x", after=2)] == [3]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_a_stale_write_leaves_no_trace(journal: Journal, database: Database, sta
     assert journal.apply([stale(started("x"))]) == {}
     assert executions.execution(database, "x").status == "pending"
     assert executions.stages_of(database, "x")[0].status == "pending"
-    assert len(executions.events_of(database, "x")) == 1
+    assert len(events_of(database, "x")) == 1
 
 
 def test_in_one_group_each_lands_by_itself(journal: Journal, database: Database) -> None:
@@ -96,7 +95,7 @@ def test_text_that_no_database_takes_is_cleaned(journal: Journal, database: Data
     nasty = "nul \x00 and a lone surrogate \ud800"
     event = Event("x", 2, EventType.STAGE_LOG, nasty, level=Level.INFO, data={nasty: [nasty, float("nan"), 2**70]})
     journal.apply([replace(started("x"), events=(event,))])
-    stored = executions.events_of(database, "x", after=1)[0]
+    stored = events_of(database, "x", after=1)[0]
     assert stored.message == "nul \ufffd and a lone surrogate \ufffd"
     assert stored.data == {stored.message: [stored.message, None, str(2**70)]}
 

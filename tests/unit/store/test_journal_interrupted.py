@@ -20,6 +20,7 @@ from flexiroaster.model import failpoints
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.store import executions
 from flexiroaster.store.database import Database, open_database
+from flexiroaster.store.events import events_of
 from flexiroaster.store.journal import postgres, sqlite
 from flexiroaster.store.journal.transitions import Applied, NewDecision, NewExecution, Transition
 from flexiroaster.store.journal.writer import Journal
@@ -251,7 +252,7 @@ def test_writers_that_are_interrupted_at_random_lose_and_repeat_nothing(
     assert wrong == []
     for i in ids:
         last = executions.execution(database, i).last_seq
-        assert [event.seq for event in executions.events_of(database, i)] == list(range(1, last + 1))
+        assert [event.seq for event in events_of(database, i)] == list(range(1, last + 1))
 
 
 def test_what_is_applied_twice_lands_once(journal: Journal, database: Database) -> None:

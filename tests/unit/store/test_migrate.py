@@ -13,10 +13,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-import flexiroaster.store.database as migrate
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import StoreError
-from flexiroaster.store.database import open_database
+from flexiroaster.store import database as database_module
+from flexiroaster.store.database import HEAD, current_version, open_database, upgrade_schema
 from flexiroaster.store.tables import metadata, run_history
 
 
@@ -28,9 +28,9 @@ def migrated() -> bool:
 def test_migrations_build_what_the_tables_say(settings: Settings) -> None:
     assert run_history.name in metadata.tables  # the tables of the safety engine are among them
     database = open_database(settings)
-    assert migrate.current_version(database) is None
-    assert migrate.upgrade_schema(database) is True
-    assert migrate.upgrade_schema(database) is False
+    assert current_version(database) is None
+    assert upgrade_schema(database) is True
+    assert upgrade_schema(database) is False
     with database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
@@ -39,15 +39,14 @@ def test_migrations_build_what_the_tables_say(settings: Settings) -> None:
 
 def test_head_is_the_newest_migration() -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
-    assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
+    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 
 def test_many_processes_may_start_together(settings: Settings) -> None:
     code = (
         "import sys; from flexiroaster.config import load_settings;"
-        "from flexiroaster.store.database import open_database;"
-        "from flexiroaster.store.database import upgrade_schema;"
+        "from flexiroaster.store.database import open_database, upgrade_schema;"
         "print(upgrade_schema(open_database(load_settings(database_url=sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, settings.database_url]
@@ -58,11 +57,11 @@ def test_many_processes_may_start_together(settings: Settings) -> None:
 
 def test_a_newer_database_is_refused(settings: Settings) -> None:
     database = open_database(settings)
-    migrate.upgrade_schema(database)
+    upgrade_schema(database)
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreError, match="the database is at version '9999', which this release does not know"):
-        migrate.upgrade_schema(database)
+        upgrade_schema(database)
     database.close()
 
 
@@ -75,5 +74,5 @@ def test_a_newer_database_is_refused(settings: Settings) -> None:
 )
 def test_an_unreachable_database_says_so_without_secrets(url: str, message: str) -> None:
     with pytest.raises(StoreError, match=message) as caught:
-        migrate.upgrade_schema(open_database(load_settings(database_url=url)))
+        upgrade_schema(open_database(load_settings(database_url=url)))
     assert "secret" not in str(caught.value)
