@@ -20,15 +20,11 @@ def _changed(text: str, *changes: tuple[str, str]) -> str:
 
 def disable_the_fence() -> None:
     """Change the two statements of each backend."""
-    sqlite._MOVE = _changed(
-        sqlite._MOVE, ("fencing_token = ? AND last_seq = ? AND status = ?", "? IS NOT NULL AND ? >= 0 AND ? <> ''")
-    )
-    sqlite._ADD_EVENT = _changed(
-        sqlite._ADD_EVENT, ("VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", f"VALUES (?1, {NEXT}?1), ?3, ?4, ?5, ?6, ?7, ?8, ?9)")
-    )
+    sqlite._MOVE = _changed(sqlite._MOVE, ("AND fencing_token = ?2 AND last_seq = ?4 AND status = ?3", ""))
+    sqlite._ADD_EVENT = _changed(sqlite._ADD_EVENT, ("?2,", f"{NEXT}?1),"))
     postgres._MOVE = _changed(
         postgres._MOVE,
-        ("AND x.fencing_token = u.token AND x.last_seq = u.was_seq AND x.status = u.was", ""),
+        ("AND x.fencing_token = u.token AND x.last_seq = u.expected_seq AND x.status = u.expected", ""),
         (
             "SELECT u.execution_id, u.seq,",
             f"SELECT u.execution_id, {NEXT}u.execution_id) + row_number() OVER (PARTITION BY u.execution_id "

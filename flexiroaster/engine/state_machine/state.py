@@ -220,7 +220,7 @@ class ExecutionState:
             handled=tuple(self.handled),
             pause_deadline=self.pause_deadline,
             decisions=tuple(self.decisions),
-            waits=self.waits,
+            must_be_queued=self.waits,
         )
         self._events.clear()
         self.decisions.clear()

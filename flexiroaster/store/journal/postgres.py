@@ -20,21 +20,11 @@ from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import SQLAlchemyError
 
 from flexiroaster.errors import StoreError
-from flexiroaster.model.event import Event
-from flexiroaster.model.execution import StageStatus
 from flexiroaster.store.database import UnreachableError
-from flexiroaster.store.journal.transitions import (
-    Applied,
-    Change,
-    NewAssessment,
-    NewExecution,
-    StageChange,
-    Transition,
-    decision_id,
-    previously_applied,
-)
+from flexiroaster.store.journal import rows
+from flexiroaster.store.journal.transitions import Applied, Change, NewExecution, Transition, previously_applied
 from flexiroaster.store.safety.insights import COLUMNS, ON_CONFLICT, finding_row
-from flexiroaster.store.sql import LOCK, clean, to_json
+from flexiroaster.store.sql import LOCK, to_json
 
 __all__ = ["PostgresBackend"]
 
@@ -47,17 +37,17 @@ _EVENTS = """
   JOIN landed ON landed.id = u.execution_id
 """
 
-_KEEP_PARENTS = "SELECT id FROM executions WHERE id = ANY(%(parents)s) ORDER BY id FOR KEY SHARE"
-"""Keeps the parents of reruns until the transaction ends. The next statement no longer sees deleted parents."""
+_LOCK_PARENTS = "SELECT id FROM executions WHERE id = ANY(%(parents)s) ORDER BY id FOR KEY SHARE"
+"""Locks the parents of reruns until the transaction ends. The next statement no longer sees deleted parents."""
 
 _CREATE = f"""
 WITH input AS (
   SELECT u.*, row_number() OVER (PARTITION BY u.pipeline_id ORDER BY u.position) AS rank
   FROM json_to_recordset(%(new)s)
-       AS u (position int, id text, pipeline_id text, pipeline_name text, revision int, variables jsonb,
-             triggered_by text, total int, completed int, created_at timestamptz, owner text, lease float8,
-             concurrency int, queue bool, idempotency_key text, request_digest text, parent_id text, status text,
-             seq bigint, risk_score float8)
+       AS u (position int, execution_id text, pipeline_id text, pipeline_name text, revision int, variables jsonb,
+             triggered_by text, total_stages int, completed_stages int, created_at timestamptz, owner text,
+             lease float8, concurrency int, queue bool, idempotency_key text, request_digest text, parent_id text,
+             status text, last_seq bigint, risk_score float8)
   WHERE u.parent_id IS NULL OR EXISTS (SELECT FROM executions AS x WHERE x.id = u.parent_id)
 ), free AS (
   SELECT p.pipeline_id, s.slot, row_number() OVER (PARTITION BY p.pipeline_id ORDER BY s.slot) AS rank
@@ -72,8 +62,8 @@ WITH input AS (
   INSERT INTO executions (id, pipeline_id, pipeline_name, revision, status, variables, triggered_by, total_stages,
                           completed_stages, created_at, last_seq, fencing_token, lease_owner, claimable_at, claims,
                           goal, queued, slot, idempotency_key, request_digest, parent_id, risk_score)
-  SELECT u.id, u.pipeline_id, u.pipeline_name, u.revision, u.status, u.variables, u.triggered_by, u.total, u.completed,
-         u.created_at, u.seq, o.token, CASE WHEN o.token = 1 THEN u.owner END,
+  SELECT u.execution_id, u.pipeline_id, u.pipeline_name, u.revision, u.status, u.variables, u.triggered_by,
+         u.total_stages, u.completed_stages, u.created_at, u.last_seq, o.token, CASE WHEN o.token = 1 THEN u.owner END,
          CASE WHEN u.queued OR u.status = 'paused' THEN NULL ELSE now() + make_interval(secs => u.lease) END, o.token,
          'run', u.queued, u.slot, u.idempotency_key, u.request_digest, u.parent_id, u.risk_score
   FROM placed AS u CROSS JOIN LATERAL (
@@ -85,17 +75,17 @@ WITH input AS (
   RETURNING id, slot, queued
 ), stages AS (
   INSERT INTO stage_runs (execution_id, stage_id, position, name, status, attempt, output, is_anomaly)
-  SELECT u.id, u.stage_id, u.position, u.name, u.status, 0, u.output, false
+  SELECT u.execution_id, u.stage_id, u.position, u.name, u.status, 0, u.output, false
   FROM json_to_recordset(%(stages)s)
-       AS u (id text, stage_id text, position int, name text, status text, output json)
-  JOIN landed ON landed.id = u.id
+       AS u (execution_id text, stage_id text, position int, name text, status text, output json)
+  JOIN landed ON landed.id = u.execution_id
 ), assessed AS (
   INSERT INTO risk_assessments (execution_id, pipeline_id, at, probability, level, gate, acted, forced, said, data)
-  SELECT u.id, u.pipeline_id, u.at, u.probability, u.level, u.gate, u.acted, u.forced, u.said, u.data
+  SELECT u.execution_id, u.pipeline_id, u.at, u.probability, u.level, u.gate, u.acted, u.forced, u.said, u.data
   FROM json_to_recordset(%(assessments)s)
-       AS u (id text, pipeline_id text, at timestamptz, probability float8, level text, gate text, acted bool,
-             forced text, said jsonb, data json)
-  JOIN landed ON landed.id = u.id
+       AS u (execution_id text, pipeline_id text, at timestamptz, probability float8, level text, gate text,
+             acted bool, forced text, said jsonb, data json)
+  JOIN landed ON landed.id = u.execution_id
 ), event AS ({_EVENTS})
 SELECT id, slot, queued FROM landed
 """  # noqa: S608 - both parts are constants of this file
@@ -103,32 +93,32 @@ SELECT id, slot, queued FROM landed
 _MOVE = f"""
 WITH landed AS (
   UPDATE executions AS x
-  SET status = u.status, completed_stages = u.completed, last_seq = u.seq, started_at = u.started_at,
+  SET status = u.status, completed_stages = u.completed_stages, last_seq = u.last_seq, started_at = u.started_at,
       completed_at = u.completed_at, error = u.error, goal = u.goal, pause_deadline = u.pause_deadline,
       lease_owner = CASE WHEN u.release THEN NULL ELSE x.lease_owner END,
       claimable_at = CASE WHEN u.release THEN u.pause_deadline ELSE x.claimable_at END,
       slot = CASE WHEN u.freed_slot IS NULL THEN x.slot END, queued = x.queued AND NOT u.ends,
       claims = CASE WHEN u.progress THEN 1 ELSE x.claims END
   FROM json_to_recordset(%(moves)s)
-       AS u (id text, token bigint, was text, was_seq bigint, status text, completed int, seq bigint,
-             started_at timestamptz, completed_at timestamptz, error jsonb, goal text, release bool, freed_slot int,
-             progress bool, pause_deadline timestamptz, ends bool, waits bool)
-  WHERE x.id = u.id AND x.fencing_token = u.token AND x.last_seq = u.was_seq AND x.status = u.was
-    AND (x.queued OR NOT u.waits)
+       AS u (execution_id text, token bigint, expected text, expected_seq bigint, status text, completed_stages int,
+             last_seq bigint, started_at timestamptz, completed_at timestamptz, error jsonb, goal text, release bool,
+             freed_slot int, progress bool, pause_deadline timestamptz, ends bool, must_be_queued bool)
+  WHERE x.id = u.execution_id AND x.fencing_token = u.token AND x.last_seq = u.expected_seq AND x.status = u.expected
+    AND (x.queued OR NOT u.must_be_queued)
   RETURNING x.id
 ), stages AS (
   UPDATE stage_runs AS r
   SET status = u.status, attempt = u.attempt, started_at = u.started_at, completed_at = u.completed_at,
       retry_at = u.retry_at, output = u.output, error = u.error, is_anomaly = u.is_anomaly
   FROM json_to_recordset(%(stages)s)
-       AS u (id text, stage_id text, status text, attempt int, started_at timestamptz, completed_at timestamptz,
-             retry_at timestamptz, output json, error jsonb, is_anomaly bool)
-  JOIN landed ON landed.id = u.id
-  WHERE r.execution_id = u.id AND r.stage_id = u.stage_id
+       AS u (execution_id text, stage_id text, status text, attempt int, started_at timestamptz,
+             completed_at timestamptz, retry_at timestamptz, output json, error jsonb, is_anomaly bool)
+  JOIN landed ON landed.id = u.execution_id
+  WHERE r.execution_id = u.execution_id AND r.stage_id = u.stage_id
 ), handled AS (
   UPDATE commands AS c SET handled_at = now(), outcome = u.outcome
-  FROM json_to_recordset(%(handled)s) AS u (id text, command_id bigint, outcome text)
-  JOIN landed ON landed.id = u.id
+  FROM json_to_recordset(%(handled)s) AS u (execution_id text, command_id bigint, outcome text)
+  JOIN landed ON landed.id = u.execution_id
   WHERE c.id = u.command_id
 ), event AS ({_EVENTS})
 SELECT id, NULL::int, false FROM landed
@@ -136,7 +126,7 @@ SELECT id, NULL::int, false FROM landed
 """Locks its executions in no defined order. This is safe: they are leased to this process, and its lease renewals wait
 for the journal (`Journal.paused`). Locking them in order first would increase the cost by half."""
 
-_WANTED = """
+_MAKE_CLAIMABLE = """
 UPDATE executions AS x SET claimable_at = now()
 WHERE x.id = ANY(%(released)s) AND x.lease_owner IS NULL
   AND EXISTS (SELECT FROM commands AS c WHERE c.execution_id = x.id AND c.handled_at IS NULL)
@@ -149,9 +139,11 @@ a later command finds the execution without a driver."""
 _PROMOTE = """
 UPDATE executions AS q SET queued = false, slot = u.slot, claimable_at = now(), lease_owner = NULL
 FROM (
-  SELECT f.pipeline_id, f.slot, row_number() OVER (PARTITION BY f.pipeline_id ORDER BY f.slot) AS rank
-  FROM json_to_recordset(%(freed)s) AS f (id text, pipeline_id text, slot int, seq bigint, token bigint)
-  JOIN executions AS e ON e.id = f.id AND e.last_seq = f.seq AND e.fencing_token = f.token
+  SELECT f.pipeline_id, f.freed_slot AS slot,
+         row_number() OVER (PARTITION BY f.pipeline_id ORDER BY f.freed_slot) AS rank
+  FROM json_to_recordset(%(freed)s)
+       AS f (execution_id text, pipeline_id text, freed_slot int, last_seq bigint, token bigint)
+  JOIN executions AS e ON e.id = f.execution_id AND e.last_seq = f.last_seq AND e.fencing_token = f.token
 ) AS u
 JOIN LATERAL (
   SELECT w.id FROM executions AS w WHERE w.pipeline_id = u.pipeline_id AND w.queued
@@ -175,7 +167,7 @@ ON CONFLICT DO NOTHING
 """
 """A separate statement: few transitions have decisions, and planning it with every transition would cost time."""
 
-_NOTE = f"""
+_RECORD_FINDINGS = f"""
 INSERT INTO insights ({COLUMNS}, occurrences)
 SELECT DISTINCT ON (cause) {COLUMNS}, count(*) OVER (PARTITION BY cause)
 FROM json_populate_recordset(NULL::insights, %(findings)s)
@@ -187,7 +179,7 @@ ORDER BY cause, id DESC
 
 Findings with the same cause are counted together, since a statement cannot update a row twice; `id` is their order."""
 
-_LOOK = "SELECT id, fencing_token, last_seq, slot, queued FROM executions WHERE id = ANY(%(ids)s)"
+_LOOK_UP = "SELECT id, fencing_token, last_seq, slot, queued FROM executions WHERE id = ANY(%(ids)s)"
 
 RECONNECT_SECONDS = 8.0
 """How long a write retries while the database is unreachable (s): shorter than a lease."""
@@ -257,8 +249,8 @@ class PostgresBackend:
         """Return the results of those changes that are in the database already."""
         if not changes:
             return {}
-        rows = self._connect().execute(_LOOK, {"ids": [change.execution_id for change in changes]}).fetchall()
-        found = {row[0]: row[1:] for row in rows}
+        stored = self._connect().execute(_LOOK_UP, {"ids": [change.execution_id for change in changes]}).fetchall()
+        found = {execution_id: state for execution_id, *state in stored}
         known = {
             c.execution_id: previously_applied(c, found[c.execution_id]) for c in changes if c.execution_id in found
         }
@@ -284,18 +276,19 @@ def _statements(new: Sequence[NewExecution], transitions: Sequence[Transition]) 
     if limited:
         statements.append((LOCK, {"pipelines": sorted(limited)}))
     if parents := sorted({n.parent_id for n in new if n.parent_id is not None}):
-        statements.append((_KEEP_PARENTS, {"parents": parents}))
-    statements += [(_CREATE, _new_rows(part)) for part in _parts(new)]
+        statements.append((_LOCK_PARENTS, {"parents": parents}))
+    statements += [(_CREATE, _creation(part)) for part in _parts(new)]
     if any(n.findings for n in new):
-        statements.append((_NOTE, _finding_rows(new)))
+        statements.append((_RECORD_FINDINGS, _findings(new)))
     if transitions:
-        statements.append((_MOVE, _move_rows(transitions)))
+        statements.append((_MOVE, _moves(transitions)))
     if any(t.decisions for t in transitions):
-        statements.append((_DECIDE, _decision_rows(transitions)))
+        statements.append((_DECIDE, _decisions(transitions)))
     if released := [t.execution_id for t in transitions if t.release]:
-        statements.append((_WANTED, {"released": released}))
+        statements.append((_MAKE_CLAIMABLE, {"released": released}))
     if freed:
-        statements.append((_PROMOTE, _freed_rows(freed)))
+        slots = [rows.transition_row(t, _as_it_is) for t in freed]
+        statements.append((_PROMOTE, {"freed": _records(rows.TRANSITION, slots)}))
     return statements
 
 
@@ -323,181 +316,43 @@ def _parts(new: Sequence[NewExecution]) -> list[list[NewExecution]]:
 
 def _landed(cursors: Sequence[Cursor[Any]]) -> dict[str, Applied]:
     """Return the results of the statements that return (id, slot, queued)."""
-    rows = [row for c in cursors if c.description and len(c.description) == 3 for row in c.fetchall()]
-    return {execution_id: Applied(slot, queued) for execution_id, slot, queued in rows}
+    returned = [row for c in cursors if c.description and len(c.description) == 3 for row in c.fetchall()]
+    return {execution_id: Applied(slot, queued) for execution_id, slot, queued in returned}
 
 
-def _event_rows(events: Sequence[Event]) -> str | None:
-    return to_json(
-        [
-            {
-                "execution_id": e.execution_id,
-                "seq": e.seq,
-                "at": e.at,
-                "type": e.type,
-                "level": e.level,
-                "stage_id": e.stage_id,
-                "attempt": e.attempt,
-                "message": clean(e.message),
-                "data": e.data,
-            }
-            for e in events
-        ]
-    )
-
-
-def _new_rows(new: Sequence[NewExecution]) -> dict[str, str | None]:
-    rows = [
-        {
-            "position": i,
-            "id": n.execution_id,
-            "pipeline_id": n.pipeline_id,
-            "pipeline_name": n.pipeline_name,
-            "revision": n.revision,
-            "variables": n.variables,
-            "triggered_by": n.triggered_by,
-            "total": len(n.stages),
-            "completed": sum(stage.taken_over for stage in n.stages),
-            "created_at": n.event.at,
-            "owner": None if n.paused else n.owner,
-            "lease": n.lease_seconds if n.owner else 0,
-            "concurrency": n.concurrency,
-            "queue": n.queue,
-            "idempotency_key": n.idempotency_key,
-            "request_digest": n.request_digest,
-            "parent_id": n.parent_id,
-            "status": n.status,
-            "seq": len(n.events),
-            "risk_score": None if n.assessment is None else n.assessment.risk_score,
-        }
-        for i, n in enumerate(new)
-    ]
-    stages = [
-        {
-            "id": n.execution_id,
-            "stage_id": stage.stage_id,
-            "position": i,
-            "name": stage.name,
-            "status": StageStatus.COMPLETED if stage.taken_over else StageStatus.PENDING,
-            "output": stage.output,
-        }
-        for n in new
-        for i, stage in enumerate(n.stages)
-    ]
-    events = [event for n in new for event in n.events]
+def _creation(new: Sequence[NewExecution]) -> dict[str, str | None]:
+    executions = [(i, *rows.execution_row(n, _as_it_is)) for i, n in enumerate(new)]
+    assessments = [rows.assessment_row(n, n.assessment, _as_it_is) for n in new if n.assessment is not None]
     return {
-        "new": to_json(rows),
-        "stages": to_json(stages),
-        "events": _event_rows(events),
-        "assessments": to_json([_assessment_row(n, n.assessment) for n in new if n.assessment is not None]),
+        "new": _records(("position", *rows.EXECUTION), executions),
+        "stages": _records(rows.NEW_STAGE, [row for n in new for row in rows.new_stage_rows(n, _as_it_is)]),
+        "events": _records(rows.EVENT, [row for n in new for row in rows.event_rows(n, _as_it_is)]),
+        "assessments": _records(rows.ASSESSMENT, assessments),
     }
 
 
-def _assessment_row(new: NewExecution, said: NewAssessment) -> dict[str, Any]:
-    return {
-        "id": new.execution_id,
-        "pipeline_id": new.pipeline_id,
-        "at": said.at,
-        "probability": said.probability,
-        "level": said.level,
-        "gate": said.gate,
-        "acted": said.acted,
-        "forced": said.forced and clean(said.forced),
-        "said": said.said,
-        "data": said.data,
-    }
-
-
-def _finding_rows(new: Sequence[NewExecution]) -> dict[str, str | None]:
+def _findings(new: Sequence[NewExecution]) -> dict[str, str | None]:
     found = [finding_row(finding, n.event.at) for n in new for finding in n.findings]
     return {"findings": to_json([{**row, "id": i} for i, row in enumerate(found)])}
 
 
-def _move_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
-    rows = [
-        {
-            "id": t.execution_id,
-            "token": t.token,
-            "was": t.expected,
-            "was_seq": t.expected_seq,
-            "status": t.status,
-            "completed": t.completed_stages,
-            "seq": t.last_seq,
-            "started_at": t.started_at,
-            "completed_at": t.completed_at,
-            "error": t.error,
-            "goal": t.goal,
-            "release": t.release,
-            "freed_slot": t.freed_slot,
-            "progress": t.progress,
-            "pause_deadline": t.pause_deadline,
-            "ends": t.ends,
-            "waits": t.waits,
-        }
-        for t in transitions
-    ]
-    stages = [{"id": t.execution_id, **_stage_row(s)} for t in transitions for s in t.stages]
-    handled = [
-        {"id": t.execution_id, "command_id": number, "outcome": outcome}
-        for t in transitions
-        for number, outcome in t.handled
-    ]
-    events = [event for t in transitions for event in t.events]
+def _moves(transitions: Sequence[Transition]) -> dict[str, str | None]:
     return {
-        "moves": to_json(rows),
-        "stages": to_json(stages),
-        "handled": to_json(handled),
-        "events": _event_rows(events),
+        "moves": _records(rows.TRANSITION, [rows.transition_row(t, _as_it_is) for t in transitions]),
+        "stages": _records(rows.STAGE, [row for t in transitions for row in rows.stage_rows(t, _as_it_is)]),
+        "handled": _records(rows.HANDLED_COMMAND, [row for t in transitions for row in rows.handled_command_rows(t)]),
+        "events": _records(rows.EVENT, [row for t in transitions for row in rows.event_rows(t, _as_it_is)]),
     }
 
 
-def _decision_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
-    rows = [
-        {
-            "id": decision_id(t.execution_id, d.seq),
-            "execution_id": t.execution_id,
-            "seq": d.seq,
-            "pipeline_id": t.pipeline_id,
-            "stage_id": d.stage_id,
-            "attempt": d.attempt,
-            "at": d.at,
-            "error_class": d.error_class,
-            "action": d.action,
-            "taken": d.taken,
-            "mode": d.mode,
-            "data": d.data,
-            "last_seq": t.last_seq,
-            "token": t.token,
-        }
-        for t in transitions
-        for d in t.decisions
-    ]
-    return {"decisions": to_json(rows)}
+def _decisions(transitions: Sequence[Transition]) -> dict[str, str | None]:
+    found = [(t.last_seq, t.token, *row) for t in transitions for row in rows.decision_rows(t, _as_it_is)]
+    return {"decisions": _records(("last_seq", "token", *rows.DECISION), found)}
 
 
-def _stage_row(stage: StageChange) -> dict[str, Any]:
-    return {
-        "stage_id": stage.stage_id,
-        "status": stage.status,
-        "attempt": stage.attempt,
-        "started_at": stage.started_at,
-        "completed_at": stage.completed_at,
-        "retry_at": stage.retry_at,
-        "output": stage.output,
-        "error": stage.error,
-        "is_anomaly": stage.is_anomaly,
-    }
+def _records(columns: Sequence[str], values: Sequence[rows.Row]) -> str | None:
+    return to_json([dict(zip(columns, row, strict=True)) for row in values])
 
 
-def _freed_rows(transitions: Sequence[Transition]) -> dict[str, str | None]:
-    rows = [
-        {
-            "id": t.execution_id,
-            "pipeline_id": t.pipeline_id,
-            "slot": t.freed_slot,
-            "seq": t.last_seq,
-            "token": t.token,
-        }
-        for t in transitions
-    ]
-    return {"freed": to_json(rows)}
+def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - `_records` encodes all values of a statement together
+    return value

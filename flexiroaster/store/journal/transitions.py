@@ -75,8 +75,8 @@ class Transition:
     - `progress` resets the number of claims.
     - `handled` lists the commands (id, outcome) that this transition carries out.
     - `decisions` lists the decisions of the safety engine.
-    - `waits`: the transition lands only while the execution is still queued. An execution that got its slot meanwhile
-      must be claimed again, with its slot.
+    - `must_be_queued`: the transition lands only while the execution is still queued. An execution that got its slot
+      meanwhile must be claimed again, with its slot.
     """
 
     execution_id: str
@@ -98,7 +98,7 @@ class Transition:
     handled: tuple[tuple[int, str], ...] = ()
     pause_deadline: datetime | None = None
     decisions: tuple[NewDecision, ...] = ()
-    waits: bool = False
+    must_be_queued: bool = False
 
     @property
     def ends(self) -> bool:

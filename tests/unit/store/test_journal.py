@@ -177,7 +177,7 @@ def test_two_revisions_with_another_concurrency_share_the_slots(journal: Journal
 
 def ending(execution_id: str, token: int, slot: int | None) -> Transition:
     change = replace(started(execution_id), token=token, status=ExecutionStatus.CANCELLED, completed_at=utc_now())
-    return replace(change, release=True, freed_slot=slot, pipeline_id="p1", waits=slot is None)
+    return replace(change, release=True, freed_slot=slot, pipeline_id="p1", must_be_queued=slot is None)
 
 
 def test_one_that_is_stopped_in_the_queue_is_never_promoted(journal: Journal, database: Database) -> None:

@@ -150,7 +150,7 @@ def test_an_interrupted_writer_gives_the_write_lock_back(
 
     journal.apply([new("x"), new("y")])
     with monkeypatch.context() as patched:
-        patched.setattr(sqlite, "_event_row", interrupt)
+        patched.setattr(sqlite.rows, "event_rows", interrupt)
         with pytest.raises(KeyboardInterrupt):
             journal.apply([started("x")])
     other = sqlite3.connect(database_url.removeprefix("sqlite:///"), timeout=0)
