@@ -318,15 +318,15 @@ class Installation:
         from flexiroaster.engine.scheduler import Scheduler
 
         def claim(most: int, suspects: bool) -> list[leases.Claim]:
-            if not leases.waiting(self.database):  # a read costs less than the write lock
+            if not leases.has_claimable(self.database):  # a read costs less than the write lock
                 return []
             ttl = self.settings.execution_lock_ttl
-            claimed = leases.claim(self.database, self.owner, most=most, lease_seconds=ttl, suspects=suspects)
+            claimed = leases.claim(self.database, self.owner, limit=most, lease_seconds=ttl, suspects=suspects)
             self.signals.publish_leases({claim.execution_id for claim in claimed})
             return claimed
 
         def give_back(given: Sequence[leases.Claim], failed: str | None) -> None:
-            leases.give_back(self.database, self.owner, given, failed)
+            leases.undo_claims(self.database, self.owner, given, failed)
             self.signals.publish_released({claim.execution_id for claim in given})
 
         return Scheduler(

@@ -12,10 +12,12 @@ from flexiroaster.model.command import Command, CommandKind, check_command
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.store.database import Database
-from flexiroaster.store.sql import database_now, lock_pipeline
+from flexiroaster.store.sql import TableReader, database_now, lock_pipeline
 from flexiroaster.store.tables import commands, executions, stage_runs
 
-__all__ = ["pending", "request"]
+__all__ = ["COMMANDS", "pending", "request"]
+
+COMMANDS = TableReader(commands, Command, kind=CommandKind)
 
 _AT = executions.c.claimable_at
 _CLAIMABLE = case(
@@ -37,11 +39,11 @@ def request(
     *,
     requested_by: str,
     concurrency: int | None = None,
-    beside: Callable[[Connection], None] | None = None,
+    write_related: Callable[[Connection], None] | None = None,
 ) -> ExecutionStatus:
     """Store a command, make the execution claimable if it has no driver, and return its status before.
 
-    `concurrency` is that of the pipeline: a retry needs a slot again. `beside` writes related rows in the same
+    `concurrency` is that of the pipeline: a retry needs a slot again. `write_related` writes related rows in the same
     transaction. Raises NotFoundError, NotAllowedError (the status does not allow the command, or a retry would follow a
     partial undo) and ConflictError (no free slot).
     """
@@ -49,7 +51,7 @@ def request(
     with database.write() as connection:
         if kind is CommandKind.RETRY and concurrency is not None:
             lock_pipeline(connection, _pipeline_of(connection, execution_id))
-        row = _locked(connection, execution_id)
+        row = _lock(connection, execution_id)
         status = ExecutionStatus(row.status)
         check_command(kind, status)
         if kind is CommandKind.RESUME and row.queued:
@@ -61,18 +63,11 @@ def request(
             if concurrency is not None and row.slot is None:
                 values["slot"] = _free_slot(connection, row.pipeline_id, concurrency)
                 arguments = {**arguments, "slot": values["slot"]}  # for a driver that has loaded the execution already
-        connection.execute(
-            insert(commands).values(
-                execution_id=execution_id,
-                kind=kind,
-                arguments=arguments,
-                requested_by=requested_by,
-                requested_at=now,
-            )
-        )
+        command = {"execution_id": execution_id, "kind": kind, "arguments": arguments, "requested_by": requested_by}
+        connection.execute(insert(commands).values(**command, requested_at=now))
         connection.execute(update(executions).where(executions.c.id == execution_id).values(values))
-        if beside is not None:
-            beside(connection)
+        if write_related is not None:
+            write_related(connection)
     return status
 
 
@@ -80,10 +75,9 @@ def pending(database: Database, execution_ids: Collection[str]) -> list[Command]
     """Return the pending commands of these executions, oldest first."""
     if not execution_ids:
         return []
-    statement = select(commands).where(commands.c.execution_id.in_(execution_ids), commands.c.handled_at.is_(None))
+    statement = COMMANDS.select(commands.c.execution_id.in_(execution_ids), commands.c.handled_at.is_(None))
     with database.read() as connection:
-        rows = connection.execute(statement.order_by(commands.c.id)).all()
-    return [Command(r.id, r.execution_id, CommandKind(r.kind), r.arguments, r.requested_by) for r in rows]
+        return COMMANDS.all(connection, statement.order_by(commands.c.id))
 
 
 def _pipeline_of(connection: Connection, execution_id: str) -> str:
@@ -92,7 +86,7 @@ def _pipeline_of(connection: Connection, execution_id: str) -> str:
     return connection.execute(statement).scalar() or ""
 
 
-def _locked(connection: Connection, execution_id: str) -> Row[*tuple[Any, ...]]:
+def _lock(connection: Connection, execution_id: str) -> Row[*tuple[Any, ...]]:
     columns = (executions.c.status, executions.c.slot, executions.c.pipeline_id, executions.c.queued)
     row = connection.execute(select(*columns).where(executions.c.id == execution_id).with_for_update()).first()
     if row is None:
@@ -113,14 +107,9 @@ def _check_nothing_undone(connection: Connection, execution_id: str, status: Exe
 
 def _free_slot(connection: Connection, pipeline_id: str, concurrency: int) -> int:
     """Return the lowest free slot. Raises ConflictError. The pipeline is locked, so no other execution gets it too."""
-    taken = set(
-        connection.execute(
-            select(executions.c.slot).where(executions.c.pipeline_id == pipeline_id, executions.c.slot.is_not(None))
-        ).scalars()
-    )
-    for slot in range(1, concurrency + 1):
-        if slot not in taken:
-            return slot
-    raise ConflictError(
-        f"Pipeline {pipeline_id} is running already: concurrency limit {concurrency} reached", pipeline_id=pipeline_id
-    )
+    taken = select(executions.c.slot).where(executions.c.pipeline_id == pipeline_id, executions.c.slot.is_not(None))
+    free = set(range(1, concurrency + 1)).difference(connection.execute(taken).scalars())
+    if not free:
+        message = f"Pipeline {pipeline_id} is running already: concurrency limit {concurrency} reached"
+        raise ConflictError(message, pipeline_id=pipeline_id)
+    return min(free)

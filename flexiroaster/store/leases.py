@@ -5,20 +5,23 @@ A claim is one statement that increments the fencing token, so the previous driv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    Row,
     String,
     and_,
     bindparam,
     case,
     func,
     literal,
+    null,
     or_,
     select,
     text,
@@ -34,10 +37,11 @@ from flexiroaster.model.event import EventType
 from flexiroaster.model.execution import ExecutionStatus, Goal, StageStatus
 from flexiroaster.model.pipeline import Pipeline, Stage, StageType
 from flexiroaster.store import pipelines
+from flexiroaster.store.commands import COMMANDS
 from flexiroaster.store.database import Database
-from flexiroaster.store.executions import StageRow
-from flexiroaster.store.sql import database_now
-from flexiroaster.store.tables import commands, events, executions, risk_assessments, stage_runs
+from flexiroaster.store.executions import STAGES, StageRow
+from flexiroaster.store.sql import TableReader, database_now
+from flexiroaster.store.tables import Json, commands, events, executions, risk_assessments, stage_runs
 
 __all__ = [
     "SUSPECT",
@@ -47,12 +51,12 @@ __all__ = [
     "claim_one",
     "claimed_again",
     "count_take_overs",
-    "give_back",
+    "has_claimable",
     "load_execution",
     "outline_execution",
     "release",
     "renew",
-    "waiting",
+    "undo_claims",
 ]
 
 
@@ -75,7 +79,7 @@ SUSPECT = 2
 It may crash its drivers. It may also be innocent: it lost them by chance, or to another execution beside it.
 """
 
-_ANY = 2**31 - 1
+_NO_LIMIT = 2**31 - 1
 
 _NOW = {
     "sqlite": "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', :seconds || ' seconds')",
@@ -83,8 +87,8 @@ _NOW = {
 }
 _CLAIMABLE = """
 SELECT id, lease_owner FROM executions
-WHERE claimable_at IS NOT NULL AND claimable_at <= {now} AND claims >= :least AND claims < :below
-ORDER BY claimable_at, id LIMIT :most
+WHERE claimable_at IS NOT NULL AND claimable_at <= {now} AND claims >= :minimum AND claims < :below
+ORDER BY claimable_at, id LIMIT :limit
 """
 _CLAIMABLE_ONE = """
 SELECT id, lease_owner FROM executions WHERE id = :id AND claimable_at IS NOT NULL AND claimable_at <= {now}
@@ -103,13 +107,14 @@ _TAKE_THESE = f"{_TAKE} WHERE id IN :ids RETURNING id, fencing_token, claims"
 _RENEW = """
 WITH held (held_id) AS (
   SELECT id FROM executions
-  WHERE id IN :ids AND claimable_at IS NOT NULL AND lease_owner = :owner AND claimable_at > {now} ORDER BY id {hold}
+  WHERE id IN :ids AND claimable_at IS NOT NULL AND lease_owner = :owner AND claimable_at > {now} ORDER BY id {row_lock}
 )
 UPDATE executions SET claimable_at = {then} FROM held WHERE id = held_id RETURNING id
 """
 _RELEASE = """
 WITH held (held_id) AS (
-  SELECT id FROM executions WHERE id IN :ids AND lease_owner = :owner AND claimable_at IS NOT NULL ORDER BY id {hold}
+  SELECT id FROM executions WHERE id IN :ids AND lease_owner = :owner AND claimable_at IS NOT NULL
+  ORDER BY id {row_lock}
 )
 UPDATE executions
 SET lease_owner = NULL, claimable_at = {now}, claims = CASE WHEN claims > 0 THEN claims - 1 ELSE 0 END
@@ -117,18 +122,18 @@ FROM held WHERE id = held_id RETURNING id
 """
 """Both statements lock rows in the order of their ids, as the journal does, to avoid deadlocks."""
 
-_HOLD = {"sqlite": "", "postgresql": "FOR NO KEY UPDATE"}
-_WAITING = "SELECT 1 FROM executions WHERE claimable_at IS NOT NULL AND claimable_at <= {now} LIMIT 1"
+_ROW_LOCK = {"sqlite": "", "postgresql": "FOR NO KEY UPDATE"}
+_ANY_CLAIMABLE = "SELECT 1 FROM executions WHERE claimable_at IS NOT NULL AND claimable_at <= {now} LIMIT 1"
 
 
-def claim(database: Database, owner: str, *, most: int, lease_seconds: float, suspects: bool = False) -> list[Claim]:
-    """Claim up to `most` claimable executions, longest waiting first. Raises StoreError.
+def claim(database: Database, owner: str, *, limit: int, lease_seconds: float, suspects: bool = False) -> list[Claim]:
+    """Claim up to `limit` claimable executions, longest waiting first. Raises StoreError.
 
     With `suspects`, claim only executions that lost their driver SUSPECT times or more without progress; otherwise
     claim only the others.
     """
-    least, below = (SUSPECT, _ANY) if suspects else (0, SUSPECT)
-    found = {"least": least, "below": below, "most": most}
+    minimum, below = (SUSPECT, _NO_LIMIT) if suspects else (0, SUSPECT)
+    found = {"minimum": minimum, "below": below, "limit": limit}
     return _claim(database, owner, lease_seconds, _CLAIMABLE, "FOR UPDATE SKIP LOCKED", found)
 
 
@@ -164,24 +169,24 @@ def release(database: Database, owner: str, execution_ids: Collection[str]) -> N
         raise StoreError(f"cannot release leases: {error}") from error
 
 
-def give_back(database: Database, owner: str, given: Collection[Claim], failed: str | None = None) -> None:
+def undo_claims(database: Database, owner: str, claims: Collection[Claim], failed: str | None = None) -> None:
     """Undo claims that led to no work, in one statement. Raises StoreError.
 
     The claims do not count, and the next claim still sees the owner that lost the lease before. `failed` is the
     execution that could not be read: it becomes claimable only when its lease expires, so that it does not delay the
     others. A claim that has expired and was taken by another owner is left unchanged.
     """
-    if not given:
+    if not claims:
         return
     columns = executions.c
-    held = tuple_(columns.id, columns.fencing_token).in_([(each.execution_id, each.token) for each in given])
-    before = {each.execution_id: literal(each.lost_by, String) for each in given}
+    claimed = tuple_(columns.id, columns.fencing_token).in_([(claim.execution_id, claim.token) for claim in claims])
+    owners = {claim.execution_id: literal(claim.lost_by, String) for claim in claims}
     values = {
-        "lease_owner": case(before, value=columns.id),
+        "lease_owner": case(owners, value=columns.id),
         "claimable_at": case((columns.id == (failed or ""), columns.claimable_at), else_=database_now()),
         "claims": case((columns.claims > 0, columns.claims - 1), else_=0),
     }
-    statement = update(executions).where(held, columns.lease_owner == owner, columns.claimable_at.is_not(None))
+    statement = update(executions).where(claimed, columns.lease_owner == owner, columns.claimable_at.is_not(None))
     try:
         with database.write() as connection:
             connection.execute(statement.values(values))
@@ -189,11 +194,11 @@ def give_back(database: Database, owner: str, given: Collection[Claim], failed: 
         raise StoreError(f"cannot undo claims: {error}") from error
 
 
-def waiting(database: Database) -> bool:
+def has_claimable(database: Database) -> bool:
     """Return whether any execution is claimable. Raises StoreError."""
     try:
         with database.read() as connection:
-            return connection.execute(text(_sql(connection, _WAITING, None)), {"seconds": 0}).first() is not None
+            return connection.execute(text(_sql(connection, _ANY_CLAIMABLE, None)), {"seconds": 0}).first() is not None
     except SQLAlchemyError as error:
         raise StoreError(f"cannot look for claimable executions: {error}") from error
 
@@ -232,11 +237,12 @@ def _sql(connection: Connection, template: str, then: float | None) -> str:
     dialect = connection.dialect.name
     now = _NOW[dialect]
     then_sql = "" if then is None else now.replace(":seconds", ":lease")
-    return template.format(now=now, then=then_sql, hold=_HOLD[dialect])
+    return template.format(now=now, then=then_sql, row_lock=_ROW_LOCK[dialect])
 
 
-# Takeovers: executions claimed from a worker whose lease expired, counted from their events.
-_AT_A_TIME = 100
+# --- takeovers: executions claimed from a worker whose lease expired -------------------------------------------------
+
+_CHUNK = 100
 
 
 def claimed_again(database: Database, ended_after: datetime) -> dict[str, int]:
@@ -262,10 +268,10 @@ def count_take_overs(database: Database, spans: Mapping[str, tuple[int, int]], a
     only events after that time count.
     """
     found, all_spans = 0, list(spans.items())
-    for first in range(0, len(all_spans), _AT_A_TIME):
+    for first in range(0, len(all_spans), _CHUNK):
         within = [
             and_(events.c.execution_id == execution_id, events.c.seq > behind, events.c.seq <= last)
-            for execution_id, (behind, last) in all_spans[first : first + _AT_A_TIME]
+            for execution_id, (behind, last) in all_spans[first : first + _CHUNK]
         ]
         statement = select(func.count()).select_from(events)
         statement = statement.where(or_(*within), events.c.type == EventType.EXECUTION_CLAIMED)
@@ -276,7 +282,8 @@ def count_take_overs(database: Database, spans: Mapping[str, tuple[int, int]], a
     return found
 
 
-# Reads of everything that a driver needs to resume an execution that it has claimed.
+# --- loading an execution to resume it -------------------------------------------------------------------------------
+
 _BEGINNINGS = (EventType.EXECUTION_STARTED, EventType.EXECUTION_RESUMED, EventType.EXECUTION_RETRIED)
 
 
@@ -309,6 +316,12 @@ class Stored:
     revision: int = 0
 
 
+_ALWAYS_READABLE = (
+    *("id", "pipeline_id", "pipeline_name", "revision", "status", "goal", "queued", "slot", "last_seq"),
+    *("started_at", "completed_at", "pause_deadline"),
+)
+
+
 def load_execution(
     database: Database, execution_id: str, definition: Callable[[str, int], Pipeline] | None = None
 ) -> Stored:
@@ -318,56 +331,33 @@ def load_execution(
     StoreError and DefinitionError, and errors such as ValueError when a row cannot be read.
     """
     definition = definition or partial(pipelines.definition, database)
-    key = executions.c.id == execution_id
-    try:
-        with database.read() as connection:
-            overdue = (executions.c.pause_deadline <= database_now()).label("overdue")
-            assessed = (
-                risk_assessments.c.level.label("risk_level"),
-                risk_assessments.c.data["model_version"].as_string().label("model_version"),
-            )
-            joined = executions.outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
-            row = connection.execute(select(executions, overdue, *assessed).select_from(joined).where(key)).first()
-            if row is None:
-                raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
-            stages = connection.execute(
-                select(*[stage_runs.c[name] for name in StageRow.__slots__])
-                .where(stage_runs.c.execution_id == execution_id)
-                .order_by(stage_runs.c.position)
-            ).all()
-            pending = connection.execute(
-                select(commands)
-                .where(commands.c.execution_id == execution_id, commands.c.handled_at.is_(None))
-                .order_by(commands.c.id)
-            ).all()
-            since = connection.execute(
-                select(func.max(events.c.at)).where(
-                    events.c.execution_id == execution_id, events.c.type.in_(_BEGINNINGS)
-                )
-            ).scalar()
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot read execution {execution_id}: {error}") from error
-    return Stored(
-        execution_id=execution_id,
+    begun = (events.c.execution_id == execution_id, events.c.type.in_(_BEGINNINGS))
+    columns = (
+        *(executions.c.variables, executions.c.error),
+        select(func.max(events.c.at)).where(*begun).scalar_subquery().label("running_since"),
+        (executions.c.pause_deadline <= database_now()).label("overdue"),
+        risk_assessments.c.level.label("risk_level"),
+        risk_assessments.c.data["model_version"].as_string().label("model_version"),
+    )
+    row, stages, commands = _read(database, execution_id, columns, STAGES, COMMANDS)
+    return _stored(
+        row,
         pipeline=definition(row.pipeline_id, row.revision),
         variables=row.variables,
-        status=ExecutionStatus(row.status),
-        goal=Goal(row.goal),
-        queued=row.queued,
-        slot=row.slot,
-        last_seq=row.last_seq,
-        started_at=row.started_at,
-        completed_at=row.completed_at,
-        running_since=since,
+        running_since=row.running_since,
         error=row.error,
-        stages=[StageRow(**{**s._mapping, "status": StageStatus(s.status)}) for s in stages],
-        commands=[Command(c.id, c.execution_id, CommandKind(c.kind), c.arguments, c.requested_by) for c in pending],
-        pause_deadline=row.pause_deadline,
+        stages=stages,
+        commands=commands,
         overdue=bool(row.overdue),
         risk_level=row.risk_level,
         model_version=row.model_version,
-        revision=row.revision,
     )
+
+
+_STAGE_OUTLINES = TableReader(stage_runs, StageRow, {"output": null(), "error": null()}, status=StageStatus)
+_COMMAND_OUTLINES = TableReader(
+    commands, Command, {"arguments": literal({}, Json), "requested_by": literal("")}, kind=CommandKind
+)
 
 
 def outline_execution(database: Database, execution_id: str) -> Stored:
@@ -375,44 +365,38 @@ def outline_execution(database: Database, execution_id: str) -> Stored:
 
     Its pipeline is made from its stage rows, without dependencies and configs. Raises NotFoundError and StoreError.
     """
-    head = ("pipeline_id", "pipeline_name", "revision", "status", "goal", "queued", "slot", "last_seq")
-    times = ("started_at", "completed_at", "pause_deadline")
-    unread = {"output": None, "error": None}
+    row, stages, commands = _read(database, execution_id, (), _STAGE_OUTLINES, _COMMAND_OUTLINES)
+    made_of = tuple(Stage.model_construct(id=s.stage_id, name=s.name, type=StageType.TRANSFORM) for s in stages)
+    pipeline = Pipeline.model_construct(id=row.pipeline_id, name=row.pipeline_name, stages=made_of)
+    return _stored(
+        row, pipeline=pipeline, variables={}, running_since=None, error=None, stages=stages, commands=commands
+    )
+
+
+def _read(
+    database: Database,
+    execution_id: str,
+    columns: Sequence[ColumnElement[Any]],
+    stage_reader: TableReader[StageRow],
+    command_reader: TableReader[Command],
+) -> tuple[Row[Any], list[StageRow], list[Command]]:
+    """Read an execution, with `columns` in addition, its stages and its pending commands in one transaction."""
+    joined = executions.outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
+    statement = select(*(executions.c[name] for name in _ALWAYS_READABLE), *columns).select_from(joined)
+    pending = (commands.c.execution_id == execution_id, commands.c.handled_at.is_(None))
+    stages = stage_reader.select(stage_runs.c.execution_id == execution_id).order_by(stage_runs.c.position)
     try:
         with database.read() as connection:
-            row = connection.execute(
-                select(*(executions.c[name] for name in (*head, *times))).where(executions.c.id == execution_id)
-            ).first()
+            row = connection.execute(statement.where(executions.c.id == execution_id)).first()
             if row is None:
                 raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
-            stages = connection.execute(
-                select(*(stage_runs.c[name] for name in StageRow.__slots__ if name not in unread))
-                .where(stage_runs.c.execution_id == execution_id)
-                .order_by(stage_runs.c.position)
-            ).all()
-            pending = connection.execute(
-                select(commands.c.id, commands.c.kind)
-                .where(commands.c.execution_id == execution_id, commands.c.handled_at.is_(None))
-                .order_by(commands.c.id)
-            ).all()
+            found = stage_reader.all(connection, stages)
+            return row, found, command_reader.all(connection, command_reader.select(*pending).order_by(commands.c.id))
     except SQLAlchemyError as error:
         raise StoreError(f"cannot read execution {execution_id}: {error}") from error
-    made_of = tuple(Stage.model_construct(id=s.stage_id, name=s.name, type=StageType.TRANSFORM) for s in stages)
-    return Stored(
-        execution_id=execution_id,
-        pipeline=Pipeline.model_construct(id=row.pipeline_id, name=row.pipeline_name, stages=made_of),
-        variables={},
-        status=ExecutionStatus(row.status),
-        goal=Goal(row.goal),
-        queued=row.queued,
-        slot=row.slot,
-        last_seq=row.last_seq,
-        started_at=row.started_at,
-        completed_at=row.completed_at,
-        running_since=None,
-        error=None,
-        stages=[StageRow(**{**s._mapping, **unread, "status": StageStatus(s.status)}) for s in stages],
-        commands=[Command(c.id, execution_id, CommandKind(c.kind)) for c in pending],
-        pause_deadline=row.pause_deadline,
-        revision=row.revision,
-    )
+
+
+def _stored(row: Row[Any], **others: Any) -> Stored:  # noqa: ANN401 - the other fields
+    names = ("queued", "slot", "last_seq", "started_at", "completed_at", "pause_deadline", "revision")
+    state = {name: row._mapping[name] for name in names}
+    return Stored(execution_id=row.id, status=ExecutionStatus(row.status), goal=Goal(row.goal), **state, **others)

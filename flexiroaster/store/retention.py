@@ -32,7 +32,16 @@ from flexiroaster.store.tables import (
     tokens,
 )
 
-__all__ = ["BOUNDED", "RULES", "WITH_EXECUTION", "Rule", "delete_expired", "expired", "forget", "unknown"]
+__all__ = [
+    "BOUNDED",
+    "RULES",
+    "WITH_EXECUTION",
+    "Rule",
+    "delete_executions",
+    "delete_expired",
+    "expired",
+    "without_execution",
+]
 
 NEWEST_MODELS = 10
 """The number of newest trainings kept at any age: the newest is in use, and a process may still read an older one."""
@@ -59,40 +68,40 @@ _IDLE = (executions.c.status.in_(sorted(TERMINAL)), executions.c.claimable_at.is
 class Rule:
     """A rule that deletes the rows of `table` for which `expired(before)` holds.
 
-    It also deletes the rows whose column `beside` refers to a deleted row; `table` then has a single key column.
+    It also deletes the rows whose column `referencing` refers to a deleted row; `table` then has a single key column.
     """
 
     table: Table
     expired: Callable[[datetime], ColumnElement[bool]]
-    beside: Column[str] | None = None
+    referencing: Column[str] | None = None
 
 
-def _without_execution(execution_id: Column[str]) -> ColumnElement[bool]:
+def _has_no_execution(execution_id: Column[str]) -> ColumnElement[bool]:
     return ~exists().where(executions.c.id == execution_id)
 
 
-def _token_is_over(before: datetime) -> ColumnElement[bool]:
+def _expired_tokens(before: datetime) -> ColumnElement[bool]:
     """Keep the newest token always: an installation without any token is open to every user of its machine."""
     newest = select(tokens.c.id).order_by(tokens.c.created_at.desc(), tokens.c.id.desc()).limit(1)
     over = or_(tokens.c.revoked_at < before, tokens.c.expires_at < before)
     return and_(over, tokens.c.id != newest.scalar_subquery())
 
 
-def _decision_is_over(before: datetime) -> ColumnElement[bool]:
-    return and_(decisions.c.at < before, _without_execution(decisions.c.execution_id))
+def _expired_decisions(before: datetime) -> ColumnElement[bool]:
+    return and_(decisions.c.at < before, _has_no_execution(decisions.c.execution_id))
 
 
-def _insight_is_over(before: datetime) -> ColumnElement[bool]:
+def _expired_insights(before: datetime) -> ColumnElement[bool]:
     resolved = or_(insights.c.resolved_at.is_(None), insights.c.resolved_at < before)
     return and_(insights.c.last_seen_at < before, resolved)
 
 
-def _run_is_over(before: datetime) -> ColumnElement[bool]:
+def _expired_runs(before: datetime) -> ColumnElement[bool]:
     """Keep the row while its execution exists: without it the safety engine would learn from that execution again."""
-    return and_(run_history.c.finished_at < before, _without_execution(run_history.c.execution_id))
+    return and_(run_history.c.finished_at < before, _has_no_execution(run_history.c.execution_id))
 
 
-def _model_is_over(before: datetime) -> ColumnElement[bool]:
+def _expired_models(before: datetime) -> ColumnElement[bool]:
     """Keep the newest models, the newest of which is in use, and the last promotion, which records its origin."""
     newest = select(risk_models.c.id).order_by(risk_models.c.id.desc()).limit(NEWEST_MODELS)
     promoted = select(risk_models.c.id).where(risk_models.c.promoted).order_by(risk_models.c.id.desc()).limit(1)
@@ -100,7 +109,7 @@ def _model_is_over(before: datetime) -> ColumnElement[bool]:
     return and_(risk_models.c.created_at < before, ~kept)
 
 
-def _revision_is_over(before: datetime) -> ColumnElement[bool]:
+def _expired_revisions(before: datetime) -> ColumnElement[bool]:
     """A revision is over if it was replaced, or its pipeline was deleted, before then and no execution uses it."""
     own, newer = pipeline_revisions, pipeline_revisions.alias("newer")
     later = (newer.c.pipeline_id == own.c.pipeline_id, newer.c.revision > own.c.revision)
@@ -113,13 +122,13 @@ def _revision_is_over(before: datetime) -> ColumnElement[bool]:
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "retention_audit_days": (
         Rule(audit_log, lambda before: audit_log.c.at < before),
-        Rule(tokens, _token_is_over),
+        Rule(tokens, _expired_tokens),
     ),
-    "retention_decisions_days": (Rule(decisions, _decision_is_over, decision_overrides.c.decision_id),),
-    "retention_insights_days": (Rule(insights, _insight_is_over),),
-    "retention_history_days": (Rule(run_history, _run_is_over),),
-    "retention_models_days": (Rule(risk_models, _model_is_over),),
-    "retention_revisions_days": (Rule(pipeline_revisions, _revision_is_over),),
+    "retention_decisions_days": (Rule(decisions, _expired_decisions, decision_overrides.c.decision_id),),
+    "retention_insights_days": (Rule(insights, _expired_insights),),
+    "retention_history_days": (Rule(run_history, _expired_runs),),
+    "retention_models_days": (Rule(risk_models, _expired_models),),
+    "retention_revisions_days": (Rule(pipeline_revisions, _expired_revisions),),
 }
 """The rules by setting; the setting is the number of days for which records are kept."""
 
@@ -131,7 +140,7 @@ def expired(database: Database, before: datetime, limit: int) -> list[str]:
         return list(connection.execute(statement.order_by(executions.c.completed_at).limit(limit)).scalars())
 
 
-def forget(database: Database, execution_ids: Collection[str]) -> list[str]:
+def delete_executions(database: Database, execution_ids: Collection[str]) -> list[str]:
     """Delete executions with all their rows, unless they are live, claimable or rerun by now; return the deleted ids.
 
     On PostgreSQL the first statement locks the rows and a second one looks for reruns, so it sees a rerun that was
@@ -140,9 +149,8 @@ def forget(database: Database, execution_ids: Collection[str]) -> list[str]:
     idle = select(executions.c.id).where(executions.c.id.in_(execution_ids), *_IDLE)
     with database.write() as connection:
         locked = list(connection.execute(idle.order_by(executions.c.id).with_for_update()).scalars())
-        ids = list(
-            connection.execute(select(executions.c.id).where(executions.c.id.in_(locked), ~_HAS_RERUN)).scalars()
-        )
+        deletable = select(executions.c.id).where(executions.c.id.in_(locked), ~_HAS_RERUN)
+        ids = list(connection.execute(deletable).scalars())
         for table in WITH_EXECUTION:
             connection.execute(delete(table).where(table.c.execution_id.in_(ids)))
         connection.execute(delete(executions).where(executions.c.id.in_(ids)))
@@ -159,17 +167,16 @@ def delete_expired(database: Database, rule: Rule, before: datetime, limit: int)
         return 0
     chosen = (tuple_(*key).in_(keys), rule.expired(before))
     with database.write() as connection:
-        if rule.beside is not None:
+        if rule.referencing is not None:
             these = select(*key).where(*chosen)
-            connection.execute(delete(rule.beside.table).where(rule.beside.in_(these)))
+            connection.execute(delete(rule.referencing.table).where(rule.referencing.in_(these)))
         return connection.execute(delete(rule.table).where(*chosen)).rowcount
 
 
-def unknown(database: Database, execution_ids: Collection[str]) -> list[str]:
+def without_execution(database: Database, execution_ids: Collection[str]) -> list[str]:
     """Return the ids without an execution; none if there is no execution at all, as in the wrong database."""
-    found = select(executions.c.id).where(executions.c.id.in_(execution_ids))
     with database.read() as connection:
         if connection.execute(select(executions.c.id).limit(1)).first() is None:
             return []
-        known = set(connection.execute(found).scalars())
+        known = set(connection.execute(select(executions.c.id).where(executions.c.id.in_(execution_ids))).scalars())
     return [execution_id for execution_id in execution_ids if execution_id not in known]

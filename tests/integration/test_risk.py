@@ -163,7 +163,7 @@ def test_what_was_pruned_is_still_known(installation: Installation) -> None:
     pipelines.save(installation, pipeline("good"))
     execution_id = run(installation, "good")
     installation.knowledge.catch_up()
-    retention.forget(installation.database, [execution_id])
+    retention.delete_executions(installation.database, [execution_id])
     assert risk.assess(installation, "good").question.past.pipeline.runs == 1
     assert risk.of_executions(installation, [execution_id]) == {}
 

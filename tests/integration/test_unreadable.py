@@ -243,10 +243,10 @@ def test_a_database_that_goes_away_while_claims_are_read_costs_none_of_them(
         given_back.append([each.execution_id for each in given])
         if back == "a little later" and len(given_back) == 1:
             raise StoreError("it still is")
-        leases.give_back(database, "me", given, failed)
+        leases.undo_claims(database, "me", given, failed)
 
     def take(most: int, suspects: bool) -> list[leases.Claim]:
-        return leases.claim(database, "me", most=most, lease_seconds=60, suspects=suspects)
+        return leases.claim(database, "me", limit=most, lease_seconds=60, suspects=suspects)
 
     claiming = Scheduler(driver.as_driver, take, load, give_back=give_back, capacity=3)
     with pytest.raises(StoreError, match="away"):

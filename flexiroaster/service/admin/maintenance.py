@@ -36,7 +36,7 @@ def prune(installation: Installation, older_than: timedelta) -> int:
     artifacts = Artifacts(installation.settings.artifacts_url)
     total = 0
     while ids := retention.expired(installation.database, before, BATCH):
-        forgotten = retention.forget(installation.database, ids)
+        forgotten = retention.delete_executions(installation.database, ids)
         if installation.open_signals is not None:
             installation.open_signals.deleted(forgotten)
         for execution_id in forgotten:
@@ -77,7 +77,7 @@ def sweep(installation: Installation, older_than: timedelta) -> int:
     orphans = [
         execution_id
         for begin in range(0, len(old), BATCH)
-        for execution_id in retention.unknown(installation.database, old[begin : begin + BATCH])
+        for execution_id in retention.without_execution(installation.database, old[begin : begin + BATCH])
     ]
     for execution_id in orphans:
         artifacts.remove(execution_id)

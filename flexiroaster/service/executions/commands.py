@@ -103,7 +103,7 @@ def request(
         arguments,
         requested_by=requested_by,
         concurrency=concurrency,
-        beside=in_transaction,
+        write_related=in_transaction,
     )
     installation.notify_command(execution_id)
     return status

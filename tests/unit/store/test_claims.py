@@ -26,7 +26,7 @@ def taken(database: Database, owner: str, execution_id: str) -> leases.Claim | N
     """Claimed either way; both tell the same."""
     one, many = f"{execution_id}-one", f"{execution_id}-many"
     first = leases.claim_one(database, owner, one, lease_seconds=60)
-    found = [c for c in leases.claim(database, owner, most=9, lease_seconds=60) if c.execution_id == many]
+    found = [c for c in leases.claim(database, owner, limit=9, lease_seconds=60) if c.execution_id == many]
     assert (first is None) is (found == [])
     if first is None:
         return None
@@ -52,7 +52,7 @@ def test_whose_lease_ran_out_is_told(journal: Journal, database: Database) -> No
     run_out(database, *both("x"))
     second = leases.claim_one(database, "she", "x-one", lease_seconds=60)
     assert second == leases.Claim("x-one", 3, 3, "you")
-    (suspect,) = leases.claim(database, "she", most=9, lease_seconds=60, suspects=True)
+    (suspect,) = leases.claim(database, "she", limit=9, lease_seconds=60, suspects=True)
     assert suspect.lost_by == "you"
 
 
@@ -77,11 +77,11 @@ def test_an_execution_that_begins_paused_has_no_owner_to_lose_it(journal: Journa
 def test_a_claim_that_is_given_back_does_not_count(journal: Journal, database: Database) -> None:
     journal.apply([new("lost", "she"), new("fresh"), new("failed"), new("stolen")])
     run_out(database, "lost")
-    given = leases.claim(database, "me", most=9, lease_seconds=60)
+    given = leases.claim(database, "me", limit=9, lease_seconds=60)
     run_out(database, "stolen")
     stolen = leases.claim_one(database, "you", "stolen", lease_seconds=60)
-    leases.give_back(database, "me", given, "failed")
-    again = leases.claim(database, "you", most=9, lease_seconds=60)
+    leases.undo_claims(database, "me", given, "failed")
+    again = leases.claim(database, "you", limit=9, lease_seconds=60)
     assert sorted(again, key=lambda claim: claim.execution_id) == [
         leases.Claim("fresh", 2, 1, None),
         leases.Claim("lost", 3, 2, "she"),

@@ -58,10 +58,10 @@ def test_so_many_connections_are_opened_as_the_settings_say_and_one_more_is_a_st
         for refused in (
             lambda: leases.renew(database, "me", {"x"}, lease_seconds=15),
             lambda: leases.release(database, "me", {"x"}),
-            lambda: leases.waiting(database),
-            lambda: leases.claim(database, "me", most=1, lease_seconds=15),
+            lambda: leases.has_claimable(database),
+            lambda: leases.claim(database, "me", limit=1, lease_seconds=15),
             lambda: leases.load_execution(database, "x"),
         ):
             with pytest.raises(StoreError, match="QueuePool limit of size 1 overflow 1 reached"):
                 refused()
-    assert leases.waiting(database) is False
+    assert leases.has_claimable(database) is False

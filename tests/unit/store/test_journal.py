@@ -195,7 +195,7 @@ def test_one_that_had_its_turn_while_it_was_stopped_keeps_no_slot(journal: Journ
     assert set(journal.apply([ending("a", 1, 1)])) == {"a"}
     assert executions.slot_holders(database, "p1") == ["b"]
     assert journal.apply([ending("b", 0, None)]) == {}, "its driver does not know of its slot"
-    (claimed,) = leases.claim(database, "another", most=5, lease_seconds=15)
+    (claimed,) = leases.claim(database, "another", limit=5, lease_seconds=15)
     assert (claimed.execution_id, claimed.lost_by) == ("b", None)
     assert set(journal.apply([ending("b", claimed.token, 1)])) == {"b"}
     assert executions.slot_holders(database, "p1") == ["c"]

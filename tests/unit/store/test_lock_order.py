@@ -41,7 +41,7 @@ def renew(database: Database, _: Journal) -> object:
 
 def release(database: Database, _: Journal) -> object:
     leases.release(database, "me", IDS)
-    return len(leases.claim(database, "you", most=9, lease_seconds=60)) == len(IDS)
+    return len(leases.claim(database, "you", limit=9, lease_seconds=60)) == len(IDS)
 
 
 @pytest.mark.parametrize("action", [renew, release])
@@ -103,7 +103,7 @@ def test_executions_are_forgotten_in_order(database: Database, journal: Journal,
     journal.apply([new(i) for i in IDS])
     with psycopg.connect(postgres_url) as connection:
         connection.execute("UPDATE executions SET status = 'completed', claimable_at = NULL")
-    assert done_behind(postgres_url, "a", IDS[:-1], lambda: set(retention.forget(database, IDS)) == set(IDS))
+    assert done_behind(postgres_url, "a", IDS[:-1], lambda: set(retention.delete_executions(database, IDS)) == set(IDS))
 
 
 def test_idempotency_keys_are_taken_in_order(journal: Journal, postgres_url: str) -> None:

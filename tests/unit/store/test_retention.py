@@ -43,7 +43,7 @@ def pruned(database: Database) -> list[list[str]]:
     """What goes, a batch after the other."""
     found = []
     while ids := retention.expired(database, CUTOFF, 100):
-        found.append(sorted(retention.forget(database, ids)))
+        found.append(sorted(retention.delete_executions(database, ids)))
     return found
 
 
@@ -55,7 +55,9 @@ def left(database: Database, table: Table) -> int:
 def test_every_table_has_a_rule_or_a_reason_why_it_does_not_grow() -> None:
     rules = [rule for each in RULES.values() for rule in each]
     named = [table.name for table in (executions, *WITH_EXECUTION)]
-    named += [rule.table.name for rule in rules] + [rule.beside.table.name for rule in rules if rule.beside is not None]
+    named += [rule.table.name for rule in rules] + [
+        rule.referencing.table.name for rule in rules if rule.referencing is not None
+    ]
     named += BOUNDED
     assert sorted(named) == sorted(metadata.tables)
     assert set(RULES) <= set(Settings.model_fields)
@@ -182,7 +184,9 @@ def test_a_parent_stays_as_long_as_a_rerun_of_it(journal: Journal, database: Dat
     journal.apply([new("third", "second")])
     end(database, "first", "second", "other")
     assert pruned(database) == [["other"]]
-    assert retention.forget(database, ["first", "second"]) == [], "not even where it looked free a moment ago"
+    assert retention.delete_executions(database, ["first", "second"]) == [], (
+        "not even where it looked free a moment ago"
+    )
     end(database, "third")
     assert pruned(database) == [["third"], ["second"], ["first"]]
 
@@ -190,7 +194,7 @@ def test_a_parent_stays_as_long_as_a_rerun_of_it(journal: Journal, database: Dat
 def test_a_rerun_of_what_was_pruned_meanwhile_is_not_created(journal: Journal, database: Database) -> None:
     journal.apply([new("first")])
     end(database, "first")
-    retention.forget(database, ["first"])
+    retention.delete_executions(database, ["first"])
     late = replace(new("second", "first"), concurrency=1, queue=True)
     beside = replace(new("beside"), concurrency=1, queue=True)
     landed = journal.apply([late, beside])
@@ -217,7 +221,7 @@ def test_a_prune_that_waits_for_a_rerun_sees_it(postgres: Database) -> None:
     journal.apply([new("first"), new("second")])
     end(postgres, "first")
     found: list[list[str]] = []
-    thread = threading.Thread(target=lambda: found.append(retention.forget(postgres, ["first"])))
+    thread = threading.Thread(target=lambda: found.append(retention.delete_executions(postgres, ["first"])))
     with postgres.write() as connection:  # what the journal does, seen from between its statements
         parent = select(executions.c.id).where(executions.c.id == "first")
         connection.execute(parent.with_for_update(read=True, key_share=True))
