@@ -1,4 +1,4 @@
-"""The database connection, SQLite or PostgreSQL, and the differences between the two.
+"""The database, SQLite or PostgreSQL: connections, transactions and schema upgrades.
 
 Reads and rare writes go through SQLAlchemy; each backend has its own statements for the journal's hot path (`Backend`).
 """
@@ -37,7 +37,7 @@ __all__ = ["HEAD", "Database", "UnreachableError", "current_version", "open_data
 
 SQLITE_BUSY_SECONDS = 30
 
-_AWAY = (
+_UNREACHABLE_ERRORS = (
     OperationalError,
     InterfaceError,
     InternalError,  # PostgreSQL: a server that became a standby accepts no writes
@@ -78,7 +78,7 @@ class Database:
 
         Raises StoreError when the database is unreachable.
         """
-        with _reached(), self._reader.begin() as connection:
+        with _translated_errors(), self._reader.begin() as connection:
             thread = threading.get_ident()
             outer = self._reading.get(thread)
             self._reading[thread] = connection
@@ -113,17 +113,17 @@ class Database:
 
         Raises StoreError when the database is unreachable, and ConflictError when a row violates a constraint.
         """
-        with _reached(), self.engine.begin() as connection:
+        with _translated_errors(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def write_again(self) -> Iterator[Connection]:
+    def write_without_sync(self) -> Iterator[Connection]:
         """Open a transaction for work that is repeated if it is lost; its commit does not wait for the disk.
 
         A power cut may undo it, but only together with everything committed after it: the next ordinary commit puts all
         earlier ones on the disk too. Raises StoreError when the database is unreachable.
         """
-        with _reached(), self.engine.connect() as connection:
+        with _translated_errors(), self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             if self.is_sqlite:
                 driver.execute("PRAGMA synchronous = NORMAL")
@@ -154,7 +154,7 @@ def open_database(settings: Settings) -> Database:
 
 
 @contextmanager
-def _reached() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Translate errors of the database into those of this project; others pass unchanged.
 
     StoreError: the database is unreachable. InputError: it cannot store a value (a text with NUL, a number that is too
@@ -166,8 +166,8 @@ def _reached() -> Iterator[None]:
         raise InputError(f"the database cannot store a value: {error.orig}") from error
     except IntegrityError as error:
         raise ConflictError(f"the write conflicts with stored data: {error.orig}") from error
-    except (*_AWAY, DBAPIError) as error:
-        if not isinstance(error, _AWAY) and not error.connection_invalidated:
+    except (*_UNREACHABLE_ERRORS, DBAPIError) as error:
+        if not isinstance(error, _UNREACHABLE_ERRORS) and not error.connection_invalidated:
             raise
         raise StoreError(f"cannot reach the database: {getattr(error, 'orig', None) or error}") from error
 
@@ -213,7 +213,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-# Schema upgrades: migrate the database to this version under a lock, once even if many processes start together.
+# --- schema upgrades, under a lock: once even if many processes start together ---------------------------------------
+
 HEAD = "0006"
 """The newest migration; a test compares it with the migrations. The constant saves the import of Alembic at startup."""
 

@@ -86,7 +86,10 @@ def create(database: Database, pipeline: Pipeline) -> Revision:
         revision = 1 if earlier is None else earlier.revision + 1
         values = {**_row(pipeline), "revision": revision, "created_at": now, "updated_at": None, "deleted_at": None}
         if earlier is None:
-            _insert(connection, values)
+            try:
+                connection.execute(insert(pipelines).values(values))
+            except IntegrityError as error:  # another process was first
+                raise ConflictError(f"Pipeline already exists: {pipeline.id}", pipeline_id=pipeline.id) from error
         else:
             connection.execute(update(pipelines).where(pipelines.c.id == pipeline.id).values(values))
         _add_revision(connection, pipeline, revision, now)
@@ -102,7 +105,7 @@ def replace(
     """
     now = utc_now()
     with database.write() as connection:
-        found = _locked(connection, str(pipeline.id))
+        found = _lock(connection, str(pipeline.id))
         if expected_revision is not None and found.revision != expected_revision:
             message = f"Pipeline {pipeline.id} is at revision {found.revision}, not {expected_revision}"
             raise ConflictError(message, revision=found.revision)
@@ -122,7 +125,7 @@ def replace(
 def set_active(database: Database, pipeline_id: str, active: bool) -> None:
     """Activate or deactivate a pipeline. Raises NotFoundError."""
     with database.write() as connection:
-        if _locked(connection, pipeline_id).is_active != active:
+        if _lock(connection, pipeline_id).is_active != active:
             change = update(pipelines).where(pipelines.c.id == pipeline_id)
             connection.execute(change.values(is_active=active, updated_at=utc_now()))
 
@@ -134,7 +137,7 @@ def delete(database: Database, pipeline_id: str) -> None:
     """
     live = select(executions.c.id).where(executions.c.pipeline_id == pipeline_id, executions.c.status.in_(sorted(LIVE)))
     with database.write() as connection:
-        _locked(connection, pipeline_id)
+        _lock(connection, pipeline_id)
         ids = list(connection.execute(live.order_by(executions.c.created_at).limit(MAX_NAMED + 1)).scalars())
         if ids:
             named = ", ".join(ids[:MAX_NAMED]) + (", ..." if len(ids) > MAX_NAMED else "")
@@ -162,9 +165,8 @@ def definition(database: Database, pipeline_id: str, revision: int) -> Pipeline:
 
     Raises NotFoundError, and DefinitionError when this release cannot read the definition.
     """
-    key = (pipeline_revisions.c.pipeline_id == pipeline_id, pipeline_revisions.c.revision == revision)
     with database.read() as connection:
-        document = connection.execute(select(pipeline_revisions.c.definition).where(*key)).scalar()
+        document = _definition(connection, pipeline_id, revision)
     if document is None:
         raise NotFoundError(f"Pipeline not found: {pipeline_id}, revision {revision}", pipeline_id=pipeline_id)
     return _read(document, pipeline_id, revision)
@@ -186,13 +188,6 @@ def by_keys(database: Database, keys: Collection[tuple[str, int]]) -> dict[tuple
         rows = connection.execute(_joined(False).where(_REVISION_KEY.in_(list(keys))))
         found = [_revision(row) for row in rows]
     return {(revision.id, revision.revision): revision for revision in found}
-
-
-def _insert(connection: Connection, values: dict[str, Any]) -> None:
-    try:
-        connection.execute(insert(pipelines).values(values))
-    except IntegrityError as error:  # another process was first
-        raise ConflictError(f"Pipeline already exists: {values['id']}", pipeline_id=values["id"]) from error
 
 
 def _joined(newest: bool) -> Select[Any]:
@@ -218,7 +213,7 @@ def _revision(row: Row[Any]) -> Revision:
     return Revision(pipeline, row.revision, row.created_at, row.updated_at)
 
 
-def _locked(connection: Connection, pipeline_id: str) -> Row[Any]:
+def _lock(connection: Connection, pipeline_id: str) -> Row[Any]:
     """Lock the row of a pipeline until the transaction ends. Raises NotFoundError, also for a deleted pipeline."""
     statement = select(pipelines).where(pipelines.c.id == pipeline_id, pipelines.c.deleted_at.is_(None))
     row = connection.execute(statement.with_for_update()).first()
@@ -234,7 +229,7 @@ def _document(pipeline: Pipeline) -> dict[str, Any]:
 
 def _definition(connection: Connection, pipeline_id: str, revision: int) -> Any:  # noqa: ANN401 - JSON
     key = (pipeline_revisions.c.pipeline_id == pipeline_id, pipeline_revisions.c.revision == revision)
-    return connection.execute(select(pipeline_revisions.c.definition).where(*key)).scalar_one()
+    return connection.execute(select(pipeline_revisions.c.definition).where(*key)).scalar()
 
 
 def _add_revision(connection: Connection, pipeline: Pipeline, revision: int, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""The tables of pipelines, executions, access tokens and the audit log.
+"""All tables: pipelines, executions, access tokens, the audit log and the safety engine.
 
 Times are UTC; `store.sql` encodes JSON columns.
 """
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Dialect,
     Float,
     Index,
@@ -100,6 +101,12 @@ def _one_of(column: str, allowed: type[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
+def _add_partial_index(name: str, *columns: Column[Any], where: ColumnElement[bool], unique: bool = False) -> None:
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+_SERIAL = BigInteger().with_variant(Integer, "sqlite")
+
 pipelines = Table(
     "pipelines",
     metadata,
@@ -167,33 +174,15 @@ executions = Table(
     Index("ix_executions_risk_score_id", "risk_score", "id"),
     Index("uq_executions_idempotency_key", "idempotency_key", unique=True),
 )
-Index(
-    "uq_executions_slot",
-    executions.c.pipeline_id,
-    executions.c.slot,
-    unique=True,
-    sqlite_where=executions.c.slot.is_not(None),
-    postgresql_where=executions.c.slot.is_not(None),
+_add_partial_index(
+    "uq_executions_slot", executions.c.pipeline_id, executions.c.slot, unique=True, where=executions.c.slot.is_not(None)
 )
-Index(
-    "ix_executions_claimable_at",
-    executions.c.claimable_at,
-    sqlite_where=executions.c.claimable_at.is_not(None),
-    postgresql_where=executions.c.claimable_at.is_not(None),
+_add_partial_index(
+    "ix_executions_claimable_at", executions.c.claimable_at, where=executions.c.claimable_at.is_not(None)
 )
-Index(
-    "ix_executions_parent_id",
-    executions.c.parent_id,
-    sqlite_where=executions.c.parent_id.is_not(None),
-    postgresql_where=executions.c.parent_id.is_not(None),
-)
-Index(
-    "ix_executions_queue",
-    executions.c.pipeline_id,
-    executions.c.created_at,
-    executions.c.id,
-    sqlite_where=executions.c.queued,
-    postgresql_where=executions.c.queued,
+_add_partial_index("ix_executions_parent_id", executions.c.parent_id, where=executions.c.parent_id.is_not(None))
+_add_partial_index(
+    "ix_executions_queue", executions.c.pipeline_id, executions.c.created_at, executions.c.id, where=executions.c.queued
 )
 
 stage_runs = Table(
@@ -218,7 +207,7 @@ stage_runs = Table(
 commands = Table(
     "commands",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", _SERIAL, primary_key=True),
     Column("execution_id", String(64), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("arguments", Json, nullable=False),
@@ -228,12 +217,7 @@ commands = Table(
     Column("outcome", Text),
     _one_of("kind", CommandKind),
 )
-Index(
-    "ix_commands_pending",
-    commands.c.execution_id,
-    sqlite_where=commands.c.handled_at.is_(None),
-    postgresql_where=commands.c.handled_at.is_(None),
-)
+_add_partial_index("ix_commands_pending", commands.c.execution_id, where=commands.c.handled_at.is_(None))
 
 events = Table(
     "events",
@@ -265,18 +249,12 @@ tokens = Table(
     Index("uq_tokens_digest", "digest", unique=True),
     Index("ix_tokens_created_at_id", "created_at", "id"),
 )
-Index(
-    "uq_tokens_name",
-    tokens.c.name,
-    unique=True,
-    sqlite_where=tokens.c.revoked_at.is_(None),
-    postgresql_where=tokens.c.revoked_at.is_(None),
-)
+_add_partial_index("uq_tokens_name", tokens.c.name, unique=True, where=tokens.c.revoked_at.is_(None))
 
 audit_log = Table(
     "audit_log",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", _SERIAL, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
     Column("viewer", String(255), nullable=False),
     Column("role", String(16), nullable=False),
@@ -291,7 +269,8 @@ audit_log = Table(
 )
 
 
-# The tables of the safety engine: run history, states, models, assessments, decisions and insights.
+# --- the safety engine -----------------------------------------------------------------------------------------------
+
 OUTCOMES = "status IN ('completed', 'failed', 'cancelled')"
 
 run_history = Table(
@@ -343,7 +322,7 @@ earliest start of the next automatic training.
 risk_models = Table(
     "risk_models",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", _SERIAL, primary_key=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("version", String(32), nullable=False),
     Column("rung", String(32), nullable=False),
@@ -402,7 +381,7 @@ outcome is set once. It outlives its execution.
 decision_overrides = Table(
     "decision_overrides",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", _SERIAL, primary_key=True),
     Column("decision_id", String(96), nullable=False),
     Column("action", String(16), nullable=False),
     Column("reason", Text, nullable=False),
@@ -414,7 +393,7 @@ decision_overrides = Table(
 insights = Table(
     "insights",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", _SERIAL, primary_key=True),
     Column("cause", String(768), nullable=False),
     Column("pipeline_id", String(255)),
     Column("execution_id", String(64)),
@@ -437,15 +416,8 @@ insights = Table(
     Index("ix_insights_pipeline_id_id", "pipeline_id", "id"),
     Index("ix_insights_execution_id_id", "execution_id", "id"),
 )
-Index(
-    "uq_insights_cause",
-    insights.c.cause,
-    unique=True,
-    sqlite_where=insights.c.resolved_at.is_(None),
-    postgresql_where=insights.c.resolved_at.is_(None),
-)
+_add_partial_index("uq_insights_cause", insights.c.cause, unique=True, where=insights.c.resolved_at.is_(None))
 
 
-# The names of the installation's own tables, which stages can neither read nor write.
-OWN_TABLES = tuple(sorted({*decisions.metadata.tables, "alembic_version"}))
-"""All tables of the metadata, and Alembic's version table."""
+OWN_TABLES = tuple(sorted({*metadata.tables, "alembic_version"}))
+"""The tables that stages can neither read nor write: those of the metadata, and Alembic's version table."""

@@ -191,7 +191,7 @@ def fold(database: Database, error_threshold: int, most: int = BATCH) -> Folded:
     If a machine crash undoes the fold, the same executions are folded again.
     """
     pasts: Mapping[str, Past] = {}
-    with database.write_again() as connection:
+    with database.write_without_sync() as connection:
         before = now = risk.locked_progress(connection)
         runs = history.unfolded(connection, before.folded_until, most)
         if runs:

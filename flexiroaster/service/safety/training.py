@@ -177,7 +177,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
             for row in imported[begin : begin + CHUNK]
         }
         with installation.database.write() as connection:
-            run_history.say(connection, said)
+            run_history.save_predictions(connection, said)
     installation.knowledge.catch_up()
 
 

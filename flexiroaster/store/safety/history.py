@@ -1,9 +1,12 @@
-"""The history of ended runs: copied once from the executions or imported, and read in the order of their ends."""
+"""The history of ended runs, copied once from the executions or imported, and the stages of ended executions.
+
+The safety engine learns from both, in the order of the ends.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -12,10 +15,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
-    Select,
     bindparam,
     exists,
-    func,
     insert,
     select,
     text,
@@ -27,6 +28,7 @@ from flexiroaster.model.event import EventType
 from flexiroaster.model.execution import TERMINAL, ExecutionStatus, StageStatus
 from flexiroaster.store.database import Database
 from flexiroaster.store.events import EVENTS
+from flexiroaster.store.sql import TableReader, after_position
 from flexiroaster.store.tables import events, executions, risk_assessments, run_history, stage_runs
 
 __all__ = [
@@ -42,7 +44,7 @@ __all__ = [
     "newest",
     "refresh_statistics",
     "reported_anomalies",
-    "say",
+    "save_predictions",
     "unfolded",
 ]
 
@@ -86,17 +88,22 @@ def anything_unfolded(since: datetime | None) -> ColumnElement[bool]:
 
 def unfolded(connection: Connection, since: datetime | None, most: int) -> list[PastRun]:
     """Return ended executions that are not in the history yet, oldest end first; `since` is the newest end in it."""
-    statement = _unfolded(since).order_by(executions.c.completed_at, executions.c.id).limit(most)
+    names = ("id", "pipeline_id", "status", "total_stages", "created_at", "started_at", "completed_at")
+    error_class = executions.c.error["class"].as_string().label("error_class")
+    statement = (
+        select(*(executions.c[name] for name in names), error_class, risk_assessments.c.said)
+        .outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
+        .where(*_not_in_history(since))
+        .order_by(executions.c.completed_at, executions.c.id)
+        .limit(most)
+    )
     return sorted(map(_of_execution, connection.execute(statement)), key=_by_end)
 
 
 def add(connection: Connection, runs: Sequence[PastRun]) -> None:
     """Insert runs that the history does not have."""
-    rows = [asdict(run) for run in runs]
-    for row in rows:
-        for name in _NOT_KEPT:
-            del row[name]
-    if rows:
+    if runs:
+        rows = [{column.name: getattr(run, column.name) for column in _reader.columns} for run in runs]
         connection.execute(insert(run_history), rows)
 
 
@@ -106,16 +113,16 @@ def refresh_statistics(connection: Connection) -> None:
         connection.execute(text("ANALYZE run_history"))
 
 
-def say(connection: Connection, said: Mapping[tuple[str, datetime], Mapping[str, float]]) -> None:
+def save_predictions(connection: Connection, predictions: Mapping[tuple[str, datetime], Mapping[str, float]]) -> None:
     """Store the probabilities that would have been predicted at the starts of runs, by execution and end."""
     one = (run_history.c.execution_id == bindparam("execution"), run_history.c.finished_at == bindparam("end"))
-    rows = [{"execution": name, "end": end, "values": dict(values)} for (name, end), values in said.items()]
+    rows = [{"execution": name, "end": end, "values": dict(values)} for (name, end), values in predictions.items()]
     if rows:
         connection.execute(update(run_history).where(*one).values(said=bindparam("values")), rows)
 
 
 def missing(connection: Connection, runs: Sequence[PastRun]) -> list[PastRun]:
-    """Return the runs that the history does not have, each once. To add them, hold `risk_states.locked_progress`."""
+    """Return the runs that the history does not have, each once. To add them, hold `risk.locked_progress`."""
     key = tuple_(run_history.c.execution_id, run_history.c.finished_at)
     known: set[tuple[str, datetime]] = set()
     for begin in range(0, len(runs), CHUNK):
@@ -141,37 +148,32 @@ def _by_end(run: PastRun) -> tuple[datetime, str, str]:
 
 
 def _in_chunks(connection: Connection) -> Iterator[PastRun]:
+    statement = _reader.select().order_by(*_END).limit(CHUNK)
     after: tuple[datetime, str] | None = None
-    key = tuple_(run_history.c.finished_at, run_history.c.execution_id)
     while True:
-        statement = select(*_COLUMNS).order_by(run_history.c.finished_at, run_history.c.execution_id).limit(CHUNK)
-        rows = connection.execute(statement if after is None else statement.where(key > after)).all()
-        yield from map(_run, rows)
-        if len(rows) < CHUNK:
+        runs = _reader.all(connection, statement if after is None else statement.where(after_position(_END, after)))
+        yield from runs
+        if len(runs) < CHUNK:
             return
-        after = (rows[-1].finished_at, rows[-1].execution_id)
+        after = (runs[-1].finished_at, runs[-1].execution_id)
 
 
 def newest(database: Database, most: int) -> list[PastRun]:
     """Return the runs that ended last, in the order of their starts, then by pipeline and execution."""
-    order = (run_history.c.finished_at.desc(), run_history.c.execution_id.desc())
+    statement = _reader.select().order_by(*(column.desc() for column in _END)).limit(most)
     with database.read() as connection:
-        rows = connection.execute(select(*_COLUMNS).order_by(*order).limit(most)).all()
-    return sorted(map(_run, rows), key=lambda run: (run.started_at, run.pipeline_id, run.execution_id))
+        runs = _reader.all(connection, statement)
+    return sorted(runs, key=lambda run: (run.started_at, run.pipeline_id, run.execution_id))
 
 
 def count(database: Database) -> int:
     """Count the runs."""
     with database.read() as connection:
-        return connection.execute(select(func.count()).select_from(run_history)).scalar_one()
+        return _reader.count(connection, [])
 
 
-_NOT_KEPT = ("error_class", "rolled_back")
-_COLUMNS = [run_history.c[name] for name in PastRun.__slots__ if name not in _NOT_KEPT]
-
-
-def _run(row: Row[Any]) -> PastRun:
-    return PastRun(**row._mapping)
+_reader = TableReader(run_history, PastRun)
+_END = (run_history.c.finished_at, run_history.c.execution_id)
 
 
 def _not_in_history(since: datetime | None) -> list[ColumnElement[bool]]:
@@ -184,17 +186,7 @@ def _not_in_history(since: datetime | None) -> list[ColumnElement[bool]]:
     ]
 
 
-def _unfolded(since: datetime | None) -> Select[Any]:
-    columns = ("id", "pipeline_id", "status", "total_stages", "created_at", "started_at", "completed_at")
-    error_class = executions.c.error["class"].as_string().label("error_class")
-    return (
-        select(*(executions.c[name] for name in columns), error_class, risk_assessments.c.said)
-        .outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
-        .where(*_not_in_history(since))
-    )
-
-
-def _of_execution(row: Row[Any]) -> PastRun:
+def _of_execution(row: Row[*tuple[Any, ...]]) -> PastRun:
     started = row.started_at or row.created_at
     seconds = (row.completed_at - row.started_at).total_seconds() if row.started_at else None
     return PastRun(
@@ -221,7 +213,9 @@ def _outcome(status: ExecutionStatus, error_class: str | None) -> str:
     return status.value
 
 
-# The stages of ended executions, as training data for the safety engine.
+# --- stages of ended executions --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class EndedStage:
     """A stage that ended since the last learning from its execution; times and `duration_s` are of its last attempt."""
@@ -241,13 +235,12 @@ def ended_stages(connection: Connection, runs: Collection[PastRun]) -> dict[str,
     """Return ended stages by execution, in the order of their ends, except those learned at an earlier end of it."""
     ended_at = {run.execution_id: run.finished_at for run in runs}
     learned = _learned_until(connection, ended_at)
-    number = (stage_runs.c.output["rows"].as_string(), stage_runs.c.output["bytes"].as_string())
     names = ("execution_id", "stage_id", "status", "attempt", "started_at", "completed_at", "is_anomaly")
     columns = [stage_runs.c[name] for name in names]
+    columns += [stage_runs.c.output[name].as_string().label(name) for name in ("rows", "bytes")]
     wanted = (stage_runs.c.execution_id.in_(list(ended_at)), stage_runs.c.completed_at.is_not(None))
-    rows = connection.execute(select(*columns, number[0].label("rows"), number[1].label("bytes")).where(*wanted))
     found: dict[str, list[EndedStage]] = {execution_id: [] for execution_id in ended_at}
-    for row in rows:
+    for row in connection.execute(select(*columns).where(*wanted)):
         before = learned.get(row.execution_id)
         if row.attempt > 0 and (before is None or row.completed_at > before):
             found[row.execution_id].append(_ended(row))

@@ -1,4 +1,4 @@
-"""The trainings of the safety engine's risk model; the newest model is in use."""
+"""The risk models, assessments and learned states of the safety engine, and the lease of the process that trains."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 
+# --- models; the newest is in use ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class NewModel:
     """A training to store: `model` has its parameters, `metrics` compare the challenger with the champion."""
@@ -86,9 +89,8 @@ def add_model(connection: Connection, new: NewModel) -> None:
 def get_model(database: Database, number: int) -> dict[str, Any]:
     """Return the parameters of a model."""
     with database.read() as connection:
-        model: dict[str, Any] = connection.execute(
-            select(risk_models.c.model).where(risk_models.c.id == number)
-        ).scalar_one()
+        statement = select(risk_models.c.model).where(risk_models.c.id == number)
+        model: dict[str, Any] = connection.execute(statement).scalar_one()
     return model
 
 
@@ -99,7 +101,9 @@ def list_models(database: Database, limit: int) -> list[ModelRow]:
         return reader.all(connection, reader.select().order_by(risk_models.c.id.desc()).limit(limit))
 
 
-# Risk assessments made before runs; the journal writes them together with the executions.
+# --- assessments, which the journal writes together with the executions ----------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class AssessmentRow:
     """A stored assessment. `acted` is false in shadow mode; `forced` is the reason for overriding the gate."""
@@ -131,7 +135,9 @@ def probabilities(database: Database, execution_ids: Collection[str]) -> list[tu
         return [(row.level, row.probability) for row in rows]
 
 
-# The training lease: one process of an installation trains at a time, by the database's clock.
+# --- the training lease: one process of an installation trains at a time, by the database's clock --------------------
+
+
 def claim_training(database: Database, owner: str, *, model_id: int | None, lease_seconds: float) -> bool:
     """Claim the next automatic training; return whether the claim succeeded. Raises StoreError.
 
@@ -145,8 +151,8 @@ def claim_training(database: Database, owner: str, *, model_id: int | None, leas
 
 def claim_training_at_once(database: Database, owner: str, *, lease_seconds: float) -> bool:
     """Claim a training that a user requested; return False while another training runs. Raises StoreError."""
-    nobody = or_(risk_progress.c.training_owner.is_(None), risk_progress.c.training_until <= database_now())
-    return _claim(database, owner, lease_seconds, nobody)
+    free = or_(risk_progress.c.training_owner.is_(None), risk_progress.c.training_until <= database_now())
+    return _claim(database, owner, lease_seconds, free)
 
 
 def renew_training(database: Database, owner: str, *, lease_seconds: float) -> bool:
@@ -170,7 +176,8 @@ def _claim(database: Database, owner: str, lease_seconds: float, *conditions: Co
         return connection.execute(update(risk_progress).where(*conditions).values(values)).rowcount == 1
 
 
-# The compact states behind the answers of the safety engine, and the part of the run history folded into them.
+# --- states: compact summaries of the run history, and the part of it folded into them -------------------------------
+
 Key = tuple[str, str]
 """Scope and name of a state."""
 
