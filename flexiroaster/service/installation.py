@@ -211,7 +211,7 @@ class Installation:
         Raises NotFoundError, StoreError.
         """
         load = partial(pipelines.definition, self.database, pipeline_id, revision)
-        return load() if self._signals is None else self._signals.definitions.stored(pipeline_id, revision, load)
+        return load() if self._signals is None else self._signals.definitions.get_trusted(pipeline_id, revision, load)
 
     def _load(self, execution_id: str) -> leases.Stored:
         return leases.load_execution(self.database, execution_id, self.definition)

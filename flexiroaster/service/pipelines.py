@@ -132,7 +132,7 @@ def definition(installation: Installation, pipeline_id: str, revision: int) -> P
     if signals is None:
         return installation.definition(pipeline_id, revision)
     load = partial(pipelines.definition, installation.database, pipeline_id, revision)
-    return signals.definitions.shown(pipeline_id, revision, load)
+    return signals.definitions.get_for_display(pipeline_id, revision, load)
 
 
 get = from_store(pipelines.get)

@@ -92,12 +92,12 @@ class Signals:
             self._heartbeats.beat(held)
             self._locks.extend(held)
 
-        self._link.later(publish)
+        self._link.enqueue(publish)
 
     def publish_released(self, execution_ids: Collection[str]) -> None:
         """Publish that these leases were released. Never blocks, and keeps the order after `publish_leases`."""
         given = tuple(execution_ids)
-        self._link.later(lambda _client: self._locks.release(given))
+        self._link.enqueue(lambda _client: self._locks.release(given))
         self._bus.publish(WORK)
 
     def deleted(self, execution_ids: Collection[str]) -> None:
@@ -108,12 +108,12 @@ class Signals:
     def seen(self, execution_id: str, seq: int) -> None:
         """Record that this process has shown that event to a client."""
         if self._states is not None:
-            self._states.seen(execution_id, seq)
+            self._states.record_seen(execution_id, seq)
 
     def record_full_slots(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
         """Record that, according to the database, these executions hold all slots of the pipeline."""
         if self._slots is not None:
-            self._slots.hold(pipeline_id, execution_ids)
+            self._slots.set_holders(pipeline_id, execution_ids)
 
     # --- from the others -----------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Signals:
 
     def close(self) -> None:
         """Withdraw the heartbeat of this process and close all connections."""
-        self._link.later(lambda _client: self._heartbeats.leave())
+        self._link.enqueue(lambda _client: self._heartbeats.remove())
         if self._states is not None:
             self._states.close()
         self._bus.close()

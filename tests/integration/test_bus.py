@@ -207,7 +207,7 @@ def test_notifications_lost_in_a_pooler_are_replaced_by_gaps(
 ) -> None:
     module = "flexiroaster.coordination.bus.database"
     monkeypatch.setattr(f"{module}.ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(f"{module}.BLIND_SECONDS", 0.05)
+    monkeypatch.setattr(f"{module}.GAP_SECONDS", 0.05)
     monkeypatch.setattr(f"{module}._LISTEN", "LISTEN elsewhere")
     process = start(postgres_url).listen("work")
     eventually(lambda: process.gaps > 5)
@@ -239,7 +239,7 @@ def test_on_sqlite_own_writes_are_not_a_storm(tmp_path: Path, start: Start, monk
     looks: list[float] = []
     pause = sqlite_bus.sleep
     monkeypatch.setattr(sqlite_bus, "sleep", lambda seconds: (looks.append(seconds), pause(seconds)))
-    monkeypatch.setattr(sqlite_bus, "OWN_SECONDS", 3600.0)
+    monkeypatch.setattr(sqlite_bus, "OWN_WRITES_SECONDS", 3600.0)
     path = sqlite_file(tmp_path)
     process = start(f"sqlite:///{path}").listen("work")
     gaps = process.gaps

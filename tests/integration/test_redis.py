@@ -102,7 +102,7 @@ def test_calls_reach_redis_with_the_client_name(redis_url: str, connect: Connect
 def test_without_a_url_every_call_gets_the_default(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     threads = threading.active_count()
     link = connect("")
-    link.later(lambda client: client.ping())
+    link.enqueue(lambda client: client.ping())
     assert (ping(link), link.ping(), link.wait(0)) == (False, None, False)
     state = link.state
     assert (state.configured, state.available, state.fallback_mode, state.last_error) == (False, False, True, None)
@@ -349,13 +349,13 @@ def test_our_own_errors_do_not_count_as_an_outage(redis_url: str, connect: Conne
 def test_later_never_waits_and_close_runs_the_rest(proxy: Proxy, through: RedisLink, redis_url: str) -> None:
     assert ping(through)
     proxy.freeze()
-    through.later(lambda client: client.set("a", "1"))
+    through.enqueue(lambda client: client.set("a", "1"))
     with redis.Redis.from_url(redis_url) as other:
         assert other.get("a") is None, "it was not waited for"
         proxy.thaw()
         through.close()
         assert other.get("a") == b"1"
-    through.later(lambda client: client.set("a", "2"))
+    through.enqueue(lambda client: client.set("a", "2"))
     assert not ping(through)
     assert through.state.fallback_mode
 
@@ -391,7 +391,7 @@ def test_nothing_is_left_behind(proxy: Proxy, connect: Connect) -> None:
         ping(link)
         proxy.mend()
         eventually(lambda: link.available)
-        link.later(lambda client: client.ping())
+        link.enqueue(lambda client: client.ping())
         link.close()
         link.close()
 

@@ -72,7 +72,7 @@ def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def settle(link: RedisLink) -> None:
     """Wait for all deferred work."""
     done: list[bool] = []
-    link.later(lambda _client: done.append(True))
+    link.enqueue(lambda _client: done.append(True))
     eventually(lambda: done)
 
 
@@ -125,8 +125,8 @@ def test_a_process_that_showed_an_event_gets_no_older_state(link: RedisLink) -> 
     theirs.read("x", database.load)
     database.move(6)
     assert theirs.read("x", database.load).last_seq == 5, "it was not told"
-    mine.seen("x", 6)
-    mine.seen("x", 3)
+    mine.record_seen("x", 6)
+    mine.record_seen("x", 3)
     assert mine.read("x", database.load).last_seq == 6
     assert theirs.read("x", database.load).last_seq == 6, "what is newer replaces what is older"
 
@@ -212,10 +212,10 @@ def test_states_without_redis_and_after_a_flush(link: RedisLink, proxy: Proxy, c
 def test_known_states_are_forgotten_in_time(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = state_cache(link)
     for number in range(100):
-        cache.seen(f"x{number}", number)
+        cache.record_seen(f"x{number}", number)
     later = monotonic() + 3601.0
     monkeypatch.setattr("flexiroaster.coordination.redis.cache.monotonic", lambda: later)
-    cache.seen("last", 1)
+    cache.record_seen("last", 1)
     assert list(cache._known) == ["last"]
 
 
@@ -237,14 +237,14 @@ def test_a_definition_is_read_once_a_process_and_shared_with_those_that_show_it(
         return PIPELINE
 
     first, second = DefinitionCache(link), DefinitionCache(link)
-    assert [first.stored("daily", 1, load), first.shown("daily", 1, load)] == [PIPELINE] * 2
+    assert [first.get_trusted("daily", 1, load), first.get_for_display("daily", 1, load)] == [PIPELINE] * 2
     settle(link)
     assert len(reads) == 1
-    assert second.shown("daily", 1, load) == PIPELINE
+    assert second.get_for_display("daily", 1, load) == PIPELINE
     assert len(reads) == 1
-    assert second.stored("daily", 1, load) == PIPELINE
+    assert second.get_trusted("daily", 1, load) == PIPELINE
     assert len(reads) == 2, "what is run comes from the database"
-    assert first.shown("daily", 2, load) == PIPELINE
+    assert first.get_for_display("daily", 2, load) == PIPELINE
     assert len(reads) == 3
 
 
@@ -252,23 +252,23 @@ def test_definitions_of_others_of_another_version_or_without_redis(
     link: RedisLink, proxy: Proxy, client: redis.Redis, redis_url: str
 ) -> None:
     other = RedisLink(load_settings(redis_url=redis_url), "other")
-    DefinitionCache(other).stored("daily", 1, lambda: PIPELINE.model_copy(update={"name": "theirs"}))
+    DefinitionCache(other).get_trusted("daily", 1, lambda: PIPELINE.model_copy(update={"name": "theirs"}))
     settle(other)
     other.close()
-    assert DefinitionCache(link).shown("daily", 1, lambda: PIPELINE) == PIPELINE
+    assert DefinitionCache(link).get_for_display("daily", 1, lambda: PIPELINE) == PIPELINE
     client.set("flexiroaster:ns:definition:daily:2", b"not JSON")
     client.set("flexiroaster:ns:definition:daily:3", b"[1]")
-    assert [DefinitionCache(link).shown("daily", n, lambda: PIPELINE) for n in (2, 3)] == [PIPELINE] * 2
+    assert [DefinitionCache(link).get_for_display("daily", n, lambda: PIPELINE) for n in (2, 3)] == [PIPELINE] * 2
     proxy.cut()
-    assert DefinitionCache(link).shown("daily", 4, lambda: PIPELINE) == PIPELINE
+    assert DefinitionCache(link).get_for_display("daily", 4, lambda: PIPELINE) == PIPELINE
 
 
 def test_the_definitions_in_a_process_are_bounded(link: RedisLink) -> None:
-    cache = DefinitionCache(link, most=2)
+    cache = DefinitionCache(link, limit=2)
     reads: list[int] = []
 
     def read(revision: int) -> None:
-        cache.stored("daily", revision, lambda: (reads.append(revision), PIPELINE)[1])
+        cache.get_trusted("daily", revision, lambda: (reads.append(revision), PIPELINE)[1])
 
     for revision in (1, 2, 1, 3, 1, 2):
         read(revision)
@@ -283,8 +283,8 @@ def test_slots_are_a_hint_about_duplicates(link: RedisLink, client: redis.Redis)
     slots.free("a")
     settle(link)
     assert client.zrange("flexiroaster:ns:slots:p", 0, -1) == [b"b"]
-    slots.hold("p", ["d", "e"])
-    slots.hold("p", [])
+    slots.set_holders("p", ["d", "e"])
+    slots.set_holders("p", [])
     assert client.zrange("flexiroaster:ns:slots:p", 0, -1) == [b"d", b"e"]
     assert slots.reserve("p", "f", 2) is False
     assert 840_000 < client.pttl("flexiroaster:ns:slots:p") <= 900_000
@@ -296,7 +296,7 @@ def test_slots_without_redis(link: RedisLink, proxy: Proxy) -> None:
     slots = PipelineSlots(link, 900.0)
     proxy.cut()
     assert slots.reserve("p", "a", 1) is None
-    slots.hold("p", ["a"])
+    slots.set_holders("p", ["a"])
     slots.free("a")
     proxy.mend()
     eventually(lambda: link.available)

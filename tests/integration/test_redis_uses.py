@@ -95,7 +95,7 @@ def test_without_redis_the_database_is_asked(proxy: Proxy, link: RedisLink) -> N
     assert (locks.acquire("x"), locks.extend(["x"])) == (None, None)
     assert (beats.beat(), beats.workers()) == (False, None)
     locks.release(["x"])
-    beats.leave()
+    beats.remove()
     proxy.mend()
     eventually(lambda: link.available)
     assert (locks.acquire("x"), beats.beat()) == (True, True)
@@ -137,7 +137,7 @@ def test_workers_say_who_where_and_since(link: RedisLink, client: redis.Redis) -
     client.zadd("flexiroaster:ns:workers", {"long gone": 1})
     mine.beat()
     assert client.zrange("flexiroaster:ns:workers", 0, -1) == [b"a:1", b"b:2"]
-    mine.leave()
+    mine.remove()
     assert mine.workers() == []
 
 

@@ -28,7 +28,6 @@ from flexiroaster.threads import Threads
 __all__ = ["Bus", "Callback", "LocalBus", "Message", "SharedBus", "open_bus"]
 
 
-# The bus between all processes of an installation: over Redis while it is available, else over the database.
 OUTBOX_LIMIT = 10_000
 """The maximum number of queued messages; when more are published, the other processes get a gap."""
 
@@ -37,7 +36,10 @@ PACE_SECONDS = 0.005
 
 
 class SharedBus:
-    """A bus over one or two channels. Thread-safe, but not fork-safe. Threads start with the first use."""
+    """The bus between all processes of an installation: over Redis while it is available, else over the database.
+
+    Thread-safe, but not fork-safe. Threads start with the first use.
+    """
 
     def __init__(
         self, origin: str, database: Channel, redis: RedisChannel | None, threads: Threads | None = None
@@ -69,7 +71,7 @@ class SharedBus:
             if self._closed:
                 return unsubscribe
             for channel in self._channels:
-                channel.want(topic.partition(":")[0])
+                channel.subscribe(topic.partition(":")[0])
             if not self._listening:
                 self._listening = True
                 for channel in self._channels:

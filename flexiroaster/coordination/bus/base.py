@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import orjson
 
 __all__ = [
-    "MOST_BYTES",
     "Bus",
     "Callback",
     "Channel",
@@ -34,7 +33,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 1000
+MAX_MESSAGE_BYTES = 1000
 """The maximum size of topic and payload together: a message carries ids and numbers, never the data itself."""
 
 SLOW_SECONDS = 0.25
@@ -64,7 +63,7 @@ class Bus(Protocol):
     def publish(self, topic: str, payload: dict[str, Any] | None = None) -> None:
         """Publish to all processes of the installation, this one first. Never blocks; server failures never raise.
 
-        Raises ValueError when topic and payload exceed MOST_BYTES.
+        Raises ValueError when topic and payload exceed MAX_MESSAGE_BYTES.
         """
 
     def subscribe(self, topic: str, callback: Callback) -> Callable[[], None]:
@@ -96,7 +95,7 @@ class Channel(Protocol):
         `gap` is always called once listening has started.
         """
 
-    def want(self, root: str) -> None:
+    def subscribe(self, root: str) -> None:
         """Also receive topics with this first word; a gap follows."""
 
     def close(self) -> None:
@@ -126,10 +125,10 @@ class Listeners:
                 self._call(callback, message)
 
     def deliver_gap(self) -> None:
-        """Tell all listeners that messages may have been lost."""
+        """Call all listeners with a gap: messages may have been lost."""
         with self._lock:
-            everybody = list(self._by_topic.items())
-        for topic, callbacks in everybody:
+            subscriptions = list(self._by_topic.items())
+        for topic, callbacks in subscriptions:
             for callback in callbacks:
                 self._call(callback, Message(topic, gap=True))
 
@@ -154,16 +153,17 @@ class Listeners:
 
 
 def encode(topic: str, payload: dict[str, Any] | None) -> Envelope:
-    """Encode a message. Raises ValueError when it exceeds MOST_BYTES."""
+    """Encode a message. Raises ValueError when it exceeds MAX_MESSAGE_BYTES."""
     data = orjson.dumps(payload or {})
-    if len(topic.encode()) + len(data) > MOST_BYTES:
-        raise ValueError(f"a message on {topic[:40]!r} exceeds {MOST_BYTES} bytes: send ids, not the data itself")
+    if len(topic.encode()) + len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(
+            f"a message on {topic[:40]!r} exceeds {MAX_MESSAGE_BYTES} bytes: send ids, not the data itself"
+        )
     return topic, data
 
 
-# The bus of a single process, for an in-memory database and for tests.
 class LocalBus:
-    """A bus that delivers on the publisher's thread."""
+    """A bus of a single process, for an in-memory database and for tests. It delivers on the publisher's thread."""
 
     transport = "local"
 
@@ -183,11 +183,13 @@ class LocalBus:
         """Do nothing: this bus has no threads or connections."""
 
 
-# The wire format of a batch of messages: `{"from": "...", "messages": [["events:x1", {"seq": 7}], ...]}`.
-def pack(origin: str, batch: Sequence[Envelope], most_bytes: int) -> Iterator[bytes]:
-    """Encode the batch as JSON texts of at most `most_bytes` each, if every message keeps to its own limit."""
+# --- wire format: `{"from": "...", "messages": [["events:x1", {"seq": 7}], ...]}` ---
+
+
+def pack(origin: str, batch: Sequence[Envelope], max_bytes: int) -> Iterator[bytes]:
+    """Encode the batch as JSON texts of at most `max_bytes` each, if every message keeps to its own limit."""
     head = b'{"from":' + orjson.dumps(origin) + b',"messages":['
-    room = most_bytes - len(head) - 2
+    room = max_bytes - len(head) - 2
     parts: list[bytes] = []
     used = 0
     for topic, payload in batch:

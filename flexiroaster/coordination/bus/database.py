@@ -1,4 +1,8 @@
-"""The bus transport over PostgreSQL: LISTEN on a dedicated connection, NOTIFY over the pool."""
+"""The bus transports over the database.
+
+PostgreSQL: LISTEN on a dedicated connection, NOTIFY over the pool. SQLite: processes send nothing, and poll the file
+for commits of others.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,16 @@ from flexiroaster.threads import SupervisedThread, Threads
 
 __all__ = ["PostgresChannel", "SqliteChannel"]
 
-
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 7900  # PostgreSQL rejects 8000
+# --- PostgreSQL ------------------------------------------------------------------------------------------------------
+
+MAX_PAYLOAD_BYTES = 7900  # PostgreSQL rejects 8000
 CHECK_SECONDS = 10.0
 """Interval between two check notifications to itself, which reveal a pooler that drops notifications."""
 
 ANSWER_SECONDS = 2.0
-BLIND_SECONDS = 2.0
+GAP_SECONDS = 2.0
 """Interval between two gaps while messages may be lost."""
 
 RECONNECT_SECONDS = 1.0
@@ -40,35 +45,39 @@ _CHECK = "check:"
 
 
 class PostgresChannel:
-    """One notification channel for all topics. `blind` tells whether others may publish where we cannot listen."""
+    """One notification channel for all topics. `may_miss_messages` tells whether others publish elsewhere."""
 
     name = "postgresql"
 
     def __init__(
-        self, database: Database, origin: str, blind: Callable[[], bool], threads: Threads | None = None
+        self, database: Database, origin: str, may_miss_messages: Callable[[], bool], threads: Threads | None = None
     ) -> None:
         self._database = database
         self._origin = origin
-        self._blind = blind
+        self._may_miss_messages = may_miss_messages
         self._closed = threading.Event()
         self._wake_send, self._wake_receive = socket.socketpair()
         self._thread = SupervisedThread(
-            self._turn, name="flexiroaster-bus-postgres", closed=self._closed, threads=threads, pause=RECONNECT_SECONDS
+            self._run_connection,
+            name="flexiroaster-bus-postgres",
+            closed=self._closed,
+            threads=threads,
+            pause=RECONNECT_SECONDS,
         )
-        self._away = False
+        self._unavailable = False
         self._receive: Callable[[bytes], None] = lambda _text: None
         self._gap: Callable[[], None] = lambda: None
 
     def send(self, batch: Sequence[Envelope]) -> bool:
         """Notify in one transaction; return False when the database is unreachable."""
-        return self._notify([part.decode() for part in pack(self._origin, batch, MOST_BYTES)])
+        return self._notify([part.decode() for part in pack(self._origin, batch, MAX_PAYLOAD_BYTES)])
 
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:
         """Start to listen, and reconnect whenever the connection is lost."""
         self._receive, self._gap = receive, gap
         self._thread.start()
 
-    def want(self, root: str) -> None:
+    def subscribe(self, root: str) -> None:
         """Do nothing: the channel carries all topics."""
 
     def close(self) -> None:
@@ -92,16 +101,16 @@ class PostgresChannel:
             return False
         return True
 
-    def _turn(self) -> bool:
+    def _run_connection(self) -> bool:
         """Run one connection until it ends; return whether to open another."""
         if self._closed.is_set():
             return False
         try:
             with self._connect() as connection:
-                self._came_back()
+                self._report_available()
                 _Session(self, connection).run()
         except (psycopg.Error, OSError) as error:
-            self._went_away(error)
+            self._report_unavailable(error)
             self._closed.wait(RECONNECT_SECONDS)
         return True
 
@@ -117,15 +126,15 @@ class PostgresChannel:
             raise
         return connection
 
-    def _went_away(self, error: Exception) -> None:
-        if not self._away:
-            self._away = True
+    def _report_unavailable(self, error: Exception) -> None:
+        if not self._unavailable:
+            self._unavailable = True
             logger.warning("the bus cannot listen to PostgreSQL: %s", " ".join(str(error).split()))
 
-    def _came_back(self) -> None:
+    def _report_available(self) -> None:
         self._thread.report_success()
-        if self._away:
-            self._away = False
+        if self._unavailable:
+            self._unavailable = False
             logger.info("the bus listens to PostgreSQL again")
 
 
@@ -156,25 +165,25 @@ class _Session:
     def _wait(self) -> float:
         """Seconds until the next check, timeout or gap is due."""
         due = self._answer_due if self._check else self._next_check
-        if self._notifications_lost or self._channel._blind():
+        if self._notifications_lost or self._channel._may_miss_messages():
             due = min(due, self._next_gap)
-        return min(max(0.0, due - monotonic()), BLIND_SECONDS)
+        return min(max(0.0, due - monotonic()), GAP_SECONDS)
 
     def _run_due_checks(self) -> None:
         now = monotonic()
         if self._check and now > self._answer_due:
-            self._missed_its_check()
+            self._check_failed()
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
             self._answer_due = now + ANSWER_SECONDS
             self._check = f"{_CHECK}{self._channel._origin}:{secrets.token_hex(4)}"
             if not self._channel._notify([self._check]):
                 self._check = ""  # it was not sent, so it cannot arrive
-        if (self._notifications_lost or self._channel._blind()) and now >= self._next_gap:
-            self._next_gap = now + BLIND_SECONDS
+        if (self._notifications_lost or self._channel._may_miss_messages()) and now >= self._next_gap:
+            self._next_gap = now + GAP_SECONDS
             self._channel._gap()
 
-    def _missed_its_check(self) -> None:
+    def _check_failed(self) -> None:
         self._check = ""
         if not self._notifications_lost:
             self._notifications_lost = True
@@ -192,28 +201,29 @@ class _Session:
                 self._notifications_lost = False
 
 
-# The bus transport over one SQLite file: processes send nothing, and poll the file for commits of others.
+# --- SQLite ----------------------------------------------------------------------------------------------------------
+
 POLL_SECONDS = 0.025
 """Polling at this interval takes about 0.7 % of a core."""
 
-CALM_POLL_SECONDS = 1.0
+SLOW_POLL_SECONDS = 1.0
 """Interval while Redis delivers the messages, and polling only covers processes that cannot reach it."""
 
-OWN_SECONDS = 0.25
+OWN_WRITES_SECONDS = 0.25
 """Minimum interval between two gaps while this process writes, since its own commits look like those of others."""
 
 
 class SqliteChannel:
     """Polls `PRAGMA data_version` (a few microseconds) on a dedicated connection; each change is a gap.
 
-    `calm` tells whether messages arrive over another channel.
+    `has_other_channel` tells whether messages arrive over another channel.
     """
 
     name = "sqlite"
 
-    def __init__(self, path: str, calm: Callable[[], bool], threads: Threads | None = None) -> None:
+    def __init__(self, path: str, has_other_channel: Callable[[], bool], threads: Threads | None = None) -> None:
         self._path = path
-        self._calm = calm
+        self._has_other_channel = has_other_channel
         self._closed = threading.Event()
         self._thread = SupervisedThread(
             self._watch,
@@ -222,15 +232,15 @@ class SqliteChannel:
             threads=threads,
             purpose="the bus cannot watch the database",
             expected=(sqlite3.Error,),
-            pause=CALM_POLL_SECONDS,
+            pause=SLOW_POLL_SECONDS,
         )
         self._gap: Callable[[], None] = lambda: None
-        self._own_at = float("-inf")
+        self._written_at = float("-inf")
         self._gap_at = float("-inf")
 
     def send(self, batch: Sequence[Envelope]) -> bool:  # noqa: ARG002 - the commit is the message
         """Send nothing: the other processes see the commit."""
-        self._own_at = monotonic()
+        self._written_at = monotonic()
         return True
 
     def start(self, receive: Callable[[bytes], None], gap: Callable[[], None]) -> None:  # noqa: ARG002 - only gaps
@@ -238,7 +248,7 @@ class SqliteChannel:
         self._gap = gap
         self._thread.start()
 
-    def want(self, root: str) -> None:
+    def subscribe(self, root: str) -> None:
         """Do nothing: a gap concerns all topics."""
 
     def close(self) -> None:
@@ -258,8 +268,8 @@ class SqliteChannel:
                     self._gap_at = monotonic()
                     self._gap()
                     self._thread.report_success()
-                if self._calm():
-                    self._closed.wait(CALM_POLL_SECONDS)
+                if self._has_other_channel():
+                    self._closed.wait(SLOW_POLL_SECONDS)
                 else:
                     sleep(POLL_SECONDS)  # costs two thirds of a wait for an event
         finally:
@@ -268,4 +278,4 @@ class SqliteChannel:
 
     def _gap_is_due(self) -> bool:
         now = monotonic()
-        return now - self._own_at > OWN_SECONDS or now - self._gap_at > OWN_SECONDS
+        return now - self._written_at > OWN_WRITES_SECONDS or now - self._gap_at > OWN_WRITES_SECONDS

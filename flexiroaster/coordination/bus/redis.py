@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisChannel"]
 
-MOST_BYTES = 64_000
+MAX_PAYLOAD_BYTES = 64_000
 WAIT_SECONDS = 0.5
 """The longest wait for a message; then the reader checks for changes and pings the server."""
 
-AGAIN_SECONDS = 0.05
-REFUSED_SECONDS = 1.0
+RECONNECT_SECONDS = 0.05
+RETRY_SECONDS = 1.0
 """Delays before the next connection, after one that worked and after one that did not."""
 
 PONG_SECONDS = 1.5
@@ -42,12 +42,16 @@ class RedisChannel:
         self._origin = origin
         self._base = link.scoped_key("bus")
         self._own = f"{self._base}:@{origin}"
-        self._fold_pending = {self._base, self._own}
+        self._wanted = {self._base, self._own}
         self._closed = threading.Event()
         self.is_listening = False
         """Whether messages that others publish in Redis arrive here."""
         self._thread = SupervisedThread(
-            self._turn, name="flexiroaster-bus-redis", closed=self._closed, threads=threads, pause=REFUSED_SECONDS
+            self._run_connection,
+            name="flexiroaster-bus-redis",
+            closed=self._closed,
+            threads=threads,
+            pause=RETRY_SECONDS,
         )
         self._receive: Callable[[bytes], None] = lambda _text: None
         self._gap: Callable[[], None] = lambda: None
@@ -66,7 +70,7 @@ class RedisChannel:
         def publish(client: Redis) -> bool:
             with client.pipeline(transaction=False) as pipeline:
                 for channel, envelopes in roots.items():
-                    for text in pack(self._origin, envelopes, MOST_BYTES):
+                    for text in pack(self._origin, envelopes, MAX_PAYLOAD_BYTES):
                         pipeline.publish(channel, text)
                 pipeline.execute()
             return True
@@ -78,11 +82,11 @@ class RedisChannel:
         self._receive, self._gap = receive, gap
         self._thread.start()
 
-    def want(self, root: str) -> None:
+    def subscribe(self, root: str) -> None:
         """See `Channel`."""
         channel = self._channel(root)
-        if channel not in self._fold_pending:
-            self._fold_pending = self._fold_pending | {channel}
+        if channel not in self._wanted:
+            self._wanted = self._wanted | {channel}
             self._wake()
 
     def close(self) -> None:
@@ -96,9 +100,9 @@ class RedisChannel:
 
     def _wake(self) -> None:
         if self._thread.alive and self._link.available:
-            self._link.later(lambda client: client.publish(self._own, b""))
+            self._link.enqueue(lambda client: client.publish(self._own, b""))
 
-    def _turn(self) -> bool:
+    def _run_connection(self) -> bool:
         """Run one connection until it ends; return whether to open another."""
         if self._closed.is_set():
             return False
@@ -107,10 +111,10 @@ class RedisChannel:
         try:
             self._listen()
         finally:
-            heard, self.is_listening = self.is_listening, False
-            if heard and not self._closed.is_set():
+            was_listening, self.is_listening = self.is_listening, False
+            if was_listening and not self._closed.is_set():
                 self._gap()
-        self._closed.wait(AGAIN_SECONDS if heard else REFUSED_SECONDS)
+        self._closed.wait(RECONNECT_SECONDS if was_listening else RETRY_SECONDS)
         return True
 
     def _listen(self) -> None:
@@ -121,7 +125,7 @@ class RedisChannel:
         try:
             _Session(self, pubsub).run()
         except Exception as error:  # noqa: BLE001 - after any error the link probes whether Redis is unavailable
-            self._link.suspect(error)
+            self._link.probe_after(error)
         finally:
             pubsub.close()
 
@@ -140,7 +144,7 @@ class _Session:
         """Read messages until the channel is closed or Redis is unavailable. Raises when the connection fails."""
         channel = self._channel
         while not channel._closed.is_set() and channel._link.available:
-            self._subscribe(channel._fold_pending - self._subscribed)
+            self._subscribe(channel._wanted - self._subscribed)
             message = self._pubsub.get_message(timeout=WAIT_SECONDS)
             if message is None:
                 self._check_liveness()

@@ -1,4 +1,4 @@
-"""Heartbeats: the live workers, with their host, start time and executions."""
+"""Heartbeats of the live workers, with their host, start time and executions; health of the database and Redis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseState", "Health", "Heartbeats", "Worker", "check", "database_state"]
 
 
-MOST_EXECUTIONS = 1000
+MAX_EXECUTIONS = 1000
 """The maximum number of executions in a heartbeat."""
 
 FORGET_SECONDS = 3600
@@ -64,7 +64,7 @@ class Heartbeats:
             pid=os.getpid(),
             since=self._since,
             at=utc_now(),
-            executions=tuple(executions)[:MOST_EXECUTIONS],
+            executions=tuple(executions)[:MAX_EXECUTIONS],
         )
         value, now = orjson.dumps(asdict(worker)), worker.at.timestamp()
 
@@ -79,7 +79,7 @@ class Heartbeats:
 
         return self._link.call(send, default=False)
 
-    def leave(self) -> None:
+    def remove(self) -> None:
         """Remove the heartbeat, at an orderly shutdown."""
 
         def send(client: Redis) -> None:
@@ -120,7 +120,9 @@ def _worker(value: bytes | str | None) -> Worker | None:
         return None  # written by another version
 
 
-# Health checks of the database and Redis.
+# --- health ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
     """Whether the database answers, and its latency in milliseconds; `error` is one line."""

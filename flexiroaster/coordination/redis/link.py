@@ -25,7 +25,7 @@ from flexiroaster.threads import SupervisedThread, Threads
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["RedisLink", "RedisState"]
+__all__ = ["LUA_NOW", "RedisLink", "RedisState"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,11 @@ PROBE_INTERVAL = 1.0
 PROBE_TIMEOUT = 1.0
 """Limit for connecting, and for the reply to one write (s); a smaller `REDIS_SOCKET_TIMEOUT` replaces it."""
 
-LATER_LIMIT = 10_000
-"""The maximum number of queued `later` operations; more are dropped."""
+QUEUE_LIMIT = 10_000
+"""The maximum number of queued operations; more are dropped."""
+
+LUA_NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
+"""The beginning of a script that needs `now`, the milliseconds of the clock of Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,13 @@ class RedisLink:
         self._server = RedisServer(settings, PROBE_TIMEOUT) if self.configured else None
         self._closed = threading.Event()
         self._threads = threads
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._up = threading.Event()
-        self._settled = threading.Event()  # the first probe has finished
+        self._probed = threading.Event()  # the first probe has finished
         self._client: Redis | None = None
         self._period = 0  # number of outages so far
         self._prober: SupervisedThread | None = None
@@ -85,7 +88,7 @@ class RedisLink:
         self._since: datetime | None = None
         self._last_error: str | None = None
         self._latency: float | None = None
-        self._later: Outbox[Operation] | None = None
+        self._outbox: Outbox[Operation] | None = None
 
     # --- use ---------------------------------------------------------------------------------------------------
 
@@ -108,20 +111,20 @@ class RedisLink:
         except MaxConnectionsError:
             return default  # this process is too busy, not Redis
         except ResponseError as error:  # Redis rejects this operation, or perhaps all of them: probe it
-            self.suspect(error)
+            self.probe_after(error)
             return default
         except (RedisError, OSError) as error:
-            self._went_away(error, period)
+            self._report_failure(error, period)
             return default
         if monotonic() - started > self._slow_reply_seconds:
-            self._went_away(TimeoutError(f"a reply took {monotonic() - started:.1f} s"), period)
+            self._report_failure(TimeoutError(f"a reply took {monotonic() - started:.1f} s"), period)
         return result
 
     def script(self, source: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:  # noqa: ANN401 - what the script returns
         """Run a Lua script by its digest and return its result; None when Redis is unavailable. Survives a flush."""
         return self.call(lambda client: client.register_script(source)(keys=keys, args=arguments), None)
 
-    def later(self, operation: Callable[[Redis], object]) -> None:
+    def enqueue(self, operation: Callable[[Redis], object]) -> None:
         """Queue an operation for the link's own thread. Never blocks.
 
         The operation is dropped when Redis is unavailable or the queue is full.
@@ -129,13 +132,13 @@ class RedisLink:
         if not self.configured:
             return
         if os.getpid() != self._pid:
-            self._begin()
+            self._reset()
         with self._lock:
-            if self._later is None:
+            if self._outbox is None:
                 name = "flexiroaster-redis-later"
-                self._later = Outbox(self._do_later, name=name, limit=LATER_LIMIT, threads=self._threads)
-            later = self._later
-        later.put(operation)
+                self._outbox = Outbox(self._run_queued, name=name, limit=QUEUE_LIMIT, threads=self._threads)
+            outbox = self._outbox
+        outbox.put(operation)
 
     def ping(self) -> float | None:
         """Return the milliseconds of one round trip; None when Redis is unavailable."""
@@ -149,7 +152,7 @@ class RedisLink:
         """Wait up to `timeout` (s) until Redis is available; return whether it is."""
         return self._usable() is not None or (self._up.wait(timeout) and self.available)
 
-    def suspect(self, error: Exception) -> None:
+    def probe_after(self, error: Exception) -> None:
         """Probe Redis at once after an error that it may have caused; the circuit stays closed meanwhile."""
         reason = self._describe(error)
         with self._lock:
@@ -189,12 +192,12 @@ class RedisLink:
         return ":".join(part for part in ("flexiroaster", self.namespace, kind, name) if part)
 
     def close(self) -> None:
-        """Run the queued `later` operations, then close all connections. Later calls return their default."""
-        if os.getpid() == self._pid and self._later is not None:
-            self._later.close()
+        """Run the queued operations, then close all connections. Later calls return their default."""
+        if os.getpid() == self._pid and self._outbox is not None:
+            self._outbox.close()
         with self._lock:
             self._closed.set()
-            self._settled.set()
+            self._probed.set()
             prober, self._prober = self._prober, None
             client, self._client = self._client, None
         if prober is not None:
@@ -218,14 +221,14 @@ class RedisLink:
     def _usable(self) -> Redis | None:
         """Return the client if the circuit is closed. The first callers wait for the first probe, for one timeout."""
         if os.getpid() != self._pid:
-            self._begin()
+            self._reset()
         if not self._up.is_set():
-            if self._settled.is_set() or not self.configured:
+            if self._probed.is_set() or not self.configured:
                 return None
             with self._lock:
-                if not self._settled.is_set() and self._prober is None:
+                if not self._probed.is_set() and self._prober is None:
                     self._start_prober()
-            self._settled.wait(self._slow_reply_seconds)
+            self._probed.wait(self._slow_reply_seconds)
         return self._client if self.available else None
 
     def _start_prober(self) -> None:
@@ -242,9 +245,9 @@ class RedisLink:
                 return False
             if error is None:
                 self._prober = None
-                self._came_back()
+                self._close_circuit()
                 return False
-            self._mark_away(error)
+            self._open_circuit(error)
         self._closed.wait(PROBE_INTERVAL)
         return True
 
@@ -261,17 +264,17 @@ class RedisLink:
             return error
         return None
 
-    def _went_away(self, error: Exception, period: int) -> None:
+    def _report_failure(self, error: Exception, period: int) -> None:
         with self._lock:
             if period != self._period or not self._up.is_set():
                 return  # another thread has reported this outage, and Redis may be available again
-            self._mark_away(error)
+            self._open_circuit(error)
             if self._prober is None and not self._closed.is_set():
                 self._start_prober()
 
-    def _mark_away(self, error: Exception) -> None:
+    def _open_circuit(self, error: Exception) -> None:
         """Open the circuit. The caller holds the lock. Logs once per outage, not at each probe."""
-        first = not self._settled.is_set()
+        first = not self._probed.is_set()
         self._last_error = self._describe(error)
         if first or self._up.is_set():
             self._since = utc_now()
@@ -280,20 +283,20 @@ class RedisLink:
         if self._up.is_set():
             self._period += 1
         self._up.clear()
-        self._settled.set()
+        self._probed.set()
 
-    def _came_back(self) -> None:
+    def _close_circuit(self) -> None:
         """Close the circuit. The caller holds the lock."""
         if self._up.is_set():
             return  # the probe followed a mere suspicion
-        if self._settled.is_set():
+        if self._probed.is_set():
             logger.info("Redis at %s is available again", self._address)
         self._since = utc_now()
         self._last_error = None
         self._up.set()
-        self._settled.set()
+        self._probed.set()
 
-    def _do_later(self, operations: Sequence[Operation]) -> bool:
+    def _run_queued(self, operations: Sequence[Operation]) -> bool:
         for operation in operations:
             self.call(operation, None)
         return True

@@ -1,8 +1,8 @@
-"""Execution locks, which reduce contention of many workers in the database and decide nothing.
+"""Execution locks and slots of pipelines, which reduce contention of many workers in the database and decide nothing.
 
-The lease in the database is authoritative and is always claimed. A worker that gets the lock claims the lease. A worker
-that does not get it leaves the execution to the other. Without an answer from Redis, a worker asks the database as if
-there were no locks.
+The lease and the slot in the database are authoritative and always claimed. A worker that gets the lock claims the
+lease. A worker that does not get it leaves the execution to the other. Without an answer from Redis, a worker asks the
+database as if there were no locks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Any
 
-from flexiroaster.coordination.redis.link import RedisLink
+from flexiroaster.coordination.redis.link import LUA_NOW, RedisLink
 
 __all__ = ["ExecutionLocks", "PipelineSlots"]
 
@@ -79,22 +79,21 @@ class ExecutionLocks:
         return self._link.script(script, keys, [self._value, self._milliseconds]) if keys else []
 
 
-# A duplicate check in front of the database: the executions that probably hold a pipeline's slots.
-MOST_OWN = 10_000
+# --- slots: a duplicate check in front of the database ---------------------------------------------------------------
+
+MAX_RESERVATIONS = 10_000
 """The maximum number of remembered executions whose slots this process reserved."""
 
-_NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
-
 _RESERVE = f"""
-{_NOW}
+{LUA_NOW}
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-_HOLD = f"""
-{_NOW}
+_SET_HOLDERS = f"""
+{LUA_NOW}
 redis.call('DEL', KEYS[1])
 for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
@@ -103,12 +102,12 @@ return 1
 
 
 class PipelineSlots:
-    """One sorted set per pipeline: its running executions, each for `ttl` (s). Thread-safe."""
+    """The executions that probably hold the slots of each pipeline: a sorted set, each for `ttl` (s). Thread-safe."""
 
     def __init__(self, link: RedisLink, ttl: float) -> None:
         self._link = link
         self._milliseconds = int(ttl * 1000)
-        self._own: OrderedDict[str, str] = OrderedDict()  # execution id -> pipeline id
+        self._reserved: OrderedDict[str, str] = OrderedDict()  # execution id -> pipeline id
         self._lock = threading.Lock()
 
     def reserve(self, pipeline_id: str, execution_id: str, concurrency: int) -> bool | None:
@@ -121,22 +120,22 @@ class PipelineSlots:
         if not free:
             return None if free is None else False
         with self._lock:
-            self._own[execution_id] = pipeline_id
-            if len(self._own) > MOST_OWN:
-                self._own.popitem(last=False)
+            self._reserved[execution_id] = pipeline_id
+            if len(self._reserved) > MAX_RESERVATIONS:
+                self._reserved.popitem(last=False)
         return True
 
-    def hold(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
+    def set_holders(self, pipeline_id: str, execution_ids: Collection[str]) -> None:
         """Set the executions that hold the pipeline's slots, as read from the database."""
         if execution_ids:
-            self._link.script(_HOLD, [self._key(pipeline_id)], [self._milliseconds, *execution_ids])
+            self._link.script(_SET_HOLDERS, [self._key(pipeline_id)], [self._milliseconds, *execution_ids])
 
     def free(self, execution_id: str) -> None:
         """Free the slot of an execution if this process reserved it. Never blocks; an entry not deleted expires."""
         with self._lock:
-            pipeline_id = self._own.pop(execution_id, None)
+            pipeline_id = self._reserved.pop(execution_id, None)
         if pipeline_id is not None:
-            self._link.later(lambda client: client.zrem(self._key(pipeline_id), execution_id))
+            self._link.enqueue(lambda client: client.zrem(self._key(pipeline_id), execution_id))
 
     def _key(self, pipeline_id: str) -> str:
         return self._link.scoped_key("slots", pipeline_id)

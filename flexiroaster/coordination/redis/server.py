@@ -1,4 +1,4 @@
-"""The Redis server of the settings: address, connection pool and probe."""
+"""The Redis server of the settings (address, connection pool, probe), and the id of the installation in its keys."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def _parts(url: str) -> SplitResult:
     return parts
 
 
-# The installation's id, which separates the keys of two installations that share one Redis.
+# --- the id of the installation, which separates the keys of two installations that share one Redis ------------------
+
 _POSTGRES = """
 SELECT s.system_identifier, d.oid FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()
 """

@@ -26,7 +26,7 @@ AWAY = [
     exc.ResourceClosedError("this connection is closed"),
     exc.DatabaseError("SELECT 1", {}, GONE, connection_invalidated=True),
 ]
-WAYS: list[Callable[[Database], Any]] = [Database.read, Database.write, Database.write_again]
+WAYS: list[Callable[[Database], Any]] = [Database.read, Database.write, Database.write_without_sync]
 
 
 @pytest.fixture
