@@ -5,7 +5,7 @@ Only the digest of a token's secret is stored, so a reader of the database canno
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -123,10 +123,9 @@ _NEWEST_TOKENS = Sort("tokens", tokens.c.id, tokens.c.created_at, descending=Tru
 
 def create_token(database: Database, token: TokenRow, digest: str) -> None:
     """Store a token. Raises ConflictError if an unrevoked token has the same name; a revoked one frees its name."""
-    values = {name: getattr(token, name) for name in TokenRow.__slots__}
     with database.write() as connection:
         try:
-            connection.execute(insert(tokens).values(**values, digest=digest))
+            connection.execute(insert(tokens).values(**asdict(token), digest=digest))
         except IntegrityError as error:
             raise ConflictError(f"Token already exists: {token.name}", name=token.name) from error
 

@@ -5,7 +5,8 @@ A claim is one statement that increments the fencing token, so the previous driv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -76,14 +77,22 @@ class Claim:
 SUSPECT = 2
 """Claims without progress after which an execution is suspect and is claimed separately.
 
-It may crash its drivers. It may also be innocent: it lost them by chance, or to another execution beside it.
+It may crash its drivers. It may also be innocent: it lost them by chance, or to another execution of the same driver.
 """
 
 _NO_LIMIT = 2**31 - 1
 
-_NOW = {
-    "sqlite": "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', :seconds || ' seconds')",
-    "postgresql": "now() + make_interval(secs => :seconds)",
+_DIALECTS = {
+    "sqlite": {
+        "now": "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now')",
+        "then": "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', :lease || ' seconds')",
+        "row_lock": "",
+    },
+    "postgresql": {
+        "now": "now()",
+        "then": "now() + make_interval(secs => :lease)",
+        "row_lock": "FOR NO KEY UPDATE",
+    },
 }
 _CLAIMABLE = """
 SELECT id, lease_owner FROM executions
@@ -122,7 +131,6 @@ FROM held WHERE id = held_id RETURNING id
 """
 """Both statements lock rows in the order of their ids, as the journal does, to avoid deadlocks."""
 
-_ROW_LOCK = {"sqlite": "", "postgresql": "FOR NO KEY UPDATE"}
 _ANY_CLAIMABLE = "SELECT 1 FROM executions WHERE claimable_at IS NOT NULL AND claimable_at <= {now} LIMIT 1"
 
 
@@ -150,23 +158,16 @@ def renew(database: Database, owner: str, execution_ids: Collection[str], *, lea
     """
     if not execution_ids:
         return set()
-    try:
-        with database.write() as connection:
-            rows = _rows(connection, _RENEW, lease_seconds, owner=owner, ids=list(execution_ids))
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot renew leases: {error}") from error
-    return {row.id for row in rows}
+    with _store_errors("renew leases"), database.write() as connection:
+        rows = _rows(connection, _RENEW, lease=lease_seconds, owner=owner, ids=list(execution_ids))
+        return {row.id for row in rows}
 
 
 def release(database: Database, owner: str, execution_ids: Collection[str]) -> None:
     """Release executions, so that any worker can claim them at once; that claim does not count. Raises StoreError."""
-    if not execution_ids:
-        return
-    try:
-        with database.write() as connection:
-            _rows(connection, _RELEASE, None, owner=owner, ids=list(execution_ids))
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot release leases: {error}") from error
+    if execution_ids:
+        with _store_errors("release leases"), database.write() as connection:
+            _rows(connection, _RELEASE, owner=owner, ids=list(execution_ids))
 
 
 def undo_claims(database: Database, owner: str, claims: Collection[Claim], failed: str | None = None) -> None:
@@ -187,20 +188,14 @@ def undo_claims(database: Database, owner: str, claims: Collection[Claim], faile
         "claims": case((columns.claims > 0, columns.claims - 1), else_=0),
     }
     statement = update(executions).where(claimed, columns.lease_owner == owner, columns.claimable_at.is_not(None))
-    try:
-        with database.write() as connection:
-            connection.execute(statement.values(values))
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot undo claims: {error}") from error
+    with _store_errors("undo claims"), database.write() as connection:
+        connection.execute(statement.values(values))
 
 
 def has_claimable(database: Database) -> bool:
     """Return whether any execution is claimable. Raises StoreError."""
-    try:
-        with database.read() as connection:
-            return connection.execute(text(_sql(connection, _ANY_CLAIMABLE, None)), {"seconds": 0}).first() is not None
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot look for claimable executions: {error}") from error
+    with _store_errors("look for claimable executions"), database.read() as connection:
+        return bool(_rows(connection, _ANY_CLAIMABLE))
 
 
 def _claim(
@@ -210,34 +205,31 @@ def _claim(
 
     A release clears the owner, so a remaining owner is one whose lease expired.
     """
-    try:
-        with database.write() as connection:
-            if not database.is_sqlite:
-                statement = _TAKE_FOUND.replace("{claimable}", f"{claimable} {lock}")
-                return [Claim(*row) for row in _rows(connection, statement, lease_seconds, owner=owner, **found)]
-            owners: dict[str, str | None] = dict(_rows(connection, claimable, None, **found))
-            if not owners:
-                return []
-            taken = _rows(connection, _TAKE_THESE, lease_seconds, owner=owner, ids=list(owners))
-            return [Claim(row.id, row.fencing_token, row.claims, owners[row.id]) for row in taken]
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot claim executions: {error}") from error
+    with _store_errors("claim executions"), database.write() as connection:
+        if not database.is_sqlite:
+            statement = _TAKE_FOUND.replace("{claimable}", f"{claimable} {lock}")
+            return [Claim(*row) for row in _rows(connection, statement, lease=lease_seconds, owner=owner, **found)]
+        owners: dict[str, str | None] = dict(_rows(connection, claimable, **found))
+        if not owners:
+            return []
+        taken = _rows(connection, _TAKE_THESE, lease=lease_seconds, owner=owner, ids=list(owners))
+        return [Claim(row.id, row.fencing_token, row.claims, owners[row.id]) for row in taken]
 
 
-def _rows(connection: Connection, template: str, then: float | None, **parameters: object) -> list[Any]:
-    statement = text(_sql(connection, template, then))
+def _rows(connection: Connection, template: str, **parameters: object) -> list[Any]:
+    """Execute a statement of this file in the database's dialect."""
+    statement = text(template.format(**_DIALECTS[connection.dialect.name]))
     if "ids" in parameters:
         statement = statement.bindparams(bindparam("ids", expanding=True))
-    times = {"seconds": 0} if then is None else {"seconds": 0, "lease": then}
-    return list(connection.execute(statement, {**parameters, **times}).all())
+    return list(connection.execute(statement, parameters).all())
 
 
-def _sql(connection: Connection, template: str, then: float | None) -> str:
-    """Return the statement in the database's dialect; every part is a constant of this file."""
-    dialect = connection.dialect.name
-    now = _NOW[dialect]
-    then_sql = "" if then is None else now.replace(":seconds", ":lease")
-    return template.format(now=now, then=then_sql, row_lock=_ROW_LOCK[dialect])
+@contextmanager
+def _store_errors(action: str) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot {action}: {error}") from error
 
 
 # --- takeovers: executions claimed from a worker whose lease expired -------------------------------------------------
@@ -385,15 +377,12 @@ def _read(
     statement = select(*(executions.c[name] for name in _ALWAYS_READABLE), *columns).select_from(joined)
     pending = (commands.c.execution_id == execution_id, commands.c.handled_at.is_(None))
     stages = stage_reader.select(stage_runs.c.execution_id == execution_id).order_by(stage_runs.c.position)
-    try:
-        with database.read() as connection:
-            row = connection.execute(statement.where(executions.c.id == execution_id)).first()
-            if row is None:
-                raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
-            found = stage_reader.all(connection, stages)
-            return row, found, command_reader.all(connection, command_reader.select(*pending).order_by(commands.c.id))
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot read execution {execution_id}: {error}") from error
+    with _store_errors(f"read execution {execution_id}"), database.read() as connection:
+        row = connection.execute(statement.where(executions.c.id == execution_id)).first()
+        if row is None:
+            raise NotFoundError(f"Execution not found: {execution_id}", execution_id=execution_id)
+        found = stage_reader.all(connection, stages)
+        return row, found, command_reader.all(connection, command_reader.select(*pending).order_by(commands.c.id))
 
 
 def _stored(row: Row[Any], **others: Any) -> Stored:  # noqa: ANN401 - the other fields

@@ -58,7 +58,9 @@ class Journal:
     """Applies changes of execution state. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
-        self._backend = _backend(database)
+        self._backend: Backend = (
+            SqliteBackend(database.engine) if database.is_sqlite else PostgresBackend(database.engine)
+        )
         self._queue: list[_Waiting] = []
         self._queue_lock = threading.Lock()
         self._writer_lock = threading.Lock()
@@ -128,7 +130,9 @@ class Journal:
             waiting.doubtful = True
         try:
             failpoints.point("journal.before_commit")
-            landed = self._backend.apply(*_split(group), {w.change.execution_id for w in doubtful})
+            new = [w.change for w in group if isinstance(w.change, NewExecution)]
+            transitions = [w.change for w in group if isinstance(w.change, Transition)]
+            landed = self._backend.apply(new, transitions, {w.change.execution_id for w in doubtful})
             failpoints.point("journal.after_commit")
         except UnreachableError as error:  # fail all: each of them would wait for the database in turn
             with self._queue_lock:
@@ -175,14 +179,3 @@ def _fail(waiters: Sequence[_Waiting], error: Exception) -> None:
         waiting.error = StoreError(message)
         waiting.error.__cause__ = error
         waiting.done = True
-
-
-def _split(group: Sequence[_Waiting]) -> tuple[list[NewExecution], list[Transition]]:
-    changes = [waiting.change for waiting in group]
-    new = [change for change in changes if isinstance(change, NewExecution)]
-    return new, [change for change in changes if isinstance(change, Transition)]
-
-
-def _backend(database: Database) -> Backend:
-    """Open the connection of the journal."""
-    return SqliteBackend(database.engine) if database.is_sqlite else PostgresBackend(database.engine)

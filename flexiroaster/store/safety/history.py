@@ -86,7 +86,7 @@ def anything_unfolded(since: datetime | None) -> ColumnElement[bool]:
     return exists(select(executions.c.id).where(*_not_in_history(since)))
 
 
-def unfolded(connection: Connection, since: datetime | None, most: int) -> list[PastRun]:
+def unfolded(connection: Connection, since: datetime | None, limit: int) -> list[PastRun]:
     """Return ended executions that are not in the history yet, oldest end first; `since` is the newest end in it."""
     names = ("id", "pipeline_id", "status", "total_stages", "created_at", "started_at", "completed_at")
     error_class = executions.c.error["class"].as_string().label("error_class")
@@ -95,7 +95,7 @@ def unfolded(connection: Connection, since: datetime | None, most: int) -> list[
         .outerjoin(risk_assessments, risk_assessments.c.execution_id == executions.c.id)
         .where(*_not_in_history(since))
         .order_by(executions.c.completed_at, executions.c.id)
-        .limit(most)
+        .limit(limit)
     )
     return sorted(map(_of_execution, connection.execute(statement)), key=_by_end)
 
@@ -158,9 +158,9 @@ def _in_chunks(connection: Connection) -> Iterator[PastRun]:
         after = (runs[-1].finished_at, runs[-1].execution_id)
 
 
-def newest(database: Database, most: int) -> list[PastRun]:
+def newest(database: Database, limit: int) -> list[PastRun]:
     """Return the runs that ended last, in the order of their starts, then by pipeline and execution."""
-    statement = _reader.select().order_by(*(column.desc() for column in _END)).limit(most)
+    statement = _reader.select().order_by(*(column.desc() for column in _END)).limit(limit)
     with database.read() as connection:
         runs = _reader.all(connection, statement)
     return sorted(runs, key=lambda run: (run.started_at, run.pipeline_id, run.execution_id))

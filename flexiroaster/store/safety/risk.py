@@ -50,9 +50,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class NewModel:
-    """A training to store: `model` has its parameters, `metrics` compare the challenger with the champion."""
-
+class _Training:
     created_at: datetime
     version: str
     rung: str
@@ -62,23 +60,20 @@ class NewModel:
     seed: int
     data_hash: str
     metrics: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel(_Training):
+    """A training to store: `model` has its parameters, `metrics` compare the challenger with the champion."""
+
     model: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRow:
+class ModelRow(_Training):
     """A stored training, without the parameters of the model."""
 
     id: int
-    created_at: datetime
-    version: str
-    rung: str
-    reason: str
-    promoted: bool
-    examples: int
-    seed: int
-    data_hash: str
-    metrics: dict[str, Any] | None
 
 
 def add_model(connection: Connection, new: NewModel) -> None:
