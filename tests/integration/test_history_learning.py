@@ -13,7 +13,8 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import ConflictError
 from flexiroaster.safety.learning.backtest import Backtest, backtest
 from flexiroaster.safety.learning.evaluation import measure
-from flexiroaster.safety.risk.history import Ledger, feature_rows, history_frame, read_history
+from flexiroaster.safety.risk.factors import Ledger
+from flexiroaster.safety.risk.history import feature_rows, history_frame, read_history
 from flexiroaster.safety.risk.model import Rung
 from flexiroaster.service.installation import Installation, open_installation
 from flexiroaster.service.safety import history, training
@@ -126,7 +127,7 @@ def test_an_import_where_nothing_trains_by_itself_is_learned_from_by_the_next_tr
 def test_without_the_extra_an_import_recalibrates_and_trains_no_local_model(
     installation: Installation, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_can_train", lambda: False)
+    monkeypatch.setattr(training, "can_train", lambda: False)
     history.import_file(installation, file)
     assert installation.knowledge.model.local is None
     assert installation.knowledge.model.recalibrated.curve.runs > 600

@@ -15,8 +15,7 @@ from flexiroaster.config import Settings
 from flexiroaster.errors import DefinitionError, NotAllowedError, NotFoundError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.paging import Window
-from flexiroaster.safety.risk.factors import features
-from flexiroaster.safety.risk.history import Ledger
+from flexiroaster.safety.risk.factors import Ledger, features
 from flexiroaster.safety.risk.state import Start
 from flexiroaster.service import pipelines
 from flexiroaster.service.executions import commands, executions

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped] # ships no types
 
 __all__ = [
     "BINS",
@@ -66,13 +65,13 @@ class Metrics:
 
 def measure(probability: Floats, failed: Floats, pipeline_id: Sequence[str]) -> Metrics | None:
     """Compute the metrics for runs with a known outcome (1.0: failed); None without any run."""
+    # Imported here because every process compares forecasts, and scikit-learn takes a second and is an extra.
+    from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped] # ships no types
+
     if len(failed) == 0:
         return None
-    rate, brier, bins = (
-        float(failed.mean()),
-        float(np.mean((probability - failed) ** 2)),
-        reliability(probability, failed),
-    )
+    rate, bins = float(failed.mean()), reliability(probability, failed)
+    brier = float(np.mean((probability - failed) ** 2))
     both = 0 < rate < 1
     return Metrics(
         runs=len(failed),

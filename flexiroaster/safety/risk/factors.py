@@ -7,13 +7,14 @@ not count. The score ranks pipelines; it is not a probability.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
-from flexiroaster.safety.risk.state import DAY, HOUR, Ending, PipelineState, Population, Start
+from flexiroaster.safety.risk.state import DAY, HOUR, Ending, PipelineState, Population, Start, group_of
 
-__all__ = ["DIRECTIONS", "GROUPS", "NAMES", "Factor", "FactorScore", "Past", "factor_score", "features"]
+__all__ = ["DIRECTIONS", "GROUPS", "NAMES", "Factor", "FactorScore", "Ledger", "Past", "factor_score", "features"]
 
 
 NEWEST_DURATIONS = 5
@@ -143,6 +144,23 @@ class Past:
         self.installation.add(ending, self.pipeline)
         self.group.add(ending, self.pipeline)
         self.pipeline.add(ending)
+
+
+class Ledger:
+    """The states of all pipelines, of their groups and of the installation."""
+
+    def __init__(self) -> None:
+        self.pipelines: defaultdict[str, PipelineState] = defaultdict(PipelineState)
+        self.groups: defaultdict[str, Population] = defaultdict(Population)
+        self.installation = Population()
+
+    def past(self, pipeline_id: str) -> Past:
+        """Return the past of a pipeline as known now."""
+        return Past(self.pipelines[pipeline_id], self.groups[group_of(pipeline_id)], self.installation)
+
+    def add(self, pipeline_id: str, ending: Ending) -> None:
+        """Add a finished run; runs must be added in the order of their end times."""
+        self.past(pipeline_id).add(ending)
 
 
 def features(start: Start, past: Past) -> list[float]:

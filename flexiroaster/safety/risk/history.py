@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from flexiroaster.errors import FlexiRoasterError
 from flexiroaster.model.validation_messages import shown
-from flexiroaster.safety.risk.factors import Past, features
-from flexiroaster.safety.risk.state import Ending, Outcome, PipelineState, Population, Start, group_of
+from flexiroaster.safety.risk.factors import Ledger, Past, features
+from flexiroaster.safety.risk.state import Ending, Outcome, Start
 
 __all__ = [
     "History",
     "HistoryFileError",
-    "Ledger",
     "feature_rows",
     "history_frame",
     "read_history",
@@ -83,23 +82,6 @@ def _taken(column: Any, rows: Sequence[int]) -> Any:  # noqa: ANN401 - an array 
     if column is None:
         return None
     return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
-
-
-class Ledger:
-    """The states of all pipelines, of their groups and of the installation."""
-
-    def __init__(self) -> None:
-        self.pipelines: defaultdict[str, PipelineState] = defaultdict(PipelineState)
-        self.groups: defaultdict[str, Population] = defaultdict(Population)
-        self.installation = Population()
-
-    def past(self, pipeline_id: str) -> Past:
-        """Return the past of a pipeline as known now."""
-        return Past(self.pipelines[pipeline_id], self.groups[group_of(pipeline_id)], self.installation)
-
-    def add(self, pipeline_id: str, ending: Ending) -> None:
-        """Add a finished run; runs must be added in the order of their end times."""
-        self.past(pipeline_id).add(ending)
 
 
 def replay(history: History) -> Iterator[tuple[Start, Past]]:

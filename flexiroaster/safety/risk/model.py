@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from flexiroaster.errors import ConflictError
 from flexiroaster.safety.risk.additive import AdditiveModel, LinearModel, model_from_json, score
 from flexiroaster.safety.risk.calibration import BetaCalibration, VennAbers
-from flexiroaster.safety.risk.factors import NAMES, features
-from flexiroaster.safety.risk.history import Ledger
+from flexiroaster.safety.risk.factors import NAMES, Ledger, features
 from flexiroaster.safety.risk.state import HOUR, Ending, Outcome, Start
 
 __all__ = ["PRIOR", "PRIOR_FEATURES", "Calibrated", "Prediction", "RiskModel", "Rung", "simulated_background"]

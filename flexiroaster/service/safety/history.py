@@ -121,11 +121,10 @@ def _frame(runs: Iterable[PastRun]) -> pl.DataFrame:
 # Backtests: replay a file of past runs as if the safety engine had been on. No database is needed.
 def of_file(path: Path, thresholds: Thresholds | None = None, seed: int = 0) -> Backtest:
     """Backtest the runs of a file. Raises HistoryFileError, InputError (the extra `safety` is not installed)."""
-    try:
-        from flexiroaster.safety.learning.backtest import backtest
-    except ImportError as error:
-        raise InputError("a backtest requires the extra safety: pip install 'flexiroaster[safety]'") from error
+    from flexiroaster.safety.learning.backtest import backtest
 
+    if not training.can_train():
+        raise InputError("a backtest requires the extra safety: pip install 'flexiroaster[safety]'")
     return backtest(read_history(path), thresholds, seed=seed)
 
 

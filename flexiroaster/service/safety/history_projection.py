@@ -20,8 +20,7 @@ from flexiroaster.safety.anomaly.alarms import Alarms, AnomalyKind, ErrorBurst
 from flexiroaster.safety.anomaly.stages import StageEnd, StagesState
 from flexiroaster.safety.policy import Action, RetryOdds
 from flexiroaster.safety.risk.assessment import RiskLevel
-from flexiroaster.safety.risk.factors import Past
-from flexiroaster.safety.risk.history import Ledger
+from flexiroaster.safety.risk.factors import Ledger, Past
 from flexiroaster.safety.risk.state import Ending, Outcome, PipelineState, Population, group_of
 from flexiroaster.service.safety.insight_messages import (
     ANOMALIES,

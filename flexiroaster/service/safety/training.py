@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelRow",
     "Trained",
+    "can_train",
     "claimed",
     "due",
     "history_of",
@@ -163,7 +164,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
     """
     runs = run_history.newest(installation.database, MOST_RUNS)
     history = history_of(runs)
-    learned = relive(history, feature_rows(history), seed=seed, local=_can_train())
+    learned = relive(history, feature_rows(history), seed=seed, local=can_train())
     older = max(0, installation.knowledge.runs - sum(run.counts for run in runs))
     with installation.database.write() as connection:  # before the predictions: after a crash in between, all is redone
         for new in _replayed(learned, history, older, seed):
@@ -209,7 +210,7 @@ class _Learned:
 
 
 def _learn(model: RiskModel, examples: Examples, runs: int, seed: int) -> _Learned:
-    if not _can_train():
+    if not can_train():
         note = "no local model was trained: it requires the extra safety (pip install 'flexiroaster[safety]')"
         return _Learned(refresh(model, examples, runs), False, seed, None, note)
     from flexiroaster.safety.learning.training import train as challenge
@@ -269,7 +270,8 @@ def _metrics(training: Training) -> dict[str, Any] | None:
     return {**asdict(training.comparison), "better": training.comparison.better, "kind": training.kind}
 
 
-def _can_train() -> bool:
+def can_train() -> bool:
+    """Return whether the extra `safety` is installed."""
     return find_spec("sklearn") is not None
 
 

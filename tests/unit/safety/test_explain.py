@@ -36,8 +36,8 @@ from flexiroaster.safety.risk.explanation import (
     explain_score,
     shapley_values,
 )
-from flexiroaster.safety.risk.factors import GROUPS, NAMES, Past, factor_score, features
-from flexiroaster.safety.risk.history import Ledger, feature_rows, replay
+from flexiroaster.safety.risk.factors import GROUPS, NAMES, Ledger, Past, factor_score, features
+from flexiroaster.safety.risk.history import feature_rows, replay
 from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung
 from flexiroaster.safety.risk.state import Ending, Outcome, Start
 from tests.unit.safety.histories import BEGINNING, made_up

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexiroaster.safety.risk.factors import GROUPS, NAMES, Past, features
-from flexiroaster.safety.risk.history import History, Ledger, feature_rows, replay
+from flexiroaster.safety.risk.factors import GROUPS, NAMES, Ledger, Past, features
+from flexiroaster.safety.risk.history import History, feature_rows, replay
 from flexiroaster.safety.risk.state import MOST_POINTS, Ending, Outcome, OutcomeWindow, PipelineState, Population, Start
 from tests.faults.tiers import trials
 from tests.unit.safety.brute_force import differences

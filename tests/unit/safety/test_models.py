@@ -282,6 +282,15 @@ def test_an_answer_needs_neither_scikit_learn_nor_shap_nor_polars() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_process_that_serves_assessments_does_not_import_scikit_learn() -> None:
+    code = (
+        "import sys\n"
+        "import flexiroaster.service.safety.risk_state_cache, flexiroaster.service.safety.training\n"
+        "sys.exit('sklearn' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_without_history_the_prior_answers_and_says_so() -> None:
     prediction = RiskModel().predict(simulated_background()[0])
     assert prediction.rung is Rung.PRIOR
