@@ -1,10 +1,11 @@
-"""Fits the prior on histories; prints its coefficients, and its quality on each history when fitted without it.
+"""Fits the prior that the product ships on histories of other systems. The product does not import this file.
 
 python -m tools.prior_fit ../shared/data/hpc_ctc.parquet ../shared/data/hpc_atlas.parquet ...
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from flexiroaster.safety.risk.calibration import BetaCalibration, sigmoid
 from flexiroaster.safety.risk.history import feature_rows, read_history
 from flexiroaster.safety.risk.model import PRIOR_FEATURES
 
-__all__ = ["Sample", "fit_prior", "left_out", "main", "read_sample"]
+__all__ = ["Sample", "fit_prior", "left_out", "read_sample"]
 
 Floats = NDArray[np.float64]
 
-MOST_WEIGHT = 5000.0
+MAX_WEIGHT = 5000.0
 """The maximum total weight of one history, in runs, so that no single system dominates."""
 
 STRENGTH = 0.01
@@ -50,7 +51,7 @@ def read_sample(path: Path) -> Sample:
 
 def fit_prior(samples: Sequence[Sample]) -> LinearModel:
     """Fit the prior on all samples together."""
-    weights = [np.full(len(s.failed), min(1.0, MOST_WEIGHT / len(s.failed))) for s in samples]
+    weights = [np.full(len(s.failed), min(1.0, MAX_WEIGHT / len(s.failed))) for s in samples]
     rows, failed = np.vstack([s.rows for s in samples]), np.concatenate([s.failed for s in samples])
     return fit_logistic(rows, failed, PRIOR_FEATURES, strength=STRENGTH, weights=np.concatenate(weights))
 
@@ -64,17 +65,18 @@ def left_out(samples: Sequence[Sample], name: str) -> tuple[Metrics | None, Beta
     return metrics, BetaCalibration.fit(scores, sample.failed)
 
 
-def main(paths: Sequence[str]) -> int:
+def main() -> None:
     """Print the coefficients, and the metrics of each history when left out."""
-    samples = [read_sample(Path(path)) for path in paths]
+    parser = argparse.ArgumentParser(prog="python -m tools.prior_fit", description=main.__doc__)
+    parser.add_argument("history", nargs="+", type=Path, help="a .parquet or .csv file of runs")
+    samples = [read_sample(path) for path in parser.parse_args().history]
     model = fit_prior(samples)
     lines = [f'        "{name}": {value:.4f},' for name, value in model.coefficients.items()]
     sys.stdout.write("\n".join([*lines, f"    intercept {model.intercept:.4f}", ""]))
     for sample in samples if len(samples) > 1 else ():
         metrics, curve = left_out(samples, sample.name)
         sys.stdout.write(f"{sample.name}: {metrics}; a {curve.a:.2f}, b {curve.b:.2f}, c {curve.c:.2f}\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()
