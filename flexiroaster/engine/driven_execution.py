@@ -106,7 +106,7 @@ class DrivenExecution:
         if seconds is not None:
             self.timers[task.key] = self._schedule(seconds, lambda: self._time_out_attempt(task, seconds))
         watch = self.execution.watch
-        if task.undo is None and watch is not None and watch.looks:
+        if task.undo is None and watch is not None and watch.monitors_stages:
             self._check_late(task.key, task.stage_id)
         self.mark_changed()
         return task

@@ -14,7 +14,7 @@ from typing import Any, Self
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.safety.risk.assessment import RiskLevel
-from flexiroaster.safety.risk.state import DecayedRate
+from flexiroaster.safety.risk.state import DecayedRate, JsonState
 
 __all__ = [
     "PASSING",
@@ -247,7 +247,7 @@ LEAST_REPEATED = 10.0
 
 
 @dataclass(slots=True)
-class RetryOdds:
+class RetryOdds(JsonState):
     """The retries of one pipeline, or of the installation, by the class of the preceding error."""
 
     classes: dict[str, DecayedRate] = field(default_factory=dict)
@@ -266,10 +266,6 @@ class RetryOdds:
         towards = wider.odds(error_class) if wider is not None else ASSUMED.get(error_class, 0.02)
         seen = self.classes.get(error_class.value, DecayedRate(HALF_LIFE))
         return 1.0 - seen.shrunk(1.0 - towards, STRENGTH)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -147,7 +147,7 @@ class Execution(ExecutionState):
 
     def _check_anomalies(self, run: StageRun, at: datetime) -> None:
         """Flag the anomalies of a completed stage; its lateness may already have been reported."""
-        if self.watch is None or not self.watch.looks or (end := run.end()) is None:
+        if self.watch is None or not self.watch.monitors_stages or (end := run.end()) is None:
             return
         for anomaly in self.watch.stage_completed(end):
             if anomaly.kind is not AnomalyKind.LATE or not run.is_anomaly:

@@ -1,4 +1,4 @@
-"""Anomalies that can occur during a run: their kinds and the record of one anomaly."""
+"""Anomalies during a run: error rate spikes and frequent retries, with one alert a burst, and the count of alarms."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from flexiroaster.safety.risk.state import DAY, HOUR, DecayedRate
+from flexiroaster.safety.risk.state import DAY, HOUR, DecayedRate, JsonState
 
 __all__ = ["AlarmCount", "Alarms", "Anomaly", "AnomalyKind", "ErrorBurst", "RetryPile"]
+
+
+WINDOW = HOUR
+MEMORY = 7 * DAY
+BEYOND_USUAL = 3.0
+"""Errors or retries are abnormal from this many times their usual rate on."""
 
 
 class AnomalyKind(StrEnum):
@@ -33,52 +39,8 @@ class Anomaly:
     alert: bool = True
 
 
-# Alarm accuracy: the number of alarms raised, and of false alarms after which the run completed.
 @dataclass(slots=True)
-class AlarmCount:
-    """Finished runs with an alarm of one kind (`raised`), and how many of them completed (`false`)."""
-
-    raised: int = 0
-    false: int = 0
-
-    @property
-    def false_rate(self) -> float | None:
-        """The share of false alarms; None before the first alarm."""
-        return self.false / self.raised if self.raised else None
-
-
-@dataclass(slots=True)
-class Alarms:
-    """Alarm counts by kind. A run counts once per kind of alarm; cancelled runs do not count."""
-
-    kinds: dict[str, AlarmCount] = field(default_factory=dict)
-
-    def ended(self, kinds: Collection[str], *, completed: bool) -> None:
-        """Count a finished run that had alarms of these kinds."""
-        for kind in kinds:
-            known = self.kinds.setdefault(kind, AlarmCount())
-            known.raised += 1
-            known.false += completed
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as JSON values."""
-        return {kind: asdict(known) for kind, known in self.kinds.items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore the counts from `to_json` output."""
-        return cls({kind: AlarmCount(**known) for kind, known in data.items()})
-
-
-# Error rate spikes per pipeline and error class, and unusually frequent retries. Each burst raises one alert.
-WINDOW = HOUR
-MEMORY = 7 * DAY
-BEYOND_USUAL = 3.0
-"""A burst has at least this many times the usual number of errors per hour."""
-
-
-@dataclass(slots=True)
-class ErrorBurst:
+class ErrorBurst(JsonState):
     """The errors of one class in one pipeline: those of the last hour, and the usual number per hour."""
 
     recent: list[float] = field(default_factory=list)  # error times, seconds since 1970, oldest first
@@ -109,25 +71,16 @@ class ErrorBurst:
 
     def _forget(self, now: float) -> None:
         """Move errors older than the window into the usual rate."""
-        kept = [t for t in self.recent if t > now - WINDOW]
+        recent = [t for t in self.recent if t > now - WINDOW]
         faded: float = 0.5 ** (max(now - self.weighed_at, 0.0) / MEMORY)
-        self.weight = self.weight * faded + len(self.recent) - len(kept)
-        self.recent, self.weighed_at = kept, now
-        if not kept:
+        self.weight = self.weight * faded + len(self.recent) - len(recent)
+        self.recent, self.weighed_at = recent, now
+        if not recent:
             self.bursting = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore the state from `to_json` output."""
-        return cls(**data)
 
 
 @dataclass(slots=True)
-class RetryPile:
+class RetryPile(JsonState):
     """The share of retries among a pipeline's stage attempts, recently and usually."""
 
     recent: DecayedRate = field(default_factory=lambda: DecayedRate(10.0))
@@ -147,11 +100,38 @@ class RetryPile:
         message = f"{100 * now:.0f} % of the latest attempts are retries, usually {100 * usual:.0f} %"
         return Anomaly(AnomalyKind.RETRIES, now, usual, message, alert)
 
+
+@dataclass(slots=True)
+class AlarmCount:
+    """Finished runs with an alarm of one kind (`raised`), and how many of them completed (`false`)."""
+
+    raised: int = 0
+    false: int = 0
+
+    @property
+    def false_rate(self) -> float | None:
+        """The share of false alarms; None before the first alarm."""
+        return self.false / self.raised if self.raised else None
+
+
+@dataclass(slots=True)
+class Alarms:
+    """Alarm counts by kind. A run counts once per kind of alarm; cancelled runs do not count."""
+
+    kinds: dict[str, AlarmCount] = field(default_factory=dict)
+
+    def ended(self, kinds: Collection[str], *, completed: bool) -> None:
+        """Count a finished run that had alarms of these kinds."""
+        for kind in kinds:
+            count = self.kinds.setdefault(kind, AlarmCount())
+            count.raised += 1
+            count.false += completed
+
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return asdict(self)
+        """Return the counts as JSON values."""
+        return {kind: asdict(count) for kind, count in self.kinds.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore the state from `to_json` output."""
-        return cls(DecayedRate(**data["recent"]), DecayedRate(**data["lasting"]), data["piling"])
+        """Restore the counts from `to_json` output."""
+        return cls({kind: AlarmCount(**count) for kind, count in data.items()})

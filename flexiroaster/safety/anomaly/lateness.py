@@ -2,34 +2,88 @@
 
 ln limit = level + pace + 2 f sqrt(variance of the stage + variance of the pace / (stages ended + 1)). `level` is the
 stage's usual log duration. `pace` is how much slower than usual this execution's stages have been (machines differ in
-speed). `f` is the scatter of those stages times the configured `patience`. Stages that usually take less than a second
+speed). `f` is the scatter of those stages times the configured `tolerance`. Stages that usually take less than a second
 are not watched.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Self
 
 from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
-from flexiroaster.safety.risk.state import Level
+from flexiroaster.safety.risk.state import JsonState
 
-__all__ = ["ExecutionPace", "Lateness", "Limit", "PipelinePace"]
+__all__ = ["Ewma", "ExecutionPace", "Lateness", "Limit", "PipelinePace"]
 
-LEAST_USUAL_S = 1.0
-LEAST_RUNS = 10
+MIN_USUAL_S = 1.0
+MIN_RUNS = 10
 WIDTH = 2.0
 OFFSET_S = 0.1
 """Added to durations before taking the logarithm, so that very short ones do not appear to scatter widely."""
 
-REMEMBERED = 15
+PACE_STAGES = 15
 """The number of newest stages that determine an execution's pace."""
 
 QUIET_STAGES = 10
 """The number of stages after an alert that are flagged without another alert: one cause, one alert."""
+
+EWMA_SHARE = 1 - 0.5 ** (1 / 20.0)
+"""The weight of the newest value: half-life 20 values."""
+
+MIN_VARIANCE = 0.01
+MAX_STEP = 1.0
+COOLDOWN = 10
+NEW_LEVEL_AFTER = 3
+
+
+@dataclass(slots=True)
+class Ewma(JsonState):
+    """The usual level and spread of a logarithm measured once per run, robust to outliers.
+
+    An exponentially weighted moving average (Roberts, "Control Chart Tests Based on Geometric Moving Averages", 1959).
+    """
+
+    mean: float = 0.0
+    variance: float = 0.1
+    values: int = 0
+    beyond: int = 0  # consecutive values beyond the limit
+    beyond_sum: float = 0.0
+    quiet_until: int = 0  # no alert until this many values have been added
+
+    @property
+    def cooling(self) -> bool:
+        """Whether the cooldown after an alert is still active."""
+        return self.values < self.quiet_until
+
+    def add(self, value: float, *, beyond: bool, expected: float = 0.0) -> bool:
+        """Add a value and return whether to alert; `expected` is its expected distance from the mean."""
+        alert = beyond and not self.cooling
+        self._learn(value, expected)
+        self._count(value, beyond=beyond)
+        if alert:
+            self.quiet_until = self.values + COOLDOWN
+        return alert
+
+    def _learn(self, value: float, expected: float) -> None:
+        share = max(EWMA_SHARE, 1 / (self.values + 1))
+        away = value - self.mean
+        self.mean += share * (away if self.values == 0 else max(-MAX_STEP, min(away, MAX_STEP)))
+        surprise = 0.0 if self.values == 0 else min((away - expected) ** 2, 9 * (self.variance + MIN_VARIANCE))
+        self.variance += share * (surprise - self.variance) if self.values else 0.0
+        self.values += 1
+
+    def _count(self, value: float, *, beyond: bool) -> None:
+        self.beyond = self.beyond + 1 if beyond else 0
+        self.beyond_sum = self.beyond_sum + value if beyond else 0.0
+        if self.beyond >= NEW_LEVEL_AFTER:
+            self.mean, self.beyond, self.beyond_sum = self.beyond_sum / self.beyond, 0, 0.0
+            self.quiet_until = self.values + COOLDOWN
+
+    def spread(self) -> float:
+        """Return the standard deviation."""
+        return math.sqrt(self.variance + MIN_VARIANCE)
 
 
 @dataclass(slots=True)
@@ -66,18 +120,9 @@ class ExecutionPace:
 
     def add(self, surprise: float, scaled: float) -> None:
         """Add a finished stage."""
-        self.surprises = [*self.surprises, surprise][-REMEMBERED:]
-        self.scaled = [*self.scaled, scaled][-REMEMBERED:]
+        self.surprises = [*self.surprises, surprise][-PACE_STAGES:]
+        self.scaled = [*self.scaled, scaled][-PACE_STAGES:]
         self.stages += 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore the state from `to_json` output."""
-        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +134,27 @@ class Limit:
 
 
 @dataclass(slots=True)
-class Lateness:
+class Lateness(JsonState):
     """The learned durations of one stage of one pipeline."""
 
-    level: Level = field(default_factory=Level)
+    level: Ewma = field(default_factory=Ewma)
 
-    def limit(self, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0) -> Limit:
-        """Return the limit for a stage that starts now; `patience` widens it on the log scale."""
+    def limit(self, execution: ExecutionPace, pipeline: PipelinePace, tolerance: float = 1.0) -> Limit:
+        """Return the limit for a stage that starts now; `tolerance` widens it on the log scale."""
         usual = math.exp(self.level.mean + execution.pace) - OFFSET_S
-        if self.level.values < LEAST_RUNS or math.exp(self.level.mean) - OFFSET_S < LEAST_USUAL_S:
+        if self.level.values < MIN_RUNS or math.exp(self.level.mean) - OFFSET_S < MIN_USUAL_S:
             return Limit(max(usual, 0.0), None)
-        width = patience * WIDTH * execution.scatter * self._spread(execution, pipeline)
+        width = tolerance * WIDTH * execution.scatter * self._spread(execution, pipeline)
         return Limit(max(usual, 0.0), math.exp(self.level.mean + execution.pace + width) - OFFSET_S)
 
     def ended(
-        self, duration_s: float, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0
+        self, duration_s: float, execution: ExecutionPace, pipeline: PipelinePace, tolerance: float = 1.0
     ) -> Anomaly | None:
         """Learn from a completed stage; return an anomaly if it was late, even if a timer has already flagged it."""
-        limit, value = self.limit(execution, pipeline, patience), math.log(max(duration_s, 0.0) + OFFSET_S)
+        limit, value = self.limit(execution, pipeline, tolerance), math.log(max(duration_s, 0.0) + OFFSET_S)
         late = limit.late_s is not None and duration_s > limit.late_s
         pace, surprise, spread = execution.pace, value - self.level.mean, self._spread(execution, pipeline)
-        known, watched = self.level.values > 0, math.exp(self.level.mean) - OFFSET_S >= LEAST_USUAL_S / 10
+        known, watched = self.level.values > 0, math.exp(self.level.mean) - OFFSET_S >= MIN_USUAL_S / 10
         alert = self.level.add(value, beyond=late, expected=pace) and execution.stages >= execution.quiet_until
         if known and watched:
             execution.add(surprise, (surprise - pace) / spread)
@@ -120,25 +165,16 @@ class Lateness:
         return _late(duration_s, limit, alert=alert)
 
     def still_running(
-        self, elapsed_s: float, execution: ExecutionPace, pipeline: PipelinePace, patience: float = 1.0
+        self, elapsed_s: float, execution: ExecutionPace, pipeline: PipelinePace, tolerance: float = 1.0
     ) -> Anomaly | None:
         """Return an anomaly if a running stage is already late, without learning from it. For use by a timer."""
-        limit = self.limit(execution, pipeline, patience)
+        limit = self.limit(execution, pipeline, tolerance)
         if limit.late_s is None or elapsed_s <= limit.late_s:
             return None
         return _late(elapsed_s, limit, alert=not self.level.cooling and execution.stages >= execution.quiet_until)
 
     def _spread(self, execution: ExecutionPace, pipeline: PipelinePace) -> float:
         return math.sqrt(self.level.spread() ** 2 + pipeline.variance / (len(execution.surprises) + 1))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return {"level": self.level.to_json()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore the state from `to_json` output."""
-        return cls(Level.from_json(data["level"]))
 
 
 def _late(seconds: float, limit: Limit, *, alert: bool) -> Anomaly:

@@ -32,16 +32,16 @@ class LearnedState:
 
 @dataclass(slots=True)
 class Watch:
-    """The monitor of one execution. `patience` scales the width of the lateness limit on the log scale: 1 is the
-    measured width, 2 is twice as wide. Without `watches`, only failures are handled.
+    """The monitor of one execution. `tolerance` scales the width of the lateness limit on the log scale: 1 is the
+    measured width, 2 is twice as wide. Without `detects_anomalies`, only failures are handled.
     """
 
-    remembered: LearnedState = field(default_factory=LearnedState)
+    learned: LearnedState = field(default_factory=LearnedState)
     rules: PolicyRules = field(default_factory=PolicyRules)
     risk: RiskLevel = RiskLevel.LOW
     model_version: str | None = None
-    patience: float = 1.0
-    watches: bool = True
+    tolerance: float = 1.0
+    detects_anomalies: bool = True
     abnormal: bool = False
     """Whether any anomaly has been found so far."""
     _pace: ExecutionPace = field(default_factory=ExecutionPace)
@@ -49,43 +49,41 @@ class Watch:
     _retries: RetryPile | None = None
 
     @property
-    def looks(self) -> bool:
-        """Whether stages are monitored: monitoring is enabled, and there is a learned state."""
-        return self.watches and self.remembered.stages is not None
+    def monitors_stages(self) -> bool:
+        """Whether stages are monitored: anomaly detection is enabled, and there is a learned state."""
+        return self._monitored is not None
 
     def late_after(self, stage_id: str) -> float | None:
         """Return the seconds after which a stage that starts now is late; None if unknown or not monitored."""
         state = self._state(stage_id)
-        return None if state is None else state.lateness.limit(self._pace, self._pipeline(), self.patience).late_s
+        return None if state is None else state.lateness.limit(self._pace, self._pipeline(), self.tolerance).late_s
 
     def still_running(self, stage_id: str, elapsed_s: float) -> Anomaly | None:
         """Return an anomaly if a running stage is late by now."""
         state = self._state(stage_id)
         if state is None:
             return None
-        return self._flag(state.lateness.still_running(elapsed_s, self._pace, self._pipeline(), self.patience))
+        return self._flag(state.lateness.still_running(elapsed_s, self._pace, self._pipeline(), self.tolerance))
 
     def attempt_starts(self, *, repeated: bool) -> Anomaly | None:
         """Count a started attempt; return an anomaly if retries are unusually frequent."""
-        if not self.looks or self.remembered.stages is None:
+        if self._monitored is None:
             return None
         if self._retries is None:
-            self._retries = RetryPile.from_json(self.remembered.stages["retries"])
+            self._retries = RetryPile.from_json(self._monitored["retries"])
         return self._flag(self._retries.attempt(repeated=repeated))
 
     def stage_completed(self, end: StageEnd) -> list[Anomaly]:
         """Return the anomalies of a completed stage."""
         state = self._state(end.stage_id)
-        if state is None:
-            return []
-        found = list(state.ended(end, self._pace, self._pipeline(), self.patience))
+        found = [] if state is None else state.ended(end, self._pace, self._pipeline(), self.tolerance)
         self.abnormal = self.abnormal or bool(found)
         return found
 
     def retry_odds(self, error_class: ErrorClass) -> float | None:
         """Return P(another attempt succeeds) after such an error; None before enough retries were seen."""
-        own = RetryOdds.from_json(self.remembered.stages["odds"]) if self.remembered.stages else RetryOdds()
-        everywhere = RetryOdds.from_json(self.remembered.odds) if self.remembered.odds else RetryOdds()
+        own = RetryOdds.from_json(self.learned.stages["odds"]) if self.learned.stages else RetryOdds()
+        everywhere = RetryOdds.from_json(self.learned.odds) if self.learned.odds else RetryOdds()
         return own.odds(error_class, everywhere) if own.knows(error_class) or everywhere.knows(error_class) else None
 
     def decide(self, situation: Situation) -> Decision | None:
@@ -97,19 +95,21 @@ class Watch:
         """Whether its decisions are carried out."""
         return self.rules.mode is PolicyMode.ACT
 
+    @property
+    def _monitored(self) -> Mapping[str, Any] | None:
+        return self.learned.stages if self.detects_anomalies else None
+
     def _state(self, stage_id: str) -> StageState | None:
-        """Return a copy of the learned state of a stage; None for a new stage."""
-        if not self.looks or self.remembered.stages is None:
-            return None
+        """Return this watch's copy of the learned state of a stage; None for a new stage."""
         if stage_id not in self._stages:
-            known = self.remembered.stages["stages"].get(stage_id)
+            known = None if self._monitored is None else self._monitored["stages"].get(stage_id)
             if known is None:
                 return None
             self._stages[stage_id] = StageState.from_json(known)
         return self._stages[stage_id]
 
     def _pipeline(self) -> PipelinePace:
-        return PipelinePace(self.remembered.stages["pace"]) if self.remembered.stages else PipelinePace()
+        return PipelinePace(self.learned.stages["pace"]) if self.learned.stages else PipelinePace()
 
     def _flag(self, anomaly: Anomaly | None) -> Anomaly | None:
         self.abnormal = self.abnormal or anomaly is not None

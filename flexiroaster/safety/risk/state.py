@@ -1,7 +1,8 @@
 """The risk state: a small summary of the past for each pipeline, each pipeline group and the installation.
 
 Every finished run is added once, in order of end time, at a cost independent of the number of earlier runs. Replays of
-100,000 runs and single assessments use the same states, so an assessment never reads the history.
+100,000 runs and single assessments use the same states, so an assessment never reads the history. Times are seconds
+since 1970, UTC.
 """
 
 from __future__ import annotations
@@ -10,28 +11,34 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Self
+from functools import cache
+from typing import Any, Self, get_type_hints
 
 __all__ = [
     "DAY",
-    "HALF_LIVES",
     "HOUR",
     "DecayedRate",
     "Ending",
-    "Level",
+    "JsonState",
     "Outcome",
     "OutcomeWindow",
     "PipelineState",
     "Population",
     "Start",
-    "Transitions",
     "group_of",
 ]
 
-
-# The safety engine's view of a run: its start and its ending. Times are seconds since 1970, UTC.
 HOUR = 3600.0
 DAY = 24 * HOUR
+
+MAX_POINTS = 1500
+"""Beyond this number, the points of an outcome window are merged by the hour, which leaves at most 721."""
+
+HALF_LIVES = (2.0, 5.0, 15.0)
+"""Half-lives, in runs, of the weight of an outcome in a pipeline's recent failure rates."""
+
+LOG_DURATION_HALF_LIFE = 15.0
+MAX_DURATIONS = 500
 
 
 class Outcome(StrEnum):
@@ -65,10 +72,25 @@ def group_of(pipeline_id: str) -> str:
     return pipeline_id.rpartition("/")[0]
 
 
-# A window of bounded size over the last 30 days that counts a pipeline's finished and failed runs.
-SPAN = 30 * DAY
-MOST_POINTS = 1500
-"""Beyond this number, points are merged by the hour, which leaves at most 721."""
+@dataclass(slots=True)
+class JsonState:
+    """A learned state that is stored as JSON values; fields of this type are restored too."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Restore the state from `to_json` output."""
+        nested = {name: kind.from_json(data[name]) for name, kind in _nested_states(cls).items()}  # type: ignore[arg-type]
+        return cls(**{**data, **nested})
+
+
+@cache
+def _nested_states(cls: type[JsonState]) -> dict[str, type[JsonState]]:
+    kinds = get_type_hints(cls).items()
+    return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, JsonState)}
 
 
 @dataclass(slots=True)
@@ -85,7 +107,7 @@ class OutcomeWindow:
     def add(self, at: float, *, failed: bool) -> None:
         """Count one finished run; runs must be added in the order of their end times."""
         self.points.append((at, 1, int(failed)))
-        if len(self.points) > MOST_POINTS:
+        if len(self.points) > MAX_POINTS:
             self._merge(at)
 
     def counts(self, now: float, days: float) -> tuple[int, int]:
@@ -101,7 +123,7 @@ class OutcomeWindow:
     def _merge(self, now: float) -> None:
         merged: list[tuple[float, int, int]] = []
         for at, n, bad in self.points:
-            if at < now - SPAN:
+            if at < now - 30 * DAY:
                 continue
             same_hour = merged and merged[-1][0] // HOUR == at // HOUR
             _, runs, failed = merged.pop() if same_hour else (at, 0, 0)
@@ -109,15 +131,8 @@ class OutcomeWindow:
         self.points = merged
 
 
-HALF_LIVES = (2.0, 5.0, 15.0)
-"""Half-lives, in runs, of the weight of an outcome in a pipeline's recent failure rates."""
-
-KEPT_DURATIONS = 500
-LOG_DURATION_HALF_LIFE = 15.0
-
-
 @dataclass(slots=True)
-class DecayedRate:
+class DecayedRate(JsonState):
     """Exponentially weighted counts: a run weighs half as much as a run `half_life` runs later."""
 
     half_life: float
@@ -136,7 +151,7 @@ class DecayedRate:
 
 
 @dataclass(slots=True)
-class Transitions:
+class Transitions(JsonState):
     """Counts of failures that followed a success and that followed a failure."""
 
     after_success: int = 0
@@ -161,7 +176,7 @@ class Transitions:
 
 
 @dataclass(slots=True)
-class PipelineState:
+class PipelineState(JsonState):
     """The past of one pipeline. `runs` counts completed and failed runs; `cancelled` counts the others."""
 
     runs: int = 0
@@ -216,7 +231,7 @@ class PipelineState:
         self.log_duration += share * change
         self.log_duration_variance = (1 - share) * (self.log_duration_variance + share * change * change)
         self.durations.append(seconds)
-        if len(self.durations) > KEPT_DURATIONS:
+        if len(self.durations) > MAX_DURATIONS:
             del self.durations[0]
 
     def to_json(self) -> dict[str, Any]:
@@ -233,7 +248,7 @@ class PipelineState:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Restore the state from `to_json` output."""
         nested = {
-            "rates": [DecayedRate(**r) for r in data["rates"]],
+            "rates": [DecayedRate(**rate) for rate in data["rates"]],
             "transitions": Transitions(**data["transitions"]),
             "durations": list(data["durations"]),
             "window": OutcomeWindow([(at, n, bad) for at, n, bad in data["window"]["points"]]),
@@ -242,7 +257,7 @@ class PipelineState:
 
 
 @dataclass(slots=True)
-class Population:
+class Population(JsonState):
     """The combined past of several pipelines: those of a group, or all of an installation."""
 
     runs: int = 0
@@ -265,76 +280,3 @@ class Population:
             self.firsts.add(failed=failed)
         else:
             self.transitions.add(before=before.last_failed, failed=failed)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore the state from `to_json` output."""
-        rates = {name: DecayedRate(**data[name]) for name in ("recent", "lasting", "firsts")}
-        return cls(**{**data, **rates, "transitions": Transitions(**data["transitions"])})
-
-
-# The usual level and spread of a value measured once per run: an EWMA robust to outliers.
-HALF_LIFE = 20.0
-SHARE = 1 - 0.5 ** (1 / HALF_LIFE)
-LEAST_VARIANCE = 0.01
-LARGEST_STEP = 1.0
-COOLDOWN = 10
-NEW_LEVEL_AFTER = 3
-
-
-@dataclass(slots=True)
-class Level:
-    """EWMA of a logarithm (Roberts, "Control Chart Tests Based on Geometric Moving Averages", 1959)."""
-
-    mean: float = 0.0
-    variance: float = 0.1
-    values: int = 0
-    beyond: int = 0  # consecutive values beyond the limit
-    beyond_sum: float = 0.0
-    quiet_until: int = 0  # no alert until this many values have been added
-
-    @property
-    def cooling(self) -> bool:
-        """Whether the cooldown after an alert is still active."""
-        return self.values < self.quiet_until
-
-    def add(self, value: float, *, beyond: bool, expected: float = 0.0) -> bool:
-        """Add a value and return whether to alert; `expected` is its expected distance from the mean."""
-        alert = beyond and not self.cooling
-        self._learn(value, expected)
-        self._count(value, beyond=beyond)
-        if alert:
-            self.quiet_until = self.values + COOLDOWN
-        return alert
-
-    def _learn(self, value: float, expected: float) -> None:
-        share = max(SHARE, 1 / (self.values + 1))
-        away = value - self.mean
-        self.mean += share * (away if self.values == 0 else max(-LARGEST_STEP, min(away, LARGEST_STEP)))
-        surprise = 0.0 if self.values == 0 else min((away - expected) ** 2, 9 * (self.variance + LEAST_VARIANCE))
-        self.variance += share * (surprise - self.variance) if self.values else 0.0
-        self.values += 1
-
-    def _count(self, value: float, *, beyond: bool) -> None:
-        self.beyond = self.beyond + 1 if beyond else 0
-        self.beyond_sum = self.beyond_sum + value if beyond else 0.0
-        if self.beyond >= NEW_LEVEL_AFTER:
-            self.mean, self.beyond, self.beyond_sum = self.beyond_sum / self.beyond, 0, 0.0
-            self.quiet_until = self.values + COOLDOWN
-
-    def spread(self) -> float:
-        """Return the standard deviation."""
-        return math.sqrt(self.variance + LEAST_VARIANCE)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore the state from `to_json` output."""
-        return cls(**data)

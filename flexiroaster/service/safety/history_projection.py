@@ -106,7 +106,7 @@ def _join_outcomes(
         outcomes[decision.id] = outcome
         if outcome != STOPPED and decision.error_class is not None:
             before, succeeded = ErrorClass(decision.error_class), outcome == SUCCEEDED
-            states.pipelines[run.pipeline_id].repeated(before, succeeded=succeeded)
+            states.pipelines[run.pipeline_id].odds.add(before, succeeded=succeeded)
             states.odds.add(before, succeeded=succeeded)
     decisions.set_outcomes(connection, outcomes, utc_now())
 

@@ -181,18 +181,17 @@ class WatchFactory:
     def watch(self, pipeline: Pipeline, risk_level: str | None, model_version: str | None) -> Watch:
         """Create the watch for an execution of this pipeline with the assessed risk level. Raises StoreError."""
         settings = self._settings
-        watches = settings.ai_anomaly_detection_enabled
-        patience = math.log(settings.ai_anomaly_time_multiplier) / math.log(MEASURED_MULTIPLIER)
+        tolerance = math.log(settings.ai_anomaly_time_multiplier) / math.log(MEASURED_MULTIPLIER)
         return Watch(
-            remembered=self._remembered(pipeline.id or ""),
+            learned=self._learned(pipeline.id or ""),
             rules=policy_of(pipeline, settings),
             risk=RiskLevel.LOW if risk_level is None else RiskLevel(risk_level),
             model_version=model_version,
-            patience=max(patience, 0.0),
-            watches=watches,
+            tolerance=max(tolerance, 0.0),
+            detects_anomalies=settings.ai_anomaly_detection_enabled,
         )
 
-    def _remembered(self, pipeline_id: str) -> LearnedState:
+    def _learned(self, pipeline_id: str) -> LearnedState:
         with self._lock:
             at, known = self._kept.get(pipeline_id, (-math.inf, LearnedState()))
             if monotonic() - at < FRESH_SECONDS:

@@ -8,9 +8,8 @@ from random import Random
 import pytest
 
 from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind, ErrorBurst, RetryPile
-from flexiroaster.safety.anomaly.lateness import LEAST_RUNS, ExecutionPace, Lateness, PipelinePace
+from flexiroaster.safety.anomaly.lateness import COOLDOWN, MIN_RUNS, ExecutionPace, Lateness, PipelinePace
 from flexiroaster.safety.anomaly.stages import Volume
-from flexiroaster.safety.risk.state import COOLDOWN
 
 
 class Stage:
@@ -79,7 +78,7 @@ def test_after_an_alert_there_is_a_cooldown() -> None:
 
 def test_before_enough_runs_and_below_a_second_nothing_is_late() -> None:
     stage = Stage()
-    assert stage.runs(LEAST_RUNS - 1) == []
+    assert stage.runs(MIN_RUNS - 1) == []
     assert stage.known.limit(ExecutionPace(), stage.pipeline).late_s is None
     quick = Stage()
     quick.runs(50, usual=0.3)
@@ -159,10 +158,9 @@ def test_retries_that_pile_up_are_one_alert() -> None:
 def test_every_state_survives_json() -> None:
     stage = Stage()
     stage.runs(15)
-    execution, burst, pile, volume = ExecutionPace(), ErrorBurst(), RetryPile(), Volume("bytes")
-    execution.add(0.2, 1.1)
+    burst, pile, volume = ErrorBurst(), RetryPile(), Volume("bytes")
     burst.error(5.0)
     pile.attempt(repeated=True)
     volume.ended(10)
-    for state in (stage.known, execution, burst, pile, volume):
+    for state in (stage.known, burst, pile, volume):
         assert type(state).from_json(json.loads(json.dumps(state.to_json(), allow_nan=False))) == state

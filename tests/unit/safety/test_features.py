@@ -10,7 +10,7 @@ import pytest
 
 from flexiroaster.safety.risk.factors import GROUPS, NAMES, Ledger, Past, features
 from flexiroaster.safety.risk.history import History, feature_rows, replay
-from flexiroaster.safety.risk.state import MOST_POINTS, Ending, Outcome, OutcomeWindow, PipelineState, Population, Start
+from flexiroaster.safety.risk.state import MAX_POINTS, Ending, Outcome, OutcomeWindow, PipelineState, Population, Start
 from tests.faults.tiers import trials
 from tests.unit.safety.brute_force import differences
 from tests.unit.safety.histories import made_up
@@ -70,9 +70,9 @@ def test_the_state_stays_small_however_long_the_history() -> None:
 
 def test_the_window_is_exact_while_it_holds_single_runs() -> None:
     window = OutcomeWindow()
-    for i in range(MOST_POINTS):
+    for i in range(MAX_POINTS):
         window.add(i * 1800.0, failed=i % 2 == 0)
-    now = MOST_POINTS * 1800.0
+    now = MAX_POINTS * 1800.0
     assert window.counts(now, 1) == (48, 24)
     assert window.counts(now, 30) == (1440, 720)
 

@@ -32,7 +32,7 @@ def watch(state: StagesState | None = None, **more: object) -> Watch:
 
 def test_what_is_remembered_survives_as_json() -> None:
     state = learned()
-    state.repeated(ErrorClass.TRANSIENT, succeeded=True)
+    state.odds.add(ErrorClass.TRANSIENT, succeeded=True)
     again = StagesState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
     assert again == state
 
@@ -52,16 +52,16 @@ def test_a_late_stage_is_known_before_it_ends_and_nothing_is_learned_by_looking(
     assert json.dumps(state.to_json()) == before
 
 
-@pytest.mark.parametrize("patience", [0.0, 0.5, 1.0, 2.0])
-def test_patience_moves_the_limit(patience: float) -> None:
-    usual, limit = watch(patience=0.0).late_after("a"), watch(patience=patience).late_after("a")
+@pytest.mark.parametrize("tolerance", [0.0, 0.5, 1.0, 2.0])
+def test_tolerance_moves_the_limit(tolerance: float) -> None:
+    usual, limit = watch(tolerance=0.0).late_after("a"), watch(tolerance=tolerance).late_after("a")
     assert usual is not None
     assert limit is not None
-    assert limit == pytest.approx((usual + 0.1) * ((watch().late_after("a") + 0.1) / (usual + 0.1)) ** patience - 0.1)
+    assert limit == pytest.approx((usual + 0.1) * ((watch().late_after("a") + 0.1) / (usual + 0.1)) ** tolerance - 0.1)
 
 
 def test_what_it_does_not_know_it_does_not_flag() -> None:
-    for blank in (Watch(), watch(watches=False), watch(learned(3))):
+    for blank in (Watch(), watch(detects_anomalies=False), watch(learned(3))):
         assert blank.late_after("a") is None
         assert blank.still_running("a", 1e6) is None
         assert blank.stage_completed(ended(1e6, 0)) == []
@@ -84,10 +84,10 @@ def test_repetitions_pile_up_within_an_execution() -> None:
 def test_odds_are_told_once_enough_attempts_were_repeated() -> None:
     state = learned()
     for _ in range(5):
-        state.repeated(ErrorClass.TRANSIENT, succeeded=False)
+        state.odds.add(ErrorClass.TRANSIENT, succeeded=False)
     assert watch(state).retry_odds(ErrorClass.TRANSIENT) is None
     for _ in range(20):
-        state.repeated(ErrorClass.TRANSIENT, succeeded=False)
+        state.odds.add(ErrorClass.TRANSIENT, succeeded=False)
     odds = watch(state).retry_odds(ErrorClass.TRANSIENT)
     assert odds is not None
     assert odds < 0.15
