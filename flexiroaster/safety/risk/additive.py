@@ -20,10 +20,12 @@ from flexiroaster.safety.risk.factors import GROUPS, NAMES
 __all__ = ["AdditiveModel", "AdditiveTrees", "LinearModel", "model_from_json", "score"]
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.float64]
 
 GROUP_OF = np.array([i for i, names in enumerate(GROUPS.values()) for _ in names])
 """The group index of each feature."""
+
+GROUP_STARTS = np.flatnonzero(np.diff(GROUP_OF, prepend=-1))
+"""The index of each group's first feature."""
 
 
 class AdditiveModel(Protocol):
@@ -33,14 +35,14 @@ class AdditiveModel(Protocol):
     def intercept(self) -> float:
         """The score when every group contributes 0."""
 
-    def components(self, rows: Rows) -> Floats:
+    def components(self, rows: Floats) -> Floats:
         """Return each group's contribution to the score (log-odds), rows x groups."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the model as JSON values, including its `kind`."""
 
 
-def score(model: AdditiveModel, rows: Rows) -> Floats:
+def score(model: AdditiveModel, rows: Floats) -> Floats:
     """Return the score (log-odds) of each row."""
     return np.asarray(model.components(rows).sum(axis=1) + model.intercept, dtype=np.float64)
 
@@ -59,9 +61,9 @@ class LinearModel:
         dense = [self.coefficients.get(name, 0.0) for name in NAMES]
         object.__setattr__(self, "_dense", np.array(dense))
 
-    def components(self, rows: Rows) -> Floats:
+    def components(self, rows: Floats) -> Floats:
         """Return each group's contribution to the score (log-odds), rows x groups."""
-        return _by_group(rows * self._dense)
+        return np.asarray(np.add.reduceat(rows * self._dense, GROUP_STARTS, axis=1), dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """Return the model as JSON values."""
@@ -91,19 +93,19 @@ class AdditiveTrees:
     intercept: float
     depth: int
 
-    def components(self, rows: Rows) -> Floats:
+    def components(self, rows: Floats) -> Floats:
         """Return each group's contribution to the score (log-odds), rows x groups."""
-        trees, line = np.arange(len(self.group)), np.arange(len(rows))[:, None]
+        trees, row = np.arange(len(self.group)), np.arange(len(rows))[:, None]
         node = np.zeros((len(rows), len(trees)), dtype=np.int64)
         for _ in range(self.depth):
-            goes_left = rows[line, self.feature[trees, node]] <= self.threshold[trees, node]
+            goes_left = rows[row, self.feature[trees, node]] <= self.threshold[trees, node]
             node = np.where(goes_left, self.left[trees, node], self.right[trees, node])
         membership = (self.group[:, None] == np.arange(len(GROUPS))).astype(np.float64)
         return np.asarray(self.value[trees, node] @ membership, dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """Return the model as JSON values."""
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        arrays = {name: getattr(self, name).tolist() for name in _TREE_ARRAYS}
         return {"kind": "trees", **arrays, "intercept": self.intercept, "depth": self.depth, "names": list(NAMES)}
 
     @classmethod
@@ -111,19 +113,18 @@ class AdditiveTrees:
         """Restore a model from `to_json` output. Raises ConflictError if it uses other features than this version."""
         if tuple(data["names"]) != NAMES:
             raise _of_another_version("it uses different features")
-        return cls(
-            feature=np.array(data["feature"], dtype=np.int64),
-            threshold=np.array(data["threshold"], dtype=np.float64),
-            left=np.array(data["left"], dtype=np.int64),
-            right=np.array(data["right"], dtype=np.int64),
-            value=np.array(data["value"], dtype=np.float64),
-            group=np.array(data["group"], dtype=np.int64),
-            intercept=data["intercept"],
-            depth=data["depth"],
-        )
+        arrays: dict[str, Any] = {name: np.array(data[name], dtype=kind) for name, kind in _TREE_ARRAYS.items()}
+        return cls(**arrays, intercept=data["intercept"], depth=data["depth"])
 
 
-_ARRAYS = ("feature", "threshold", "left", "right", "value", "group")
+_TREE_ARRAYS = {
+    "feature": np.int64,
+    "threshold": np.float64,
+    "left": np.int64,
+    "right": np.int64,
+    "value": np.float64,
+    "group": np.int64,
+}
 
 
 def model_from_json(data: Mapping[str, Any]) -> AdditiveModel:
@@ -132,11 +133,6 @@ def model_from_json(data: Mapping[str, Any]) -> AdditiveModel:
     if data.get("kind") not in kinds:
         raise _of_another_version(f"its kind is {data.get('kind')!r}")
     return kinds[data["kind"]].from_json(data)
-
-
-def _by_group(per_feature: Floats) -> Floats:
-    starts = np.flatnonzero(np.diff(GROUP_OF, prepend=-1))
-    return np.asarray(np.add.reduceat(per_feature, starts, axis=1), dtype=np.float64)
 
 
 def _of_another_version(reason: str) -> ConflictError:

@@ -1,8 +1,9 @@
-"""Beta calibration: turns a score into a probability, shrunk toward the identity while data is scarce.
+"""Calibration: a beta curve turns a score into a probability, and Venn-Abers steps give the interval around it.
 
 P = sigmoid(a ln s - b ln(1 - s) + c) with s = sigmoid(score). a = b = 1, c = 0 is the identity; a = b is Platt scaling
 (Kull, Silva Filho and Flach, "Beta calibration", AISTATS 2017). The normal prior on (a, b, c) makes it a small Bayesian
-model: without data it is the identity, and its interval reflects the spread between installations.
+model: without data it is the identity, and its interval reflects the spread between installations. Venn-Abers intervals
+hold the calibrated probability if this run failed, and if it did not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 __all__ = ["BetaCalibration", "VennAbers", "log_odds", "sigmoid"]
 
-
 Floats = NDArray[np.float64]
 
 SLOPE_SPREAD = 0.3
@@ -26,11 +26,14 @@ SLOPE_SPREAD = 0.3
 OFFSET_SPREAD = 0.6
 """Standard deviation of c between installations; docs/safety.md gives the source of both."""
 
-LEAST_SLOPE = 0.05
+MAX_POINTS = 200
+"""The maximum number of equal-count bins of scores from which the Venn-Abers steps are computed."""
+
+MIN_SLOPE = 0.05
 _Z90 = 1.6448536269514722
+MAX_STEPS = 50
 _IDENTITY = np.array([1.0, 1.0, 0.0])
 _TIED = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-_MOST_STEPS = 50
 _PRECISION = np.diag([SLOPE_SPREAD**-2, SLOPE_SPREAD**-2, OFFSET_SPREAD**-2])
 
 
@@ -74,11 +77,11 @@ class BetaCalibration:
         The fit is shrunk toward the curve `towards`, by default the identity.
         """
         middle = _IDENTITY if towards is None else np.array([towards.a, towards.b, towards.c])
-        theta, covariance = _fitted(_design(score), failed, middle, _PRECISION)
-        if min(theta[:2]) < LEAST_SLOPE:  # would decrease: use Platt's single slope, which the prior keeps positive
+        theta, covariance = _fit(_design(score), failed, middle, _PRECISION)
+        if min(theta[:2]) < MIN_SLOPE:  # would decrease: use Platt's single slope, which the prior keeps positive
             slope = np.array([middle[:2].mean(), middle[2]])
-            tied, spread = _fitted(_design(score) @ _TIED, failed, slope, _TIED.T @ _PRECISION @ _TIED)
-            theta, covariance = _TIED @ (max(tied[0], LEAST_SLOPE), tied[1]), _TIED @ spread @ _TIED.T
+            tied, spread = _fit(_design(score) @ _TIED, failed, slope, _TIED.T @ _PRECISION @ _TIED)
+            theta, covariance = _TIED @ (max(tied[0], MIN_SLOPE), tied[1]), _TIED @ spread @ _TIED.T
         a, b, c = theta.tolist()
         return cls(a, b, c, tuple(covariance.ravel().tolist()), len(score))
 
@@ -100,10 +103,10 @@ def _design(score: Floats) -> Floats:
     return np.column_stack([-_softplus(-score), _softplus(score), np.ones(len(score))])
 
 
-def _fitted(design: Floats, failed: Floats, middle: Floats, precision: Floats) -> tuple[Floats, Floats]:
+def _fit(design: Floats, failed: Floats, middle: Floats, precision: Floats) -> tuple[Floats, Floats]:
     """Find the most probable parameters and their covariance by Newton's method, halving each step until it helps."""
     theta, curvature = middle, precision
-    for _ in range(_MOST_STEPS):
+    for _ in range(MAX_STEPS):
         p = sigmoid(design @ theta)
         gradient = design.T @ (p - failed) + precision @ (theta - middle)
         curvature = (design.T * (p * (1 - p))) @ design + precision
@@ -121,11 +124,6 @@ def _loss(design: Floats, failed: Floats, theta: Floats, middle: Floats, precisi
     """Return the negative log posterior, up to a constant."""
     score, away = design @ theta, theta - middle
     return float((_softplus(score) - failed * score).sum() + 0.5 * away @ precision @ away)
-
-
-# Venn-Abers intervals: the calibrated probability if this run failed, and if it did not.
-MOST_POINTS = 200
-"""The maximum number of equal-count bins of scores from which the steps are computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ class VennAbers:
         if len(score) == 0:
             raise ValueError("an interval needs at least one finished run")
         order = np.argsort(score, kind="stable")
-        bins = np.array_split(order, min(MOST_POINTS, len(order)))
+        bins = np.array_split(order, min(MAX_POINTS, len(order)))
         edges = [float(score[b[-1]]) for b in bins]
         runs, failures = [float(len(b)) for b in bins], [float(failed[b].sum()) for b in bins]
         low = [_isotonic_at(runs, failures, i, 0.0) for i in range(len(bins))]

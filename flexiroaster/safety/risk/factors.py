@@ -1,14 +1,14 @@
-"""The six-factor risk score: needs no training, and every number can be checked by hand.
+"""The numbers computed from a run start and the runs that ended before it: the six-factor score and the features.
 
-score = 0.30 f1 + 0.25 f2 + 0.15 f3 + 0.10 f4 + 0.10 f5 + 0.10 f6, with each factor clipped to 0..1. Cancelled runs do
-not count. The score ranks pipelines; it is not a probability.
+The score needs no training, and every number can be checked by hand: 0.30 f1 + 0.25 f2 + 0.15 f3 + 0.10 f4 + 0.10 f5 +
+0.10 f6, with each factor clipped to 0..1. Cancelled runs do not count. The score ranks pipelines; it is not a
+probability. The features feed the models; training and serving share one function.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -17,7 +17,38 @@ from flexiroaster.safety.risk.state import DAY, HOUR, Ending, PipelineState, Pop
 __all__ = ["DIRECTIONS", "GROUPS", "NAMES", "Factor", "FactorScore", "Ledger", "Past", "factor_score", "features"]
 
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    "recent failures": ("rate_2", "rate_5"),
+    "streak": ("after_last", "failures_in_a_row", "successes_in_a_row"),
+    "overall rate": ("rate_15", "rate_all"),
+    "experience": ("log_runs", "first_run"),
+    "rhythm": ("log_hours_since_success", "log_hours_since_last", "never_succeeded", "hour_sin", "hour_cos", "weekend"),
+    "duration": ("log_duration", "duration_spread", "duration_trend"),
+    "surroundings": ("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"),
+    "shape": ("log_stages", "stages_unknown", "cancelled_share"),
+}
+"""Correlated features under a readable name. Explanations attribute the risk to these groups."""
+
+NAMES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
+
+DIRECTIONS: dict[str, int] = {
+    **dict.fromkeys(("rate_2", "rate_5", "rate_15", "rate_all", "after_last", "failures_in_a_row"), 1),
+    "successes_in_a_row": -1,
+    **dict.fromkeys(("log_hours_since_success", "never_succeeded"), 1),
+    **dict.fromkeys(("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"), 1),
+}
+"""Features that can only raise (1) or only lower (-1) the risk, in every model: failures never reduce it."""
+
+NO_RATE = 0.2
+"""The failure rate assumed before the first run."""
+
+MAX_HOURS = 24 * 60.0
+"""The longest time since an earlier run that a feature tells apart."""
+
 NEWEST_DURATIONS = 5
+
+
+# --- factor score ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +81,17 @@ class FactorScore:
 
 def factor_score(start: Start, past: PipelineState) -> FactorScore:
     """Return the score of a run start, from the runs that ended before it."""
-    return FactorScore(tuple(_factors(start, past)))
-
-
-def _factors(start: Start, past: PipelineState) -> Iterator[Factor]:
     month, week = past.window.counts(start.at, 30), past.window.counts(start.at, 7)
-    yield _rate("failure_rate_30d", month, 1.5, 0.30, "the last 30 days")
-    yield _rate("failure_rate_7d", week, 2.0, 0.25, "the last 7 days")
     failures = max(past.streak, 0)
-    yield Factor("consecutive_failures", failures, _clip(failures / 3), 0.15, f"{failures} failures in a row")
-    yield _duration_trend(past)
-    yield _stages(start.n_stages)
-    yield _since_success(start, past)
+    factors = (
+        _rate("failure_rate_30d", month, 1.5, 0.30, "the last 30 days"),
+        _rate("failure_rate_7d", week, 2.0, 0.25, "the last 7 days"),
+        Factor("consecutive_failures", failures, _clip(failures / 3), 0.15, f"{failures} failures in a row"),
+        _duration_trend(past),
+        _stages(start.n_stages),
+        _since_success(start, past),
+    )
+    return FactorScore(factors)
 
 
 def _rate(name: str, counts: tuple[int, int], slope: float, weight: float, period: str) -> Factor:
@@ -78,8 +108,9 @@ def _duration_trend(past: PipelineState) -> Factor:
     if usual <= 0:
         return Factor(name, None, 0.0, weight, "no durations to compare")
     ratio = median(past.durations[-NEWEST_DURATIONS:]) / usual
-    told = f"the last {min(len(past.durations), NEWEST_DURATIONS)} runs took {ratio:.2f} times the usual {usual:.3g} s"
-    return Factor(name, ratio, _clip((ratio - 1) / 2), weight, told)
+    newest = min(len(past.durations), NEWEST_DURATIONS)
+    text = f"the last {newest} runs took {ratio:.2f} times the usual {usual:.3g} s"
+    return Factor(name, ratio, _clip((ratio - 1) / 2), weight, text)
 
 
 def _stages(n_stages: int | None) -> Factor:
@@ -102,33 +133,7 @@ def _clip(score: float) -> float:
     return min(max(score, 0.0), 1.0)
 
 
-# The features of a run start, computed from the runs that ended before it; training and serving share one function.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "recent failures": ("rate_2", "rate_5"),
-    "streak": ("after_last", "failures_in_a_row", "successes_in_a_row"),
-    "overall rate": ("rate_15", "rate_all"),
-    "experience": ("log_runs", "first_run"),
-    "rhythm": ("log_hours_since_success", "log_hours_since_last", "never_succeeded", "hour_sin", "hour_cos", "weekend"),
-    "duration": ("log_duration", "duration_spread", "duration_trend"),
-    "surroundings": ("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"),
-    "shape": ("log_stages", "stages_unknown", "cancelled_share"),
-}
-"""Correlated features under a readable name. Explanations attribute the risk to these groups."""
-
-NAMES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
-
-DIRECTIONS: dict[str, int] = {
-    **dict.fromkeys(("rate_2", "rate_5", "rate_15", "rate_all", "after_last", "failures_in_a_row"), 1),
-    "successes_in_a_row": -1,
-    **dict.fromkeys(("log_hours_since_success", "never_succeeded"), 1),
-    **dict.fromkeys(("group_lead", "group_recent", "group_rate", "installation_recent", "installation_rate"), 1),
-}
-"""Features that can only raise (1) or only lower (-1) the risk, in every model: failures never reduce it."""
-
-NO_RATE = 0.2
-"""The failure rate assumed before the first run."""
-
-_LONGEST_HOURS = 24 * 60.0
+# --- features ---
 
 
 @dataclass(slots=True)
@@ -222,7 +227,7 @@ def _rhythm(start: Start, own: PipelineState) -> tuple[float, ...]:
 
 
 def _log_hours(now: float, then: float | None) -> float:
-    return math.log1p(_LONGEST_HOURS if then is None else min(max(now - then, 0.0) / HOUR, _LONGEST_HOURS))
+    return math.log1p(MAX_HOURS if then is None else min(max(now - then, 0.0) / HOUR, MAX_HOURS))
 
 
 def _duration(own: PipelineState) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
 """The risk model: the prior, the prior recalibrated to this installation, a locally trained model, that recalibrated.
 
-Each rung answers only if it beat the one before on the newest part of the installation's own history (`choice.py`,
-`training.py`). The whole state consists of numbers and is stored as JSON.
+Each rung answers only if it beat the one before on the newest part of the installation's own history
+(`learning/model_selection.py`, `learning/training.py`). The whole state consists of numbers and is stored as JSON.
 """
 
 from __future__ import annotations
@@ -27,20 +27,9 @@ from flexiroaster.safety.risk.state import HOUR, Ending, Outcome, Start
 __all__ = ["PRIOR", "PRIOR_FEATURES", "Calibrated", "Prediction", "RiskModel", "Rung", "simulated_background"]
 
 
-# The prior: a small logistic model fitted on the histories of other systems, which works without local training.
-PRIOR_FEATURES = (
-    "rate_2",
-    "rate_5",
-    "rate_15",
-    "rate_all",
-    "after_last",
-    "failures_in_a_row",
-    "successes_in_a_row",
-    "log_hours_since_success",
-    "log_runs",
-    "first_run",
-    "group_lead",
-)
+Floats = NDArray[np.float64]
+
+FORMAT = 1
 
 PRIOR = LinearModel(
     {
@@ -58,32 +47,12 @@ PRIOR = LinearModel(
     },
     intercept=-0.5058,
 )
-"""The coefficients, fitted on hpc_ctc, hpc_atlas and gitlab_dune together (121,698 runs with an outcome)."""
+"""The model that works without local training.
 
+Fitted by `tools/prior_fit.py` on hpc_ctc, hpc_atlas and gitlab_dune together (121,698 runs with an outcome).
+"""
 
-@cache
-def simulated_background() -> NDArray[np.float64]:
-    """Return the background for explanations before the first run: 100 starts of a simulated installation.
-
-    It has forty pipelines with failure rates drawn from Beta(1, 4) and about one run per hour. The sample is fixed.
-    """
-    rng, ledger = Random(0), Ledger()  # noqa: S311 - a fixed sample, not used for security
-    rates = [rng.betavariate(1, 4) for _ in range(40)]
-    rows, now = [], 0.0
-    for _ in range(1000):
-        now += rng.expovariate(1.0) * HOUR
-        number = rng.randrange(40)
-        name, duration = f"pipeline {number}", 60.0 * rng.lognormvariate(0, 0.5)
-        rows.append(features(Start(name, now, 5), ledger.past(name)))
-        outcome = Outcome.FAILED if rng.random() < rates[number] else Outcome.COMPLETED
-        ledger.add(name, Ending(now, outcome, duration))
-    return np.array(rows[::10])
-
-
-Floats = NDArray[np.float64]
-
-FORMAT = 1
-NO_HISTORY = "no history yet, so the prior answers"
+PRIOR_FEATURES = tuple(PRIOR.coefficients)
 
 
 class Rung(StrEnum):
@@ -140,6 +109,25 @@ class Prediction:
     reason: str
 
 
+@cache
+def simulated_background() -> Floats:
+    """Return the background for explanations before the first run: 100 starts of a simulated installation.
+
+    It has forty pipelines with failure rates drawn from Beta(1, 4) and about one run per hour. The sample is fixed.
+    """
+    rng, ledger = Random(0), Ledger()  # noqa: S311 - a fixed sample, not used for security
+    rates = [rng.betavariate(1, 4) for _ in range(40)]
+    rows, now = [], 0.0
+    for _ in range(1000):
+        now += rng.expovariate(1.0) * HOUR
+        number = rng.randrange(40)
+        name, duration = f"pipeline {number}", 60.0 * rng.lognormvariate(0, 0.5)
+        rows.append(features(Start(name, now, 5), ledger.past(name)))
+        outcome = Outcome.FAILED if rng.random() < rates[number] else Outcome.COMPLETED
+        ledger.add(name, Ending(now, outcome, duration))
+    return np.array(rows[::10])
+
+
 @dataclass(frozen=True)
 class RiskModel:
     """Everything the engine has learned about an installation.
@@ -153,7 +141,7 @@ class RiskModel:
     local_since: float | None = None
     recalibrated_local: Calibrated | None = None
     rung: Rung = Rung.PRIOR
-    reason: str = NO_HISTORY
+    reason: str = "no history yet, so the prior answers"
     background: Floats = field(default_factory=simulated_background)
     runs_at_refresh: int = 0
     runs_at_training: int = 0
@@ -175,14 +163,14 @@ class RiskModel:
 
     def predict(self, row: Floats) -> Prediction:
         """Predict P(failure) of one run start from its features."""
-        low, high = self.chosen.interval(row)
-        return Prediction(float(self.chosen.probabilities(row[None, :])[0]), low, high, self.rung, self.reason)
+        probability = float(self.chosen.probabilities(row[None, :])[0])
+        return Prediction(probability, *self.chosen.interval(row), self.rung, self.reason)
 
     def probabilities(self, rows: Floats) -> dict[Rung, Floats]:
         """Return every model's predictions, NaN for missing models. They are stored for later model selection."""
         models = {rung: self.on(rung) for rung in Rung}
-        nothing = np.full(len(rows), np.nan)
-        return {rung: nothing if model is None else model.probabilities(rows) for rung, model in models.items()}
+        missing = np.full(len(rows), np.nan)
+        return {rung: missing if model is None else model.probabilities(rows) for rung, model in models.items()}
 
     @cached_property
     def background_components(self) -> Floats:
@@ -216,15 +204,12 @@ class RiskModel:
         """Restore from `to_json` output. Raises ConflictError if this version cannot use it."""
         if data.get("format") != FORMAT or tuple(data.get("features", ())) != NAMES:
             raise ConflictError("The stored risk model belongs to another version; retrain it")
-        recalibrated = {**data["recalibrated"], "model": PRIOR.to_json()}
-        curve = data.get("recalibrated_local")  # models of earlier releases have none
+        local, curve = data["local"], data.get("recalibrated_local")  # models of earlier releases have no curve
         return cls(
-            recalibrated=Calibrated.from_json(recalibrated),
-            local=None if data["local"] is None else Calibrated.from_json(data["local"]),
+            recalibrated=Calibrated.from_json({**data["recalibrated"], "model": PRIOR.to_json()}),
+            local=None if local is None else Calibrated.from_json(local),
             local_since=data.get("local_since"),
-            recalibrated_local=None
-            if curve is None
-            else Calibrated.from_json({**curve, "model": data["local"]["model"]}),
+            recalibrated_local=None if curve is None else Calibrated.from_json({**curve, "model": local["model"]}),
             rung=Rung(data["rung"]),
             reason=data["reason"],
             background=np.array(data["background"], dtype=np.float64),

@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from flexiroaster.safety.learning.evaluation import compare, drift
-from flexiroaster.safety.risk.calibration import MOST_POINTS, BetaCalibration, VennAbers, log_odds, sigmoid
+from flexiroaster.safety.risk.calibration import MAX_POINTS, BetaCalibration, VennAbers, log_odds, sigmoid
 
 RNG = np.random.default_rng(1)
 
@@ -64,10 +64,10 @@ def test_log_odds_and_sigmoid_undo_one_another() -> None:
 
 
 def test_venn_abers_is_two_isotonic_regressions() -> None:
-    scores = np.sort(RNG.normal(0, 1, MOST_POINTS))
+    scores = np.sort(RNG.normal(0, 1, MAX_POINTS))
     failed = outcomes(sigmoid(scores))
     steps = VennAbers.fit(scores, failed)
-    for at in (0, 17, 100, MOST_POINTS - 1):
+    for at in (0, 17, 100, MAX_POINTS - 1):
         for outcome, found in zip((0.0, 1.0), steps.interval(float(scores[at])), strict=True):
             x, y = np.append(scores, scores[at]), np.append(failed, outcome)
             expected = IsotonicRegression().fit(x, y).predict([scores[at]])[0]
