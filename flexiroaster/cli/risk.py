@@ -13,7 +13,7 @@ from flexiroaster.cli.text import AsJson, console, emit_json, moment, one_line, 
 
 if TYPE_CHECKING:
     from flexiroaster.safety.learning.backtest import Arm, Backtest
-    from flexiroaster.safety.risk.assessment import Assessment, Remedy
+    from flexiroaster.safety.risk.assessment import Assessment, RiskReduction
 
 __all__ = ["history_app", "risk_app"]
 
@@ -53,12 +53,12 @@ def show(
 
     with open_installation() as installation:
         assessment = risk.assess(installation, pipeline)
-    remedies = () if assessment.level is RiskLevel.LOW else risk_reductions(assessment.question)
+    reductions = () if assessment.level is RiskLevel.LOW else risk_reductions(assessment.input)
     if as_json:
-        emit_json({**assessment.data(), "what_would_lower_it": [asdict(remedy) for remedy in remedies]})
+        emit_json({**assessment.data(), "what_would_lower_it": [asdict(reduction) for reduction in reductions]})
         return
     _print_assessment(assessment)
-    _print_remedies(remedies)
+    _print_reductions(reductions)
 
 
 @risk_app.command()
@@ -144,7 +144,7 @@ def backtest(
 def _print_assessment(assessment: Assessment) -> None:
     shown, chance = table("", ""), assessment.prediction
     shown.show_header = False
-    shown.add_row("pipeline", one_line(assessment.question.start.pipeline_id))
+    shown.add_row("pipeline", one_line(assessment.input.start.pipeline_id))
     shown.add_row("P(failure)", f"{chance.probability:.3f} ({chance.low:.3f} to {chance.high:.3f})")
     if assessment.no_history_yet:
         shown.add_row("", "no history yet: this is the failure probability of other pipelines")
@@ -163,13 +163,13 @@ def _print_assessment(assessment: Assessment) -> None:
         typer.echo(advice)
 
 
-def _print_remedies(remedies: tuple[Remedy, ...]) -> None:
-    if not remedies:
+def _print_reductions(reductions: tuple[RiskReduction, ...]) -> None:
+    if not reductions:
         return
     typer.echo("\nChanges that would lower the risk:")
     shown = table("change", "P(failure)", "", right=("P(failure)",))
-    for remedy in remedies:
-        shown.add_row(remedy.text, f"{remedy.probability:.3f}", "enough" if remedy.enough else "")
+    for reduction in reductions:
+        shown.add_row(reduction.text, f"{reduction.probability:.3f}", "enough" if reduction.enough else "")
     console().print(shown)
 
 

@@ -51,10 +51,10 @@ def test_an_import_takes_effect_at_once_and_a_second_one_changes_nothing(
     pipelines.save(installation, PIPELINE)
     assert risk.assess(installation, "p").no_history_yet
     assert history.import_file(installation, file) == history.Imported(added=4, known=0, total=4)
-    past = risk.assess(installation, "p").question.past
+    past = risk.assess(installation, "p").input.past
     assert (past.pipeline.runs, past.pipeline.failures, past.pipeline.streak) == (3, 2, 2)
     assert history.import_file(installation, file) == history.Imported(added=0, known=4, total=4)
-    assert risk.assess(installation, "p").question.past == past
+    assert risk.assess(installation, "p").input.past == past
 
 
 def test_a_duplicate_run_in_a_file_is_imported_once(installation: Installation, tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_an_import_precedes_local_runs(installation: Installation, file: Path) -
     pipelines.save(installation, PIPELINE)
     executions.wait(installation, executions.start(installation, "p"))
     history.import_file(installation, file)
-    past = risk.assess(installation, "p").question.past.pipeline
+    past = risk.assess(installation, "p").input.past.pipeline
     assert (past.runs, past.failures, past.streak) == (4, 2, -1), "the success here is the newest"
     executions.wait(installation, executions.start(installation, "p"))
-    assert risk.assess(installation, "p").question.past.pipeline.streak == -2
+    assert risk.assess(installation, "p").input.past.pipeline.streak == -2
 
 
 def test_an_import_from_the_future_does_not_hide_current_runs(installation: Installation, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_import_from_the_future_does_not_hide_current_runs(installation: Inst
     pipelines.save(installation, PIPELINE)
     history.import_file(installation, tmp_path / "future.csv")
     executions.wait(installation, executions.start(installation, "p"))
-    assert risk.assess(installation, "p").question.past.pipeline.runs == 4
+    assert risk.assess(installation, "p").input.past.pipeline.runs == 4
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv"])

@@ -200,7 +200,7 @@ def test_an_assessment_includes_all_ended_runs(settings: Settings) -> None:
         installation.start_claiming()
         executions.wait(installation, executions.start(installation, "good"))
         eventually(lambda: run_history.count(installation.database) == 1)
-        assert risk.assess(installation, "good").question.past.pipeline.runs == 1
+        assert risk.assess(installation, "good").input.past.pipeline.runs == 1
 
 
 def test_an_error_is_logged_and_the_work_repeated(

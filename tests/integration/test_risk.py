@@ -85,20 +85,20 @@ def test_executions_are_remembered_when_somebody_asks(installation: Installation
         run(installation, "good")
         run(installation, "bad")
     good, bad = risk.assess(installation, "good"), risk.assess(installation, "bad")
-    assert (good.question.past.pipeline.runs, good.question.past.pipeline.failures) == (3, 0)
-    assert (bad.question.past.pipeline.runs, bad.question.past.pipeline.failures) == (3, 3)
+    assert (good.input.past.pipeline.runs, good.input.past.pipeline.failures) == (3, 0)
+    assert (bad.input.past.pipeline.runs, bad.input.past.pipeline.failures) == (3, 3)
     assert bad.prediction.probability > good.prediction.probability
-    assert good.question.past.pipeline.durations[-1] > 0
-    assert good.question.past.installation.runs == 6
+    assert good.input.past.pipeline.durations[-1] > 0
+    assert good.input.past.installation.runs == 6
 
 
 def test_a_failure_and_its_retry_are_two_ends(installation: Installation) -> None:
     pipelines.save(installation, pipeline("bad", fails=True))
     execution_id = run(installation, "bad")
-    assert risk.assess(installation, "bad").question.past.pipeline.failures == 1
+    assert risk.assess(installation, "bad").input.past.pipeline.failures == 1
     installation.start_claiming()
     commands.retry(installation, execution_id)
-    eventually(lambda: risk.assess(installation, "bad").question.past.pipeline.failures == 2)
+    eventually(lambda: risk.assess(installation, "bad").input.past.pipeline.failures == 2)
     assert run_history.count(installation.database) == 2
 
 
@@ -108,9 +108,9 @@ def test_an_end_that_is_committed_late_is_not_lost(installation: Installation) -
     ended = executions.get(installation, late).completed_at
     _set_end(installation, late, None)
     newer = run(installation, "good")
-    assert risk.assess(installation, "good").question.past.pipeline.runs == 1
+    assert risk.assess(installation, "good").input.past.pipeline.runs == 1
     _set_end(installation, late, ended)  # older than what was folded
-    assert risk.assess(installation, "good").question.past.pipeline.runs == 2
+    assert risk.assess(installation, "good").input.past.pipeline.runs == 2
     assert newer != late
 
 
@@ -128,7 +128,7 @@ def test_processes_that_fold_at_once_fold_each_run_once(settings: Settings, inst
     with context.Pool(3) as pool:
         folded = sum(pool.map(_fold_all, [settings] * 3))
     assert folded >= 151  # the second start has folded the first end
-    assert risk.assess(installation, "good").question.past.pipeline.runs == 152
+    assert risk.assess(installation, "good").input.past.pipeline.runs == 152
     assert run_history.count(installation.database) == 152
 
 
@@ -155,7 +155,7 @@ def test_a_start_catches_up_by_one_batch_only_and_a_question_by_all(installation
     _multiply_ended(installation, 2 * BATCH + 10)
     run(installation, "good")
     assert run_history.count(installation.database) <= BATCH + 1
-    assert risk.assess(installation, "good").question.past.pipeline.runs == 2 * BATCH + 12
+    assert risk.assess(installation, "good").input.past.pipeline.runs == 2 * BATCH + 12
 
 
 def test_what_was_pruned_is_still_known(installation: Installation) -> None:
@@ -163,7 +163,7 @@ def test_what_was_pruned_is_still_known(installation: Installation) -> None:
     execution_id = run(installation, "good")
     installation.knowledge.catch_up()
     retention.delete_executions(installation.database, [execution_id])
-    assert risk.assess(installation, "good").question.past.pipeline.runs == 1
+    assert risk.assess(installation, "good").input.past.pipeline.runs == 1
     assert risk.of_executions(installation, [execution_id]) == {}
 
 

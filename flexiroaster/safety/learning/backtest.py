@@ -19,7 +19,7 @@ from flexiroaster.safety.anomaly.lateness import ExecutionPace, Lateness, Pipeli
 from flexiroaster.safety.learning.evaluation import Drift, Metrics, drift, measure
 from flexiroaster.safety.learning.replay import Learned, learn
 from flexiroaster.safety.risk.assessment import Thresholds
-from flexiroaster.safety.risk.factors import NAMES, factor_score, features
+from flexiroaster.safety.risk.factors import FEATURES, factor_score, features
 from flexiroaster.safety.risk.history import History, HistoryFileError, replay
 from flexiroaster.safety.risk.model import Rung
 from flexiroaster.safety.risk.state import DAY
@@ -134,7 +134,7 @@ class _Known:
 
 def _known(history: History) -> _Known:
     """Return what was known at each run start."""
-    rows = np.empty((len(history), len(NAMES)))
+    rows = np.empty((len(history), len(FEATURES)))
     scores, earlier = np.empty(len(history)), np.empty(len(history), dtype=np.int64)
     for i, (start, past) in enumerate(replay(history)):
         rows[i] = features(start, past)

@@ -20,7 +20,7 @@ from flexiroaster.safety.learning.evaluation import Comparison, Drift, compare, 
 from flexiroaster.safety.learning.model_selection import LEAST_EXAMPLES, Examples
 from flexiroaster.safety.risk.additive import GROUP_OF, AdditiveModel, AdditiveTrees, LinearModel, score
 from flexiroaster.safety.risk.calibration import BetaCalibration, VennAbers, sigmoid
-from flexiroaster.safety.risk.factors import DIRECTIONS, GROUPS, NAMES
+from flexiroaster.safety.risk.factors import DIRECTIONS, FEATURES, GROUPS
 from flexiroaster.safety.risk.model import Calibrated, RiskModel
 
 __all__ = ["MOST_EXAMPLES", "Training", "fit_boosting", "fit_logistic", "train"]
@@ -30,7 +30,7 @@ __all__ = ["MOST_EXAMPLES", "Training", "fit_boosting", "fit_logistic", "train"]
 def fit_logistic(
     rows: Floats,
     failed: Floats,
-    names: tuple[str, ...] = NAMES,
+    names: tuple[str, ...] = FEATURES,
     *,
     strength: float = 0.1,
     weights: Floats | None = None,
@@ -40,7 +40,7 @@ def fit_logistic(
     `strength` is scikit-learn's C on standardized features. The fit minimizes 0.5 |w|^2 + C * (weighted log loss)
     within bounds, which scikit-learn's own regression does not support.
     """
-    used = rows[:, [NAMES.index(name) for name in names]]
+    used = rows[:, [FEATURES.index(name) for name in names]]
     middle, scale = used.mean(axis=0), used.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     design = np.column_stack([(used - middle) / scale, np.ones(len(used))])
@@ -80,7 +80,7 @@ def fit_boosting(rows: Floats, failed: Floats, seed: int = 0) -> AdditiveTrees:
         l2_regularization=5.0,
         early_stopping=False,
         interaction_cst=groups,
-        monotonic_cst=[DIRECTIONS.get(name, 0) for name in NAMES],
+        monotonic_cst=[DIRECTIONS.get(name, 0) for name in FEATURES],
         random_state=seed,
     )
     with threadpool_limits(1):  # leave the other cores to running stages

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiroaster.errors import ConflictError
-from flexiroaster.safety.risk.factors import GROUPS, NAMES
+from flexiroaster.safety.risk.factors import FEATURES, GROUPS
 
 __all__ = ["AdditiveModel", "AdditiveTrees", "LinearModel", "model_from_json", "score"]
 
@@ -56,9 +56,9 @@ class LinearModel:
     _dense: Floats = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if unknown := set(self.coefficients) - set(NAMES):
+        if unknown := set(self.coefficients) - set(FEATURES):
             raise _of_another_version(f"coefficients of unknown features: {', '.join(sorted(unknown))}")
-        dense = [self.coefficients.get(name, 0.0) for name in NAMES]
+        dense = [self.coefficients.get(name, 0.0) for name in FEATURES]
         object.__setattr__(self, "_dense", np.array(dense))
 
     def components(self, rows: Floats) -> Floats:
@@ -106,12 +106,12 @@ class AdditiveTrees:
     def to_json(self) -> dict[str, Any]:
         """Return the model as JSON values."""
         arrays = {name: getattr(self, name).tolist() for name in _TREE_ARRAYS}
-        return {"kind": "trees", **arrays, "intercept": self.intercept, "depth": self.depth, "names": list(NAMES)}
+        return {"kind": "trees", **arrays, "intercept": self.intercept, "depth": self.depth, "names": list(FEATURES)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Restore a model from `to_json` output. Raises ConflictError if it uses other features than this version."""
-        if tuple(data["names"]) != NAMES:
+        if tuple(data["names"]) != FEATURES:
             raise _of_another_version("it uses different features")
         arrays: dict[str, Any] = {name: np.array(data[name], dtype=kind) for name, kind in _TREE_ARRAYS.items()}
         return cls(**arrays, intercept=data["intercept"], depth=data["depth"])

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flexiroaster.errors import DefinitionError, Problem
 from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.safety.risk.explanation import Explanation, explain_probability, explain_score
-from flexiroaster.safety.risk.factors import NAMES, FactorScore, Past, factor_score, features
+from flexiroaster.safety.risk.factors import FEATURES, FactorScore, Past, factor_score, features
 from flexiroaster.safety.risk.model import Prediction, RiskModel
 from flexiroaster.safety.risk.state import HOUR, Ending, Outcome, PipelineState, Population, Start
 
 __all__ = [
-    "CHANGES",
     "Assessment",
+    "AssessmentInput",
     "Gate",
-    "Question",
-    "Remedy",
     "RiskLevel",
+    "RiskReduction",
     "Thresholds",
     "assess",
-    "judged",
     "risk_reductions",
     "what_if",
 ]
 
+MIN_REDUCTION = 0.01
+"""A change that lowers the probability by less is not worth a recommendation."""
 
-# The risk gate: maps a failure probability to a risk level and a gate answer.
+
 class RiskLevel(StrEnum):
     """The risk level of a run."""
 
@@ -82,7 +81,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AssessmentInput:
     """The input of an assessment: a run start, the past known at that time, the model and the thresholds."""
 
     start: Start
@@ -95,7 +94,7 @@ class Question:
 class Assessment:
     """A risk assessment. `score` needs no training; `prediction` is calibrated and determines `level` and `gate`."""
 
-    question: Question
+    input: AssessmentInput
     features: dict[str, float]
     prediction: Prediction
     score: FactorScore
@@ -109,12 +108,12 @@ class Assessment:
     @property
     def no_history_yet(self) -> bool:
         """Whether no run of this pipeline has ended yet, so the probability comes from other pipelines."""
-        return self.question.past.pipeline.runs == 0
+        return self.input.past.pipeline.runs == 0
 
     def data(self) -> dict[str, Any]:
         """Return the assessment as strict JSON values, to be stored with the execution."""
         return {
-            "pipeline_id": self.question.start.pipeline_id,
+            "pipeline_id": self.input.start.pipeline_id,
             "probability": asdict(self.prediction),
             "no_history_yet": self.no_history_yet,
             "risk_score": self.score.score,
@@ -128,24 +127,23 @@ class Assessment:
         }
 
 
-def assess(question: Question) -> Assessment:
+def assess(given: AssessmentInput) -> Assessment:
     """Assess a run start from the runs that ended before it."""
-    return judged(question, np.array(features(question.start, question.past)))
+    return _assess_features(given, features(given.start, given.past))
 
 
-def judged(question: Question, row: NDArray[np.float64]) -> Assessment:
-    """Assess a run start with the given features instead of those computed from the past."""
-    start, past, model = question.start, question.past, question.model
+def _assess_features(given: AssessmentInput, values: Sequence[float]) -> Assessment:
+    """Assess a run start with these features, whether or not the past has them."""
+    start, past, model, row = given.start, given.past, given.model, np.array(values)
     prediction, score = model.predict(row), factor_score(start, past.pipeline)
     explanation = explain_probability(model, row, start, past)
-    level = question.thresholds.level(prediction.probability)
-    gate = question.thresholds.gate(prediction.probability, has_run=past.pipeline.runs > 0)
+    gate = given.thresholds.gate(prediction.probability, has_run=past.pipeline.runs > 0)
     return Assessment(
-        question=question,
-        features=dict(zip(NAMES, row.tolist(), strict=True)),
+        input=given,
+        features=dict(zip(FEATURES, row.tolist(), strict=True)),
         prediction=prediction,
         score=score,
-        level=level,
+        level=given.thresholds.level(prediction.probability),
         gate=gate,
         recommendations=tuple(_recommendations(gate, explanation, past)),
         explanation=explanation,
@@ -182,15 +180,11 @@ def _recommendations(gate: Gate, explanation: Explanation, past: Past) -> list[s
     return found
 
 
-# What-if analysis: assesses a run start with changes, and finds the smallest changes that lower its risk.
-CHANGES = ("at", "n_stages", "successes_first", "failures_first")
-"""The allowed changes besides the features. `at` is in seconds since 1970; the last two are numbers of runs."""
-
-WORTH_IT = 0.01
+# --- what-if analysis ---
 
 
 @dataclass(frozen=True, slots=True)
-class Remedy:
+class RiskReduction:
     """A change and the probability it leads to; `enough` if that is below the requested threshold."""
 
     change: dict[str, float]
@@ -199,63 +193,62 @@ class Remedy:
     enough: bool
 
 
-def what_if(question: Question, **changes: float) -> Assessment:
-    """Assess the start with some of CHANGES or of the features changed. Raises DefinitionError for invalid changes."""
+def what_if(given: AssessmentInput, **changes: float) -> Assessment:
+    """Assess the start with changes: `at` (seconds since 1970), `n_stages`, `successes_first` and `failures_first`
+    (numbers of runs), or any feature. Raises DefinitionError for invalid changes.
+    """
     _check(changes)
     start = replace(
-        question.start,
-        at=float(changes.get("at", question.start.at)),
-        n_stages=int(changes["n_stages"]) if "n_stages" in changes else question.start.n_stages,
+        given.start,
+        at=float(changes.get("at", given.start.at)),
+        n_stages=int(changes["n_stages"]) if "n_stages" in changes else given.start.n_stages,
     )
-    past = _after(question.past, start, int(changes.get("successes_first", 0)), int(changes.get("failures_first", 0)))
-    changed = replace(question, start=start, past=past)
-    direct = {name: float(value) for name, value in changes.items() if name in NAMES}
-    if not direct:
-        return assess(changed)
-    named = {**dict(zip(NAMES, features(start, past), strict=True)), **direct}
-    return judged(changed, np.array([named[name] for name in NAMES]))
+    past = _after(given.past, start, int(changes.get("successes_first", 0)), int(changes.get("failures_first", 0)))
+    computed = zip(FEATURES, features(start, past), strict=True)
+    values = [float(changes.get(name, value)) for name, value in computed]
+    return _assess_features(replace(given, start=start, past=past), values)
 
 
-def risk_reductions(question: Question, threshold: float | None = None) -> tuple[Remedy, ...]:
+def risk_reductions(given: AssessmentInput, threshold: float | None = None) -> tuple[RiskReduction, ...]:
     """Find, per kind of change, the smallest that brings P below the threshold (default: medium), else the best one.
 
     The kinds are: successful runs first, a later start within a day, fewer stages. The best changes come first.
     """
-    limit, now = question.thresholds.medium if threshold is None else threshold, assess(question)
-    found = [_smallest(question, kind, limit) for kind in _kinds(question)]
-    helpful = [r for r in found if r is not None and r.probability < now.prediction.probability - WORTH_IT]
-    return tuple(sorted(helpful, key=lambda r: (not r.enough, r.probability)))
+    limit = given.thresholds.medium if threshold is None else threshold
+    now = assess(given).prediction.probability
+    found = [_smallest(given, options, limit) for options in _kinds(given.start)]
+    helpful = [each for each in found if each is not None and each.probability < now - MIN_REDUCTION]
+    return tuple(sorted(helpful, key=lambda each: (not each.enough, each.probability)))
 
 
 Option = tuple[dict[str, float], str]
 
 
-def _kinds(question: Question) -> Iterator[list[Option]]:
+def _kinds(start: Start) -> Iterator[list[Option]]:
     yield [({"successes_first": n}, f"run it successfully {n} times first, on a small sample") for n in (1, 2, 3, 5, 8)]
-    yield [({"at": question.start.at + h * HOUR}, f"start it {h} hours later") for h in (1, 2, 3, 6, 9, 12, 18, 24)]
-    stages = question.start.n_stages or 0
+    yield [({"at": start.at + h * HOUR}, f"start it {h} hours later") for h in (1, 2, 3, 6, 9, 12, 18, 24)]
+    stages = start.n_stages or 0
     fewer = sorted({max(1, stages * part // 4) for part in (3, 2, 1)} - {stages}, reverse=True) if stages > 1 else []
     yield [({"n_stages": n}, f"split it into pipelines of {n} stages instead of {stages}") for n in fewer]
 
 
-def _smallest(question: Question, options: list[Option], limit: float) -> Remedy | None:
-    best: Remedy | None = None
+def _smallest(given: AssessmentInput, options: list[Option], limit: float) -> RiskReduction | None:
+    best: RiskReduction | None = None
     for change, text in options:
-        probability = what_if(question, **change).prediction.probability
-        remedy = Remedy(change, text, probability, probability < limit)
-        if remedy.enough:
-            return remedy
+        probability = what_if(given, **change).prediction.probability
+        found = RiskReduction(change, text, probability, probability < limit)
+        if found.enough:
+            return found
         if best is None or probability < best.probability:
-            best = remedy
+            best = found
     return best
 
 
 def _check(changes: dict[str, float]) -> None:
-    known = (*CHANGES, *NAMES)
-    problems = [
-        Problem(n, f"cannot be changed{suggestion_hint(n, known)}", "unknown") for n in changes if n not in known
-    ]
     counts = ("n_stages", "successes_first", "failures_first")
+    known = ("at", *counts, *FEATURES)
+    unknown = [name for name in changes if name not in known]
+    problems = [Problem(name, f"cannot be changed{suggestion_hint(name, known)}", "unknown") for name in unknown]
     problems += [Problem(name, "must be 0 or more") for name in counts if changes.get(name, 0) < 0]
     if problems:
         raise DefinitionError(problems)

@@ -1,10 +1,13 @@
-"""The explanation of one number as a base value plus a contribution from each feature group."""
+"""The explanation of one number as a base value plus a contribution from each feature group, in the number's own units.
+
+Contributions to a probability are exact Shapley values: all coalitions of the groups are evaluated.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
 from html import escape
@@ -16,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiroaster.errors import InputError
-from flexiroaster.safety.risk.factors import GROUPS, NAMES, FactorScore, Past
-from flexiroaster.safety.risk.facts import Situation, facts
+from flexiroaster.safety.risk.factors import FEATURES, GROUPS, FactorScore, Past
+from flexiroaster.safety.risk.facts import StartContext, facts
 from flexiroaster.safety.risk.model import RiskModel
 from flexiroaster.safety.risk.state import Start
 
@@ -32,49 +35,16 @@ __all__ = [
     "explain_probability",
     "explain_score",
     "shapley_values",
-    "to_shap",
 ]
 
 
-# Exact Shapley values by enumerating all coalitions: 2^n values for n players.
-MOST_PLAYERS = 12
+Floats = NDArray[np.float64]
+Values = Mapping[str, float | None]
 
+MIN_MENTIONED = 0.005
+"""The text leaves out smaller contributions."""
 
-@cache
-def coalitions(players: int) -> NDArray[np.bool_]:
-    """Return all coalitions (2^n x n): row k contains player i if bit i of k is set. ValueError above 12 players."""
-    if players > MOST_PLAYERS:
-        raise ValueError(f"{players} players are too many for exact Shapley values; the maximum is {MOST_PLAYERS}")
-    numbers = np.arange(1 << players)[:, None]
-    return np.asarray((numbers >> np.arange(players)) & 1, dtype=bool)
-
-
-def shapley_values(values: Floats) -> Floats:
-    """Return each player's contribution, from the values of all coalitions in the order of `coalitions`.
-
-    The contributions sum to the value of all players minus that of none.
-    """
-    players = len(values).bit_length() - 1
-    return np.asarray(_weights(players) @ values, dtype=np.float64)
-
-
-@cache
-def _weights(players: int) -> Floats:
-    """Return players x coalitions: +w(|S| - 1) with the player, -w(|S|) without; w(s) = s! (n - s - 1)! / n!."""
-    present = coalitions(players)
-    sizes = present.sum(axis=1)
-    with_player = np.array([_share(s - 1, players) for s in sizes])
-    without = np.array([_share(s, players) for s in sizes])
-    return np.where(present.T, with_player, -without)
-
-
-def _share(others: int, players: int) -> float:
-    if not 0 <= others < players:
-        return 0.0
-    return factorial(others) * factorial(players - others - 1) / factorial(players)
-
-
-NOT_WORTH_TELLING = 0.005
+MAX_PLAYERS = 12
 
 
 class ExplanationKind(StrEnum):
@@ -111,29 +81,37 @@ class Explanation:
             "subject": self.subject,
             "base": self.base,
             "total": self.total,
-            "contributions": [
-                {"name": c.name, "amount": c.amount, "fact": c.fact, "values": dict(c.values)}
-                for c in self.contributions
-            ],
+            "contributions": [asdict(contribution) for contribution in self.contributions],
             "text": self.text,
         }
 
     @property
     def text(self) -> str:
         """The explanation in a few sentences, the largest contributions first."""
-        raising = [c for c in self._by_size() if c.amount >= NOT_WORTH_TELLING]
-        lowering = [c for c in self._by_size() if c.amount <= -NOT_WORTH_TELLING]
+        raising = [c for c in self._by_size() if c.amount >= MIN_MENTIONED]
+        lowering = [c for c in self._by_size() if c.amount <= -MIN_MENTIONED]
         parts = [self._headline(), _sentence("Raised by", raising), _sentence("Lowered by", lowering)]
         return " ".join(part for part in parts if part)
 
     def to_shap(self) -> shap.Explanation:
-        """Convert to a `shap.Explanation` for shap's plots.
+        """Convert to a `shap.Explanation` for shap's plots, with one number per group for colors and labels.
 
         Raises InputError if shap or matplotlib is not installed (the extra `plots`).
         """
-        from flexiroaster.safety.risk.explanation import to_shap
+        if missing := [name for name in ("shap", "matplotlib") if find_spec(name) is None]:
+            raise InputError(f"shap plots require {' and '.join(missing)}: pip install 'flexiroaster[plots]'")
+        import shap
 
-        return to_shap(self)
+        measured = [_measured(contribution) for contribution in self.contributions]
+        data = [math.nan if value is None else value for _, value, _ in measured]
+        shown = [none if value is None else _shown(value) for _, value, none in measured]
+        return shap.Explanation(
+            values=np.array([c.amount for c in self.contributions]),
+            base_values=self.base,
+            data=np.array(data, dtype=np.float64),
+            display_data=np.array(shown, dtype=object),
+            feature_names=[name for name, _, _ in measured],
+        )
 
     def to_html(self) -> str:
         """Render a table with bars as self-contained HTML: escaped, without scripts or external references."""
@@ -157,8 +135,8 @@ class Explanation:
 
 
 def _sentence(beginning: str, contributions: list[Contribution]) -> str:
-    told = "; ".join(f"{c.name} {c.amount:+.2f} ({c.fact})" for c in contributions)
-    return f"{beginning} {told}." if told else ""
+    parts = "; ".join(f"{c.name} {c.amount:+.2f} ({c.fact})" for c in contributions)
+    return f"{beginning} {parts}." if parts else ""
 
 
 def _row(contribution: Contribution, widest: float) -> str:
@@ -169,19 +147,16 @@ def _row(contribution: Contribution, widest: float) -> str:
     return "<tr>" + "".join(f'<td style="padding:2px 8px">{cell}</td>' for cell in cells) + "</tr>"
 
 
-# Additive explanations of a predicted probability and of a factor score, in the units of the explained number.
-Floats = NDArray[np.float64]
-
-
 def explain_probability(model: RiskModel, row: Floats, start: Start, past: Past) -> Explanation:
     """Explain the probability that the chosen model gives this start; `row` holds the start's features."""
     values = _coalition_values(model, row)
     amounts = dict(zip(GROUPS, shapley_values(values).tolist(), strict=True))
     usual = model.background.mean(axis=0).tolist()
-    named = dict(zip(NAMES, row.tolist(), strict=True))
-    told = facts(Situation(start, past, named, dict(zip(NAMES, usual, strict=True))), model.chosen.model, amounts)
+    named = dict(zip(FEATURES, row.tolist(), strict=True))
+    context = StartContext(start, past, named, dict(zip(FEATURES, usual, strict=True)))
+    reasons = facts(context, model.chosen.model, amounts)
     contributions = tuple(
-        Contribution(group, amounts[group], told[group], {name: named[name] for name in names})
+        Contribution(group, amounts[group], reasons[group], {name: named[name] for name in names})
         for group, names in GROUPS.items()
     )
     return Explanation(
@@ -203,34 +178,31 @@ def explain_score(score: FactorScore, start: Start) -> Explanation:
     return Explanation(ExplanationKind.FACTOR_SCORE, start.pipeline_id, 0.0, score.score, contributions)
 
 
-# Conversion of an explanation to a `shap.Explanation` for shap's bar, waterfall and beeswarm plots.
+@cache
+def coalitions(players: int) -> NDArray[np.bool_]:
+    """Return all coalitions (2^n x n): row k contains player i if bit i of k is set. ValueError above 12 players."""
+    if players > MAX_PLAYERS:
+        raise ValueError(f"{players} players are too many for exact Shapley values; the maximum is {MAX_PLAYERS}")
+    numbers = np.arange(1 << players)[:, None]
+    return np.asarray((numbers >> np.arange(players)) & 1, dtype=bool)
 
 
-Values = Mapping[str, float | None]
-Measured = tuple[str, Callable[[Values], float | None], str]
+def shapley_values(values: Floats) -> Floats:
+    """Return each player's contribution, from the values of all coalitions in the order of `coalitions`.
 
-
-def to_shap(explanation: Explanation) -> shap.Explanation:
-    """Convert the contributions, with one number each that shap uses for colors and labels.
-
-    Raises InputError if shap or matplotlib is not installed (the extra `plots`).
+    The contributions sum to the value of all players minus that of none.
     """
-    if missing := [name for name in ("shap", "matplotlib") if find_spec(name) is None]:
-        needed = " and ".join(missing)
-        raise InputError(f"shap plots require {needed}: pip install 'flexiroaster[plots]'")
-    import numpy as np
-    import shap
+    players = len(values).bit_length() - 1
+    return np.asarray(_weights(players) @ values, dtype=np.float64)
 
-    measured = [_measured(contribution) for contribution in explanation.contributions]
-    data = [math.nan if value is None else value for _, value, _ in measured]
-    shown = [none if value is None else _shown(value) for _, value, none in measured]
-    return shap.Explanation(
-        values=np.array([c.amount for c in explanation.contributions]),
-        base_values=explanation.base,
-        data=np.array(data, dtype=np.float64),
-        display_data=np.array(shown, dtype=object),
-        feature_names=[name for name, _, _ in measured],
-    )
+
+@cache
+def _weights(players: int) -> Floats:
+    """Return players x coalitions: +w(|S| - 1) with the player, -w(|S|) without; w(s) = s! (n - s - 1)! / n!."""
+    present = coalitions(players)
+    sizes = present.sum(axis=1)
+    share = np.array([factorial(s) * factorial(players - s - 1) / factorial(players) for s in range(players)] + [0.0])
+    return np.asarray(np.where(present.T, share[sizes - 1], -share[sizes]), dtype=np.float64)
 
 
 def _measured(contribution: Contribution) -> tuple[str, float | None, str]:
@@ -276,7 +248,7 @@ def _stages(values: Values) -> float | None:
     return None if values.get("stages_unknown") else _count(values, "log_stages")
 
 
-_MEASURES: dict[str, Measured] = {
+_MEASURES: dict[str, tuple[str, Callable[[Values], float | None], str]] = {
     "recent failures": ("% failed", lambda values: _percent(values, "rate_2"), "none"),
     "streak": ("failures, or - successes", _streak, "none"),
     "overall rate": ("% failed", lambda values: _percent(values, "rate_all"), "none"),

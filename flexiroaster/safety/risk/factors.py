@@ -14,7 +14,7 @@ from statistics import median
 
 from flexiroaster.safety.risk.state import DAY, HOUR, Ending, PipelineState, Population, Start, group_of
 
-__all__ = ["DIRECTIONS", "GROUPS", "NAMES", "Factor", "FactorScore", "Ledger", "Past", "factor_score", "features"]
+__all__ = ["DIRECTIONS", "FEATURES", "GROUPS", "Factor", "FactorScore", "Ledger", "Past", "factor_score", "features"]
 
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -29,7 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Correlated features under a readable name. Explanations attribute the risk to these groups."""
 
-NAMES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
+FEATURES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
 
 DIRECTIONS: dict[str, int] = {
     **dict.fromkeys(("rate_2", "rate_5", "rate_15", "rate_all", "after_last", "failures_in_a_row"), 1),
@@ -169,7 +169,7 @@ class Ledger:
 
 
 def features(start: Start, past: Past) -> list[float]:
-    """Return the features in the order of NAMES. Rates are log-odds, times log(1 + hours), durations log(1 + s)."""
+    """Return the features in the order of FEATURES. Rates are log-odds, times log(1 + hours), durations log(1 + s)."""
     own = past.pipeline
     base = past.installation.lasting.shrunk(NO_RATE, 10.0)
     nearby = past.group.lasting.shrunk(base, 5.0)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from flexiroaster.errors import ConflictError
 from flexiroaster.safety.risk.additive import AdditiveModel, LinearModel, model_from_json, score
 from flexiroaster.safety.risk.calibration import BetaCalibration, VennAbers
-from flexiroaster.safety.risk.factors import NAMES, Ledger, features
+from flexiroaster.safety.risk.factors import FEATURES, Ledger, features
 from flexiroaster.safety.risk.state import HOUR, Ending, Outcome, Start
 
 __all__ = ["PRIOR", "PRIOR_FEATURES", "Calibrated", "Prediction", "RiskModel", "Rung", "simulated_background"]
@@ -187,7 +187,7 @@ class RiskModel:
         """Return the whole state as JSON values."""
         return {
             "format": FORMAT,
-            "features": list(NAMES),
+            "features": list(FEATURES),
             "recalibrated": _without_model(self.recalibrated),
             "local": None if self.local is None else self.local.to_json(),
             "local_since": self.local_since,
@@ -202,7 +202,7 @@ class RiskModel:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Restore from `to_json` output. Raises ConflictError if this version cannot use it."""
-        if data.get("format") != FORMAT or tuple(data.get("features", ())) != NAMES:
+        if data.get("format") != FORMAT or tuple(data.get("features", ())) != FEATURES:
             raise ConflictError("The stored risk model belongs to another version; retrain it")
         local, curve = data["local"], data.get("recalibrated_local")  # models of earlier releases have no curve
         return cls(

@@ -108,7 +108,7 @@ def burst(run: PastRun, anomaly: Anomaly) -> Finding:
 
 def high_risk(assessment: Assessment, execution_id: str | None, acted: Gate) -> Finding:
     """Return the finding for a run that is likely to fail; `acted` is the gate's action."""
-    pipeline_id, said = assessment.question.start.pipeline_id, assessment.prediction
+    pipeline_id, said = assessment.input.start.pipeline_id, assessment.prediction
     width = said.high - said.low
     return Finding(
         cause=f"{HIGH_RISK}:{pipeline_id}",

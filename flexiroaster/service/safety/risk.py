@@ -13,9 +13,9 @@ import numpy as np
 from flexiroaster.errors import BlockedError, InputError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.pipeline import Pipeline
-from flexiroaster.safety.risk.assessment import Assessment, Gate, Question, RiskLevel
+from flexiroaster.safety.risk.assessment import Assessment, AssessmentInput, Gate, RiskLevel
 from flexiroaster.safety.risk.assessment import assess as answer
-from flexiroaster.safety.risk.factors import NAMES
+from flexiroaster.safety.risk.factors import FEATURES
 from flexiroaster.safety.risk.state import Start
 from flexiroaster.service import definition, pipelines
 from flexiroaster.service.installation import Installation
@@ -28,8 +28,8 @@ from flexiroaster.store.safety.risk import AssessmentRow
 
 __all__ = [
     "Assessment",
+    "AssessmentInput",
     "AssessmentRow",
-    "Question",
     "StoredAssessment",
     "admit",
     "assess",
@@ -71,7 +71,7 @@ def assess(installation: Installation, pipeline_id: str, variables: Mapping[str,
     return answer(question(installation, revision.pipeline))
 
 
-def question(installation: Installation, pipeline: Pipeline) -> Question:
+def question(installation: Installation, pipeline: Pipeline) -> AssessmentInput:
     """Return the input for assessing a pipeline that starts now, for example for `what_if`. Raises StoreError."""
     installation.knowledge.catch_up(batches=BATCHES_WHEN_ASKED)
     return _question(installation, pipeline)
@@ -87,8 +87,8 @@ def before_start(installation: Installation, pipeline: Pipeline, revision: int) 
 
 
 def _judgement(said: Assessment) -> StoredAssessment:
-    row = np.array([[said.features[name] for name in NAMES]])
-    known = {rung.value: float(values[0]) for rung, values in said.question.model.probabilities(row).items()}
+    row = np.array([[said.features[name] for name in FEATURES]])
+    known = {rung.value: float(values[0]) for rung, values in said.input.model.probabilities(row).items()}
     answered = {name: value for name, value in known.items() if not np.isnan(value)}
     return StoredAssessment(
         said, said.data(), answered | {"engine": said.prediction.probability}, said.explanation.text
@@ -100,10 +100,10 @@ def of_executions(installation: Installation, execution_ids: Collection[str]) ->
     return risk.by_executions(installation.database, execution_ids)
 
 
-def _question(installation: Installation, pipeline: Pipeline) -> Question:
+def _question(installation: Installation, pipeline: Pipeline) -> AssessmentInput:
     knowledge, rules = installation.knowledge, rules_of(pipeline, installation.settings)
     start = Start(str(pipeline.id), time(), len(pipeline.stages))
-    return Question(start, knowledge.past(start.pipeline_id), knowledge.model, rules.thresholds)
+    return AssessmentInput(start, knowledge.past(start.pipeline_id), knowledge.model, rules.thresholds)
 
 
 # The risk gate before a run: starts it, starts it with a warning or paused for approval, or blocks it.

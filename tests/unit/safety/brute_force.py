@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flexiroaster.safety.risk.factors import NAMES
+from flexiroaster.safety.risk.factors import FEATURES
 from flexiroaster.safety.risk.history import History
 from flexiroaster.safety.risk.state import DAY, HOUR, Outcome, group_of
 
@@ -122,6 +122,6 @@ def differences(history: History, rows: np.ndarray, sample: np.ndarray) -> np.nd
     found = []
     for row in sample:
         expected = brute.features(row)
-        assert set(expected) == set(NAMES)
-        found.append(max(abs(expected[name] - value) for name, value in zip(NAMES, rows[row], strict=True)))
+        assert set(expected) == set(FEATURES)
+        found.append(max(abs(expected[name] - value) for name, value in zip(FEATURES, rows[row], strict=True)))
     return np.array(found)

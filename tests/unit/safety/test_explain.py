@@ -18,8 +18,8 @@ from flexiroaster.safety.risk import explanation
 from flexiroaster.safety.risk.additive import GROUP_OF, score
 from flexiroaster.safety.risk.assessment import (
     Assessment,
+    AssessmentInput,
     Gate,
-    Question,
     RiskLevel,
     Thresholds,
     assess,
@@ -28,7 +28,7 @@ from flexiroaster.safety.risk.assessment import (
 )
 from flexiroaster.safety.risk.calibration import BetaCalibration
 from flexiroaster.safety.risk.explanation import (
-    NOT_WORTH_TELLING,
+    MIN_MENTIONED,
     Contribution,
     Explanation,
     ExplanationKind,
@@ -36,7 +36,7 @@ from flexiroaster.safety.risk.explanation import (
     explain_score,
     shapley_values,
 )
-from flexiroaster.safety.risk.factors import GROUPS, NAMES, Ledger, Past, factor_score, features
+from flexiroaster.safety.risk.factors import FEATURES, GROUPS, Ledger, Past, factor_score, features
 from flexiroaster.safety.risk.history import feature_rows, replay
 from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung
 from flexiroaster.safety.risk.state import Ending, Outcome, Start
@@ -74,7 +74,7 @@ def start(name: str = "p") -> Start:
 def test_base_and_contributions_are_the_probability_on_every_start(models, rung: Rung) -> None:
     for number, (run, past) in enumerate(replay(made_up(400, seed=4))):
         if number % 4 == 0:
-            found = assess(Question(run, past, models[rung]))
+            found = assess(AssessmentInput(run, past, models[rung]))
             parts = sum(c.amount for c in found.explanation.contributions)
             assert found.explanation.base + parts == pytest.approx(found.prediction.probability, abs=1e-9)
             assert found.explanation.total == pytest.approx(found.prediction.probability, abs=1e-9)
@@ -116,7 +116,7 @@ def test_a_model_of_eight_groups_equals_brute_force_on_its_probability(models) -
     for model in models.values():
         row = np.array(features(start(), failing()))
         values = np.array([float(probability_with(model, row, inside)) for inside in coalitions(len(GROUPS))])
-        found = assess(Question(start(), failing(), model)).explanation
+        found = assess(AssessmentInput(start(), failing(), model)).explanation
         assert [c.amount for c in found.contributions] == pytest.approx(by_subsets(values, 8), abs=1e-9)
         assert found.base == pytest.approx(values[0], abs=1e-12)
 
@@ -138,7 +138,7 @@ def test_it_agrees_with_shap(models) -> None:
     groups = len(GROUPS)
     explainer = shap.explainers.Exact(probability, shap.maskers.Independent(np.zeros((1, groups))))
     peer = explainer(np.ones((1, groups)))
-    found = assess(Question(start(), failing(), model)).explanation
+    found = assess(AssessmentInput(start(), failing(), model)).explanation
     assert [c.amount for c in found.contributions] == pytest.approx(peer.values[0].tolist(), abs=1e-9)
 
 
@@ -152,9 +152,8 @@ def test_symmetric_players_share_and_a_dummy_gets_nothing() -> None:
 
 
 def test_groups_that_a_model_does_not_use_contribute_nothing(models) -> None:
-    found = {
-        c.name: c.amount for c in assess(Question(start(), failing(), models[Rung.PRIOR])).explanation.contributions
-    }
+    contributions = assess(AssessmentInput(start(), failing(), models[Rung.PRIOR])).explanation.contributions
+    found = {c.name: c.amount for c in contributions}
     assert [found["duration"], found["shape"]] == pytest.approx([0.0, 0.0], abs=1e-12)
     assert abs(found["streak"]) > 0.01
 
@@ -165,10 +164,10 @@ def test_too_many_players_are_refused() -> None:
 
 
 def test_an_explanation_is_strict_json_text_and_a_shap_explanation(models) -> None:
-    found = assess(Question(start(), failing(), models[Rung.LOCAL])).explanation
+    found = assess(AssessmentInput(start(), failing(), models[Rung.LOCAL])).explanation
     data = json.loads(json.dumps(found.data(), allow_nan=False))
     assert data["base"] + sum(c["amount"] for c in data["contributions"]) == pytest.approx(data["total"])
-    assert {name for c in data["contributions"] for name in c["values"]} == set(NAMES)
+    assert {name for c in data["contributions"] for name in c["values"]} == set(FEATURES)
     assert "4 failures in a row" in found.text
     peer = found.to_shap()
     assert float(peer.base_values + peer.values.sum()) == pytest.approx(found.total)
@@ -176,7 +175,7 @@ def test_an_explanation_is_strict_json_text_and_a_shap_explanation(models) -> No
 
 def test_an_assessment_is_strict_json(models) -> None:
     for model in models.values():
-        data = assess(Question(start(), failing(), model)).data()
+        data = assess(AssessmentInput(start(), failing(), model)).data()
         assert json.loads(json.dumps(data, allow_nan=False))["model_version"] == model.version
 
 
@@ -186,8 +185,8 @@ def test_no_fact_contradicts_what_it_explains(models) -> None:
     for number, (run, past) in enumerate(replay(made_up(900, seed=4))):
         if number % 5 == 0:
             for model in models.values():
-                for found in assess(Question(run, past, model)).explanation.contributions:
-                    if abs(found.amount) >= NOT_WORTH_TELLING:
+                for found in assess(AssessmentInput(run, past, model)).explanation.contributions:
+                    if abs(found.amount) >= MIN_MENTIONED:
                         assert not contradicts(found), f"{found.name} {found.amount:+.3f} ({found.fact})"
                         told += 1
     assert told > 1000
@@ -207,7 +206,8 @@ def contradicts(found: Contribution) -> bool:
 
 def test_a_single_failure_where_streaks_are_long_lowers_the_risk_and_says_why(models) -> None:
     usual = np.array([features(start(), failing(failures=30 + i)) for i in range(20)])
-    found = assess(Question(start(), failing(failures=1), replace(models[Rung.PRIOR], background=usual))).explanation
+    model = replace(models[Rung.PRIOR], background=usual)
+    found = assess(AssessmentInput(start(), failing(failures=1), model)).explanation
     facts = {c.name: c for c in found.contributions}
     assert facts["streak"].amount < 0
     assert re.fullmatch(r"after a failure its failure rate is about \d\d %; 100 % is typical", facts["streak"].fact)
@@ -218,7 +218,7 @@ def test_shap_draws_numbers_that_say_what_they_are(models, monkeypatch: pytest.M
     import matplotlib.pyplot as plt
     import shap
 
-    several = [assess(Question(start(), failing(failures=n), models[Rung.PRIOR])).explanation for n in (0, 1, 4)]
+    several = [assess(AssessmentInput(start(), failing(failures=n), models[Rung.PRIOR])).explanation for n in (0, 1, 4)]
     found = several[-1].to_shap()
     for draw in (shap.plots.bar, shap.plots.waterfall):
         draw(found, show=False)
@@ -237,17 +237,17 @@ def test_shap_draws_numbers_that_say_what_they_are(models, monkeypatch: pytest.M
 
 
 def test_a_number_that_is_not_there_is_drawn_as_such() -> None:
-    found = assess(Question(Start("p", BEGINNING), Past())).explanation.to_shap()
+    found = assess(AssessmentInput(Start("p", BEGINNING), Past())).explanation.to_shap()
     shown = dict(zip(found.feature_names, found.display_data, strict=True))
     assert (shown["shape (stages)"], shown["rhythm (hours since success)"]) == ("unknown", "never")
-    score = assess(Question(Start("p", BEGINNING), Past())).score_explanation.to_shap()
+    score = assess(AssessmentInput(Start("p", BEGINNING), Past())).score_explanation.to_shap()
     assert dict(zip(score.feature_names, score.display_data, strict=True))["stages"] == "none"
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explanation, "find_spec", lambda name: None if name == "matplotlib" else object())
     with pytest.raises(InputError, match=r"matplotlib: pip install 'flexiroaster\[plots\]'"):
-        assess(Question(start(), failing())).explanation.to_shap()
+        assess(AssessmentInput(start(), failing())).explanation.to_shap()
 
 
 class Seen(HTMLParser):
@@ -267,7 +267,7 @@ class Seen(HTMLParser):
 def test_no_payload_survives_in_html(payload: str) -> None:
     contribution = Contribution(payload, 0.3, payload, {payload: 1.0})
     html = Explanation(ExplanationKind.PROBABILITY, payload, 0.1, 0.4, (contribution,)).to_html()
-    html += assess(Question(start(payload), failing())).explanation.to_html()
+    html += assess(AssessmentInput(start(payload), failing())).explanation.to_html()
     html += explain_score(factor_score(start(payload), failing().pipeline), start(payload)).to_html()
     seen = Seen()
     seen.feed(html)
@@ -280,8 +280,8 @@ def test_there_are_25_payloads() -> None:
     assert len(set(PAYLOADS)) >= 25
 
 
-def question(models, past: Past | None = None) -> Question:
-    return Question(start(), past or failing(), models[Rung.LOCAL])
+def question(models, past: Past | None = None) -> AssessmentInput:
+    return AssessmentInput(start(), past or failing(), models[Rung.LOCAL])
 
 
 def test_what_if_answers_as_if_it_were_so(models) -> None:
@@ -290,8 +290,8 @@ def test_what_if_answers_as_if_it_were_so(models) -> None:
     direct = assess(replace(asked, start=replace(asked.start, n_stages=2)))
     assert what_if(asked, n_stages=2).prediction == direct.prediction
     more = what_if(asked, successes_first=2)
-    assert more.question.past.pipeline.streak == -2
-    assert what_if(asked, failures_first=1, successes_first=2).question.past.pipeline.streak == -2
+    assert more.input.past.pipeline.streak == -2
+    assert what_if(asked, failures_first=1, successes_first=2).input.past.pipeline.streak == -2
     assert asked.past.pipeline.streak == 4, "the question itself is left as it was"
     assert what_if(asked, rate_2=-3.0).features["rate_2"] == -3.0
 
@@ -327,8 +327,8 @@ def test_thresholds_out_of_order_are_refused() -> None:
 
 
 def test_a_new_pipeline_says_that_there_is_no_history() -> None:
-    found: Assessment = assess(Question(Start("new", BEGINNING), Ledger().past("new")))
+    found: Assessment = assess(AssessmentInput(Start("new", BEGINNING), Ledger().past("new")))
     assert found.no_history_yet
     assert found.level is RiskLevel.LOW
     assert "no history yet" in found.recommendations[-1]
-    assert not assess(Question(start(), failing())).no_history_yet
+    assert not assess(AssessmentInput(start(), failing())).no_history_yet

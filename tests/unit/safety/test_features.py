@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexiroaster.safety.risk.factors import GROUPS, NAMES, Ledger, Past, features
+from flexiroaster.safety.risk.factors import FEATURES, GROUPS, Ledger, Past, features
 from flexiroaster.safety.risk.history import History, feature_rows, replay
 from flexiroaster.safety.risk.state import MAX_POINTS, Ending, Outcome, OutcomeWindow, PipelineState, Population, Start
 from tests.faults.tiers import trials
@@ -88,5 +88,5 @@ def test_a_cancelled_run_is_history_but_no_outcome() -> None:
 
 
 def test_every_feature_is_in_one_group_and_finite_without_any_history() -> None:
-    assert len(set(NAMES)) == len(NAMES) == sum(map(len, GROUPS.values()))
+    assert len(set(FEATURES)) == len(FEATURES) == sum(map(len, GROUPS.values()))
     assert np.isfinite(features(Start("new", 0.0), Past())).all()

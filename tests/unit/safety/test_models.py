@@ -20,7 +20,7 @@ from flexiroaster.safety.learning.replay import Learned, learn
 from flexiroaster.safety.learning.training import train
 from flexiroaster.safety.risk.additive import GROUP_OF, AdditiveTrees, LinearModel, model_from_json, score
 from flexiroaster.safety.risk.calibration import VennAbers, log_odds, sigmoid
-from flexiroaster.safety.risk.factors import DIRECTIONS, GROUPS, NAMES
+from flexiroaster.safety.risk.factors import DIRECTIONS, FEATURES, GROUPS
 from flexiroaster.safety.risk.history import History, feature_rows
 from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung, simulated_background
 from flexiroaster.safety.risk.state import Outcome
@@ -28,7 +28,7 @@ from tests.unit.safety.histories import made_up
 
 
 def rows(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 1, (n, len(NAMES)))
+    return np.random.default_rng(seed).normal(0, 1, (n, len(FEATURES)))
 
 
 LATER = 1e6
@@ -49,7 +49,7 @@ def examples(
 def learnable() -> Examples:
     """Something the prior cannot know: failures at night, with many stages."""
     x = rows(3000)
-    truth = sigmoid(-1.5 + 2.5 * x[:, NAMES.index("hour_sin")] + 1.5 * x[:, NAMES.index("log_stages")])
+    truth = sigmoid(-1.5 + 2.5 * x[:, FEATURES.index("hour_sin")] + 1.5 * x[:, FEATURES.index("log_stages")])
     return examples(x, truth, sigmoid(score(PRIOR, x)))
 
 
@@ -64,8 +64,8 @@ def test_trees_taken_over_score_as_scikit_learn_does(monkeypatch, learnable: Exa
 
 def test_a_value_on_the_threshold_goes_left() -> None:
     tree = {"feature": [[0, 0, 0]], "threshold": [[1.0, 0, 0]], "left": [[1, 1, 2]], "right": [[2, 1, 2]]}
-    rest = {"value": [[0.0, -5.0, 5.0]], "group": [0], "intercept": 0.0, "depth": 1, "names": list(NAMES)}
-    at, above = np.zeros((1, len(NAMES))), np.zeros((1, len(NAMES)))
+    rest = {"value": [[0.0, -5.0, 5.0]], "group": [0], "intercept": 0.0, "depth": 1, "names": list(FEATURES)}
+    at, above = np.zeros((1, len(FEATURES))), np.zeros((1, len(FEATURES)))
     at[0, 0], above[0, 0] = 1.0, 1.0001
     model = AdditiveTrees.from_json({**tree, **rest})
     assert (score(model, at)[0], score(model, above)[0]) == (-5.0, 5.0)
@@ -82,7 +82,7 @@ def test_components_belong_to_their_group(learnable: Examples) -> None:
         x = rows(1)
         for number, names in enumerate(GROUPS.values()):
             changed = x.copy()
-            changed[:, [NAMES.index(name) for name in names]] += 1.5
+            changed[:, [FEATURES.index(name) for name in names]] += 1.5
             moved = np.flatnonzero(np.abs(model.components(changed) - model.components(x))[0] > 1e-12)
             assert set(moved) <= {number}
 
@@ -219,9 +219,9 @@ def test_a_local_model_is_not_recalibrated_on_the_runs_it_was_fitted_on(learnabl
 def test_failures_never_speak_for_a_run(fit) -> None:
     """Also where they do so in the data: each feature with a direction had the opposite effect."""
     x = rows(2000, 4)
-    directions = np.array([DIRECTIONS.get(name, 0) for name in NAMES])
+    directions = np.array([DIRECTIONS.get(name, 0) for name in FEATURES])
     failed = (np.random.default_rng(0).random(2000) < sigmoid(-x @ directions)).astype(float)
-    model, change = fit(x, failed), np.random.default_rng(1).exponential(1.0, (500, len(NAMES)))
+    model, change = fit(x, failed), np.random.default_rng(1).exponential(1.0, (500, len(FEATURES)))
     before = rows(500, 5)
     raised = model.components(before + change * directions) - model.components(before)
     assert (raised > -1e-12).all()
@@ -231,7 +231,7 @@ def test_without_bounds_that_bind_the_regression_is_that_of_scikit_learn() -> No
     x = rows(2000, 4)
     failed = (np.random.default_rng(0).random(2000) < sigmoid(score(PRIOR, x))).astype(float)
     names = ("rate_2", "log_runs", "failures_in_a_row", "hour_sin")
-    found, used = fitting.fit_logistic(x, failed, names), x[:, [NAMES.index(name) for name in names]]
+    found, used = fitting.fit_logistic(x, failed, names), x[:, [FEATURES.index(name) for name in names]]
     peer = LogisticRegression(C=0.1, tol=1e-8).fit(used / used.std(axis=0), failed)
     assert list(found.coefficients.values()) == pytest.approx((peer.coef_[0] / used.std(axis=0)).tolist(), abs=1e-4)
 
@@ -274,9 +274,9 @@ def test_only_the_newest_runs_decide_which_rung_answers() -> None:
 def test_an_answer_needs_neither_scikit_learn_nor_shap_nor_polars() -> None:
     code = (
         "import sys\n"
-        "from flexiroaster.safety.risk.assessment import Question, assess\n"
+        "from flexiroaster.safety.risk.assessment import AssessmentInput, assess\n"
         "from flexiroaster.safety.risk.state import Start\n"
-        "assess(Question(Start('p', 0.0))).explanation.to_html()\n"
+        "assess(AssessmentInput(Start('p', 0.0))).explanation.to_html()\n"
         "sys.exit(bool({'sklearn', 'shap', 'polars'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
