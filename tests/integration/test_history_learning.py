@@ -150,7 +150,7 @@ def test_a_run_that_nobody_assessed_is_not_judged(installation: Installation, fi
         run_history.add(connection, own)
     examples = training._examples(training.history_of(own), own)
     assert np.isnan(examples.champion).all()
-    assert all(np.isnan(values).all() for values in examples.said.values())
+    assert all(np.isnan(values).all() for values in examples.predictions.values())
 
 
 def _runs(file: Path) -> list[PastRun]:

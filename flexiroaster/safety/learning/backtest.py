@@ -1,6 +1,6 @@
-"""Backtest of the risk engine: replays a history without looking ahead and measures the predictions.
+"""Backtests: replay a history without looking ahead, and measure the predicted risks or the late-stage alerts.
 
-Metrics cover the newest 30 % of runs by start time; earlier runs only serve as training data.
+Metrics of predictions cover the newest 30 % of runs by start time; earlier runs only serve as training data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flexiroaster.safety.risk.history import History, HistoryFileError, replay
 from flexiroaster.safety.risk.model import Rung
 from flexiroaster.safety.risk.state import DAY
 
-__all__ = ["ARMS", "SPIKE", "Arm", "Backtest", "Blocked", "LatenessBacktest", "backtest", "backtest_lateness", "report"]
+__all__ = ["ARMS", "Arm", "Backtest", "LatenessBacktest", "backtest", "backtest_lateness"]
 
 
 Floats = NDArray[np.float64]
@@ -34,6 +34,9 @@ ARMS = ("factor_score", "prior", "recalibrated_prior", "local", "engine")
 
 COLD = 10
 """A pipeline with fewer earlier runs counts as new."""
+
+SPIKE = 3.0
+"""How many times its duration a stage would have taken; the backtest counts how many of these would be noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Blocked:
+class GateOutcome:
     """The decisions of a gate that blocks at high risk, over the runs with a known outcome.
 
     `rightly`: blocked, and would have failed. `wrongly`: blocked, and would have completed. `missed`: admitted, and
@@ -69,7 +72,7 @@ class Backtest:
     first_start: float
     judged_from: float
     arms: tuple[Arm, ...]
-    gate: Blocked
+    gate: GateOutcome
     chosen: dict[str, int]
     drift: Drift
     learned: Learned
@@ -101,27 +104,27 @@ def backtest(history: History, thresholds: Thresholds | None = None, *, share: f
         raise ValueError(f"share must be greater than 0 and at most 1, not {share}")
     limits, known = thresholds or Thresholds(), _known(history)
     learned = learn(history, known.rows, seed=seed)
-    said = {
+    predicted = {
         "factor_score": known.factor_score,
-        "prior": learned.said[Rung.PRIOR],
-        "recalibrated_prior": learned.said[Rung.RECALIBRATED],
+        "prior": learned.predictions[Rung.PRIOR],
+        "recalibrated_prior": learned.predictions[Rung.RECALIBRATED],
         "local": learned.challenger,
         "engine": learned.champion,
     }
     begin = min(int((1 - share) * len(history)), len(history) - 1)
     judged = (np.arange(len(history)) >= begin) & ~np.isnan(history.target)
-    part = _Judged(history, judged, known.earlier_runs, limits.high)
+    part = _Evaluated(history, judged, known.earlier_runs, limits.high)
     return Backtest(
         executions=len(history),
         pipelines=len(set(history.pipeline_id)),
         first_start=float(history.started_at[0]),
         judged_from=float(history.started_at[begin]),
-        arms=tuple(part.arm(name, said[name]) for name in ARMS),
+        arms=tuple(part.arm(name, predicted[name]) for name in ARMS),
         gate=part.blocked(learned.champion),
         chosen={rung.value: learned.rung[begin:].count(rung) for rung in Rung},
         drift=drift(learned.champion[judged], history.target[judged]),
         learned=learned,
-        predictions=_predictions(history, known, said, learned, begin),
+        predictions=_predictions(history, known, predicted, learned, begin),
     )
 
 
@@ -144,7 +147,7 @@ def _known(history: History) -> _Known:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class _Evaluated:
     """The part of a history that the metrics cover."""
 
     history: History
@@ -152,25 +155,25 @@ class _Judged:
     earlier_runs: NDArray[np.int64]
     high: float
 
-    def arm(self, name: str, said: Floats) -> Arm:
-        answered = self.rows & ~np.isnan(said)
-        alerts = int((said[answered] >= self.high).sum())
+    def arm(self, name: str, predicted: Floats) -> Arm:
+        answered = self.rows & ~np.isnan(predicted)
+        alerts = int((predicted[answered] >= self.high).sum())
         return Arm(
             name,
-            self._measure(said, answered),
-            self._measure(said, answered & (self.earlier_runs < COLD)),
+            self._measure(predicted, answered),
+            self._measure(predicted, answered & (self.earlier_runs < COLD)),
             alerts / self._days(),
         )
 
-    def blocked(self, said: Floats) -> Blocked:
-        stopped = (said[self.rows] >= self.high) & (self.earlier_runs[self.rows] > 0)
+    def blocked(self, predicted: Floats) -> GateOutcome:
+        stopped = (predicted[self.rows] >= self.high) & (self.earlier_runs[self.rows] > 0)
         failed = self.history.target[self.rows] > 0
         counts = (stopped & failed, stopped & ~failed, ~stopped & failed, ~stopped & ~failed)
-        return Blocked(*(int(c.sum()) for c in counts))
+        return GateOutcome(*(int(c.sum()) for c in counts))
 
-    def _measure(self, said: Floats, which: NDArray[np.bool_]) -> Metrics | None:
+    def _measure(self, predicted: Floats, which: NDArray[np.bool_]) -> Metrics | None:
         names = [self.history.pipeline_id[i] for i in np.flatnonzero(which)]
-        return measure(said[which], self.history.target[which], names)
+        return measure(predicted[which], self.history.target[which], names)
 
     def _days(self) -> float:
         times = self.history.started_at[self.rows]
@@ -178,7 +181,7 @@ class _Judged:
 
 
 def _predictions(
-    history: History, known: _Known, said: dict[str, Floats], learned: Learned, begin: int
+    history: History, known: _Known, predicted: dict[str, Floats], learned: Learned, begin: int
 ) -> pl.DataFrame:
     return pl.DataFrame(
         {
@@ -187,7 +190,7 @@ def _predictions(
             "started_at": pl.Series((history.started_at * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC")),
             "status": [outcome.value for outcome in history.outcome],
             "earlier_runs": known.earlier_runs,
-            **{name: pl.Series(values).fill_nan(None) for name, values in said.items()},
+            **{name: pl.Series(values).fill_nan(None) for name, values in predicted.items()},
             "rung": [rung.value for rung in learned.rung],
             "judged": np.arange(len(history)) >= begin,
         },
@@ -199,19 +202,7 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def report(result: Backtest) -> Iterator[str]:
-    """Yield the result as human-readable lines."""
-    yield f"{result.executions} executions of {result.pipelines} pipelines, evaluated from {_time(result.judged_from)}"
-    for arm in result.arms:
-        yield f"{arm.name}: {arm.all or 'no predictions'}; {arm.alerts_per_day:.1f} alerts per day"
-        yield f"  new pipelines: {arm.cold or 'none'}"
-    gate = result.gate
-    yield f"gate: {gate.rightly} correct blocks, {gate.wrongly} wrong blocks, {gate.missed} missed failures"
-    yield from (f"{_time(at)}: {reason}" for at, reason in result.learned.steps)
-
-
-# Backtest of late-stage detection: replays stage durations to count flagged stages and the spikes it would catch.
-SPIKE = 3.0
+# --- late-stage detection ---
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Quality metrics for predicted probabilities: ranking, squared error and calibration."""
+"""The quality of predicted probabilities: metrics, comparison of two forecasters, and drift of the calibration."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "BINS",
-    "LEAST_RUNS",
-    "Bin",
+    "MIN_RUNS",
     "Comparison",
     "Drift",
     "Metrics",
@@ -27,6 +25,16 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 BINS = 15
+
+BLOCKS = 20
+MIN_RUNS = 100
+BEYOND_NOISE = 2.093
+"""The 97.5 % point of Student's t with 19 degrees of freedom (20 blocks)."""
+
+DRIFT_RUNS = 500
+MIN_DRIFT_RUNS = 50
+DRIFT_ALARM = 3.29
+"""The two-sided 0.1 % point of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +132,6 @@ def _recall(probability: Floats, failed: Floats) -> float | None:
     return float(failed[alerts].sum() / failed.sum())
 
 
-# Forecast comparison: tests whether one forecaster beats another on the same runs beyond noise.
-BLOCKS = 20
-LEAST_RUNS = 100
-BEYOND_NOISE = 2.093
-"""The 97.5 % point of Student's t with 19 degrees of freedom (20 blocks)."""
-
-
 def log_loss(probability: Floats, failed: Floats) -> Floats:
     """Return -ln of the probability of each run's actual outcome; probabilities are kept 1e-6 away from 0 and 1."""
     p = np.clip(probability, 1e-6, 1 - 1e-6)
@@ -174,7 +175,7 @@ def compare(present: Floats, other: Floats, failed: Floats) -> Comparison:
     known = ~(np.isnan(present) | np.isnan(other))
     present, other, failed = present[known], other[known], failed[known]
     first, second = log_loss(present, failed), log_loss(other, failed)
-    if len(failed) < LEAST_RUNS:
+    if len(failed) < MIN_RUNS:
         return Comparison(len(failed), _mean(first), _mean(second), 0.0)
     gains = np.array([block.mean() for block in np.array_split(first - second, BLOCKS)])
     spread = float(gains.std(ddof=1)) / math.sqrt(BLOCKS)
@@ -184,13 +185,6 @@ def compare(present: Floats, other: Floats, failed: Floats) -> Comparison:
 
 def _mean(losses: Floats) -> float:
     return float(losses.mean()) if len(losses) else 0.0
-
-
-# Calibration drift: tests whether predictions still match outcomes.
-WATCHED = 500
-LEAST = 50
-ALARM = 3.29
-"""The two-sided 0.1 % point of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +199,16 @@ class Drift:
     @property
     def drifting(self) -> bool:
         """Whether the difference is significant (p < 0.001, at least 50 runs)."""
-        return self.runs >= LEAST and abs(self.z) > ALARM
+        return self.runs >= MIN_DRIFT_RUNS and abs(self.z) > DRIFT_ALARM
 
 
-def drift(said: Floats, failed: Floats) -> Drift:
+def drift(predicted: Floats, failed: Floats) -> Drift:
     """Compare the predictions for the newest 500 runs with their outcomes, oldest first; NaN means no prediction.
 
     z = sum(y - p) / sqrt(sum(p (1 - p))) (calibration in the large).
     """
-    answered = ~np.isnan(said)
-    p, y = np.clip(said[answered][-WATCHED:], 1e-6, 1 - 1e-6), failed[answered][-WATCHED:]
+    answered = ~np.isnan(predicted)
+    p, y = np.clip(predicted[answered][-DRIFT_RUNS:], 1e-6, 1 - 1e-6), failed[answered][-DRIFT_RUNS:]
     spread = math.sqrt(float((p * (1 - p)).sum()))
     z = float((y - p).sum()) / spread if spread > 0 else 0.0
     return Drift(len(y), float(p.sum()), float(y.sum()), z)

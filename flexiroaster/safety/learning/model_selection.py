@@ -9,31 +9,42 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiroaster.safety.learning.evaluation import LEAST_RUNS, Comparison, compare
+from flexiroaster.safety.learning.evaluation import MIN_RUNS, Comparison, compare
 from flexiroaster.safety.risk.additive import score
 from flexiroaster.safety.risk.calibration import BetaCalibration, VennAbers
 from flexiroaster.safety.risk.model import PRIOR, Calibrated, RiskModel, Rung
 
-__all__ = ["LEAST_EXAMPLES", "Examples", "refresh", "refresh_due", "training_due"]
+__all__ = ["MIN_EXAMPLES", "Examples", "refresh", "refresh_due", "training_due"]
 
 
-# Training examples: past run starts with their features, predictions and outcomes.
 Floats = NDArray[np.float64]
+
+CALIBRATED_ON = 5000
+"""Number of newest runs used to recalibrate a model."""
+
+COMPARED_ON = 2000
+"""Number of newest runs used to compare two rungs."""
+
+MIN_EXAMPLES = 500
+"""Minimum number of runs to train a local model."""
+
+MIN_FOR_STEPS = 200
+BACKGROUND = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
     """Run starts with a known outcome (1.0: failed; cancelled runs are excluded), ordered by start.
 
-    `said` holds each rung's probabilities, predicted at the start, before the outcome was known; NaN where that rung
-    had no model yet. `champion` holds the engine's answers.
+    `predictions` holds each rung's probabilities, predicted at the start, before the outcome was known; NaN where that
+    rung had no model yet. `champion` holds the engine's answers.
     """
 
     rows: Floats
     failed: Floats
     started_at: Floats
     finished_at: Floats
-    said: Mapping[Rung, Floats]
+    predictions: Mapping[Rung, Floats]
     champion: Floats
 
     def __len__(self) -> int:
@@ -41,14 +52,14 @@ class Examples:
 
     def take(self, which: slice | NDArray[np.bool_]) -> Examples:
         """Return the selected examples."""
-        said = {rung: values[which] for rung, values in self.said.items()}
-        arrays = (self.rows, self.failed, self.started_at, self.finished_at)
-        rows, failed, started_at, finished_at = (array[which] for array in arrays)
-        return Examples(rows, failed, started_at, finished_at, said, self.champion[which])
+        predictions = {rung: values[which] for rung, values in self.predictions.items()}
+        arrays = (self.rows, self.failed, self.started_at, self.finished_at, self.champion)
+        rows, failed, started_at, finished_at, champion = (array[which] for array in arrays)
+        return Examples(rows, failed, started_at, finished_at, predictions, champion)
 
-    def newest(self, most: int) -> Examples:
-        """Return the newest `most` examples, or all if there are fewer."""
-        return self.take(slice(max(0, len(self) - most), None))
+    def newest(self, limit: int) -> Examples:
+        """Return the newest `limit` examples, or all if there are fewer."""
+        return self.take(slice(max(0, len(self) - limit), None))
 
     def ended_before(self, time: float) -> Examples:
         """Return the examples whose runs ended before `time` (seconds since 1970)."""
@@ -66,19 +77,6 @@ class Examples:
         return digest.hexdigest()[:16]
 
 
-CALIBRATED_ON = 5000
-"""Number of newest runs used to recalibrate a model."""
-
-JUDGED_ON = 2000
-"""Number of newest runs used to compare two rungs."""
-
-LEAST_EXAMPLES = 500
-"""Minimum number of runs to train a local model."""
-
-LEAST_FOR_STEPS = 200
-BACKGROUND = 100
-
-
 def refresh_due(model: RiskModel, runs: int) -> bool:
     """Return whether enough runs have ended since the last refresh: 5 % more, and at least ten."""
     return runs - model.runs_at_refresh >= max(10, model.runs_at_refresh // 20)
@@ -86,7 +84,7 @@ def refresh_due(model: RiskModel, runs: int) -> bool:
 
 def training_due(model: RiskModel, runs: int) -> bool:
     """Return whether enough runs have ended since the last training: 25 % more, and at least 500 in total."""
-    return runs >= max(LEAST_EXAMPLES, model.runs_at_training + model.runs_at_training // 4)
+    return runs >= max(MIN_EXAMPLES, model.runs_at_training + model.runs_at_training // 4)
 
 
 def refresh(model: RiskModel, examples: Examples, runs: int) -> RiskModel:
@@ -100,29 +98,29 @@ def refresh(model: RiskModel, examples: Examples, runs: int) -> RiskModel:
     recent = examples.newest(CALIBRATED_ON)
     refreshed = replace(
         model,
-        recalibrated=_recalibrated(Calibrated(PRIOR), recent),
-        recalibrated_local=_recalibrated_local(model, recent),
-        background=_background(recent.rows) if len(recent) >= LEAST_RUNS else model.background,
+        recalibrated=_recalibrate(Calibrated(PRIOR), recent),
+        recalibrated_local=_recalibrate_local(model, recent),
+        background=_background(recent.rows) if len(recent) >= MIN_RUNS else model.background,
         runs_at_refresh=runs,
     )
-    return _stepped(refreshed, examples.newest(JUDGED_ON))
+    return _choose_rung(refreshed, examples.newest(COMPARED_ON))
 
 
-def _recalibrated(calibrated: Calibrated, examples: Examples) -> Calibrated:
+def _recalibrate(calibrated: Calibrated, examples: Examples) -> Calibrated:
     scores = score(calibrated.model, examples.rows)
-    steps = VennAbers.fit(scores, examples.failed) if len(examples) >= LEAST_FOR_STEPS else calibrated.steps
+    steps = VennAbers.fit(scores, examples.failed) if len(examples) >= MIN_FOR_STEPS else calibrated.steps
     return replace(calibrated, curve=BetaCalibration.fit(scores, examples.failed, calibrated.curve), steps=steps)
 
 
-def _recalibrated_local(model: RiskModel, examples: Examples) -> Calibrated | None:
+def _recalibrate_local(model: RiskModel, examples: Examples) -> Calibrated | None:
     """Recalibrate the local model on runs that ended after its training; its own training runs would bias the fit."""
     if model.local is None or model.local_since is None:
         return None
     unseen = examples.ended_after(model.local_since)
-    return _recalibrated(model.local, unseen) if len(unseen) else None
+    return _recalibrate(model.local, unseen) if len(unseen) else None
 
 
-def _background(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def _background(rows: Floats) -> Floats:
     """Return evenly spaced rows of the newest starts; explanations compare with these."""
     chosen = np.linspace(0, len(rows) - 1, min(BACKGROUND, len(rows))).astype(np.int64)
     return np.asarray(rows[chosen], dtype=np.float64)
@@ -137,27 +135,24 @@ _BELOW = {
 """The fallback rungs for each rung: the first one that beats it beyond noise answers instead."""
 
 
-def _stepped(model: RiskModel, examples: Examples) -> RiskModel:
-    if model.rung in {
-        Rung.LOCAL,
-        Rung.RECALIBRATED_LOCAL,
-    }:  # predictions of an earlier local model do not count for this one
+def _choose_rung(model: RiskModel, examples: Examples) -> RiskModel:
+    if model.rung in {Rung.LOCAL, Rung.RECALIBRATED_LOCAL}:  # an earlier local model's predictions do not count
         examples = examples.ended_after(model.local_since or 0.0)
     for lower in _BELOW[model.rung]:
-        found = _judged(examples, lower, model.rung)
+        found = _compare(examples, lower, model.rung)
         if found.worse:
             return model.with_choice(lower, f"stepped back: {model.rung} has become worse: {found}")
     if model.rung is Rung.PRIOR:
-        found = _judged(examples, Rung.PRIOR, Rung.RECALIBRATED)
+        found = _compare(examples, Rung.PRIOR, Rung.RECALIBRATED)
         if found.likely:
             return model.with_choice(Rung.RECALIBRATED, f"recalibrated to this installation: {found}")
         return model.with_choice(Rung.PRIOR, f"the prior: recalibration is not better yet: {found}")
     if model.rung is Rung.LOCAL:
-        found = _judged(examples, Rung.LOCAL, Rung.RECALIBRATED_LOCAL)
+        found = _compare(examples, Rung.LOCAL, Rung.RECALIBRATED_LOCAL)
         if found.likely:
             return model.with_choice(Rung.RECALIBRATED_LOCAL, f"recalibrated the local model: {found}")
     return model
 
 
-def _judged(examples: Examples, lower: Rung, upper: Rung) -> Comparison:
-    return compare(examples.said[lower], examples.said[upper], examples.failed)
+def _compare(examples: Examples, lower: Rung, upper: Rung) -> Comparison:
+    return compare(examples.predictions[lower], examples.predictions[upper], examples.failed)

@@ -29,7 +29,7 @@ class Learned:
     that gave it. `model` is the final state after all runs have ended; `data_hash` identifies its training data.
     """
 
-    said: dict[Rung, Floats]
+    predictions: dict[Rung, Floats]
     challenger: Floats
     champion: Floats
     rung: list[Rung]
@@ -49,80 +49,75 @@ def learn(history: History, rows: Floats, *, seed: int = 0, local: bool = True) 
 
 class _Learner:
     def __init__(self, history: History, rows: Floats, seed: int, local: bool) -> None:
-        n = len(history)
         self.history, self.rows, self.seed, self.local = history, rows, seed, local
-        self.failed = history.target
         self.learned = Learned(
-            said={rung: np.full(n, np.nan) for rung in Rung},
-            challenger=np.full(n, np.nan),
-            champion=np.full(n, np.nan),
-            rung=[Rung.PRIOR] * n,
+            predictions={rung: np.full(len(history), np.nan) for rung in Rung},
+            challenger=np.full(len(history), np.nan),
+            champion=np.full(len(history), np.nan),
+            rung=[Rung.PRIOR] * len(history),
         )
+        times = (history.started_at, history.finished_at)
+        self.starts = Examples(rows, history.target, *times, self.learned.predictions, self.learned.champion)
         self.challenger: Calibrated | None = None
 
     def run(self) -> Learned:
         for begin, end, known in self._segments():
             self._learn(begin, known)
-            self._say(begin, end)
-        self._learn(len(self.history), int((~np.isnan(self.failed)).sum()))
-        self.learned.data_hash = self._examples(len(self.history)).data_hash
+            self._predict(begin, end)
+        self._learn(len(self.history), int((~np.isnan(self.starts.failed)).sum()))
+        self.learned.data_hash = self._examples(0, len(self.history)).data_hash
         return self.learned
 
     def _segments(self) -> Iterator[tuple[int, int, int]]:
         """Yield ranges of starts without learning in between: first, last + 1, outcomes known at the first."""
-        ends = np.sort(self.history.finished_at[~np.isnan(self.failed)])
+        ends = np.sort(self.history.finished_at[~np.isnan(self.starts.failed)])
         known = np.searchsorted(ends, self.history.started_at, side="left").tolist()
         begin = 0
         while begin < len(known):
             due = known[begin] + max(10, known[begin] // 20)
-            end = int(np.searchsorted(known, due, side="left"))
-            yield begin, max(end, begin + 1), known[begin]
-            begin = max(end, begin + 1)
+            end = max(int(np.searchsorted(known, due, side="left")), begin + 1)
+            yield begin, end, known[begin]
+            begin = end
 
     def _learn(self, begin: int, runs: int) -> None:
         trained = self.local and training_due(self.learned.model, runs)
         if trained:
             self._train(begin, runs)
         if runs and refresh_due(self.learned.model, runs):
-            examples = self._examples(begin, most=2 * CALIBRATED_ON)
-            self._take(begin, refresh(self.learned.model, examples, runs))
+            examples = self._examples(max(0, begin - 4 * CALIBRATED_ON), begin)
+            self._use(begin, refresh(self.learned.model, examples, runs))
         if trained:
             self.learned.trainings[-1] = replace(self.learned.trainings[-1], model=self.learned.model)
 
     def _train(self, begin: int, runs: int) -> None:
         from flexiroaster.safety.learning.training import train
 
-        training = train(self.learned.model, self._examples(begin), runs, self.seed)
+        training = train(self.learned.model, self._examples(0, begin), runs, self.seed)
         self.learned.trainings.append(training)
         self.challenger = training.challenger or self.challenger
-        self._take(begin, training.model)
+        self._use(begin, training.model)
 
-    def _take(self, begin: int, model: RiskModel) -> None:
+    def _use(self, begin: int, model: RiskModel) -> None:
         if model.rung is not self.learned.model.rung or model.local is not self.learned.model.local:
-            self.learned.steps.append((self._moment(begin), model.reason))
+            self.learned.steps.append((self._time(begin), model.reason))
         self.learned.model = model
 
-    def _moment(self, begin: int) -> float:
-        """Return the start time of row `begin`; after the last row, the moment after all runs have ended."""
-        if begin < len(self.history):
-            return float(self.history.started_at[begin])
+    def _time(self, row: int) -> float:
+        """Return the start time of a row; after the last row, the moment after all runs have ended."""
+        if row < len(self.history):
+            return float(self.history.started_at[row])
         return float(np.nextafter(self.history.finished_at.max(initial=0.0), np.inf))
 
-    def _examples(self, begin: int, most: int | None = None) -> Examples:
-        """Return the runs that started before row `begin` and had ended when it started."""
-        since = 0 if most is None else max(0, begin - 2 * most)
-        part = slice(since, begin)
-        known = ~np.isnan(self.failed[part]) & (self.history.finished_at[part] < self._moment(begin))
-        said = {rung: values[part][known] for rung, values in self.learned.said.items()}
-        columns = (self.rows, self.failed, self.history.started_at, self.history.finished_at)
-        rows, failed, started_at, finished_at = (column[part][known] for column in columns)
-        return Examples(rows, failed, started_at, finished_at, said, self.learned.champion[part][known])
+    def _examples(self, begin: int, end: int) -> Examples:
+        """Return the runs among rows `begin` to `end` that had ended when row `end` started."""
+        part = self.starts.take(slice(begin, end))
+        return part.take(~np.isnan(part.failed) & (part.finished_at < self._time(end)))
 
-    def _say(self, begin: int, end: int) -> None:
+    def _predict(self, begin: int, end: int) -> None:
         learned, part, rows = self.learned, slice(begin, end), self.rows[begin:end]
         for rung, values in learned.model.probabilities(rows).items():
-            learned.said[rung][part] = values
-        learned.champion[part] = learned.said[learned.model.rung][part]
+            learned.predictions[rung][part] = values
+        learned.champion[part] = learned.predictions[learned.model.rung][part]
         learned.rung[part] = [learned.model.rung] * len(rows)
         if self.challenger is not None:
             learned.challenger[part] = self.challenger.probabilities(rows)

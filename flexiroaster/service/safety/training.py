@@ -169,7 +169,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
     with installation.database.write() as connection:  # before the predictions: after a crash in between, all is redone
         for new in _replayed(learned, history, older, seed):
             risk.add_model(connection, new)
-    answers = {rung.value: values.tolist() for rung, values in learned.said.items()}
+    answers = {rung.value: values.tolist() for rung, values in learned.predictions.items()}
     columns = {**answers, "engine": learned.champion.tolist()}
     imported = [row for row, run in enumerate(runs) if run.imported]
     for begin in range(0, len(imported), CHUNK):

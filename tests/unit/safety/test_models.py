@@ -55,8 +55,8 @@ def learnable() -> Examples:
 
 def test_trees_taken_over_score_as_scikit_learn_does(monkeypatch, learnable: Examples) -> None:
     kept = []
-    take_over = fitting._taken_over
-    monkeypatch.setattr(fitting, "_taken_over", lambda model: kept.append(model) or take_over(model))
+    take_over = fitting._trees_as_arrays
+    monkeypatch.setattr(fitting, "_trees_as_arrays", lambda model: kept.append(model) or take_over(model))
     trees = fitting.fit_boosting(learnable.rows, learnable.failed)
     peer: HistGradientBoostingClassifier = kept[0]
     assert np.abs(score(trees, rows(500, 9)) - peer.decision_function(rows(500, 9))).max() < 1e-9
@@ -175,7 +175,7 @@ def test_a_new_local_model_is_not_judged_by_what_an_earlier_one_said(learnable: 
     x = learnable.rows
     prior, bad = sigmoid(score(PRIOR, x)), np.full(len(x), 0.999)
     local = train(RiskModel(), learnable, 3000).model
-    before = replace(learnable, said={**learnable.said, Rung.RECALIBRATED: prior, Rung.LOCAL: bad})
+    before = replace(learnable, predictions={**learnable.predictions, Rung.RECALIBRATED: prior, Rung.LOCAL: bad})
     assert refresh(local, before, 3000).rung is Rung.LOCAL
 
 
@@ -194,9 +194,9 @@ def test_a_local_model_is_recalibrated_as_outcomes_come(learnable: Examples) -> 
     twice = refresh(once, shifted(local, 2, once), 7000)
     assert twice.rung is Rung.RECALIBRATED_LOCAL
     new = shifted(local, 3, twice)
-    losses = [log_loss(new.said[rung], new.failed).mean() for rung in (Rung.RECALIBRATED_LOCAL, Rung.LOCAL)]
+    losses = [log_loss(new.predictions[rung], new.failed).mean() for rung in (Rung.RECALIBRATED_LOCAL, Rung.LOCAL)]
     assert losses[0] < losses[1] - 0.02
-    worse = replace(new, failed=examples(new.rows, new.said[Rung.LOCAL], new.champion).failed)
+    worse = replace(new, failed=examples(new.rows, new.predictions[Rung.LOCAL], new.champion).failed)
     assert refresh(twice, worse, 9000).rung is Rung.LOCAL, "it steps back when that was better"
 
 
@@ -209,7 +209,7 @@ def test_a_local_model_is_not_recalibrated_on_the_runs_it_was_fitted_on(learnabl
         np.concatenate([learnable.failed, later.failed]),
         np.concatenate([learnable.started_at, later.started_at]),
         np.concatenate([learnable.finished_at, later.finished_at]),
-        {rung: np.concatenate([learnable.said[rung], later.said[rung]]) for rung in Rung},
+        {rung: np.concatenate([learnable.predictions[rung], later.predictions[rung]]) for rung in Rung},
         np.concatenate([learnable.champion, later.champion]),
     )
     assert refresh(local, both, 5000).recalibrated_local == refresh(local, later, 5000).recalibrated_local
@@ -320,8 +320,9 @@ def test_an_outcome_teaches_nothing_before_its_run_has_ended(lived: tuple[Histor
     said, then = slice(MOMENT + 1), slice(MOMENT + 1, None)
     assert (one.champion[said] == two.champion[said]).all()
     assert np.array_equal(one.challenger[said], two.challenger[said], equal_nan=True)
-    assert (one.said[Rung.RECALIBRATED][said] == two.said[Rung.RECALIBRATED][said]).all()
-    assert (one.said[Rung.RECALIBRATED][then] != two.said[Rung.RECALIBRATED][then]).any(), "it does teach afterwards"
+    first, second = one.predictions[Rung.RECALIBRATED], two.predictions[Rung.RECALIBRATED]
+    assert (first[said] == second[said]).all()
+    assert (first[then] != second[then]).any(), "it does teach afterwards"
     assert len([t for t in one.trainings if t.examples < MOMENT - 50]) > 1
 
 
