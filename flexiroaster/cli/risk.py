@@ -84,8 +84,7 @@ def train(
         emit_json({"trained": True, **asdict(trained)})
         return
     typer.echo(f"model {trained.version} from {trained.examples} runs: {trained.rung}; {trained.reason}")
-    if trained.note is not None:
-        typer.echo(trained.note)
+    typer.echo(trained.note)
 
 
 @risk_app.command()
@@ -127,8 +126,8 @@ def backtest(
 
     late = None
     if anomalies or stages is not None:
-        late = history.anomalies(file, stages or file.with_name(f"{file.stem}_stages{file.suffix}"))
-    result = history.of_file(file, seed=seed)
+        late = history.backtest_stages(file, stages or file.with_name(f"{file.stem}_stages{file.suffix}"))
+    result = history.backtest_file(file, seed=seed)
     if predictions is not None:
         history.write_predictions(result, predictions)
     if as_json:

@@ -283,7 +283,7 @@ class Installation:
         from flexiroaster.service.safety.learner import Learner
 
         learner = Learner(self.database, lambda: self.knowledge, self.settings, self.owner, self.threads)
-        driver.listen(learner.committed)
+        driver.listen(learner.on_committed)
         return learner
 
     @staticmethod

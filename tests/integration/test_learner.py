@@ -231,7 +231,7 @@ def test_a_failed_training_is_logged_once_and_delayed(
         broken_trainer = Trainer(installation.database, installation.knowledge, broken, installation.owner)
 
         def failures() -> list[logging.LogRecord]:
-            broken_trainer.look()
+            broken_trainer.poll()
             return [record for record in caplog.records if "failed" in record.getMessage()]
 
         eventually(lambda: len(failures()) == 2, PATIENCE)

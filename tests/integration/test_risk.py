@@ -135,7 +135,7 @@ def test_processes_that_fold_at_once_fold_each_run_once(settings: Settings, inst
 def _fold_all(settings: Settings) -> int:
     with open_installation(settings) as installation:
         total = 0
-        while n := fold(installation.database, 5, most=7).executions:
+        while n := fold(installation.database, 5, limit=7).executions:
             total += n
         return total
 

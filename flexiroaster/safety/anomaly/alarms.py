@@ -115,7 +115,7 @@ class AlarmCount:
 
 
 @dataclass(slots=True)
-class Alarms:
+class Alarms(JsonState):
     """Alarm counts by kind. A run counts once per kind of alarm; cancelled runs do not count."""
 
     kinds: dict[str, AlarmCount] = field(default_factory=dict)

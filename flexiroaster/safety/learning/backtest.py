@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flexiroaster.safety.anomaly.lateness import ExecutionPace, Lateness, PipelinePace
 from flexiroaster.safety.learning.evaluation import Drift, Metrics, drift, measure
-from flexiroaster.safety.learning.replay import Learned, learn
+from flexiroaster.safety.learning.replay import Learned, replay_learning
 from flexiroaster.safety.risk.assessment import Thresholds
 from flexiroaster.safety.risk.factors import FEATURES, factor_score, features
 from flexiroaster.safety.risk.history import History, HistoryFileError, replay
@@ -103,7 +103,7 @@ def backtest(history: History, thresholds: Thresholds | None = None, *, share: f
     if not 0 < share <= 1:
         raise ValueError(f"share must be greater than 0 and at most 1, not {share}")
     limits, known = thresholds or Thresholds(), _known(history)
-    learned = learn(history, known.rows, seed=seed)
+    learned = replay_learning(history, known.rows, seed=seed)
     predicted = {
         "factor_score": known.factor_score,
         "prior": learned.predictions[Rung.PRIOR],

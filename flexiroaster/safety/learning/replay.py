@@ -16,7 +16,7 @@ from flexiroaster.safety.risk.model import Calibrated, RiskModel, Rung
 if TYPE_CHECKING:
     from flexiroaster.safety.learning.training import Training
 
-__all__ = ["Learned", "learn"]
+__all__ = ["Learned", "replay_learning"]
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Learned:
     steps: list[tuple[float, str]] = field(default_factory=list)  # (time, reason for the change of rung)
 
 
-def learn(history: History, rows: Floats, *, seed: int = 0, local: bool = True) -> Learned:
+def replay_learning(history: History, rows: Floats, *, seed: int = 0, local: bool = True) -> Learned:
     """Replay a history with features `rows`, learning as the engine does.
 
     With `local`, local models are trained, which requires the extra `safety`.

@@ -1,12 +1,13 @@
-"""The risk gate configuration of a pipeline: `risk` in its `config`, which overrides the settings.
+"""The safety configuration of a pipeline, which overrides the settings: `risk` and `policy` in its `config`.
 
-`{"medium": 0.3, "high": 0.6, "at_high": "require_approval", "shadow": true}`; every field is optional.
+`{"risk": {"medium": 0.3, "high": 0.6, "at_high": "require_approval"}, "policy": {"mode": "act", "pause": true}}`; every
+field is optional.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,7 @@ from flexiroaster.model.validation_messages import shown, suggestion_hint
 from flexiroaster.safety.policy import Costs, PolicyRules
 from flexiroaster.safety.risk.assessment import Gate, Thresholds
 
-__all__ = ["GateRules", "policy_of", "policy_problems", "risk_problems", "rules_of", "unknown_fields"]
-
-
-RISK_FIELDS = ("medium", "high", "at_high", "shadow")
-RISK_PATH = "config.risk"
+__all__ = ["GateRules", "policy_of", "policy_problems", "risk_problems", "rules_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,49 +40,6 @@ def rules_of(pipeline: Pipeline, settings: Settings) -> GateRules:
     return GateRules(thresholds, bool(own.get("shadow", settings.ai_gate_shadow)))
 
 
-def risk_problems(pipeline: Pipeline) -> list[Problem]:
-    """Return the problems in a pipeline's gate configuration."""
-    own = pipeline.config.get("risk")
-    if own is None:
-        return []
-    if not isinstance(own, Mapping):
-        return [Problem(RISK_PATH, f"must be a mapping with {', '.join(RISK_FIELDS)}, not {shown(own)}", "type")]
-    problems = unknown_fields(RISK_PATH, own, RISK_FIELDS)
-    problems += [
-        Problem(f"{RISK_PATH}.{name}", f"must be a probability from 0 to 1, not {shown(own[name])}", "range")
-        for name in ("medium", "high")
-        if name in own and not _is_probability(own[name])
-    ]
-    answers = [answer.value for answer in Gate]
-    if "at_high" in own and own["at_high"] not in answers:
-        problems.append(
-            Problem(f"{RISK_PATH}.at_high", f"must be one of {', '.join(answers)}, not {shown(own['at_high'])}")
-        )
-    if "shadow" in own and not isinstance(own["shadow"], bool):
-        problems.append(Problem(f"{RISK_PATH}.shadow", f"must be true or false, not {shown(own['shadow'])}", "type"))
-    if not problems and "medium" in own and "high" in own and own["medium"] > own["high"]:
-        problems.append(Problem(f"{RISK_PATH}.medium", f"must not exceed high ({own['high']})", "range"))
-    return problems
-
-
-def unknown_fields(path: str, own: Mapping[str, Any], fields: tuple[str, ...]) -> list[Problem]:
-    """Return a problem for every field of a mapping that is not in `fields`."""
-    return [
-        Problem(f"{path}.{name}", f"is not a known field{suggestion_hint(name, fields)}", "unknown")
-        for name in own
-        if name not in fields
-    ]
-
-
-def _is_probability(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-# The failure policy configuration of a pipeline: `policy` in its `config`, which overrides the settings.
-POLICY_FIELDS = ("mode", "pause", "rollback", "attempt_cost", "failure_cost")
-POLICY_PATH = "config.policy"
-
-
 def policy_of(pipeline: Pipeline, settings: Settings) -> PolicyRules:
     """Return the policy rules of a pipeline with a valid definition."""
     own: Mapping[str, Any] = pipeline.config.get("policy") or {}
@@ -100,29 +54,69 @@ def policy_of(pipeline: Pipeline, settings: Settings) -> PolicyRules:
     )
 
 
+def risk_problems(pipeline: Pipeline) -> list[Problem]:
+    """Return the problems in a pipeline's gate configuration."""
+    own = pipeline.config.get("risk")
+    problems = _problems("config.risk", own, _RISK_FIELDS)
+    if own and not problems and "medium" in own and "high" in own and own["medium"] > own["high"]:
+        problems.append(Problem("config.risk.medium", f"must not exceed high ({own['high']})", "range"))
+    return problems
+
+
 def policy_problems(pipeline: Pipeline) -> list[Problem]:
     """Return the problems in a pipeline's policy configuration."""
-    own = pipeline.config.get("policy")
+    return _problems("config.policy", pipeline.config.get("policy"), _POLICY_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What a field must be, in words and as a check, and the code of the problem if it is not."""
+
+    requirement: str
+    accepts: Callable[[object], bool]
+    code: str
+
+
+def _problems(path: str, own: object, fields: Mapping[str, _Field]) -> list[Problem]:
     if own is None:
         return []
     if not isinstance(own, Mapping):
-        return [Problem(POLICY_PATH, f"must be a mapping with {', '.join(POLICY_FIELDS)}, not {shown(own)}", "type")]
-    problems = unknown_fields(POLICY_PATH, own, POLICY_FIELDS)
-    modes = [mode.value for mode in PolicyMode]
-    if "mode" in own and own["mode"] not in modes:
-        problems.append(Problem(f"{POLICY_PATH}.mode", f"must be one of {', '.join(modes)}, not {shown(own['mode'])}"))
-    problems += [
-        Problem(f"{POLICY_PATH}.{name}", f"must be true or false, not {shown(own[name])}", "type")
-        for name in ("pause", "rollback")
-        if name in own and not isinstance(own[name], bool)
+        return [Problem(path, f"must be a mapping with {', '.join(fields)}, not {shown(own)}", "type")]
+    problems = [
+        Problem(f"{path}.{name}", f"is not a known field{suggestion_hint(name, tuple(fields))}", "unknown")
+        for name in own
+        if name not in fields
     ]
     problems += [
-        Problem(f"{POLICY_PATH}.{name}", f"must be a number greater than 0, not {shown(own[name])}", "range")
-        for name in ("attempt_cost", "failure_cost")
-        if name in own and not _is_cost(own[name])
+        Problem(f"{path}.{name}", f"must be {field.requirement}, not {shown(own[name])}", field.code)
+        for name, field in fields.items()
+        if name in own and not field.accepts(own[name])
     ]
     return problems
 
 
-def _is_cost(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+def _number(accepts: Callable[[float], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and accepts(value)
+
+
+def _one_of(values: list[str]) -> _Field:
+    return _Field(f"one of {', '.join(values)}", lambda value: value in values, "invalid")
+
+
+_PROBABILITY = _Field("a probability from 0 to 1", _number(lambda value: 0 <= value <= 1), "range")
+_COST = _Field("a number greater than 0", _number(lambda value: 0 < value < math.inf), "range")
+_FLAG = _Field("true or false", lambda value: isinstance(value, bool), "type")
+
+_RISK_FIELDS = {
+    "medium": _PROBABILITY,
+    "high": _PROBABILITY,
+    "at_high": _one_of([answer.value for answer in Gate]),
+    "shadow": _FLAG,
+}
+_POLICY_FIELDS = {
+    "mode": _one_of([mode.value for mode in PolicyMode]),
+    "pause": _FLAG,
+    "rollback": _FLAG,
+    "attempt_cost": _COST,
+    "failure_cost": _COST,
+}

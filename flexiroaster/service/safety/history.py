@@ -1,17 +1,15 @@
-"""Import and export of the run history as parquet or CSV, including past runs of other systems."""
+"""Import and export of the run history as parquet or CSV, other systems' past runs included, and backtests of files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from flexiroaster.errors import InputError
-from flexiroaster.safety.risk.history import History, read_history, read_stages
+from flexiroaster.safety.risk.history import History, history_frame, read_history, read_stages
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.safety import training
 from flexiroaster.service.safety.history_projection import refold_all
@@ -23,10 +21,7 @@ if TYPE_CHECKING:
     from flexiroaster.safety.learning.backtest import Backtest, LatenessBacktest
     from flexiroaster.safety.risk.assessment import Thresholds
 
-__all__ = ["Imported", "add", "anomalies", "export", "import_file", "of_file", "write_predictions"]
-
-
-COLUMNS = ("execution_id", "pipeline_id", "started_at", "finished_at", "status", "duration_s", "n_stages")
+__all__ = ["Imported", "add", "backtest_file", "backtest_stages", "export", "import_file", "write_predictions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +48,17 @@ def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
     (`training.replay`). If AI_TRAIN_EVERY turns off automatic training, the next training does this instead.
     Raises ConflictError if a training is in progress, StoreError.
     """
-    with training.claimed(installation):
-        imported = _take_in(installation, runs)
-        if imported.added and installation.settings.ai_train_every != 0:
+    with training.training_lease(installation):
+        installation.knowledge.catch_up()
+        with installation.database.write() as connection:
+            risk.locked_progress(connection)  # no other process adds runs until these are in
+            new = run_history.missing(connection, runs)
+            run_history.add(connection, new)
+            run_history.refresh_statistics(connection)
+            total = refold_all(connection, installation.settings.ai_anomaly_error_threshold)
+        installation.knowledge.catch_up()
+        if new and installation.settings.ai_train_every != 0:
             training.replay(installation)
-    return imported
-
-
-def _take_in(installation: Installation, runs: Sequence[PastRun]) -> Imported:
-    installation.knowledge.catch_up()
-    with installation.database.write() as connection:
-        risk.locked_progress(connection)  # no other process adds runs until these are in
-        new = run_history.missing(connection, runs)
-        run_history.add(connection, new)
-        run_history.refresh_statistics(connection)
-        total = refold_all(connection, installation.settings.ai_anomaly_error_threshold)
-    installation.knowledge.catch_up()
     return Imported(len(new), len(runs) - len(new), total)
 
 
@@ -82,7 +72,7 @@ def export(installation: Installation, path: Path) -> int:
         raise InputError(f"{path}: a history must be a .parquet or .csv file")
     installation.knowledge.catch_up()
     with installation.database.read() as connection:
-        frame = _frame(run_history.in_order(connection))
+        frame = history_frame(training.history_of(list(run_history.in_order(connection))))
     try:
         frame.write_parquet(path) if kind == ".parquet" else frame.write_csv(path)
     except OSError as error:
@@ -111,15 +101,10 @@ def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _frame(runs: Iterable[PastRun]) -> pl.DataFrame:
-    times = pl.Datetime("us", "UTC")
-    kinds = (pl.String, pl.String, times, times, pl.String, pl.Float64, pl.Int64)
-    rows = [tuple(getattr(run, name) for name in COLUMNS) for run in runs]
-    return pl.DataFrame(rows, schema=dict(zip(COLUMNS, kinds, strict=True)), orient="row")
+# --- backtests, which need no database ---
 
 
-# Backtests: replay a file of past runs as if the safety engine had been on. No database is needed.
-def of_file(path: Path, thresholds: Thresholds | None = None, seed: int = 0) -> Backtest:
+def backtest_file(path: Path, thresholds: Thresholds | None = None, seed: int = 0) -> Backtest:
     """Backtest the runs of a file. Raises HistoryFileError, InputError (the extra `safety` is not installed)."""
     from flexiroaster.safety.learning.backtest import backtest
 
@@ -128,7 +113,7 @@ def of_file(path: Path, thresholds: Thresholds | None = None, seed: int = 0) -> 
     return backtest(read_history(path), thresholds, seed=seed)
 
 
-def anomalies(path: Path, stages: Path) -> LatenessBacktest:
+def backtest_stages(path: Path, stages: Path) -> LatenessBacktest:
     """Backtest late-stage detection on the stage durations of the runs in a file. Raises HistoryFileError."""
     from flexiroaster.safety.learning.backtest import backtest_lateness
 

@@ -1,4 +1,4 @@
-"""Risk assessments: the failure probability of a run before it starts, and the stored assessments of past starts."""
+"""Risk assessments of runs before they start, the gate that acts on them, and the stored assessments of past starts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from flexiroaster.errors import BlockedError, InputError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.safety.risk import assessment
 from flexiroaster.safety.risk.assessment import Assessment, AssessmentInput, Gate, RiskLevel
-from flexiroaster.safety.risk.assessment import assess as answer
 from flexiroaster.safety.risk.factors import FEATURES
 from flexiroaster.safety.risk.state import Start
-from flexiroaster.service import definition, pipelines
+from flexiroaster.service import pipelines
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import Revision
 from flexiroaster.service.safety.config import rules_of
@@ -26,19 +26,9 @@ from flexiroaster.store.journal.transitions import NewAssessment, NewExecution
 from flexiroaster.store.safety import insights, risk
 from flexiroaster.store.safety.risk import AssessmentRow
 
-__all__ = [
-    "Assessment",
-    "AssessmentInput",
-    "AssessmentRow",
-    "StoredAssessment",
-    "admit",
-    "assess",
-    "before_start",
-    "check_force",
-    "of_executions",
-    "question",
-]
+__all__ = ["Assessment", "AssessmentRow", "admit", "assess", "of_executions"]
 
+logger = logging.getLogger(__name__)
 
 STALE_SECONDS = 0.25
 """The maximum age of the past used to assess a start: many simultaneous starts cause one query."""
@@ -46,17 +36,16 @@ STALE_SECONDS = 0.25
 BATCHES_AT_START = 1
 BATCHES_WHEN_ASKED = 20
 
-
-@dataclass(frozen=True, slots=True)
-class StoredAssessment:
-    """An assessment as stored with each start: its JSON values, every model's prediction (`said`, used later to choose
-    the model that answers), and the explanation in words.
-    """
-
-    assessment: Assessment
-    data: dict[str, Any]
-    said: dict[str, float]
-    text: str
+EVENT_FIELDS = (
+    "probability",
+    "no_history_yet",
+    "risk_score",
+    "risk_level",
+    "gate",
+    "recommendations",
+    "model_version",
+)
+"""The values of an assessment that its event repeats."""
 
 
 def assess(installation: Installation, pipeline_id: str, variables: Mapping[str, Any] | None = None) -> Assessment:
@@ -64,35 +53,11 @@ def assess(installation: Installation, pipeline_id: str, variables: Mapping[str,
 
     Raises NotFoundError, DefinitionError (variables), StoreError.
     """
-    revision = pipelines.get(installation, pipeline_id)
+    pipeline = pipelines.get(installation, pipeline_id).pipeline
     if variables is not None:
-        merged = {**revision.pipeline.variables, **variables}
-        definition.check_variables(revision.pipeline, installation.access, merged)
-    return answer(question(installation, revision.pipeline))
-
-
-def question(installation: Installation, pipeline: Pipeline) -> AssessmentInput:
-    """Return the input for assessing a pipeline that starts now, for example for `what_if`. Raises StoreError."""
+        definition.check_variables(pipeline, installation.access, {**pipeline.variables, **variables})
     installation.knowledge.catch_up(batches=BATCHES_WHEN_ASKED)
-    return _question(installation, pipeline)
-
-
-def before_start(installation: Installation, pipeline: Pipeline, revision: int) -> StoredAssessment:
-    """Assess a run that is about to start; repeated calls within a second share one result. Raises StoreError."""
-    knowledge = installation.knowledge
-    knowledge.catch_up(no_older_than=STALE_SECONDS, batches=BATCHES_AT_START)
-    return knowledge.cached_briefly(
-        (pipeline.id, revision), lambda: _judgement(answer(_question(installation, pipeline)))
-    )
-
-
-def _judgement(said: Assessment) -> StoredAssessment:
-    row = np.array([[said.features[name] for name in FEATURES]])
-    known = {rung.value: float(values[0]) for rung, values in said.input.model.probabilities(row).items()}
-    answered = {name: value for name, value in known.items() if not np.isnan(value)}
-    return StoredAssessment(
-        said, said.data(), answered | {"engine": said.prediction.probability}, said.explanation.text
-    )
+    return _assess_now(installation, pipeline)
 
 
 def of_executions(installation: Installation, execution_ids: Collection[str]) -> dict[str, AssessmentRow]:
@@ -100,78 +65,14 @@ def of_executions(installation: Installation, execution_ids: Collection[str]) ->
     return risk.by_executions(installation.database, execution_ids)
 
 
-def _question(installation: Installation, pipeline: Pipeline) -> AssessmentInput:
+def _assess_now(installation: Installation, pipeline: Pipeline) -> Assessment:
     knowledge, rules = installation.knowledge, rules_of(pipeline, installation.settings)
     start = Start(str(pipeline.id), time(), len(pipeline.stages))
-    return AssessmentInput(start, knowledge.past(start.pipeline_id), knowledge.model, rules.thresholds)
+    past = knowledge.past(start.pipeline_id)
+    return assessment.assess(AssessmentInput(start, past, knowledge.model, rules.thresholds))
 
 
-# The risk gate before a run: starts it, starts it with a warning or paused for approval, or blocks it.
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Admission:
-    """A run that may start: its assessment, and how it starts (`action` is never BLOCK)."""
-
-    judgement: StoredAssessment
-    action: Gate
-    shadow: bool
-    forced: str | None
-
-    @property
-    def assessment(self) -> Assessment:
-        """The assessment of the run."""
-        return self.judgement.assessment
-
-    def applied_to(self, new: NewExecution) -> NewExecution:
-        """Return the execution with the assessment and its event added, an insight at high risk, and paused if it needs
-        approval.
-        """
-        told = Event(
-            new.execution_id,
-            2,
-            EventType.RISK_ASSESSED,
-            self._message(),
-            level=Level.DEBUG if self.assessment.gate is Gate.ALLOW else Level.WARNING,
-            data=self._event_data(),
-        )
-        paused, high = self.action is Gate.APPROVE, self.assessment.level is RiskLevel.HIGH
-        return replace(
-            new,
-            paused=paused,
-            assessment=self._row(),
-            more_events=(told, _approval_pending_event(new.execution_id)) if paused else (told,),
-            findings=(high_risk(self.assessment, new.execution_id, self.action),) if high else (),
-        )
-
-    def _message(self) -> str:
-        said = self.assessment
-        told = f"Risk {said.level}: {self.judgement.text} Gate: {said.gate}"
-        if said.no_history_yet:
-            told += "; no history yet"
-        if self.forced is not None:
-            return f"{told}; forced: {self.forced}"
-        return f"{told}; only recorded (shadow mode)" if self.shadow else told
-
-    def _event_data(self) -> dict[str, Any]:
-        data = self.judgement.data
-        kept = ("probability", "no_history_yet", "risk_score", "risk_level", "gate", "recommendations", "model_version")
-        return {name: data[name] for name in kept} | {"acted": not self.shadow, "forced": self.forced}
-
-    def _row(self) -> NewAssessment:
-        said = self.assessment
-        return NewAssessment(
-            at=utc_now(),
-            risk_score=said.score.score,
-            probability=said.prediction.probability,
-            level=said.level,
-            gate=said.gate,
-            acted=not self.shadow,
-            forced=self.forced,
-            said=self.judgement.said,
-            data=self.judgement.data,
-        )
+# --- the gate before a run ---
 
 
 def admit(installation: Installation, revision: Revision, new: NewExecution, force: str | None = None) -> NewExecution:
@@ -180,39 +81,105 @@ def admit(installation: Installation, revision: Revision, new: NewExecution, for
 
     Raises BlockedError, InputError (a blank reason), StoreError.
     """
-    check_force(force)
-    judgement = before_start(installation, revision.pipeline, revision.revision)
-    said = judgement.assessment
-    shadow = rules_of(revision.pipeline, installation.settings).shadow
-    if said.gate not in {Gate.APPROVE, Gate.BLOCK}:
-        return _Admission(judgement, said.gate, shadow, None).applied_to(new)
-    if shadow or force is not None:
-        return _Admission(judgement, Gate.WARN, shadow, None if shadow else force).applied_to(new)
-    if said.gate is Gate.BLOCK:
-        _record_blocked_insight(installation, said)
-        raise _blocked(revision.id, said)
-    return _Admission(judgement, Gate.APPROVE, shadow, None).applied_to(new)
-
-
-def check_force(force: str | None) -> None:
-    """Raise InputError if the reason for forcing a start is blank."""
     if force is not None and not force.strip():
         raise InputError("force: must contain a reason", argument="force")
+    stored = _assess_start(installation, revision.pipeline, revision.revision)
+    shadow = rules_of(revision.pipeline, installation.settings).shadow
+    action, forced = stored.assessment.gate, None
+    if action in {Gate.APPROVE, Gate.BLOCK} and (shadow or force is not None):
+        action, forced = Gate.WARN, None if shadow else force
+    if action is Gate.BLOCK:
+        _record_blocked_insight(installation, stored.assessment)
+        raise _blocked(revision.id, stored.assessment)
+    return _admitted(new, stored, action, shadow=shadow, forced=forced)
 
 
-def _blocked(pipeline_id: str, said: Assessment) -> BlockedError:
-    chance = f"its failure probability is {said.prediction.probability:.2f}"
-    message = f"Pipeline {pipeline_id} is blocked: {chance}. {said.explanation.text} Force it with a reason to run it"
-    return BlockedError(message, pipeline_id=pipeline_id, risk=said.data())
+@dataclass(frozen=True, slots=True)
+class _StoredAssessment:
+    """An assessment as stored with each start: its JSON values, every model's prediction (used later to choose the
+    model that answers), and the explanation in words.
+    """
+
+    assessment: Assessment
+    data: dict[str, Any]
+    predictions: dict[str, float]
+    text: str
 
 
-def _record_blocked_insight(installation: Installation, said: Assessment) -> None:
+def _assess_start(installation: Installation, pipeline: Pipeline, revision: int) -> _StoredAssessment:
+    """Assess a run that is about to start; repeated calls within a second share one result."""
+    knowledge = installation.knowledge
+    knowledge.catch_up(no_older_than=STALE_SECONDS, batches=BATCHES_AT_START)
+
+    def make() -> _StoredAssessment:
+        found = _assess_now(installation, pipeline)
+        row = np.array([[found.features[name] for name in FEATURES]])
+        by_rung = {rung.value: float(p[0]) for rung, p in found.input.model.probabilities(row).items()}
+        predictions = {name: p for name, p in by_rung.items() if not np.isnan(p)}
+        predictions["engine"] = found.prediction.probability
+        return _StoredAssessment(found, found.data(), predictions, found.explanation.text)
+
+    return knowledge.cached_briefly((pipeline.id, revision), make)
+
+
+def _admitted(
+    new: NewExecution, stored: _StoredAssessment, action: Gate, *, shadow: bool, forced: str | None
+) -> NewExecution:
+    """Return the execution with the assessment and its event added, an insight at high risk, and paused if it needs
+    approval.
+    """
+    found, paused = stored.assessment, action is Gate.APPROVE
+    assessed = Event(
+        new.execution_id,
+        2,
+        EventType.RISK_ASSESSED,
+        _message(stored, shadow=shadow, forced=forced),
+        level=Level.DEBUG if found.gate is Gate.ALLOW else Level.WARNING,
+        data={name: stored.data[name] for name in EVENT_FIELDS} | {"acted": not shadow, "forced": forced},
+    )
+    row = NewAssessment(
+        at=utc_now(),
+        risk_score=found.score.score,
+        probability=found.prediction.probability,
+        level=found.level,
+        gate=found.gate,
+        acted=not shadow,
+        forced=forced,
+        said=stored.predictions,
+        data=stored.data,
+    )
+    return replace(
+        new,
+        paused=paused,
+        assessment=row,
+        more_events=(assessed, _approval_pending_event(new.execution_id)) if paused else (assessed,),
+        findings=(high_risk(found, new.execution_id, action),) if found.level is RiskLevel.HIGH else (),
+    )
+
+
+def _message(stored: _StoredAssessment, *, shadow: bool, forced: str | None) -> str:
+    found = stored.assessment
+    message = f"Risk {found.level}: {stored.text} Gate: {found.gate}"
+    if found.no_history_yet:
+        message += "; no history yet"
+    if forced is not None:
+        return f"{message}; forced: {forced}"
+    return f"{message}; only recorded (shadow mode)" if shadow else message
+
+
+def _blocked(pipeline_id: str, found: Assessment) -> BlockedError:
+    chance = f"its failure probability is {found.prediction.probability:.2f}"
+    message = f"Pipeline {pipeline_id} is blocked: {chance}. {found.explanation.text} Force it with a reason to run it"
+    return BlockedError(message, pipeline_id=pipeline_id, risk=found.data())
+
+
+def _record_blocked_insight(installation: Installation, found: Assessment) -> None:
     """Record an insight about the blocked run. A failure here must not change the answer: the run stays blocked."""
     try:
         with installation.database.write() as connection:
-            insights.record(connection, high_risk(said, None, Gate.BLOCK), utc_now())
+            insights.record(connection, high_risk(found, None, Gate.BLOCK), utc_now())
     except Exception as error:  # noqa: BLE001 - see above
-        _log.warning("cannot record the insight about a blocked run: %s", error)
+        logger.warning("cannot record the insight about a blocked run: %s", error)
 
 
 def _approval_pending_event(execution_id: str) -> Event:

@@ -22,7 +22,7 @@ from flexiroaster.safety.risk.factors import Past
 from flexiroaster.safety.risk.model import RiskModel
 from flexiroaster.safety.risk.state import PipelineState, Population, group_of
 from flexiroaster.service.safety.config import policy_of
-from flexiroaster.service.safety.history_projection import BATCH, fold, look
+from flexiroaster.service.safety.history_projection import BATCH, check_progress, fold
 from flexiroaster.store.database import Database
 from flexiroaster.store.safety import risk
 from flexiroaster.store.safety.risk import GROUP, INSTALLATION, ODDS, PIPELINE, STAGES, Progress
@@ -73,7 +73,7 @@ class RiskStateCache:
             began = monotonic()
             if self._caught_up_from > asked or began - self._looked_at < no_older_than:
                 return False
-            now, more = look(self._database, self._progress)
+            now, more = check_progress(self._database, self._progress)
             self._invalidate(now)
             for _ in count() if batches is None else range(batches):
                 if not more:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from flexiroaster.safety.learning.backtest import backtest_lateness
-from flexiroaster.safety.learning.replay import learn
+from flexiroaster.safety.learning.replay import replay_learning
 from flexiroaster.safety.risk.history import HistoryFileError, feature_rows, history_frame, read_history, read_stages
 from flexiroaster.safety.risk.state import Outcome
 from tests.unit.safety.histories import made_up
@@ -130,6 +130,6 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path: Path, with_ids: bool) -
         frame.sample(fraction=1.0, shuffle=True, seed=seed).write_parquet(tmp_path / "runs.parquet")
         history = read_history(tmp_path / "runs.parquet")
         rows = feature_rows(history)
-        learned = learn(history, rows, local=False)
+        learned = replay_learning(history, rows, local=False)
         said.append((history.execution_id, rows.tolist(), learned.champion.tolist()))
     assert said[0] == said[1] == said[2]

@@ -16,7 +16,7 @@ from flexiroaster.errors import ConflictError
 from flexiroaster.safety.learning import training as fitting
 from flexiroaster.safety.learning.evaluation import log_loss
 from flexiroaster.safety.learning.model_selection import Examples, refresh, refresh_due, training_due
-from flexiroaster.safety.learning.replay import Learned, learn
+from flexiroaster.safety.learning.replay import Learned, replay_learning
 from flexiroaster.safety.learning.training import train
 from flexiroaster.safety.risk.additive import GROUP_OF, AdditiveTrees, LinearModel, model_from_json, score
 from flexiroaster.safety.risk.calibration import VennAbers, log_odds, sigmoid
@@ -304,7 +304,7 @@ def lived() -> tuple[History, Learned]:
     longer = np.random.default_rng(0).exponential(40 * 3600.0, RUNS)
     history = made_up(RUNS)
     history = replace(history, finished_at=history.started_at + longer)
-    return history, learn(history, feature_rows(history))
+    return history, replay_learning(history, feature_rows(history))
 
 
 RUNS, MOMENT = 800, 730
@@ -316,7 +316,7 @@ def test_an_outcome_teaches_nothing_before_its_run_has_ended(lived: tuple[Histor
     later, rows = history.finished_at >= history.started_at[MOMENT], feature_rows(history)
     turned = [_other(o) if late else o for o, late in zip(history.outcome, later, strict=True)]
     assert later[:MOMENT].sum() > 20
-    two = learn(replace(history, outcome=turned), rows)
+    two = replay_learning(replace(history, outcome=turned), rows)
     said, then = slice(MOMENT + 1), slice(MOMENT + 1, None)
     assert (one.champion[said] == two.champion[said]).all()
     assert np.array_equal(one.challenger[said], two.challenger[said], equal_nan=True)
@@ -335,6 +335,6 @@ def test_what_is_said_does_not_depend_on_what_comes_later(lived: tuple[History, 
     """The same history, cut off: what had been said up to there stays the same, bit by bit."""
     history, whole = lived
     cut = replace(history, **{field.name: getattr(history, field.name)[:MOMENT] for field in fields(history)})
-    part = learn(cut, feature_rows(cut))
+    part = replay_learning(cut, feature_rows(cut))
     assert (whole.champion[:MOMENT] == part.champion).all()
     assert np.array_equal(whole.challenger[:MOMENT], part.challenger, equal_nan=True)

@@ -22,7 +22,7 @@ def test_who_waited_for_one_that_began_later_does_not_look_again(
     asked: list[float] = []
     looks: list[str] = []
     go_on = threading.Event()
-    real = risk_state_cache.look
+    real = risk_state_cache.check_progress
 
     def now() -> float:
         asked.append(time.monotonic())
@@ -34,7 +34,7 @@ def test_who_waited_for_one_that_began_later_does_not_look_again(
         return real(database, since)
 
     monkeypatch.setattr(risk_state_cache, "monotonic", now)
-    monkeypatch.setattr(risk_state_cache, "look", look)
+    monkeypatch.setattr(risk_state_cache, "check_progress", look)
     with open_installation(load_settings(database_url=f"sqlite:///{tmp_path / 'k.db'}")) as installation:
         known = installation.knowledge
         first = threading.Thread(target=known.catch_up, name="first")
