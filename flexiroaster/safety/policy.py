@@ -48,6 +48,24 @@ PASSING = frozenset({ErrorClass.TRANSIENT, ErrorClass.TIMEOUT, ErrorClass.CRASH,
 """Error classes that a retry may resolve."""
 
 
+CURABLE = PASSING | {ErrorClass.RESOURCE, ErrorClass.DATA, ErrorClass.CONFIGURATION}
+"""Error classes whose cause a person can fix during a pause; not `code`: an execution keeps its first revision."""
+
+ASSUMED = {
+    ErrorClass.TRANSIENT: 0.6,
+    ErrorClass.TIMEOUT: 0.4,
+    ErrorClass.CRASH: 0.3,
+    ErrorClass.UNKNOWN: 0.3,
+    ErrorClass.RESOURCE: 0.15,
+}
+"""P(a retry succeeds) assumed before any data, by judgment; 0.02 for other classes."""
+
+RETRY_HALF_LIFE = 50.0
+RETRY_STRENGTH = 4.0
+MIN_RETRIES = 10.0
+"""The minimum weighted number of retries after errors of a class for its odds to count as known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """The cost of an attempt and of a failed execution, in any unit; only their ratio matters."""
@@ -56,7 +74,7 @@ class Costs:
     failure: float = 20.0
 
     @property
-    def least_odds(self) -> float:
+    def min_odds(self) -> float:
         """The minimum probability of success that justifies another attempt."""
         return self.attempt / self.failure
 
@@ -127,8 +145,8 @@ class Decision:
         """One sentence on why this action was chosen and every preferred action was refused."""
         refused = [f"{v.action.value} ({v.reason})" for v in self.verdicts if not v.admissible]
         before = refused[: list(Action).index(self.action)]
-        told = f"{self.action.value}: {self.reason}"
-        return f"{told}; not {', '.join(before)}" if before else told
+        chosen = f"{self.action.value}: {self.reason}"
+        return f"{chosen}; not {', '.join(before)}" if before else chosen
 
     def data(self) -> dict[str, Any]:
         """Return the decision as strict JSON values: one immutable row."""
@@ -143,26 +161,15 @@ class Decision:
 
 def decide(situation: Situation, model_version: str | None = None) -> Decision:
     """Choose the first admissible action; terminate is always admissible."""
-    verdicts = tuple(_verdict(action, rule(situation)) for action, rule in _RULES.items())
+    verdicts = tuple(_verdict(action, situation) for action in Action)
     chosen = next(verdict for verdict in verdicts if verdict.admissible)
     return Decision(situation, chosen.action, chosen.reason, verdicts, model_version=model_version)
 
 
-CURABLE = PASSING | {ErrorClass.RESOURCE, ErrorClass.DATA, ErrorClass.CONFIGURATION}
-"""Error classes whose cause a person can fix during a pause; not `code`: an execution keeps its first revision."""
-
-_ADMISSIBLE: dict[Action, str] = {
-    Action.CONTINUE: "nothing failed",
-    Action.RETRY: "the error may be temporary and attempts remain",
-    Action.SKIP: "the stage is not critical",
-    Action.PAUSE: "a person can fix the cause, and completed work is kept",
-    Action.ROLLBACK: "the external writes can be undone",
-    Action.TERMINATE: "no other action is admissible",
-}
-
-
-def _verdict(action: Action, objection: str | None) -> Verdict:
-    return Verdict(action, objection is None, objection or _ADMISSIBLE[action])
+def _verdict(action: Action, situation: Situation) -> Verdict:
+    objection, reason = _RULES[action]
+    refused = objection(situation)
+    return Verdict(action, refused is None, refused or reason)
 
 
 def _against_continuing(s: Situation) -> str | None:
@@ -180,7 +187,7 @@ def _against_retrying(s: Situation) -> str | None:
         return "no attempts remain"
     if s.alarming:
         return "an anomaly occurred at high risk, and a retry would continue the same way"
-    if s.retry_odds is not None and s.retry_odds < s.costs.least_odds:
+    if s.retry_odds is not None and s.retry_odds < s.costs.min_odds:
         return f"a retry succeeds with only {100 * s.retry_odds:.0f} % probability, which does not justify its cost"
     return None
 
@@ -216,34 +223,15 @@ def _against_rollback(s: Situation) -> str | None:
     return None if s.may_roll_back else "the policy does not allow rollback"
 
 
-def _against_terminating(_: Situation) -> str | None:
-    return None
-
-
-_RULES: dict[Action, Callable[[Situation], str | None]] = {
-    Action.CONTINUE: _against_continuing,
-    Action.RETRY: _against_retrying,
-    Action.SKIP: _against_skipping,
-    Action.PAUSE: _against_pausing,
-    Action.ROLLBACK: _against_rollback,
-    Action.TERMINATE: _against_terminating,
+_RULES: dict[Action, tuple[Callable[[Situation], str | None], str]] = {
+    Action.CONTINUE: (_against_continuing, "nothing failed"),
+    Action.RETRY: (_against_retrying, "the error may be temporary and attempts remain"),
+    Action.SKIP: (_against_skipping, "the stage is not critical"),
+    Action.PAUSE: (_against_pausing, "a person can fix the cause, and completed work is kept"),
+    Action.ROLLBACK: (_against_rollback, "the external writes can be undone"),
+    Action.TERMINATE: (lambda _: None, "no other action is admissible"),
 }
-
-
-# Retry success rates, learned per error class and pipeline.
-ASSUMED = {
-    ErrorClass.TRANSIENT: 0.6,
-    ErrorClass.TIMEOUT: 0.4,
-    ErrorClass.CRASH: 0.3,
-    ErrorClass.UNKNOWN: 0.3,
-    ErrorClass.RESOURCE: 0.15,
-}
-"""P(a retry succeeds) assumed before any data, by judgment; 0.02 for other classes."""
-
-HALF_LIFE = 50.0
-STRENGTH = 4.0
-LEAST_REPEATED = 10.0
-"""The minimum weighted number of retries after errors of a class for its odds to count as known."""
+"""For each action, what speaks against it, and why it is chosen if nothing does."""
 
 
 @dataclass(slots=True)
@@ -254,18 +242,18 @@ class RetryOdds(JsonState):
 
     def add(self, before: ErrorClass, *, succeeded: bool) -> None:
         """Count a finished retry; the attempt before it had failed with class `before`."""
-        self.classes.setdefault(before.value, DecayedRate(HALF_LIFE)).add(failed=not succeeded)
+        self.classes.setdefault(before.value, DecayedRate(RETRY_HALF_LIFE)).add(failed=not succeeded)
 
     def knows(self, error_class: ErrorClass) -> bool:
         """Return whether enough retries after such an error were seen to know the odds."""
         seen = self.classes.get(error_class.value)
-        return seen is not None and seen.runs >= LEAST_REPEATED
+        return seen is not None and seen.runs >= MIN_RETRIES
 
     def odds(self, error_class: ErrorClass, wider: RetryOdds | None = None) -> float:
         """Return P(a retry succeeds), shrunk toward the odds of `wider` (the installation), those toward ASSUMED."""
         towards = wider.odds(error_class) if wider is not None else ASSUMED.get(error_class, 0.02)
-        seen = self.classes.get(error_class.value, DecayedRate(HALF_LIFE))
-        return 1.0 - seen.shrunk(1.0 - towards, STRENGTH)
+        seen = self.classes.get(error_class.value, DecayedRate(RETRY_HALF_LIFE))
+        return 1.0 - seen.shrunk(1.0 - towards, RETRY_STRENGTH)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -99,8 +99,10 @@ class PipelinePace:
 
 @dataclass(slots=True)
 class ExecutionPace:
-    """The durations of one execution's stages so far, compared with their usual durations."""
+    """The durations of an execution's stages so far, compared with the usual ones. `tolerance` widens its limits."""
 
+    pipeline: PipelinePace = field(default_factory=PipelinePace)
+    tolerance: float = 1.0
     surprises: list[float] = field(default_factory=list)  # log ratio to the usual duration
     scaled: list[float] = field(default_factory=list)  # the same with the pace removed, in standard deviations
     stages: int = 0
@@ -139,21 +141,19 @@ class Lateness(JsonState):
 
     level: Ewma = field(default_factory=Ewma)
 
-    def limit(self, execution: ExecutionPace, pipeline: PipelinePace, tolerance: float = 1.0) -> Limit:
-        """Return the limit for a stage that starts now; `tolerance` widens it on the log scale."""
+    def limit(self, execution: ExecutionPace) -> Limit:
+        """Return the limit for a stage that starts now."""
         usual = math.exp(self.level.mean + execution.pace) - OFFSET_S
         if self.level.values < MIN_RUNS or math.exp(self.level.mean) - OFFSET_S < MIN_USUAL_S:
             return Limit(max(usual, 0.0), None)
-        width = tolerance * WIDTH * execution.scatter * self._spread(execution, pipeline)
+        width = execution.tolerance * WIDTH * execution.scatter * self._spread(execution)
         return Limit(max(usual, 0.0), math.exp(self.level.mean + execution.pace + width) - OFFSET_S)
 
-    def ended(
-        self, duration_s: float, execution: ExecutionPace, pipeline: PipelinePace, tolerance: float = 1.0
-    ) -> Anomaly | None:
+    def ended(self, duration_s: float, execution: ExecutionPace) -> Anomaly | None:
         """Learn from a completed stage; return an anomaly if it was late, even if a timer has already flagged it."""
-        limit, value = self.limit(execution, pipeline, tolerance), math.log(max(duration_s, 0.0) + OFFSET_S)
+        limit, value = self.limit(execution), math.log(max(duration_s, 0.0) + OFFSET_S)
         late = limit.late_s is not None and duration_s > limit.late_s
-        pace, surprise, spread = execution.pace, value - self.level.mean, self._spread(execution, pipeline)
+        pace, surprise, spread = execution.pace, value - self.level.mean, self._spread(execution)
         known, watched = self.level.values > 0, math.exp(self.level.mean) - OFFSET_S >= MIN_USUAL_S / 10
         alert = self.level.add(value, beyond=late, expected=pace) and execution.stages >= execution.quiet_until
         if known and watched:
@@ -164,17 +164,15 @@ class Lateness(JsonState):
             execution.quiet_until = execution.stages + QUIET_STAGES
         return _late(duration_s, limit, alert=alert)
 
-    def still_running(
-        self, elapsed_s: float, execution: ExecutionPace, pipeline: PipelinePace, tolerance: float = 1.0
-    ) -> Anomaly | None:
+    def still_running(self, elapsed_s: float, execution: ExecutionPace) -> Anomaly | None:
         """Return an anomaly if a running stage is already late, without learning from it. For use by a timer."""
-        limit = self.limit(execution, pipeline, tolerance)
+        limit = self.limit(execution)
         if limit.late_s is None or elapsed_s <= limit.late_s:
             return None
         return _late(elapsed_s, limit, alert=not self.level.cooling and execution.stages >= execution.quiet_until)
 
-    def _spread(self, execution: ExecutionPace, pipeline: PipelinePace) -> float:
-        return math.sqrt(self.level.spread() ** 2 + pipeline.variance / (len(execution.surprises) + 1))
+    def _spread(self, execution: ExecutionPace) -> float:
+        return math.sqrt(self.level.spread() ** 2 + execution.pipeline.variance / (len(execution.surprises) + 1))
 
 
 def _late(seconds: float, limit: Limit, *, alert: bool) -> Anomaly:

@@ -63,12 +63,10 @@ class StageState(JsonState):
     rows: Volume = field(default_factory=Volume)
     bytes: Volume = field(default_factory=lambda: Volume("bytes"))
 
-    def ended(
-        self, end: StageEnd, execution: ExecutionPace, pipeline: PipelinePace, tolerance: float = 1.0
-    ) -> list[Anomaly]:
+    def ended(self, end: StageEnd, execution: ExecutionPace) -> list[Anomaly]:
         """Learn from a completed stage; return its anomalies, at most one of rows and bytes, as they correlate."""
         duration = end.duration_s
-        late = None if duration is None else self.lateness.ended(duration, execution, pipeline, tolerance)
+        late = None if duration is None else self.lateness.ended(duration, execution)
         rows = None if end.rows is None else self.rows.ended(end.rows)
         size = None if end.bytes is None else self.bytes.ended(end.bytes)
         return [anomaly for anomaly in (late, rows or size) if anomaly is not None]
@@ -85,12 +83,12 @@ class StagesState(JsonState):
 
     def execution_ended(self, ends: list[StageEnd]) -> None:
         """Learn from the stages of a finished execution, ordered by their ends."""
-        execution = ExecutionPace()
+        execution = ExecutionPace(self.pace)
         for end in ends:
             for attempt in range(end.attempt):
                 self.retries.attempt(repeated=attempt > 0)
             if end.completed:
-                self.stages.setdefault(end.stage_id, StageState()).ended(end, execution, self.pace)
+                self.stages.setdefault(end.stage_id, StageState()).ended(end, execution)
         self.pace.add(execution.pace)
 
     def to_json(self) -> dict[str, Any]:

@@ -44,9 +44,13 @@ class Watch:
     detects_anomalies: bool = True
     abnormal: bool = False
     """Whether any anomaly has been found so far."""
-    _pace: ExecutionPace = field(default_factory=ExecutionPace)
+    _pace: ExecutionPace = field(init=False)
     _stages: dict[str, StageState] = field(default_factory=dict)
     _retries: RetryPile | None = None
+
+    def __post_init__(self) -> None:
+        stages = self.learned.stages
+        self._pace = ExecutionPace(PipelinePace(stages["pace"]) if stages else PipelinePace(), self.tolerance)
 
     @property
     def monitors_stages(self) -> bool:
@@ -56,14 +60,14 @@ class Watch:
     def late_after(self, stage_id: str) -> float | None:
         """Return the seconds after which a stage that starts now is late; None if unknown or not monitored."""
         state = self._state(stage_id)
-        return None if state is None else state.lateness.limit(self._pace, self._pipeline(), self.tolerance).late_s
+        return None if state is None else state.lateness.limit(self._pace).late_s
 
     def still_running(self, stage_id: str, elapsed_s: float) -> Anomaly | None:
         """Return an anomaly if a running stage is late by now."""
         state = self._state(stage_id)
         if state is None:
             return None
-        return self._flag(state.lateness.still_running(elapsed_s, self._pace, self._pipeline(), self.tolerance))
+        return self._flag(state.lateness.still_running(elapsed_s, self._pace))
 
     def attempt_starts(self, *, repeated: bool) -> Anomaly | None:
         """Count a started attempt; return an anomaly if retries are unusually frequent."""
@@ -76,7 +80,7 @@ class Watch:
     def stage_completed(self, end: StageEnd) -> list[Anomaly]:
         """Return the anomalies of a completed stage."""
         state = self._state(end.stage_id)
-        found = [] if state is None else state.ended(end, self._pace, self._pipeline(), self.tolerance)
+        found = [] if state is None else state.ended(end, self._pace)
         self.abnormal = self.abnormal or bool(found)
         return found
 
@@ -107,9 +111,6 @@ class Watch:
                 return None
             self._stages[stage_id] = StageState.from_json(known)
         return self._stages[stage_id]
-
-    def _pipeline(self) -> PipelinePace:
-        return PipelinePace(self.learned.stages["pace"]) if self.learned.stages else PipelinePace()
 
     def _flag(self, anomaly: Anomaly | None) -> Anomaly | None:
         self.abnormal = self.abnormal or anomaly is not None

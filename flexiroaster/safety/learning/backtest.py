@@ -102,10 +102,10 @@ def backtest(history: History, thresholds: Thresholds | None = None, *, share: f
     """Replay a history and evaluate its newest `share` of runs (0 < share <= 1)."""
     if not 0 < share <= 1:
         raise ValueError(f"share must be greater than 0 and at most 1, not {share}")
-    limits, known = thresholds or Thresholds(), _known(history)
-    learned = replay_learning(history, known.rows, seed=seed)
+    rows, scores, earlier_runs = _known_at_starts(history)
+    learned = replay_learning(history, rows, seed=seed)
     predicted = {
-        "factor_score": known.factor_score,
+        "factor_score": scores,
         "prior": learned.predictions[Rung.PRIOR],
         "recalibrated_prior": learned.predictions[Rung.RECALIBRATED],
         "local": learned.challenger,
@@ -113,7 +113,7 @@ def backtest(history: History, thresholds: Thresholds | None = None, *, share: f
     }
     begin = min(int((1 - share) * len(history)), len(history) - 1)
     judged = (np.arange(len(history)) >= begin) & ~np.isnan(history.target)
-    part = _Evaluated(history, judged, known.earlier_runs, limits.high)
+    part = _Evaluated(history, judged, earlier_runs, (thresholds or Thresholds()).high)
     return Backtest(
         executions=len(history),
         pipelines=len(set(history.pipeline_id)),
@@ -124,26 +124,19 @@ def backtest(history: History, thresholds: Thresholds | None = None, *, share: f
         chosen={rung.value: learned.rung[begin:].count(rung) for rung in Rung},
         drift=drift(learned.champion[judged], history.target[judged]),
         learned=learned,
-        predictions=_predictions(history, known, predicted, learned, begin),
+        predictions=_predictions(history, earlier_runs, predicted, learned, begin),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    rows: Floats
-    factor_score: Floats
-    earlier_runs: NDArray[np.int64]
-
-
-def _known(history: History) -> _Known:
-    """Return what was known at each run start."""
+def _known_at_starts(history: History) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return the features, the factor score and the number of earlier runs known at each run start."""
     rows = np.empty((len(history), len(FEATURES)))
-    scores, earlier = np.empty(len(history)), np.empty(len(history), dtype=np.int64)
+    scores, earlier_runs = np.empty(len(history)), np.empty(len(history), dtype=np.int64)
     for i, (start, past) in enumerate(replay(history)):
         rows[i] = features(start, past)
         scores[i] = factor_score(start, past.pipeline).score
-        earlier[i] = past.pipeline.runs
-    return _Known(rows, scores, earlier)
+        earlier_runs[i] = past.pipeline.runs
+    return rows, scores, earlier_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +150,9 @@ class _Evaluated:
 
     def arm(self, name: str, predicted: Floats) -> Arm:
         answered = self.rows & ~np.isnan(predicted)
+        cold = answered & (self.earlier_runs < COLD)
         alerts = int((predicted[answered] >= self.high).sum())
-        return Arm(
-            name,
-            self._measure(predicted, answered),
-            self._measure(predicted, answered & (self.earlier_runs < COLD)),
-            alerts / self._days(),
-        )
+        return Arm(name, self._measure(predicted, answered), self._measure(predicted, cold), alerts / self._days())
 
     def blocked(self, predicted: Floats) -> GateOutcome:
         stopped = (predicted[self.rows] >= self.high) & (self.earlier_runs[self.rows] > 0)
@@ -181,7 +170,7 @@ class _Evaluated:
 
 
 def _predictions(
-    history: History, known: _Known, predicted: dict[str, Floats], learned: Learned, begin: int
+    history: History, earlier_runs: NDArray[np.int64], predicted: dict[str, Floats], learned: Learned, begin: int
 ) -> pl.DataFrame:
     return pl.DataFrame(
         {
@@ -189,7 +178,7 @@ def _predictions(
             "pipeline_id": history.pipeline_id,
             "started_at": pl.Series((history.started_at * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC")),
             "status": [outcome.value for outcome in history.outcome],
-            "earlier_runs": known.earlier_runs,
+            "earlier_runs": earlier_runs,
             **{name: pl.Series(values).fill_nan(None) for name, values in predicted.items()},
             "rung": [rung.value for rung in learned.rung],
             "judged": np.arange(len(history)) >= begin,
@@ -228,17 +217,17 @@ def backtest_lateness(history: History, stages: pl.DataFrame) -> LatenessBacktes
     levels: defaultdict[tuple[str, str], Lateness] = defaultdict(Lateness)
     paces: defaultdict[str, PipelinePace] = defaultdict(PipelinePace)
     for pipeline_id, rows in _executions(history, stages):
-        execution, pipeline = ExecutionPace(), paces[pipeline_id]
+        execution = ExecutionPace(paces[pipeline_id])
         for stage, seconds in rows:
             known = levels[pipeline_id, stage]
-            limit = known.limit(execution, pipeline).late_s
-            found = known.ended(seconds, execution, pipeline)
+            limit = known.limit(execution).late_s
+            found = known.ended(seconds, execution)
             counts["stages"] += 1
             counts["watched"] += limit is not None
             counts["spikes_caught"] += limit is not None and SPIKE * seconds > limit
             counts["flagged"] += found is not None
             counts["alerts"] += found is not None and found.alert
-        pipeline.add(execution.pace)
+        execution.pipeline.add(execution.pace)
     return LatenessBacktest(**counts)
 
 

@@ -20,8 +20,8 @@ class Stage:
         self.known, self.pipeline = Lateness(), PipelinePace()
 
     def run(self, usual: float = 60.0) -> Anomaly | None:
-        execution = ExecutionPace()
-        found = self.known.ended(usual * self.rng.lognormvariate(0, self.spread), execution, self.pipeline)
+        execution = ExecutionPace(self.pipeline)
+        found = self.known.ended(usual * self.rng.lognormvariate(0, self.spread), execution)
         self.pipeline.add(execution.pace)
         return found
 
@@ -42,12 +42,12 @@ def test_normal_durations_are_hardly_flagged_and_a_threefold_one_is() -> None:
 def test_a_stage_that_hangs_is_late_while_it_still_runs() -> None:
     stage = Stage()
     stage.runs(30)
-    limit = stage.known.limit(ExecutionPace(), stage.pipeline)
+    limit = stage.known.limit(ExecutionPace(stage.pipeline))
     assert limit.late_s is not None
     assert 60 < limit.late_s < 180
     before = stage.known.to_json()
-    assert stage.known.still_running(limit.late_s - 0.1, ExecutionPace(), stage.pipeline) is None
-    found = stage.known.still_running(limit.late_s + 0.1, ExecutionPace(), stage.pipeline)
+    assert stage.known.still_running(limit.late_s - 0.1, ExecutionPace(stage.pipeline)) is None
+    found = stage.known.still_running(limit.late_s + 0.1, ExecutionPace(stage.pipeline))
     assert found is not None
     assert (found.kind, found.alert) == (AnomalyKind.LATE, True)
     assert stage.known.to_json() == before, "asking teaches nothing"
@@ -79,7 +79,7 @@ def test_after_an_alert_there_is_a_cooldown() -> None:
 def test_before_enough_runs_and_below_a_second_nothing_is_late() -> None:
     stage = Stage()
     assert stage.runs(MIN_RUNS - 1) == []
-    assert stage.known.limit(ExecutionPace(), stage.pipeline).late_s is None
+    assert stage.known.limit(ExecutionPace(stage.pipeline)).late_s is None
     quick = Stage()
     quick.runs(50, usual=0.3)
     assert quick.run(30.0) is None
@@ -90,10 +90,10 @@ def test_on_a_slow_machine_all_stages_may_take_longer() -> None:
     stages = [Stage(i, spread=0.1) for i in range(12)]
     for stage in stages:
         stage.runs(40)
-    pipeline, execution = PipelinePace(), ExecutionPace()
-    flags = [stage.known.ended(60 * 1.8, execution, pipeline) for stage in stages]
+    execution = ExecutionPace()
+    flags = [stage.known.ended(60 * 1.8, execution) for stage in stages]
     assert flags[3:] == [None] * 9
-    slow, usual = (stages[0].known.limit(pace, pipeline) for pace in (execution, ExecutionPace()))
+    slow, usual = (stages[0].known.limit(pace) for pace in (execution, ExecutionPace()))
     assert slow.usual_s == pytest.approx(1.7 * usual.usual_s, rel=0.05)
     assert slow.late_s > 60 * 1.8
 
@@ -102,8 +102,8 @@ def test_one_execution_alerts_once_for_many_late_stages() -> None:
     stages = [Stage(i, spread=0.05) for i in range(3)]
     for stage in stages:
         stage.runs(40)
-    execution, pipeline = ExecutionPace(), PipelinePace(variance=0.01)
-    found = [stage.known.ended(1000.0 * 4**i, execution, pipeline) for i, stage in enumerate(stages)]
+    execution = ExecutionPace(PipelinePace(variance=0.01))
+    found = [stage.known.ended(1000.0 * 4**i, execution) for i, stage in enumerate(stages)]
     assert [a is not None and a.alert for a in found] == [True, False, False]
     assert all(found)
 
