@@ -211,7 +211,7 @@ def import_file(file: HistoryTarget, as_json: AsJson = False) -> None:
     from flexiroaster.service.safety import history
 
     with open_installation() as installation:
-        imported, model = history.import_file(installation, file), installation.knowledge.model
+        imported, model = history.import_file(installation, file), installation.risk_state.model
     if as_json:
         emit_json({**asdict(imported), "answers": model.rung.value, "reason": model.reason})
         return

@@ -64,7 +64,7 @@ class Installation:
         self._copies: LocalCopies | None = None
         self._tracing: Tracing | None = None
         self._signals: Signals | None = None
-        self._knowledge: RiskStateCache | None = None
+        self._risk_state: RiskStateCache | None = None
         self._watch_factory: WatchFactory | None = None
         self._journal: Journal | None = None
         self._start_journal: Journal | None = None
@@ -123,14 +123,14 @@ class Installation:
         _ = self.driver
 
     @property
-    def knowledge(self) -> RiskStateCache:
-        """The safety engine's knowledge of past executions, held in the memory of this process."""
+    def risk_state(self) -> RiskStateCache:
+        """The risk states and the risk model, cached in the memory of this process."""
         from flexiroaster.service.safety.risk_state_cache import RiskStateCache  # outside the lock: the import is slow
 
         with self._lock:
-            if self._knowledge is None:
-                self._knowledge = RiskStateCache(self.database, self.settings.ai_anomaly_error_threshold)
-            return self._knowledge
+            if self._risk_state is None:
+                self._risk_state = RiskStateCache(self.database, self.settings.ai_anomaly_error_threshold)
+            return self._risk_state
 
     @property
     def watch_factory(self) -> WatchFactory:
@@ -282,7 +282,7 @@ class Installation:
     def _start_learner(self, driver: Driver) -> Learner:
         from flexiroaster.service.safety.learner import Learner
 
-        learner = Learner(self.database, lambda: self.knowledge, self.settings, self.owner, self.threads)
+        learner = Learner(self.database, lambda: self.risk_state, self.settings, self.owner, self.threads)
         driver.listen(learner.on_committed)
         return learner
 

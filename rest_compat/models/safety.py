@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
-from flexiroaster.service.safety.decisions import LONGEST_REASON, Action, DecisionRow
+from flexiroaster.service.safety.decisions import MAX_REASON, Action, DecisionRow
 from flexiroaster.service.safety.risk import AssessmentRow
 from rest_compat.dependencies import TEXT
 from rest_compat.models import Answer
@@ -30,7 +30,7 @@ class OverrideRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     action: Action
-    reason: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON, pattern=TEXT), AfterValidator(_require_text)]
+    reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON, pattern=TEXT), AfterValidator(_require_text)]
 
 
 class Verdict(Answer):

@@ -229,7 +229,7 @@ def test_a_pipeline_without_a_history_is_not_blocked_by_the_setting(settings: Se
         execution_id = executions.start(installation, "new")
         assert executions.wait(installation, execution_id).status == "completed"
         assert risk.of_executions(installation, [execution_id])[execution_id].gate == "warn"
-        installation.knowledge.catch_up()  # a start may be answered by what was known a moment ago
+        installation.risk_state.catch_up()  # a start may be answered by what was known a moment ago
         with pytest.raises(BlockedError):
             executions.start(installation, "new")
 

@@ -111,7 +111,7 @@ def test_an_export_can_be_imported_elsewhere(
     elsewhere = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'elsewhere.db'}"})
     with open_installation(elsewhere) as another:
         assert history.import_file(another, tmp_path / name).added == 5
-        assert another.knowledge.past("p").pipeline == installation.knowledge.past("p").pipeline
+        assert another.risk_state.past("p").pipeline == installation.risk_state.past("p").pipeline
     assert history.import_file(installation, tmp_path / name).added == 0
 
 

@@ -62,8 +62,8 @@ def test_after_an_import_all_is_as_in_the_backtest(installation: Installation, f
     for rung in (Rung.PRIOR, Rung.RECALIBRATED):
         assert answers(kept(installation), rung.value) == expected.predictions[rung.value].to_list()
     model = expected.learned.model
-    assert installation.knowledge.model.version == model.version
-    assert (installation.knowledge.model.rung, installation.knowledge.model.reason) == (model.rung, model.reason)
+    assert installation.risk_state.model.version == model.version
+    assert (installation.risk_state.model.rung, installation.risk_state.model.reason) == (model.rung, model.reason)
     rows = [row for row in reversed(training.models(installation)) if row.metrics and row.metrics["comparison"]]
     lived = [each for each in expected.learned.trainings if each.comparison is not None]
     assert len(lived) == 2
@@ -108,7 +108,7 @@ def test_an_older_history_that_comes_later_is_learned_from_as_if_it_had_come_fir
     history.import_file(installation, tmp_path / "newer.parquet")
     history.import_file(installation, file)
     assert answers(kept(installation), "engine") == expected.predictions["engine"].to_list()
-    assert installation.knowledge.model.version == expected.learned.model.version
+    assert installation.risk_state.model.version == expected.learned.model.version
 
 
 @SQLITE
@@ -129,8 +129,8 @@ def test_without_the_extra_an_import_recalibrates_and_trains_no_local_model(
 ) -> None:
     monkeypatch.setattr(training, "can_train", lambda: False)
     history.import_file(installation, file)
-    assert installation.knowledge.model.local is None
-    assert installation.knowledge.model.recalibrated.curve.runs > 600
+    assert installation.risk_state.model.local is None
+    assert installation.risk_state.model.recalibrated.curve.runs > 600
     assert len(training.models(installation)) == 1
 
 
@@ -168,7 +168,7 @@ def test_the_order_of_the_rows_of_a_file_changes_nothing(settings: Settings, fil
     with open_installation(settings.model_copy(update={"ai_train_every": 0})) as installation:
         history.import_file(installation, tmp_path / "shuffled.parquet")
         for name in set(lived.pipeline_id):
-            assert installation.knowledge.past(name) == ledger.past(name)
+            assert installation.risk_state.past(name) == ledger.past(name)
         stored = training.history_of(run_history.newest(installation.database, RUNS))
     assert stored.execution_id == lived.execution_id
     assert (feature_rows(stored) == feature_rows(lived)).all()

@@ -228,7 +228,7 @@ def test_a_failed_training_is_logged_once_and_delayed(
     broken = settings.model_copy(update={"database_url": "sqlite:////no/such/folder/x.db"})
     with open_installation(untrained(settings)) as installation:
         history.add(installation, made_up(100))
-        broken_trainer = Trainer(installation.database, installation.knowledge, broken, installation.owner)
+        broken_trainer = Trainer(installation.database, installation.risk_state, broken, installation.owner)
 
         def failures() -> list[logging.LogRecord]:
             broken_trainer.poll()

@@ -142,7 +142,7 @@ def test_pause_then_a_person_fixes_the_cause(installation: Installation, tmp_pat
     commands.resume(installation, x, "the data is there now")
     assert eventually(lambda: executions.get(installation, x).status == "completed")
     assert states(installation, x) == dict.fromkeys(("a", "broken", "c"), "completed")
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     assert made(installation, x)[0].outcome == "completed"
     assert seqs_have_no_gap(installation, x)
 
@@ -180,7 +180,7 @@ def test_rollback(installation: Installation, settings: Settings, tmp_path: Path
     assert states(installation, x) == {"load": "completed", "save": "rolled_back", "broken": "failed"}
     assert written(settings) == 0
     assert chosen(installation, x) == [("broken", "rollback", "rollback")]
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     assert made(installation, x)[0].outcome == "rolled_back"
     kinds = [event.type.value for event in executions.events(installation, x)]
     assert kinds.index("stage.failed") < kinds.index("execution.paused") < kinds.index("rollback.started")
@@ -230,7 +230,7 @@ def test_hopeless_errors_are_not_retried(settings: Settings) -> None:
             else:
                 x = executions.start(opened, "hopeless")
             assert settled(opened, x).status == "failed"
-            opened.knowledge.catch_up()
+            opened.risk_state.catch_up()
             taken.append([d.taken for d in made(opened, x)])
             last = made(opened, x)[-1]
     assert taken[0] == ["retry"] * 10 + ["terminate"]
@@ -244,7 +244,7 @@ def test_outcomes_of_retries_are_joined_back(installation: Installation, tmp_pat
     stage = python("a", "fail_first", "z", arguments={"path": str(tmp_path / "n"), "failures": 2}, max_retries=3)
     x = begin(installation, python("z", "two"), stage)
     assert settled(installation, x).status == "completed"
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     assert [(d.taken, d.outcome) for d in made(installation, x)] == [("retry", "failed"), ("retry", "succeeded")]
 
 

@@ -73,8 +73,8 @@ def test_the_states_are_those_of_a_ledger_that_saw_every_end_in_order(installati
         ledger.add(each.pipeline_id, ending_of(each))
     for name in {r.pipeline_id for r in runs}:
         start = Start(name, utc_now().timestamp(), 4)
-        assert features(start, installation.knowledge.past(name)) == features(start, ledger.past(name))
-    assert installation.knowledge.runs == sum(r.counts for r in runs)
+        assert features(start, installation.risk_state.past(name)) == features(start, ledger.past(name))
+    assert installation.risk_state.runs == sum(r.counts for r in runs)
 
 
 def test_executions_are_remembered_when_somebody_asks(installation: Installation) -> None:
@@ -161,7 +161,7 @@ def test_a_start_catches_up_by_one_batch_only_and_a_question_by_all(installation
 def test_what_was_pruned_is_still_known(installation: Installation) -> None:
     pipelines.save(installation, pipeline("good"))
     execution_id = run(installation, "good")
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     retention.delete_executions(installation.database, [execution_id])
     assert risk.assess(installation, "good").input.past.pipeline.runs == 1
     assert risk.of_executions(installation, [execution_id]) == {}
@@ -186,7 +186,7 @@ def test_training_learns_records_and_answers(installation: Installation) -> None
     first = training.train(installation, seed=3)
     after = risk.assess(installation, "g1/p9")
     assert after.model_version == first.version
-    assert (first.examples, first.seed) == (installation.knowledge.runs, 3)
+    assert (first.examples, first.seed) == (installation.risk_state.runs, 3)
     assert first.metrics is not None
     assert set(first.metrics["comparison"]) >= {"present_loss", "other_loss", "better", "kind"}
     assert not training.due(installation)
@@ -243,7 +243,7 @@ def test_a_high_risk_resolves_itself_with_a_success(installation: Installation) 
     assert (open_one.execution_id, open_one.action_taken) == (execution_id, "started with a warning")
     assert open_one.factors[0]["name"] == "failure_rate_30d"
     executions.wait(installation, execution_id)
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     assert insights.listing(installation, unresolved_only=True)[1] == 0
     assert insights.listing(installation, hours=1)[1] == 1
 

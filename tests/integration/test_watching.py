@@ -52,7 +52,7 @@ def remember(installation: Installation, pipeline_id: str, *ends: StageEnd, runs
 
 
 def remembered(installation: Installation, pipeline_id: str) -> StagesState:
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     with installation.database.read() as connection:
         return StagesState.from_json(risk.load_states(connection, [(STAGES, pipeline_id)])[STAGES, pipeline_id])
 
@@ -106,7 +106,7 @@ def test_an_insight_goes_with_its_cause(installation: Installation, tmp_path: Pa
     (tmp_path / "go").touch()
     ended(installation, x)
     assert [i.is_resolved for i in insights.page(installation).items] == [False]
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     remember(installation, "p", StageEnd("slow", 1, completed=True, duration_s=3600.0))  # no machine is that slow
     y = executions.start(installation, "p")
     ended(installation, y)

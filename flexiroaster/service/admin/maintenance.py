@@ -31,7 +31,7 @@ def prune(installation: Installation, older_than: timedelta) -> int:
     exists, because the rerun reads its artifacts. Data that outputs wrote stays, but can no longer be rolled back.
     Returns the number of deleted executions. Raises StoreError.
     """
-    installation.knowledge.catch_up()  # the safety engine keeps what it learned from these executions
+    installation.risk_state.catch_up()  # the safety engine keeps what it learned from these executions
     before = utc_now() - older_than
     artifacts = Artifacts(installation.settings.artifacts_url)
     total = 0

@@ -21,7 +21,7 @@ from flexiroaster.store.safety import decisions
 from flexiroaster.store.safety.decisions import DecisionFilter, DecisionRow, Override
 
 __all__ = [
-    "LONGEST_REASON",
+    "MAX_REASON",
     "Action",
     "DecisionFilter",
     "DecisionRow",
@@ -36,7 +36,7 @@ __all__ = [
     "page",
 ]
 
-LONGEST_REASON = 4000
+MAX_REASON = 4000
 BATCHES = 20
 
 
@@ -71,7 +71,7 @@ def of_execution(installation: Installation, execution_id: str) -> list[Decision
     found = of_executions(installation, [execution_id]).get(execution_id, [])
     if row.status not in TERMINAL or all(decision.outcome is not None for decision in found):
         return found
-    installation.knowledge.catch_up(batches=BATCHES)
+    installation.risk_state.catch_up(batches=BATCHES)
     return of_executions(installation, [execution_id]).get(execution_id, [])
 
 
@@ -100,27 +100,28 @@ def override(
     the action does not fit), ConflictError (there is a newer decision, or the pipeline is already running),
     NotAllowedError (not in this state), StoreError.
     """
-    _check_reason(reason)
+    if not reason.strip() or len(reason) > MAX_REASON or "\0" in reason:
+        message = f"reason: must contain text, at most {MAX_REASON} characters, without NUL characters"
+        raise InputError(message, argument="reason")
     decision = decisions.get(installation.database, decision_id)
     row = executions.execution(installation.database, decision.execution_id)
     with installation.database.read() as connection:
         _check_newest(connection, decision)
     kind, arguments = _command(decision, action, row.status)
+
+    def record_override(connection: Connection) -> None:
+        _check_newest(connection, decision)  # again, now that the execution's row is locked
+        decisions.add_override(connection, decision.id, action.value, reason, requested_by, utc_now())
+
     commands.request(
         installation,
         row.id,
         kind,
         {**arguments, "reason": f"decision {decision_id} overridden: {reason}"},
         requested_by,
-        in_transaction=lambda connection: _keep(connection, decision, action, reason, requested_by),
+        in_transaction=record_override,
     )
     return decisions.get(installation.database, decision_id)
-
-
-def _keep(connection: Connection, decision: DecisionRow, action: Action, reason: str, requested_by: str) -> None:
-    """Record the override; the caller has locked the execution's row. Raises ConflictError."""
-    _check_newest(connection, decision)
-    decisions.add_override(connection, decision.id, action.value, reason, requested_by, utc_now())
 
 
 def _check_newest(connection: Connection, decision: DecisionRow) -> None:
@@ -131,12 +132,6 @@ def _check_newest(connection: Connection, decision: DecisionRow) -> None:
         raise ConflictError(message, decision_id=newest[0])
 
 
-def _check_reason(reason: str) -> None:
-    if not reason.strip() or len(reason) > LONGEST_REASON or "\0" in reason:
-        message = f"reason: must contain text, at most {LONGEST_REASON} characters, without NUL characters"
-        raise InputError(message, argument="reason")
-
-
 def _command(decision: DecisionRow, action: Action, status: ExecutionStatus) -> tuple[CommandKind, dict[str, Any]]:
     """Return the command that carries out the action. Raises InputError."""
     failed = decision.error_class is not None
@@ -145,16 +140,12 @@ def _command(decision: DecisionRow, action: Action, status: ExecutionStatus) -> 
     if not failed and action in {Action.RETRY, Action.SKIP}:
         raise InputError(f"action: nothing has failed, so there is nothing to {action}", argument="action")
     again = CommandKind.RESUME if status is ExecutionStatus.PAUSED else CommandKind.RETRY
-    match action:
-        case Action.CONTINUE:
-            return CommandKind.RESUME, {}
-        case Action.RETRY:
-            return again, {}
-        case Action.SKIP:
-            return again, {"skip": [decision.stage_id]}
-        case Action.PAUSE:
-            return CommandKind.PAUSE, {"mode": "drain"}
-        case Action.ROLLBACK:
-            return CommandKind.ROLLBACK, {}
-        case Action.TERMINATE:
-            return CommandKind.STOP, {}
+    by_action: dict[Action, tuple[CommandKind, dict[str, Any]]] = {
+        Action.CONTINUE: (CommandKind.RESUME, {}),
+        Action.RETRY: (again, {}),
+        Action.SKIP: (again, {"skip": [decision.stage_id]}),
+        Action.PAUSE: (CommandKind.PAUSE, {"mode": "drain"}),
+        Action.ROLLBACK: (CommandKind.ROLLBACK, {}),
+        Action.TERMINATE: (CommandKind.STOP, {}),
+    }
+    return by_action[action]

@@ -49,14 +49,14 @@ def add(installation: Installation, runs: Sequence[PastRun]) -> Imported:
     Raises ConflictError if a training is in progress, StoreError.
     """
     with training.training_lease(installation):
-        installation.knowledge.catch_up()
+        installation.risk_state.catch_up()
         with installation.database.write() as connection:
             risk.locked_progress(connection)  # no other process adds runs until these are in
             new = run_history.missing(connection, runs)
             run_history.add(connection, new)
             run_history.refresh_statistics(connection)
             total = refold_all(connection, installation.settings.ai_anomaly_error_threshold)
-        installation.knowledge.catch_up()
+        installation.risk_state.catch_up()
         if new and installation.settings.ai_train_every != 0:
             training.replay(installation)
     return Imported(len(new), len(runs) - len(new), total)
@@ -70,7 +70,7 @@ def export(installation: Installation, path: Path) -> int:
     kind = path.suffix.lower()
     if kind not in {".parquet", ".csv"}:
         raise InputError(f"{path}: a history must be a .parquet or .csv file")
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
     with installation.database.read() as connection:
         frame = history_frame(training.history_of(list(run_history.in_order(connection))))
     try:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
-from flexiroaster.safety.risk.assessment import Gate, RiskLevel
+from flexiroaster.safety.risk.assessment import Assessment, Gate, RiskLevel
 from flexiroaster.store.safety.history import PastRun
 from flexiroaster.store.safety.insights import Finding
-
-if TYPE_CHECKING:
-    from flexiroaster.safety.risk.assessment import Assessment
 
 __all__ = [
     "ANOMALIES",
@@ -74,11 +71,11 @@ def anomaly_of_event(pipeline_id: str, execution_id: str, data: Mapping[str, Any
         return None
     kind, stage_id = AnomalyKind(data["kind"]), data.get("stage_id")
     title, advice = _ANOMALY_TEXTS[kind]
-    decision = data.get("decision") or {}
+    paused = (data.get("decision") or {}).get("taken") == "pause"
     return Finding(
         cause=anomaly_cause(kind, pipeline_id, stage_id),
         insight_type=kind.value,
-        severity="high" if decision.get("taken") == "pause" else "medium",
+        severity="high" if paused else "medium",
         title=title.format(stage=stage_id, pipeline=pipeline_id),
         message=f"{pipeline_id}, stage {stage_id}: {data['message']}",
         recommendation=advice,
@@ -86,7 +83,7 @@ def anomaly_of_event(pipeline_id: str, execution_id: str, data: Mapping[str, Any
         pipeline_id=pipeline_id,
         execution_id=execution_id,
         stage_id=None if kind is AnomalyKind.RETRIES else stage_id,
-        action_taken="paused" if decision.get("taken") == "pause" else None,
+        action_taken="paused" if paused else None,
     )
 
 
@@ -108,14 +105,14 @@ def burst(run: PastRun, anomaly: Anomaly) -> Finding:
 
 def high_risk(assessment: Assessment, execution_id: str | None, acted: Gate) -> Finding:
     """Return the finding for a run that is likely to fail; `acted` is the gate's action."""
-    pipeline_id, said = assessment.input.start.pipeline_id, assessment.prediction
-    width = said.high - said.low
+    pipeline_id, predicted = assessment.input.start.pipeline_id, assessment.prediction
+    width = predicted.high - predicted.low
     return Finding(
         cause=f"{HIGH_RISK}:{pipeline_id}",
         insight_type=HIGH_RISK,
-        severity="critical" if said.probability >= 0.9 else RiskLevel.HIGH.value,
+        severity="critical" if predicted.probability >= 0.9 else RiskLevel.HIGH.value,
         title=f"{pipeline_id} is likely to fail",
-        message=f"It fails with probability {said.probability:.2f} ({said.low:.2f} to {said.high:.2f}).",
+        message=f"It fails with probability {predicted.probability:.2f} ({predicted.low:.2f} to {predicted.high:.2f}).",
         recommendation=" ".join(assessment.recommendations[1:]) or assessment.recommendations[0],
         confidence=round(max(0.0, min(1.0, 1.0 - width)), 3),
         pipeline_id=pipeline_id,

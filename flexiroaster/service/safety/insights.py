@@ -16,7 +16,7 @@ from flexiroaster.store.safety.risk import ALARMS
 
 __all__ = ["Accuracy", "InsightFilter", "InsightRow", "accuracy", "count", "listing", "page"]
 
-BURST_LASTS = timedelta(hours=1)
+BURST_DURATION = timedelta(hours=1)
 BATCHES = 20
 
 
@@ -34,11 +34,11 @@ class Accuracy:
 
 def accuracy(installation: Installation) -> list[Accuracy]:
     """Return the accuracy of each alarm type since this installation began, sorted by name. Raises StoreError."""
-    installation.knowledge.catch_up(batches=BATCHES)
+    installation.risk_state.catch_up(batches=BATCHES)
     with installation.database.read() as connection:
         stored = risk.load_states(connection, [(ALARMS, "")])
     kinds = Alarms.from_json(stored.get((ALARMS, ""), {})).kinds
-    return [Accuracy(kind, known.raised, known.false, known.false_rate) for kind, known in sorted(kinds.items())]
+    return [Accuracy(kind, count.raised, count.false, count.false_rate) for kind, count in sorted(kinds.items())]
 
 
 def page(
@@ -76,8 +76,8 @@ def listing(
 
 def _catch_up(installation: Installation) -> None:
     """Process runs that ended since the last call: they can create new insights or resolve old ones."""
-    installation.knowledge.catch_up(batches=BATCHES)
+    installation.risk_state.catch_up(batches=BATCHES)
     now = utc_now()
     if insights.count(installation.database, InsightFilter(unresolved_only=True)):
         with installation.database.write() as connection:
-            insights.resolve_older(connection, ERROR_BURST, now - BURST_LASTS, now)
+            insights.resolve_older(connection, ERROR_BURST, now - BURST_DURATION, now)

@@ -65,13 +65,13 @@ class Learner:
     def __init__(
         self,
         database: Database,
-        knowledge: Callable[[], RiskStateCache],
+        risk_state: Callable[[], RiskStateCache],
         settings: Settings,
         owner: str,
         threads: Threads | None = None,
     ) -> None:
         self._database = database
-        self._knowledge = knowledge
+        self._risk_state = risk_state
         self._settings = settings
         self._owner = owner
         self._fold_pending = True
@@ -109,13 +109,13 @@ class Learner:
             self._close_trainer()
             return False
         try:
-            knowledge = self._knowledge()  # loaded here because its imports are not needed by workers
+            risk_state = self._risk_state()  # loaded here because its imports are not needed by workers
         except StoreError:  # closed before it began
             return False
         if self._trainer is None:
-            self._trainer = Trainer(self._database, knowledge, self._settings, self._owner)
+            self._trainer = Trainer(self._database, risk_state, self._settings, self._owner)
         self._record_insights()
-        self._fold(knowledge)
+        self._fold(risk_state)
         self._trainer.poll()
         self._thread.report_success()
         self._wait(TRAINING_SECONDS if self._trainer.busy else POLL_SECONDS)
@@ -141,7 +141,7 @@ class Learner:
                 if (finding := anomaly_of_event(pipeline_id, event.execution_id, data)) is not None:
                     insights.record(connection, finding, utc_now())
 
-    def _fold(self, knowledge: RiskStateCache) -> None:
+    def _fold(self, risk_state: RiskStateCache) -> None:
         """Fold one batch if there may be new runs. Only one, because starts in this process wait meanwhile."""
         if self._ended.is_set():
             self._ended.clear()
@@ -149,7 +149,7 @@ class Learner:
         if self._fold_pending or monotonic() - self._folded_at >= POLL_SECONDS:
             self._fold_pending = True  # also if this fails
             self._folded_at = monotonic()
-            self._fold_pending = knowledge.catch_up(batches=1)
+            self._fold_pending = risk_state.catch_up(batches=1)
 
     def _wait(self, seconds: float) -> None:
         if not self._fold_pending:
@@ -166,9 +166,9 @@ class Trainer:
     too.
     """
 
-    def __init__(self, database: Database, knowledge: RiskStateCache, settings: Settings, owner: str) -> None:
+    def __init__(self, database: Database, risk_state: RiskStateCache, settings: Settings, owner: str) -> None:
         self._database = database
-        self._knowledge = knowledge
+        self._risk_state = risk_state
         self._settings = settings
         self._owner = owner
         self._lease = settings.execution_lock_ttl
@@ -188,7 +188,7 @@ class Trainer:
         every = self._settings.ai_train_every
         if self._process is not None:
             self._watch(self._process)
-        elif every != 0 and self._knowledge.training_due(every) and monotonic() >= self._not_before:
+        elif every != 0 and self._risk_state.training_due(every) and monotonic() >= self._not_before:
             self._begin()
 
     def close(self) -> None:
@@ -198,7 +198,7 @@ class Trainer:
 
     def _begin(self) -> None:
         self._not_before = monotonic() + self._lease / 3  # when to ask again if another process trains
-        model_id = self._knowledge.version[1]
+        model_id = self._risk_state.version[1]
         if not risk.claim_training(self._database, self._owner, model_id=model_id, lease_seconds=self._lease):
             return
         self._began_at = self._renewed_at = monotonic()

@@ -17,7 +17,7 @@ from flexiroaster.safety.risk import assessment
 from flexiroaster.safety.risk.assessment import Assessment, AssessmentInput, Gate, RiskLevel
 from flexiroaster.safety.risk.factors import FEATURES
 from flexiroaster.safety.risk.state import Start
-from flexiroaster.service import pipelines
+from flexiroaster.service import definition, pipelines
 from flexiroaster.service.installation import Installation
 from flexiroaster.service.pipelines import Revision
 from flexiroaster.service.safety.config import rules_of
@@ -56,7 +56,7 @@ def assess(installation: Installation, pipeline_id: str, variables: Mapping[str,
     pipeline = pipelines.get(installation, pipeline_id).pipeline
     if variables is not None:
         definition.check_variables(pipeline, installation.access, {**pipeline.variables, **variables})
-    installation.knowledge.catch_up(batches=BATCHES_WHEN_ASKED)
+    installation.risk_state.catch_up(batches=BATCHES_WHEN_ASKED)
     return _assess_now(installation, pipeline)
 
 
@@ -66,10 +66,10 @@ def of_executions(installation: Installation, execution_ids: Collection[str]) ->
 
 
 def _assess_now(installation: Installation, pipeline: Pipeline) -> Assessment:
-    knowledge, rules = installation.knowledge, rules_of(pipeline, installation.settings)
+    risk_state, rules = installation.risk_state, rules_of(pipeline, installation.settings)
     start = Start(str(pipeline.id), time(), len(pipeline.stages))
-    past = knowledge.past(start.pipeline_id)
-    return assessment.assess(AssessmentInput(start, past, knowledge.model, rules.thresholds))
+    past = risk_state.past(start.pipeline_id)
+    return assessment.assess(AssessmentInput(start, past, risk_state.model, rules.thresholds))
 
 
 # --- the gate before a run ---
@@ -108,8 +108,8 @@ class _StoredAssessment:
 
 def _assess_start(installation: Installation, pipeline: Pipeline, revision: int) -> _StoredAssessment:
     """Assess a run that is about to start; repeated calls within a second share one result."""
-    knowledge = installation.knowledge
-    knowledge.catch_up(no_older_than=STALE_SECONDS, batches=BATCHES_AT_START)
+    risk_state = installation.risk_state
+    risk_state.catch_up(no_older_than=STALE_SECONDS, batches=BATCHES_AT_START)
 
     def make() -> _StoredAssessment:
         found = _assess_now(installation, pipeline)
@@ -119,7 +119,7 @@ def _assess_start(installation: Installation, pipeline: Pipeline, revision: int)
         predictions["engine"] = found.prediction.probability
         return _StoredAssessment(found, found.data(), predictions, found.explanation.text)
 
-    return knowledge.cached_briefly((pipeline.id, revision), make)
+    return risk_state.cached_briefly((pipeline.id, revision), make)
 
 
 def _admitted(

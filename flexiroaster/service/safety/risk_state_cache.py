@@ -1,4 +1,4 @@
-"""The in-memory cache of risk states and the risk model in this process, updated on demand."""
+"""The in-memory caches of this process: risk states, the risk model, and the learned states that watches start from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import TypeVar, cast
@@ -29,23 +28,24 @@ from flexiroaster.store.safety.risk import GROUP, INSTALLATION, ODDS, PIPELINE, 
 
 __all__ = ["RiskStateCache", "WatchFactory"]
 
-
 logger = logging.getLogger(__name__)
 
-KEPT = 1000
+MAX_PASTS = 1000
 """The maximum number of pipelines whose past is cached."""
 
+BRIEFLY_SECONDS = 1.0
 
-MOMENT_SECONDS = 1.0
+WATCH_SECONDS = 1.0
+"""How long a loaded state is reused for the watches of further executions of the same pipeline."""
+
+MAX_WATCHED = 200
+"""The maximum number of pipelines whose state for watches is cached."""
+
+MEASURED_MULTIPLIER = 3.0
+"""The value of AI_ANOMALY_TIME_MULTIPLIER that gives the measured limits."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _CacheEntry:
-    value: object
-    version: tuple[int, int | None]
-    made_at: float
+Version = tuple[int, int | None]
 
 
 class RiskStateCache:
@@ -58,9 +58,9 @@ class RiskStateCache:
         self._progress: Progress | None = None
         self._pasts: OrderedDict[str, Past] = OrderedDict()
         self._model = RiskModel()
-        self._looked_at = float("-inf")
-        self._caught_up_from = float("-inf")
-        self._moments: dict[tuple[object, ...], _CacheEntry] = {}
+        self._checked_at = -math.inf
+        self._caught_up_from = -math.inf
+        self._brief: dict[tuple[object, ...], tuple[object, Version, float]] = {}  # value, version, time
 
     def catch_up(self, *, no_older_than: float = 0.0, batches: int | None = None) -> bool:
         """Fold runs that ended since the last call, in at most `batches` batches; return whether there are more.
@@ -71,7 +71,7 @@ class RiskStateCache:
         asked = monotonic()
         with self._lock:
             began = monotonic()
-            if self._caught_up_from > asked or began - self._looked_at < no_older_than:
+            if self._caught_up_from > asked or began - self._checked_at < no_older_than:
                 return False
             now, more = check_progress(self._database, self._progress)
             self._invalidate(now)
@@ -82,7 +82,7 @@ class RiskStateCache:
                 more = folded.executions == BATCH
                 self._invalidate(folded.progress)
                 self._pasts.update(folded.pasts)
-            self._looked_at = monotonic()
+            self._checked_at = monotonic()
             if not more:
                 self._caught_up_from = began
             return more
@@ -107,7 +107,7 @@ class RiskStateCache:
         return self.runs - self.model.runs_at_refresh >= max(every, 1)
 
     @property
-    def version(self) -> tuple[int, int | None]:
+    def version(self) -> Version:
         """The version of states and model; it changes whenever assessments may change."""
         known = self._progress
         return (0, None) if known is None else (known.version, known.model_id)
@@ -117,20 +117,21 @@ class RiskStateCache:
         with self._lock:
             if pipeline_id not in self._pasts:
                 self._pasts[pipeline_id] = self._load(pipeline_id)
-                if len(self._pasts) > KEPT:
+                if len(self._pasts) > MAX_PASTS:
                     self._pasts.popitem(last=False)
             self._pasts.move_to_end(pipeline_id)
             return self._pasts[pipeline_id]
 
     def cached_briefly(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Return the result of `make` for this key, cached for one second or until the version changes."""
-        known, now = self._moments.get(key), monotonic()
-        if known is not None and now - known.made_at < MOMENT_SECONDS and known.version == self.version:
-            return cast("T", known.value)
-        if len(self._moments) >= KEPT:
-            self._moments.clear()
+        now, version = monotonic(), self.version
+        value, made_from, made_at = self._brief.get(key, (None, version, -math.inf))
+        if now - made_at < BRIEFLY_SECONDS and made_from == version:
+            return cast("T", value)
+        if len(self._brief) >= MAX_PASTS:
+            self._brief.clear()
         made = make()
-        self._moments[key] = _CacheEntry(made, self.version, now)
+        self._brief[key] = (made, self.version, now)
         return made
 
     def _invalidate(self, now: Progress) -> None:
@@ -148,25 +149,14 @@ class RiskStateCache:
             return RiskModel(reason=f"the prior answers: {error.message}")
 
     def _load(self, pipeline_id: str) -> Past:
-        pipeline, group, everything = (PIPELINE, pipeline_id), (GROUP, group_of(pipeline_id)), (INSTALLATION, "")
+        own, group, everything = (PIPELINE, pipeline_id), (GROUP, group_of(pipeline_id)), (INSTALLATION, "")
         with self._database.read() as connection:
-            stored = risk.load_states(connection, (pipeline, group, everything))
+            stored = risk.load_states(connection, (own, group, everything))
         return Past(
-            PipelineState.from_json(stored[pipeline]) if pipeline in stored else PipelineState(),
+            PipelineState.from_json(stored[own]) if own in stored else PipelineState(),
             Population.from_json(stored[group]) if group in stored else Population(),
             Population.from_json(stored[everything]) if everything in stored else Population(),
         )
-
-
-# Creates the watch of each execution from the learned state of its pipeline's stages and the pipeline's policy.
-FRESH_SECONDS = 1.0
-"""How long a loaded state is reused for further executions of the same pipeline."""
-
-WATCHES_KEPT = 200
-"""The maximum number of pipelines whose state is cached."""
-
-MEASURED_MULTIPLIER = 3.0
-"""The value of AI_ANOMALY_TIME_MULTIPLIER that gives the measured limits."""
 
 
 class WatchFactory:
@@ -176,7 +166,7 @@ class WatchFactory:
         self._database = database
         self._settings = settings
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[float, LearnedState]] = OrderedDict()
+        self._cached: OrderedDict[str, tuple[float, LearnedState]] = OrderedDict()
 
     def watch(self, pipeline: Pipeline, risk_level: str | None, model_version: str | None) -> Watch:
         """Create the watch for an execution of this pipeline with the assessed risk level. Raises StoreError."""
@@ -193,16 +183,16 @@ class WatchFactory:
 
     def _learned(self, pipeline_id: str) -> LearnedState:
         with self._lock:
-            at, known = self._kept.get(pipeline_id, (-math.inf, LearnedState()))
-            if monotonic() - at < FRESH_SECONDS:
+            at, known = self._cached.get(pipeline_id, (-math.inf, LearnedState()))
+            if monotonic() - at < WATCH_SECONDS:
                 return known
         own, everywhere = (STAGES, pipeline_id), (ODDS, "")
         with self._database.read() as connection:
             found = risk.load_states(connection, (own, everywhere))
         known = LearnedState(found.get(own), found.get(everywhere))
         with self._lock:
-            self._kept[pipeline_id] = (monotonic(), known)
-            self._kept.move_to_end(pipeline_id)
-            if len(self._kept) > WATCHES_KEPT:
-                self._kept.popitem(last=False)
+            self._cached[pipeline_id] = (monotonic(), known)
+            self._cached.move_to_end(pipeline_id)
+            if len(self._cached) > MAX_WATCHED:
+                self._cached.popitem(last=False)
         return known

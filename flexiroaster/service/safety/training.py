@@ -100,9 +100,9 @@ class Trained:
 
 def due(installation: Installation) -> bool:
     """Return whether a training is due, by AI_TRAIN_EVERY or the engine's own rule. Raises StoreError."""
-    knowledge = installation.knowledge
-    knowledge.catch_up()
-    return knowledge.training_due(installation.settings.ai_train_every or None)
+    risk_state = installation.risk_state
+    risk_state.catch_up()
+    return risk_state.training_due(installation.settings.ai_train_every or None)
 
 
 def can_train() -> bool:
@@ -145,18 +145,18 @@ def learn(installation: Installation, seed: int = 0) -> Trained:
     The caller must hold the training lease. The result is reproducible from seed and data. Without the extra `safety`
     there is no local model. Raises NotAllowedError before the first run has ended, StoreError.
     """
-    knowledge = installation.knowledge
-    knowledge.catch_up()
-    if knowledge.runs == 0:
+    risk_state = installation.risk_state
+    risk_state.catch_up()
+    if risk_state.runs == 0:
         raise NotAllowedError("There is nothing to learn from yet: no run has completed or failed")
     runs = run_history.newest(installation.database, MAX_RUNS)
     if any(run.imported and run.said is None for run in runs):  # imported by a process that did not replay them
         replay(installation, seed)
         runs = run_history.newest(installation.database, MAX_RUNS)
-    new, note = _learn(knowledge.model, _examples(history_of(runs), runs), knowledge.runs, seed)
+    new, note = _learn(risk_state.model, _examples(history_of(runs), runs), risk_state.runs, seed)
     with installation.database.write() as connection:
         risk.add_model(connection, new)
-    knowledge.catch_up()
+    risk_state.catch_up()
     fields = ("version", "rung", "reason", "promoted", "examples", "seed", "data_hash", "metrics")
     return Trained(**{name: getattr(new, name) for name in fields}, note=note)
 
@@ -241,7 +241,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
     runs = run_history.newest(installation.database, MAX_RUNS)
     history = history_of(runs)
     learned = replay_learning(history, feature_rows(history), seed=seed, local=can_train())
-    older = max(0, installation.knowledge.runs - sum(run.counts for run in runs))
+    older = max(0, installation.risk_state.runs - sum(run.counts for run in runs))
     with installation.database.write() as connection:  # before the predictions: after a crash in between, all is redone
         for new in _replayed_models(learned, history, older, seed):
             risk.add_model(connection, new)
@@ -257,7 +257,7 @@ def replay(installation: Installation, seed: int = 0) -> None:
         }
         with installation.database.write() as connection:
             run_history.save_predictions(connection, predictions)
-    installation.knowledge.catch_up()
+    installation.risk_state.catch_up()
 
 
 def _replayed_models(learned: Learned, history: History, older: int, seed: int) -> Iterator[NewModel]:

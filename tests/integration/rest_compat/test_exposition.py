@@ -128,7 +128,7 @@ def test_what_starts_were_given_is_told_by_level(rest: Rest, monkeypatch: pytest
     for _ in range(8):
         ids.append(rest.start(pipeline_id))
         rest.reaches(ids[-1], "failed")
-        rest.installation.knowledge.catch_up()  # a start may be answered by what was known a moment ago
+        rest.installation.risk_state.catch_up()  # a start may be answered by what was known a moment ago
     said = [_said(rest, each) for each in ids]
     after = figures(rest)
     assert {level for level, _ in said} > {"high"}, "the levels of a pipeline that always fails rise"

@@ -36,7 +36,7 @@ def test_who_waited_for_one_that_began_later_does_not_look_again(
     monkeypatch.setattr(risk_state_cache, "monotonic", now)
     monkeypatch.setattr(risk_state_cache, "check_progress", look)
     with open_installation(load_settings(database_url=f"sqlite:///{tmp_path / 'k.db'}")) as installation:
-        known = installation.knowledge
+        known = installation.risk_state
         first = threading.Thread(target=known.catch_up, name="first")
         first.start()
         eventually(lambda: looks == ["first"])
