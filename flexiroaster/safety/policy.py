@@ -161,15 +161,10 @@ class Decision:
 
 def decide(situation: Situation, model_version: str | None = None) -> Decision:
     """Choose the first admissible action; terminate is always admissible."""
-    verdicts = tuple(_verdict(action, situation) for action in Action)
+    objections = {action: _RULES[action][0](situation) for action in Action}
+    verdicts = tuple(Verdict(a, objection is None, objection or _RULES[a][1]) for a, objection in objections.items())
     chosen = next(verdict for verdict in verdicts if verdict.admissible)
     return Decision(situation, chosen.action, chosen.reason, verdicts, model_version=model_version)
-
-
-def _verdict(action: Action, situation: Situation) -> Verdict:
-    objection, reason = _RULES[action]
-    refused = objection(situation)
-    return Verdict(action, refused is None, refused or reason)
 
 
 def _against_continuing(s: Situation) -> str | None:

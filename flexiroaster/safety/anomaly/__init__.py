@@ -1,1 +1,1 @@
-"""What is abnormal while a run is in progress: `lateness`, `alarms` about bursts, `stages`, and the `watch`."""
+"""What is abnormal while a run is in progress: `alarms` about bursts, late or odd `stages`, and the `watch`."""

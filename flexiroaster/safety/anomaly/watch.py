@@ -12,8 +12,7 @@ from typing import Any
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.safety.anomaly.alarms import Anomaly, RetryPile
-from flexiroaster.safety.anomaly.lateness import ExecutionPace, PipelinePace
-from flexiroaster.safety.anomaly.stages import StageEnd, StageState
+from flexiroaster.safety.anomaly.stages import ExecutionPace, PipelinePace, StageEnd, StageState
 from flexiroaster.safety.policy import Decision, PolicyRules, RetryOdds, Situation, decide
 from flexiroaster.safety.risk.assessment import RiskLevel
 

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from flexiroaster.safety.anomaly.lateness import ExecutionPace, Lateness, PipelinePace
+from flexiroaster.safety.anomaly.stages import ExecutionPace, Lateness, PipelinePace
 from flexiroaster.safety.learning.evaluation import Drift, Metrics, drift, measure
 from flexiroaster.safety.learning.replay import Learned, replay_learning
 from flexiroaster.safety.risk.assessment import Thresholds

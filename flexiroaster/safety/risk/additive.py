@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,25 +26,6 @@ GROUP_OF = np.array([i for i, names in enumerate(GROUPS.values()) for _ in names
 
 GROUP_STARTS = np.flatnonzero(np.diff(GROUP_OF, prepend=-1))
 """The index of each group's first feature."""
-
-
-class AdditiveModel(Protocol):
-    """The interface of every risk model."""
-
-    @property
-    def intercept(self) -> float:
-        """The score when every group contributes 0."""
-
-    def components(self, rows: Floats) -> Floats:
-        """Return each group's contribution to the score (log-odds), rows x groups."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the model as JSON values, including its `kind`."""
-
-
-def score(model: AdditiveModel, rows: Floats) -> Floats:
-    """Return the score (log-odds) of each row."""
-    return np.asarray(model.components(rows).sum(axis=1) + model.intercept, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +106,14 @@ _TREE_ARRAYS = {
     "value": np.float64,
     "group": np.int64,
 }
+
+
+AdditiveModel = LinearModel | AdditiveTrees
+
+
+def score(model: AdditiveModel, rows: Floats) -> Floats:
+    """Return the score (log-odds) of each row."""
+    return np.asarray(model.components(rows).sum(axis=1) + model.intercept, dtype=np.float64)
 
 
 def model_from_json(data: Mapping[str, Any]) -> AdditiveModel:

@@ -122,8 +122,7 @@ class Explanation:
             f'<table style="border-collapse:collapse">{rows}</table></figure>'
         )
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+    _repr_html_ = to_html
 
     def _by_size(self) -> list[Contribution]:
         return sorted(self.contributions, key=lambda c: -abs(c.amount))

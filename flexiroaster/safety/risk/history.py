@@ -1,4 +1,4 @@
-"""A columnar history of runs, and its replay: at each start, only runs that ended earlier are known."""
+"""A columnar history of runs, its replay (at each start, only runs that ended earlier are known), and its files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ __all__ = [
     "replay",
 ]
 
-
 Floats = NDArray[np.float64]
+
+REQUIRED = ("pipeline_id", "started_at", "finished_at", "status")
+STAGE_COLUMNS = ("execution_id", "stage", "duration_s", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,7 @@ def feature_rows(history: History) -> Floats:
     return np.array(rows, dtype=np.float64).reshape(len(history), -1)
 
 
-# Reads histories of runs and of their stages from parquet and CSV files; errors name the first bad row.
-REQUIRED = ("pipeline_id", "started_at", "finished_at", "status")
-STAGE_COLUMNS = ("execution_id", "stage", "duration_s", "status")
+# --- files; errors name the first bad row ---
 
 
 class HistoryFileError(FlexiRoasterError):
@@ -131,7 +131,13 @@ def read_history(path: Path) -> History:
         _number(path, frame, "duration_s", pl.Float64),
         _number(path, frame, "n_stages", pl.Int64),
     )
-    _check(path, frame, ~pl.col("status").is_in([o.value for o in Outcome]), "status", f"is not one of {_STATUSES}")
+    _check(
+        path,
+        frame,
+        ~pl.col("status").is_in([o.value for o in Outcome]),
+        "status",
+        f"is not one of {', '.join(Outcome)}",
+    )
     _check(path, frame, pl.col("finished_at") < pl.col("started_at"), "finished_at", "is before started_at")
     return _history(frame)
 
@@ -167,27 +173,20 @@ def _times(seconds: NDArray[np.float64]) -> pl.Series:
     return pl.Series(np.round(seconds * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC"))
 
 
-_STATUSES = ", ".join(Outcome)
-
-
 def _read(path: Path, required: tuple[str, ...]) -> pl.DataFrame:
-    frame = _rows(path)
+    kind = path.suffix.lower()
+    if kind not in {".parquet", ".csv"}:
+        raise HistoryFileError(f"{path}: a history must be a .parquet or .csv file")
+    try:
+        frame = pl.read_parquet(path) if kind == ".parquet" else pl.read_csv(path, infer_schema_length=None)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise HistoryFileError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     missing = [name for name in required if name not in frame.columns]
     if missing:
         raise HistoryFileError(f"{path}: missing column {', '.join(missing)}; the file has {', '.join(frame.columns)}")
     if frame.is_empty():
         raise HistoryFileError(f"{path}: the file has no rows")
     return frame
-
-
-def _rows(path: Path) -> pl.DataFrame:
-    kind = path.suffix.lower()
-    if kind not in {".parquet", ".csv"}:
-        raise HistoryFileError(f"{path}: a history must be a .parquet or .csv file")
-    try:
-        return pl.read_parquet(path) if kind == ".parquet" else pl.read_csv(path, infer_schema_length=None)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise HistoryFileError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _text(path: Path, frame: pl.DataFrame, name: str) -> pl.Expr:
@@ -234,7 +233,8 @@ def _plain(value: object) -> object:
 
 def _history(frame: pl.DataFrame) -> History:
     given = pl.col("execution_id").cast(pl.String) if "execution_id" in frame.columns else pl.lit(None, dtype=pl.String)
-    frame = frame.with_columns(given.alias("execution_id")).sort(_CONTENT)  # equal rows get interchangeable ids
+    content = (*REQUIRED, "execution_id", "duration_s", "n_stages")
+    frame = frame.with_columns(given.alias("execution_id")).sort(content)  # equal rows get interchangeable ids
     return History(
         pipeline_id=frame["pipeline_id"].to_list(),
         started_at=_seconds(frame["started_at"]),
@@ -242,26 +242,20 @@ def _history(frame: pl.DataFrame) -> History:
         outcome=[Outcome(status) for status in frame["status"]],
         duration_s=frame["duration_s"].to_list(),
         n_stages=frame["n_stages"].to_list(),
-        execution_id=_named(frame),
+        execution_id=_execution_ids(frame),
     ).in_order()
 
 
-_CONTENT = (*REQUIRED, "execution_id", "duration_s", "n_stages")
-
-
-def _named(frame: pl.DataFrame) -> list[str]:
+def _execution_ids(frame: pl.DataFrame) -> list[str]:
     """Return the run ids; a missing id is derived from the run's content, so that a second import recognizes it."""
     seen: Counter[tuple[object, ...]] = Counter()
     names = []
     for given, *content in frame.select("execution_id", *REQUIRED).iter_rows():
         same = tuple(content)
         seen[same] += 1
-        names.append(given or f"import-{_digest((*same, seen[same]))}")
+        digest = hashlib.sha256("\0".join(map(str, (*same, seen[same]))).encode()).hexdigest()
+        names.append(given or f"import-{digest[:24]}")
     return names
-
-
-def _digest(parts: tuple[object, ...]) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
 def _seconds(times: pl.Series) -> NDArray[np.float64]:

@@ -8,8 +8,7 @@ from random import Random
 import pytest
 
 from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind, ErrorBurst, RetryPile
-from flexiroaster.safety.anomaly.lateness import COOLDOWN, MIN_RUNS, ExecutionPace, Lateness, PipelinePace
-from flexiroaster.safety.anomaly.stages import Volume
+from flexiroaster.safety.anomaly.stages import COOLDOWN, MIN_RUNS, ExecutionPace, Lateness, PipelinePace, Volume
 
 
 class Stage:
