@@ -45,6 +45,12 @@ def test_no_module_imports_itself_through_others() -> None:
     assert cycle(modules()) is None
 
 
+def test_the_product_imports_no_tool() -> None:
+    """`tools/` holds offline work, and is not installed."""
+    found = {path: set(imports(path, {"tools": path})) for path in modules().values()}
+    assert not [path for path, names in found.items() if any(name.partition(".")[0] == "tools" for name in names)]
+
+
 def test_a_cycle_would_be_found(tmp_path: Path) -> None:
     first, second = tmp_path / "a.py", tmp_path / "b.py"
     first.write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from b import x\n")
