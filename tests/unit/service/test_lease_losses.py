@@ -115,7 +115,7 @@ def test_one_that_is_retried_later_does_not_count_again(history: History) -> Non
 
 
 def test_many_executions_are_read_in_parts(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "_AT_A_TIME", 3)
+    monkeypatch.setattr(leases, "_CHUNK", 3)
     losses = LeaseLosses(utc_now())
     for _ in range(10):
         history.tell(history.add("running"), TAKEN)
