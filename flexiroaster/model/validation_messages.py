@@ -153,7 +153,7 @@ def _choice(item: ErrorDetails) -> str:
 def _too_short(item: ErrorDetails) -> str:
     minimum = item["ctx"].get("min_length", 1)
     items = "characters" if item["type"] == "string_too_short" else "items"
-    return "must not be empty" if minimum == 1 else f"must have at minimum {minimum} {items}, not {len(item['input'])}"
+    return "must not be empty" if minimum == 1 else f"must have at least {minimum} {items}, not {len(item['input'])}"
 
 
 def _too_long(item: ErrorDetails) -> str:
@@ -175,7 +175,7 @@ _WORDINGS: Mapping[str, _Wording] = {
     "string_too_long": _too_long,
     "too_long": _too_long,
     "greater_than": _bound("greater than", "gt"),
-    "greater_than_equal": _bound("at minimum", "ge"),
+    "greater_than_equal": _bound("at least", "ge"),
     "less_than": _bound("less than", "lt"),
     "less_than_equal": _bound("at most", "le"),
 }

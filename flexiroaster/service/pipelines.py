@@ -26,10 +26,12 @@ __all__ = [
     "PipelineSort",
     "Revision",
     "RevisionRow",
+    "activate",
     "by_ids",
     "by_keys",
     "count",
     "create",
+    "deactivate",
     "definition",
     "delete",
     "diff",
@@ -42,7 +44,6 @@ __all__ = [
     "revision_rows",
     "revisions",
     "save",
-    "set_active",
     "update",
 ]
 
@@ -117,7 +118,16 @@ def update(
     return replace(installation, pipeline_id, whole, expected)
 
 
-set_active = from_store(pipelines.set_active)
+def activate(installation: Installation, pipeline_id: str) -> None:
+    """Activate a pipeline so it can be started. Raises NotFoundError."""
+    pipelines.set_active(installation.database, pipeline_id, True)
+
+
+def deactivate(installation: Installation, pipeline_id: str) -> None:
+    """Deactivate a pipeline so it cannot be started; live executions continue. Raises NotFoundError."""
+    pipelines.set_active(installation.database, pipeline_id, False)
+
+
 delete = from_store(pipelines.delete)
 
 # --- read ------------------------------------------------------------------------------------------------------------

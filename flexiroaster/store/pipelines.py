@@ -340,7 +340,7 @@ def revision_rows(database: Database, keys: Collection[tuple[str, int]]) -> dict
         return {(row.pipeline_id, row.revision): row for row in _revision_reader.all(connection, wanted)}
 
 
-def revision_page(database: Database, pipeline_id: str, window: Window) -> Page[RevisionRow]:
+def revision_page(database: Database, pipeline_id: str, window: Window = Window()) -> Page[RevisionRow]:
     """Return a page of the revisions of a pipeline, newest first. Raises InputError (cursor)."""
     with database.read() as connection:
         of_pipeline = [pipeline_revisions.c.pipeline_id == pipeline_id]

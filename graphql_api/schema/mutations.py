@@ -136,13 +136,13 @@ def _delete(info: Info, input: PipelineIdInput) -> DeletePipelinePayload:
 
 def _activate(info: Info, input: PipelineIdInput) -> ActivatePipelinePayload:
     pipeline_id = key_of("Pipeline", input.id)
-    pipelines.set_active(info.context.installation, pipeline_id, True)
+    pipelines.activate(info.context.installation, pipeline_id)
     return _saved(info, pipeline_id)
 
 
 def _deactivate(info: Info, input: PipelineIdInput) -> ActivatePipelinePayload:
     pipeline_id = key_of("Pipeline", input.id)
-    pipelines.set_active(info.context.installation, pipeline_id, False)
+    pipelines.deactivate(info.context.installation, pipeline_id)
     return _saved(info, pipeline_id)
 
 

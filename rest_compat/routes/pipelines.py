@@ -93,7 +93,7 @@ def delete_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
 def activate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
     """Activate the pipeline so it can be started."""
     with call.audited("activatePipeline", pipeline_id, {}):
-        pipelines.set_active(call.installation, pipeline_id, True)
+        pipelines.activate(call.installation, pipeline_id)
     return Done(message=f"Pipeline activated: {pipeline_id}")
 
 
@@ -101,7 +101,7 @@ def activate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
 def deactivate_pipeline(call: Operating, pipeline_id: PipelineId) -> Done:
     """Deactivate the pipeline so it cannot be started; live executions continue."""
     with call.audited("deactivatePipeline", pipeline_id, {}):
-        pipelines.set_active(call.installation, pipeline_id, False)
+        pipelines.deactivate(call.installation, pipeline_id)
     return Done(message=f"Pipeline deactivated: {pipeline_id}")
 
 

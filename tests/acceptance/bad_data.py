@@ -92,7 +92,7 @@ FILES = [
     FileCase("columns.parquet", PARQUET, {"columns": ["q"]}, CONFIGURATION,
              "columns: data/columns.parquet has no column 'q'"),
     FileCase("schema.parquet", PARQUET, {"schema": {"y": "date"}}, DATA,
-             "data/schema.parquet: column 'y': 1000 values do not fit date, such as 'text 0'"),
+             "data/schema.parquet: column 'y': 1000 values do not fit date, such as 'text 0', 'text 1', 'text 2'"),
     FileCase("cut.arrow", ARROW[: len(ARROW) // 2], {}, DATA,
              "data/cut.arrow: is truncated: it does not end with the marker that it begins with"),
     FileCase("parquet.csv", PARQUET, {}, DATA,

@@ -85,29 +85,29 @@ def test_a_change_names_the_revision_it_is_of(installation: Installation) -> Non
 
 def test_switched_off_and_on(installation: Installation) -> None:
     pipelines.create(installation, definition())
-    pipelines.set_active(installation, "p", False)
+    pipelines.deactivate(installation, "p")
     assert pipelines.get(installation, "p").pipeline.is_active is False
     for pipeline in ("p", pipelines.get(installation, "p"), pipelines.get(installation, "p", 1)):
         with pytest.raises(NotAllowedError, match=r"^Pipeline is not active: p$"):
             executions.start(installation, pipeline)
-    pipelines.set_active(installation, "p", True)
-    pipelines.set_active(installation, "p", True)
+    pipelines.activate(installation, "p")
+    pipelines.activate(installation, "p")
     assert executions.wait(installation, executions.start(installation, "p"), timeout=120).status == "completed"
     assert pipelines.update(installation, "p", {"is_active": False}).revision == 1
     assert pipelines.by_ids(installation, ["p"])["p"].is_active is False
     for active in (True, False):
         with pytest.raises(NotFoundError, match=r"^Pipeline not found: nobody$"):
-            pipelines.set_active(installation, "nobody", active)
+            (pipelines.activate if active else pipelines.deactivate)(installation, "nobody")
 
 
 def test_saving_again_leaves_a_pipeline_off_unless_the_definition_says_otherwise(installation: Installation) -> None:
     pipelines.save(installation, definition())
-    pipelines.set_active(installation, "p", False)
+    pipelines.deactivate(installation, "p")
     for raw in (definition(), definition(name="Other"), Pipeline.model_validate(definition())):
         assert pipelines.save(installation, raw).pipeline.is_active is False
     assert pipelines.get(installation, "p").pipeline.is_active is False
     for raw in (definition(is_active=True), Pipeline.model_validate(definition(is_active=True))):
-        pipelines.set_active(installation, "p", False)
+        pipelines.deactivate(installation, "p")
         assert pipelines.save(installation, raw).pipeline.is_active is True
         assert pipelines.get(installation, "p").pipeline.is_active is True
 

@@ -134,7 +134,7 @@ def test_a_rerun_that_has_to_queue_runs_without_any_worker(installation: Install
     file.touch()
     assert executions.wait(installation, second, 60).status == "completed"
     assert status(installation, first) == "completed"
-    pipelines.set_active(installation, revision.id, False)
+    pipelines.deactivate(installation, revision.id)
     with pytest.raises(NotAllowedError, match=f"^Pipeline is not active: {revision.id}$"):
         executions.rerun(installation, former, "b")
 

@@ -49,11 +49,11 @@ class PythonDoor(Door):
 
     def activate(self, pipeline_id: str) -> None:
         with _refusals():
-            pipelines.set_active(self._open, pipeline_id, True)
+            pipelines.activate(self._open, pipeline_id)
 
     def deactivate(self, pipeline_id: str) -> None:
         with _refusals():
-            pipelines.set_active(self._open, pipeline_id, False)
+            pipelines.deactivate(self._open, pipeline_id)
 
     def delete(self, pipeline_id: str) -> None:
         with _refusals():
