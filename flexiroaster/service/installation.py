@@ -8,10 +8,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from selectors import BaseSelector
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from flexiroaster.config import Settings, load_settings
 from flexiroaster.errors import SettingsError, StoreError
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from flexiroaster.workers.local_runner import Runner
     from flexiroaster.workers.protocol import Message
 
-__all__ = ["Installation", "open_installation"]
+__all__ = ["Installation", "from_store", "open_installation"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 EXECUTIONS_PER_PROCESS = 4
@@ -377,3 +380,13 @@ def open_installation(settings: Settings | None = None, access: Access | None = 
         yield installation
     finally:
         installation.close()
+
+
+def from_store(function: Callable[Concatenate[Database, P], T]) -> Callable[Concatenate[Installation, P], T]:
+    """Return a function of the store that takes an installation in place of its database."""
+
+    @wraps(function)
+    def call(installation: Installation, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(installation.database, *args, **kwargs)
+
+    return call

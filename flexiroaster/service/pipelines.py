@@ -13,8 +13,7 @@ from flexiroaster.errors import ConflictError, DefinitionError, NotFoundError, P
 from flexiroaster.model.pipeline import RESPONSE_FIELDS, Pipeline
 from flexiroaster.model.validation_messages import suggestion_hint
 from flexiroaster.service.definition import check, with_defaults
-from flexiroaster.service.installation import Installation
-from flexiroaster.service.reads import from_store
+from flexiroaster.service.installation import Installation, from_store
 from flexiroaster.store import pipelines
 from flexiroaster.store.pipelines import PipelineFilter, PipelineRow, PipelineSort, Revision, RevisionRow
 

@@ -15,8 +15,7 @@ from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Viewer
 from flexiroaster.operators.access.redaction import redactor
 from flexiroaster.service.executions import executions
-from flexiroaster.service.installation import Installation
-from flexiroaster.service.reads import from_store
+from flexiroaster.service.installation import Installation, from_store
 from flexiroaster.store import access
 from flexiroaster.store.access import AuditFilter, AuditRow
 from flexiroaster.store.sql import clean

@@ -18,8 +18,7 @@ from weakref import WeakKeyDictionary
 from flexiroaster.errors import InputError, StoreError, UnauthenticatedError
 from flexiroaster.model.event import utc_now
 from flexiroaster.model.viewer import Role, Viewer
-from flexiroaster.service.installation import Installation
-from flexiroaster.service.reads import from_store
+from flexiroaster.service.installation import Installation, from_store
 from flexiroaster.store import access
 from flexiroaster.store.access import TokenRow
 

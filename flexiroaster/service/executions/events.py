@@ -21,8 +21,7 @@ from flexiroaster.errors import InputError, NotFoundError
 from flexiroaster.model.event import Event, EventType
 from flexiroaster.model.execution import LIVE, TERMINAL, ExecutionStatus
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow
-from flexiroaster.service.installation import Installation
-from flexiroaster.service.reads import from_store
+from flexiroaster.service.installation import Installation, from_store
 from flexiroaster.store import events as event_list
 from flexiroaster.store import executions
 from flexiroaster.store.events import BY_NUMBER, EventFilter

@@ -34,8 +34,7 @@ from flexiroaster.safety.anomaly.watch import Watch
 from flexiroaster.service import pipelines
 from flexiroaster.service.definition import check_variables
 from flexiroaster.service.executions.commands import stop
-from flexiroaster.service.installation import Installation
-from flexiroaster.service.reads import from_store
+from flexiroaster.service.installation import Installation, from_store
 from flexiroaster.store import commands, executions
 from flexiroaster.store import events as event_list
 from flexiroaster.store import pipelines as definitions
