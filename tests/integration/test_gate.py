@@ -121,7 +121,7 @@ def test_it_stays_blocked_where_people_cannot_be_told(
         raise StoreError("no")
 
     pipelines.save(installation, pipeline("blocked", {**RISKY, "at_high": "block"}))
-    monkeypatch.setattr(risk.insights, "note", refused)
+    monkeypatch.setattr(risk.insights, "record", refused)
     with pytest.raises(BlockedError, match="Pipeline blocked is blocked"):
         executions.start(installation, "blocked")
 
