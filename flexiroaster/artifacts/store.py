@@ -290,7 +290,9 @@ def _default_cache() -> Path:
 def _file_name(stage_id: str, attempt: int | str, name: str | None) -> str:
     """A file name that is unique per (stage, attempt, name): a side table's name has no dot and no leading digit."""
     if name is not None and not _SIDE_TABLE_NAME.fullmatch(name):
-        message = f"side table {name!r}: a name must be a letter or _ and up to 63 letters, digits or _"
+        message = (
+            f"side table {name!r}: a name must start with a letter or _, followed by up to 63 letters, digits or _"
+        )
         raise StageError(message, ErrorClass.CODE)
     if len(stage_id) > _MAX_STEM_LENGTH:
         stage_id = f"{stage_id[:_MAX_STEM_LENGTH]}~{xxhash.xxh3_64_hexdigest(stage_id.encode())}"

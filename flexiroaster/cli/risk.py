@@ -48,7 +48,8 @@ def show(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline's id.")], as_json: AsJson = False
 ) -> None:
     """Show the failure probability of a pipeline now, its causes, and changes that would lower it."""
-    from flexiroaster.safety.risk.assessment import RiskLevel, risk_reductions
+    from flexiroaster.safety.policy import RiskLevel
+    from flexiroaster.safety.risk.assessment import risk_reductions
     from flexiroaster.service.safety import risk
 
     with open_installation() as installation:

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
-from flexiroaster.safety.risk.assessment import RiskLevel
 from flexiroaster.safety.risk.state import DecayedRate, JsonState
 
 __all__ = [
@@ -22,12 +21,69 @@ __all__ = [
     "Action",
     "Costs",
     "Decision",
+    "Gate",
     "PolicyRules",
     "RetryOdds",
+    "RiskLevel",
     "Situation",
+    "Thresholds",
     "Verdict",
     "decide",
 ]
+
+
+# --- before a run: the risk level and the gate -----------------------------------------------------------------------
+
+
+class RiskLevel(StrEnum):
+    """The risk level of a run."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Gate(StrEnum):
+    """The answer of the gate before a run."""
+
+    ALLOW = "allow"
+    WARN = "warn"
+    APPROVE = "require_approval"  # the execution starts paused until a user resumes it
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The lower bounds of medium and high risk, and the gate's answer at high risk; medium risk gets a warning.
+
+    Without `block_unknown`, a pipeline without a finished run is never blocked: its probability comes from other
+    pipelines, and blocking would keep it from ever getting a history of its own.
+    """
+
+    medium: float = 0.4
+    high: float = 0.7
+    at_high: Gate = Gate.WARN
+    block_unknown: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.medium <= self.high <= 1:
+            raise ValueError(f"thresholds must be 0 <= medium <= high <= 1, not {self.medium} and {self.high}")
+
+    def level(self, probability: float) -> RiskLevel:
+        """Return the risk level of a failure probability."""
+        if probability >= self.high:
+            return RiskLevel.HIGH
+        return RiskLevel.MEDIUM if probability >= self.medium else RiskLevel.LOW
+
+    def gate(self, probability: float, *, has_run: bool = True) -> Gate:
+        """Return the gate's answer to a failure probability; `has_run` is whether a run of the pipeline has ended."""
+        spared = self.at_high is Gate.BLOCK and not has_run and not self.block_unknown
+        at_high = Gate.WARN if spared else self.at_high
+        answers = {RiskLevel.LOW: Gate.ALLOW, RiskLevel.MEDIUM: Gate.WARN, RiskLevel.HIGH: at_high}
+        return answers[self.level(probability)]
+
+
+# --- after a failure -------------------------------------------------------------------------------------------------
 
 
 POLICY_VERSION = "1"
@@ -183,7 +239,7 @@ def _against_retrying(s: Situation) -> str | None:
     if s.alarming:
         return "an anomaly occurred at high risk, and a retry would continue the same way"
     if s.retry_odds is not None and s.retry_odds < s.costs.min_odds:
-        return f"a retry succeeds with only {100 * s.retry_odds:.0f} % probability, which does not justify its cost"
+        return f"a retry has only a {100 * s.retry_odds:.0f} % chance of success, which does not justify its cost"
     return None
 
 

@@ -138,10 +138,10 @@ class Installation:
     @property
     def watch_factory(self) -> WatchFactory:
         """The factory of watches: each execution driven here gets one."""
+        from flexiroaster.service.safety.risk_state_cache import WatchFactory  # outside the lock: the import is slow
+
         with self._lock:
             if self._watch_factory is None:
-                from flexiroaster.service.safety.risk_state_cache import WatchFactory
-
                 self._watch_factory = WatchFactory(self.database, self.settings)
             return self._watch_factory
 

@@ -11,9 +11,9 @@ from flexiroaster.model.event import Event, EventType, Level
 from flexiroaster.model.paging import Page, Window
 from flexiroaster.store.database import Database
 from flexiroaster.store.sql import Condition, Sort, TableReader, conditions
-from flexiroaster.store.tables import events, executions
+from flexiroaster.store.tables import events
 
-__all__ = ["BY_NUMBER", "EVENTS", "EventFilter", "count", "events_of", "events_of_types", "first_events", "page"]
+__all__ = ["BY_NUMBER", "EVENTS", "EventFilter", "count", "events_of", "events_of_types", "page"]
 
 EVENTS = TableReader(events, Event, type=EventType, level=Level)
 
@@ -71,27 +71,6 @@ def events_of(
     statement = EVENTS.select(*_conditions(execution_id, EventFilter(after=after, levels=levels)))
     with database.read() as connection:
         return EVENTS.all(connection, statement.order_by(events.c.seq).limit(limit))
-
-
-def first_events(
-    database: Database,
-    execution_ids: Collection[str],
-    limit: int,
-    *,
-    after: int = 0,
-    levels: Collection[Level] | None = None,
-) -> dict[str, list[Event]]:
-    """Return the first `limit` events of each execution after number `after`, in order; only of `levels`, if given."""
-    with database.read() as connection:
-        return EVENTS.first_of_each(
-            connection,
-            parent=executions.c.id,
-            parents=execution_ids,
-            link=events.c.execution_id,
-            sort=BY_NUMBER,
-            limit=limit,
-            conditions=lambda table: conditions((table.c.seq, gt, after), (table.c.level, in_op, levels)),
-        )
 
 
 def events_of_types(database: Database, execution_ids: Collection[str], types: Collection[EventType]) -> list[Event]:

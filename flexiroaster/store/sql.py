@@ -28,7 +28,6 @@ from sqlalchemy import (
     Row,
     Select,
     Table,
-    and_,
     bindparam,
     func,
     literal,
@@ -195,7 +194,6 @@ class TableReader(Generic[T]):
         link: Column[str],
         sort: Sort,
         limit: int,
-        conditions: Callable[[FromClause], Sequence[Condition]] = lambda _table: (),
     ) -> dict[str, list[T]]:
         """Return the first `limit` rows in this order for each of the `parents`; `link` holds the key of the parent.
 
@@ -206,7 +204,7 @@ class TableReader(Generic[T]):
 
         def first_rows(table: FromClause, columns: Sequence[ColumnElement[Any]], linked: Condition) -> Select[Any]:
             order = table.c[link.name].desc() if sort.descending else table.c[link.name].asc()
-            return select(*columns).where(linked, *conditions(table)).order_by(order, *sort.order(table)).limit(limit)
+            return select(*columns).where(linked).order_by(order, *sort.order(table)).limit(limit)
 
         if connection.dialect.name == "postgresql":
             each = first_rows(self._table, self.columns, link.between(parent, parent))
@@ -216,7 +214,7 @@ class TableReader(Generic[T]):
             inner = self._table.alias("inner_rows")
             keys = first_rows(inner, [inner.c[sort.unique.name]], inner.c[link.name] == parent)
             chosen = sort.unique.in_(keys.correlate(parent.table))
-            joined = parent.table.join(self._table, and_(link == parent, chosen) if link.primary_key else chosen)
+            joined = parent.table.join(self._table, chosen)
             statement = select(*self.columns).select_from(joined)
         found: defaultdict[str, list[T]] = defaultdict(list)
         for item in self.all(connection, statement.where(parent.in_(parents))):

@@ -132,7 +132,7 @@ class Connection(Generic[T]):
     page_info: PageInfo
     total_count: int = strawberry.field(
         resolver=lambda root: root.count(),
-        description="Number of items in the whole list. It costs a query of its own, if requested.",
+        description="Number of items in the whole list. Requesting it costs an additional query.",
     )
 
 

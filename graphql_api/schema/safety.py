@@ -11,7 +11,7 @@ import strawberry
 from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.model.viewer import Role
-from flexiroaster.safety.risk.assessment import Gate, RiskLevel
+from flexiroaster.safety.policy import Gate, RiskLevel
 from flexiroaster.safety.risk.model import Rung
 from flexiroaster.service.safety.decisions import Action, DecisionRow
 from flexiroaster.service.safety.risk import AssessmentRow
@@ -245,5 +245,5 @@ class InsightAccuracy:
     raised: int
     false_alarms: int
     false_rate: float | None = strawberry.field(
-        description="False share of the raised alarms, 0 to 1; null without any."
+        description="Share of the raised alarms that were false, 0 to 1; null if none was raised."
     )

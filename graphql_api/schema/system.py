@@ -62,7 +62,9 @@ class Metrics:
     total_executions: BigInt
     successful_executions: BigInt
     failed_executions: BigInt
-    success_rate: float = strawberry.field(description="Completed executions in percent of completed and failed ones.")
+    success_rate: float = strawberry.field(
+        description="Completed executions as a percentage of completed and failed ones."
+    )
     avg_duration: float | None = strawberry.field(description="Average of completed executions, in seconds.")
 
 

@@ -6,7 +6,7 @@ there, as a log without a fence does it. Nothing else is different.
 
 from __future__ import annotations
 
-from flexiroaster.store.journal import postgres, sqlite
+from flexiroaster.store.journal import postgres, rows, sqlite
 
 NEXT = "(SELECT coalesce(max(seq), 0) + 1 FROM events WHERE execution_id = "
 
@@ -20,8 +20,10 @@ def _changed(text: str, *changes: tuple[str, str]) -> str:
 
 def disable_the_fence() -> None:
     """Change the two statements of each backend."""
-    sqlite._MOVE = _changed(sqlite._MOVE, ("AND fencing_token = ?2 AND last_seq = ?4 AND status = ?3", ""))
-    sqlite._ADD_EVENT = _changed(sqlite._ADD_EVENT, ("?2,", f"{NEXT}?1),"))
+    fence = "AND fencing_token = :token AND last_seq = :expected_seq AND status = :expected"
+    sqlite._MOVE = sqlite._Statement(_changed(sqlite._MOVE.named, (fence, "")), rows.TRANSITION)
+    added = _changed(sqlite._ADD_EVENT.named, (":seq,", f"{NEXT}:execution_id),"))
+    sqlite._ADD_EVENT = sqlite._Statement(added, rows.EVENT)
     postgres._MOVE = _changed(
         postgres._MOVE,
         ("AND x.fencing_token = u.token AND x.last_seq = u.expected_seq AND x.status = u.expected", ""),

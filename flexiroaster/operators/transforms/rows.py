@@ -79,7 +79,7 @@ class Deduplicate(Operator[DeduplicateConfig]):
 class SortConfig(OperatorConfig):
     """The first column of `by` is the primary sort key."""
 
-    by: ColumnNames = Field(min_length=1, description="The columns to sort by, primary key first.")
+    by: ColumnNames = Field(min_length=1, description="The columns to sort by, most significant first.")
     descending: bool | list[bool] = Field(
         default=False, description="Descending order, for all columns or as a list with one value for each."
     )
@@ -238,7 +238,7 @@ class Aggregation(OperatorConfig):
     @model_validator(mode="after")
     def _quantile_matches_function(self) -> Self:
         if (self.function == "quantile") != (self.quantile is not None):
-            raise ValueError("'function: quantile' requires 'quantile' (0..1), other functions do not accept it")
+            raise ValueError("'function: quantile' requires 'quantile' (0..1); other functions do not accept it")
         return self
 
     def expression(self) -> pl.Expr:

@@ -13,8 +13,7 @@ from flexiroaster.config import PolicyMode
 from flexiroaster.errors import ErrorClass
 from flexiroaster.safety.anomaly.alarms import Anomaly, RetryPile
 from flexiroaster.safety.anomaly.stages import ExecutionPace, PipelinePace, StageEnd, StageState
-from flexiroaster.safety.policy import Decision, PolicyRules, RetryOdds, Situation, decide
-from flexiroaster.safety.risk.assessment import RiskLevel
+from flexiroaster.safety.policy import Decision, PolicyRules, RetryOdds, RiskLevel, Situation, decide
 
 __all__ = ["LearnedState", "Watch"]
 
@@ -48,7 +47,7 @@ class Watch:
     _retries: RetryPile | None = None
 
     def __post_init__(self) -> None:
-        stages = self.learned.stages
+        stages = self._monitored  # a state that cannot be read must not fail a start that is not monitored
         self._pace = ExecutionPace(PipelinePace(stages["pace"]) if stages else PipelinePace(), self.tolerance)
 
     @property

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flexiroaster.safety.anomaly.stages import ExecutionPace, Lateness, PipelinePace
 from flexiroaster.safety.learning.evaluation import Drift, Metrics, drift, measure
 from flexiroaster.safety.learning.replay import Learned, replay_learning
-from flexiroaster.safety.risk.assessment import Thresholds
+from flexiroaster.safety.policy import Thresholds
 from flexiroaster.safety.risk.factors import FEATURES, factor_score, features
 from flexiroaster.safety.risk.history import History, HistoryFileError, replay
 from flexiroaster.safety.risk.model import Rung

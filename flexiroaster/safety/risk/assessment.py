@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from flexiroaster.errors import DefinitionError, Problem
 from flexiroaster.model.validation_messages import suggestion_hint
+from flexiroaster.safety.policy import Gate, RiskLevel, Thresholds
 from flexiroaster.safety.risk.explanation import Explanation, explain_probability, explain_score
 from flexiroaster.safety.risk.factors import FEATURES, FactorScore, Past, factor_score, features
 from flexiroaster.safety.risk.model import Prediction, RiskModel
@@ -19,10 +19,7 @@ from flexiroaster.safety.risk.state import HOUR, Ending, Outcome, PipelineState,
 __all__ = [
     "Assessment",
     "AssessmentInput",
-    "Gate",
-    "RiskLevel",
     "RiskReduction",
-    "Thresholds",
     "assess",
     "risk_reductions",
     "what_if",
@@ -30,54 +27,6 @@ __all__ = [
 
 MIN_REDUCTION = 0.01
 """A change that lowers the probability by less is not worth a recommendation."""
-
-
-class RiskLevel(StrEnum):
-    """The risk level of a run."""
-
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-
-
-class Gate(StrEnum):
-    """The answer of the gate before a run."""
-
-    ALLOW = "allow"
-    WARN = "warn"
-    APPROVE = "require_approval"  # the execution starts paused until a user resumes it
-    BLOCK = "block"
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """The lower bounds of medium and high risk, and the gate's answer at high risk; medium risk gets a warning.
-
-    Without `block_unknown`, a pipeline without a finished run is never blocked: its probability comes from other
-    pipelines, and blocking would keep it from ever getting a history of its own.
-    """
-
-    medium: float = 0.4
-    high: float = 0.7
-    at_high: Gate = Gate.WARN
-    block_unknown: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.medium <= self.high <= 1:
-            raise ValueError(f"thresholds must be 0 <= medium <= high <= 1, not {self.medium} and {self.high}")
-
-    def level(self, probability: float) -> RiskLevel:
-        """Return the risk level of a failure probability."""
-        if probability >= self.high:
-            return RiskLevel.HIGH
-        return RiskLevel.MEDIUM if probability >= self.medium else RiskLevel.LOW
-
-    def gate(self, probability: float, *, has_run: bool = True) -> Gate:
-        """Return the gate's answer to a failure probability; `has_run` is whether a run of the pipeline has ended."""
-        spared = self.at_high is Gate.BLOCK and not has_run and not self.block_unknown
-        at_high = Gate.WARN if spared else self.at_high
-        answers = {RiskLevel.LOW: Gate.ALLOW, RiskLevel.MEDIUM: Gate.WARN, RiskLevel.HIGH: at_high}
-        return answers[self.level(probability)]
 
 
 @dataclass(frozen=True, slots=True)

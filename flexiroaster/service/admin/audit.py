@@ -166,7 +166,3 @@ def _fields(value: Mapping[Any, Any], redact: Callable[[str], str], levels: int)
 def _items(value: list[Any] | tuple[Any, ...], redact: Callable[[str], str], levels: int) -> list[Any]:
     shown = [_redacted(item, redact, levels - 1) for item in value[:MAX_ITEMS]]
     return shown if len(value) <= MAX_ITEMS else [*shown, f"... {len(value)} items"]
-
-
-ACTION = "airflowCallback"
-"""The action in the audit log."""

@@ -20,8 +20,7 @@ from flexiroaster.model.execution import TERMINAL, ExecutionStatus
 from flexiroaster.model.paging import Window
 from flexiroaster.model.pipeline import Stage
 from flexiroaster.operators.registry import operator_of
-from flexiroaster.safety.policy import Action
-from flexiroaster.safety.risk.assessment import RiskLevel
+from flexiroaster.safety.policy import Action, RiskLevel
 from flexiroaster.service.executions import executions
 from flexiroaster.service.executions.executions import ExecutionFilter, ExecutionRow, ExecutionSort, StageRow
 from flexiroaster.service.installation import Installation

@@ -15,8 +15,7 @@ from flexiroaster.config import PolicyMode, Settings
 from flexiroaster.errors import Problem
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.model.validation_messages import shown, suggestion_hint
-from flexiroaster.safety.policy import Costs, PolicyRules
-from flexiroaster.safety.risk.assessment import Gate, Thresholds
+from flexiroaster.safety.policy import Costs, Gate, PolicyRules, Thresholds
 
 __all__ = ["GateRules", "policy_of", "policy_problems", "risk_problems", "rules_of"]
 

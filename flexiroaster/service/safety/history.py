@@ -19,7 +19,7 @@ from flexiroaster.store.safety.history import PastRun
 
 if TYPE_CHECKING:
     from flexiroaster.safety.learning.backtest import Backtest, LatenessBacktest
-    from flexiroaster.safety.risk.assessment import Thresholds
+    from flexiroaster.safety.policy import Thresholds
 
 __all__ = ["Imported", "add", "backtest_file", "backtest_stages", "export", "import_file", "write_predictions"]
 

@@ -18,8 +18,7 @@ from flexiroaster.model.event import utc_now
 from flexiroaster.model.execution import ExecutionStatus, StageStatus
 from flexiroaster.safety.anomaly.alarms import Alarms, AnomalyKind, ErrorBurst
 from flexiroaster.safety.anomaly.stages import StageEnd, StagesState
-from flexiroaster.safety.policy import Action, RetryOdds
-from flexiroaster.safety.risk.assessment import RiskLevel
+from flexiroaster.safety.policy import Action, RetryOdds, RiskLevel
 from flexiroaster.safety.risk.factors import Ledger, Past
 from flexiroaster.safety.risk.state import Ending, JsonState, Outcome, PipelineState, Population, group_of
 from flexiroaster.service.safety.insight_messages import (

@@ -7,7 +7,8 @@ from typing import Any
 
 from flexiroaster.model.execution import ExecutionStatus
 from flexiroaster.safety.anomaly.alarms import Anomaly, AnomalyKind
-from flexiroaster.safety.risk.assessment import Assessment, Gate, RiskLevel
+from flexiroaster.safety.policy import Gate, RiskLevel
+from flexiroaster.safety.risk.assessment import Assessment
 from flexiroaster.store.safety.history import PastRun
 from flexiroaster.store.safety.insights import Finding
 
@@ -53,7 +54,7 @@ _ADVICE = {
     "timeout": "Its stages exceed their time limits: check the data volume and the limits.",
     "crash": "Its processes crash: check their memory use and the code they run.",
     "resource": "Memory or disk space runs out: check the data volume and the other load on the machine.",
-    "data": "The data does not meet its expectations: check what has changed at the source.",
+    "data": "The data is not what the pipeline expects: check what has changed at the source.",
     "code": "Its code or its expressions contain an error: retrying does not help.",
     "configuration": "It refers to something missing or not permitted: check its definition and the settings.",
 }

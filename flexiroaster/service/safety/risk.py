@@ -13,8 +13,9 @@ import numpy as np
 from flexiroaster.errors import BlockedError, InputError
 from flexiroaster.model.event import Event, EventType, Level, utc_now
 from flexiroaster.model.pipeline import Pipeline
+from flexiroaster.safety.policy import Gate, RiskLevel
 from flexiroaster.safety.risk import assessment
-from flexiroaster.safety.risk.assessment import Assessment, AssessmentInput, Gate, RiskLevel
+from flexiroaster.safety.risk.assessment import Assessment, AssessmentInput
 from flexiroaster.safety.risk.factors import FEATURES
 from flexiroaster.safety.risk.state import Start
 from flexiroaster.service import definition, pipelines

@@ -16,7 +16,7 @@ from flexiroaster.errors import ConflictError
 from flexiroaster.model.pipeline import Pipeline
 from flexiroaster.safety.anomaly.watch import LearnedState, Watch
 from flexiroaster.safety.learning.model_selection import refresh_due
-from flexiroaster.safety.risk.assessment import RiskLevel
+from flexiroaster.safety.policy import RiskLevel
 from flexiroaster.safety.risk.factors import Past
 from flexiroaster.safety.risk.model import RiskModel
 from flexiroaster.safety.risk.state import PipelineState, Population, group_of

@@ -20,8 +20,6 @@ from typing import Protocol
 from flexiroaster.errors import StoreError
 from flexiroaster.model import failpoints
 from flexiroaster.store.database import Database, UnreachableError
-from flexiroaster.store.journal.postgres import PostgresBackend
-from flexiroaster.store.journal.sqlite import SqliteBackend
 from flexiroaster.store.journal.transitions import Applied, Change, NewExecution, Transition
 
 __all__ = ["Journal"]
@@ -58,9 +56,7 @@ class Journal:
     """Applies changes of execution state. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
-        self._backend: Backend = (
-            SqliteBackend(database.engine) if database.is_sqlite else PostgresBackend(database.engine)
-        )
+        self._backend = _backend(database)
         self._queue: list[_Waiting] = []
         self._queue_lock = threading.Lock()
         self._writer_lock = threading.Lock()
@@ -179,3 +175,14 @@ def _fail(waiters: Sequence[_Waiting], error: Exception) -> None:
         waiting.error = StoreError(message)
         waiting.error.__cause__ = error
         waiting.done = True
+
+
+def _backend(database: Database) -> Backend:
+    """Open the journal's connection. Only an installation on PostgreSQL loads its driver."""
+    if database.is_sqlite:
+        from flexiroaster.store.journal.sqlite import SqliteBackend
+
+        return SqliteBackend(database.engine)
+    from flexiroaster.store.journal.postgres import PostgresBackend
+
+    return PostgresBackend(database.engine)

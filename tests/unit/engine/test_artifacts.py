@@ -58,7 +58,7 @@ def test_a_side_table_has_its_own_name(artifacts: Artifacts) -> None:
 def test_a_side_table_cannot_take_another_files_name(artifacts: Artifacts, name: str) -> None:
     with pytest.raises(StageError) as caught:
         artifacts.write(TABLE, "e1", "check", 1, name)
-    text = f"side table {name!r}: a name must be a letter or _ and up to 63 letters, digits or _"
+    text = f"side table {name!r}: a name must start with a letter or _, followed by up to 63 letters, digits or _"
     assert caught.value.message == text
     assert caught.value.error_class is ErrorClass.CODE
 

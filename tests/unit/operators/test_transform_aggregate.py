@@ -98,5 +98,5 @@ def test_definitions_that_do_not_hold(config, message):
 def test_quantile_goes_with_its_function(short):
     found = problems({"operation": "aggregate", "aggregations": {"n": {"column": "x", **short}}})
     assert any(
-        "'function: quantile' requires 'quantile' (0..1), other functions do not accept it" in text for text in found
+        "'function: quantile' requires 'quantile' (0..1); other functions do not accept it" in text for text in found
     )

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from flexiroaster.safety.learning.backtest import ARMS, Backtest, backtest
 from flexiroaster.safety.learning.evaluation import measure
-from flexiroaster.safety.risk.assessment import Thresholds
+from flexiroaster.safety.policy import Thresholds
 from flexiroaster.safety.risk.history import History
 from flexiroaster.safety.risk.state import Outcome
 from tests.unit.safety.histories import made_up

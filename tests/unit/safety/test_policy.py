@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexiroaster.errors import ErrorClass
-from flexiroaster.safety.policy import Action, Costs, RetryOdds, Situation, decide
-from flexiroaster.safety.risk.assessment import RiskLevel
+from flexiroaster.safety.policy import Action, Costs, RetryOdds, RiskLevel, Situation, decide
 
 TABLE = Path(__file__).with_name("decision_table.txt")
 RISKS = list(RiskLevel)

@@ -11,8 +11,7 @@ from flexiroaster.errors import ErrorClass
 from flexiroaster.safety.anomaly.alarms import Alarms, AnomalyKind
 from flexiroaster.safety.anomaly.stages import StageEnd, StagesState
 from flexiroaster.safety.anomaly.watch import LearnedState, Watch
-from flexiroaster.safety.policy import Action, PolicyRules, Situation, decide
-from flexiroaster.safety.risk.assessment import RiskLevel
+from flexiroaster.safety.policy import Action, PolicyRules, RiskLevel, Situation, decide
 
 
 def ended(seconds: float = 60.0, rows: int = 1000, attempt: int = 1) -> StageEnd:
