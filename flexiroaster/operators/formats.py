@@ -16,8 +16,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import urlsplit
 
-from polars.exceptions import NoDataError, PanicException, PolarsError
-
 from flexiroaster.errors import StageError, configuration_error, data_error, first_line
 
 __all__ = [
@@ -235,6 +233,8 @@ def _damaged(path: Path, compression: Compression, label: str, error: Exception)
 @contextmanager
 def convert_read_errors(label: str) -> Iterator[None]:
     """Turn polars errors into StageError (data) `label: what is wrong`; a permission error becomes configuration."""
+    from polars.exceptions import NoDataError, PanicException, PolarsError  # slow to import
+
     try:
         yield
     except NoDataError as error:

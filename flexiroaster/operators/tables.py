@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import polars as pl
 from pydantic import BeforeValidator
 
 from flexiroaster.errors import code_error, data_error
 from flexiroaster.model.validation_messages import suggestion_hint
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # checking a definition must not wait for the import of polars
     import pandas as pd
+    import polars as pl
 
     from flexiroaster.operators.base import StageContext
 
@@ -93,6 +93,8 @@ def require_columns(wanted: Iterable[str], known: Sequence[str] | pl.Schema, whe
 
 def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
     """Return the table as a pandas frame with a default index."""
+    import polars as pl
+
     frame = table.to_pandas()
     for series in table.iter_columns():
         if series.null_count() and (series.dtype.is_integer() or series.dtype == pl.Boolean):
@@ -102,6 +104,7 @@ def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
 
 def _nullable(series: pl.Series) -> Any:  # noqa: ANN401 - a pandas extension array, which has no public common type
     import pandas as pd
+    import polars as pl
 
     name = "boolean" if series.dtype == pl.Boolean else str(series.dtype)
     if name.endswith("128"):  # pandas has no 128-bit integers
@@ -115,6 +118,8 @@ def table_from_return_value(value: object, function: str) -> pl.LazyFrame | pl.D
 
     Raises StageError: code for a type that is not a table, data for columns that a table cannot hold.
     """
+    import polars as pl
+
     try:
         table = _table(value, function)
     except (ValueError, TypeError, NotImplementedError, pl.exceptions.PolarsError) as error:
@@ -129,6 +134,8 @@ def table_from_return_value(value: object, function: str) -> pl.LazyFrame | pl.D
 
 
 def _table(value: object, function: str) -> pl.LazyFrame | pl.DataFrame:
+    import polars as pl
+
     if isinstance(value, pl.LazyFrame | pl.DataFrame):
         return value
     if _is_instance(value, "pandas", "DataFrame"):
@@ -165,6 +172,7 @@ def _describe_type(value: object) -> str:
 
 def _from_pandas(value: Any, function: str) -> pl.DataFrame:  # noqa: ANN401 - a pandas frame; user code imported pandas
     import pandas as pd
+    import polars as pl
 
     frame: pd.DataFrame = value
     index = frame.index
@@ -178,6 +186,8 @@ def _from_pandas(value: Any, function: str) -> pl.DataFrame:  # noqa: ANN401 - a
 
 
 def _frame(table: pl.DataFrame | pl.Series) -> pl.DataFrame:
+    import polars as pl
+
     return table if isinstance(table, pl.DataFrame) else table.to_frame()
 
 
@@ -203,6 +213,8 @@ def _require_names(names: Iterable[object], function: str) -> None:
 
 def _offending_column(value: object) -> str | None:
     """Return the first column that cannot be converted on its own."""
+    import polars as pl
+
     if not (_is_instance(value, "pandas", "DataFrame") or isinstance(value, Mapping)):
         return None
     columns: Any = value
